@@ -1,0 +1,34 @@
+"""Dialogues: where they come from, how they are read, split, put in chat form and counted."""
+
+from __future__ import annotations
+
+from decoupled_esc.corpus.chat import BLANK, OPENING, chat_form, tagged, turns
+from decoupled_esc.corpus.errors import CorpusError
+from decoupled_esc.corpus.fetch import Located, locate
+from decoupled_esc.corpus.readers import fold, read_hub, read_raw
+from decoupled_esc.corpus.split import assign, assign_by_position, manifest_digests, read_manifest
+from decoupled_esc.corpus.types import Corpus, Dialogue, Flaw, Message, Split, Survey, Turn, Utterance
+
+__all__ = [
+    "BLANK", "OPENING", "Corpus", "CorpusError", "Dialogue", "Flaw", "Located", "Message", "Split", "Survey", "Turn",
+    "Utterance", "assign", "assign_by_position", "chat_form", "fold", "load", "locate", "manifest_digests", "read_hub", "read_manifest",
+    "read_raw", "tagged", "turns",
+]  # fmt: skip
+
+
+def load(name: str, *, download: bool = True) -> Corpus:
+    """A data set in memory: ``esconv`` (with the paper's split) or ``failed_esconv`` (no split).
+
+    ``download=False`` keeps off the network.  The miniature stands in, with a notice, where the real data cannot be
+    had; its corpus is then named ``miniature``.  Raises CorpusError for anything wrong with the data.
+    """
+    found = locate(name, download=download)
+    synthetic = found.origin == "miniature"
+    prefix = f"miniature-{name}" if synthetic else name
+    if found.format == "hub":
+        dialogues, flaws = read_hub(found.paths, prefix)
+    else:
+        dialogues, flaws = read_raw(found.paths[0], prefix)
+    if name == "esconv":
+        dialogues = assign_by_position(dialogues) if synthetic else assign(dialogues, read_manifest())
+    return Corpus("miniature" if synthetic else name, tuple(dialogues), tuple(flaws), found.origin)

@@ -1,0 +1,75 @@
+"""The paper's 8:1:1 split of ESConv, committed as hashes of what supporters said (facts, not text).
+
+The 130 test and 130 validation dialogues were published in chat form; matching them by their supporter utterances
+finds all 260 among ESConv's 1,300, and the remaining 1,040 are the training split.  The manifest
+``data/esconv_split.tsv`` holds one line a dialogue: the hash and the split.  A dialogue's position in the manifest is
+its number, so ids do not depend on which published format was read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from decoupled_esc.corpus.errors import CorpusError
+from decoupled_esc.corpus.readers import fold
+from decoupled_esc.corpus.types import Dialogue, Split
+
+MANIFEST = Path(__file__).parents[3] / "data" / "esconv_split.tsv"
+
+
+def dialogue_hash(supporter_texts: Iterable[str]) -> str:
+    """16 hex digits that identify a dialogue by its supporter's utterances, white space and case folded."""
+    folded = "\n".join(fold(text).lower() for text in supporter_texts)
+    return hashlib.sha256(folded.encode()).hexdigest()[:16]
+
+
+def read_manifest(path: Path = MANIFEST) -> dict[str, tuple[int, Split]]:
+    """Hash -> (number, split) for the 1,300 dialogues."""
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    rows = (line.split("\t") for line in lines)
+    return {digest: (number, split) for number, (digest, split) in enumerate(rows)}
+
+
+def manifest_digests(path: Path = MANIFEST) -> dict[str, str]:
+    """Name -> ``Corpus.digest`` of the published data that this book's results were made from."""
+    lines = (line.split() for line in path.read_text().splitlines() if line.startswith("# digest "))
+    return {name: digest for _, _, name, digest in lines}
+
+
+def assign(dialogues: Iterable[Dialogue], manifest: dict[str, tuple[int, Split]]) -> list[Dialogue]:
+    """The same dialogues with the manifest's ids and splits, in id order.
+
+    Raises CorpusError when a dialogue is not in the manifest, or one of the manifest is missing.
+    """
+    numbered = []
+    for dialogue in dialogues:
+        digest = dialogue_hash(u.text for u in dialogue.utterances if u.role == "supporter")
+        if digest not in manifest:
+            raise CorpusError("not one of ESConv's 1,300 dialogues", dialogue=dialogue.id, remedy=_REMEDY)
+        number, split = manifest[digest]
+        numbered.append(_renumber(dialogue, f"esconv/{number:04d}", split))
+    if len({d.id for d in numbered}) != len(manifest):
+        found = len({d.id for d in numbered})
+        raise CorpusError(f"{found:,} of {len(manifest):,} dialogues found", file="ESConv", remedy=_REMEDY)
+    return sorted(numbered, key=lambda d: d.id)
+
+
+def assign_by_position(dialogues: list[Dialogue]) -> list[Dialogue]:
+    """An 8:1:1 split by position, for a corpus without a published one (the miniature)."""
+    tenth = max(1, len(dialogues) // 8)
+    first_validation, first_test = len(dialogues) - 2 * tenth, len(dialogues) - tenth
+    return [
+        replace(d, split="test" if i >= first_test else "validation" if i >= first_validation else "train")
+        for i, d in enumerate(dialogues)
+    ]
+
+
+def _renumber(dialogue: Dialogue, id: str, split: Split) -> Dialogue:
+    utterances = tuple(replace(u, id=f"{id}/{i:02d}") for i, u in enumerate(dialogue.utterances))
+    return replace(dialogue, id=id, split=split, utterances=utterances)
+
+
+_REMEDY = "check the files with: decoupled-esc data verify esconv"

@@ -1,0 +1,71 @@
+"""Counts behind Tables 1 and 6 and Figure 8 of DecoupledESC.  Pure functions of the dialogues."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from decoupled_esc import taxonomy
+from decoupled_esc.corpus.chat import chat_form, tagged
+from decoupled_esc.corpus.types import Dialogue
+
+
+def size(dialogues: Sequence[Dialogue]) -> dict[str, dict[str, float]]:
+    """Table 1's ESConv half: counts and means over the chat form, for all messages and for each side.
+
+    Characters of the supporter (the paper's "assistant") include the strategy tag, as in the paper.
+    """
+    seeker, supporter = [], []
+    for dialogue in dialogues:
+        for message in chat_form(dialogue):
+            side, text = (seeker, message.text) if message.role == "seeker" else (supporter, tagged(message))
+            side.append(len(text))
+    sides = {"total": seeker + supporter, "assistant": supporter, "user": seeker}
+    return {
+        side: {
+            "utterances": len(lengths),
+            "turns_per_dialogue": len(lengths) / len(dialogues),
+            "characters_per_utterance": float(np.mean(lengths)),
+        }
+        for side, lengths in sides.items()
+    }
+
+
+def strategy_counts(dialogues: Iterable[Dialogue]) -> dict[str, int]:
+    """Supporter utterances per strategy (Table 6), in the order of ``taxonomy.STRATEGIES``."""
+    counts = dict.fromkeys(taxonomy.STRATEGIES, 0)
+    for dialogue in dialogues:
+        for utterance in dialogue.utterances:
+            if utterance.role == "supporter":
+                counts[utterance.strategy] += 1
+    return counts
+
+
+def strategy_by_stage(dialogues: Iterable[Dialogue]) -> np.ndarray:
+    """Counts int [6, 8]: supporter utterances by stage of the dialogue and strategy (Figure 8)."""
+    counts = np.zeros((taxonomy.STAGES, len(taxonomy.STRATEGIES)), dtype=int)
+    for dialogue in dialogues:
+        for position, utterance in enumerate(dialogue.utterances):
+            if utterance.role == "supporter":
+                stage = taxonomy.stage(position, len(dialogue.utterances))
+                counts[stage, taxonomy.STRATEGIES.index(utterance.strategy)] += 1
+    return counts
+
+
+def blank_contexts(dialogues: Iterable[Dialogue]) -> tuple[int, int]:
+    """(turns whose last seeker message is blank, all turns): what a judge shown only that message never sees."""
+    messages = [chat_form(dialogue)[::2] for dialogue in dialogues]
+    return sum(not m.text.strip() for side in messages for m in side), sum(map(len, messages))
+
+
+def survey(dialogues: Iterable[Dialogue]) -> dict[str, dict]:
+    """Mean and count of each survey answer (1 to 5) over the dialogues that gave it; None where none did."""
+    answers: dict[str, list[int]] = {}
+    for dialogue in dialogues:
+        for question, rating in vars(dialogue.survey).items():
+            answers.setdefault(question, []).extend([] if rating is None else [rating])
+    return {
+        question: {"mean": float(np.mean(ratings)) if ratings else None, "answers": len(ratings)}
+        for question, ratings in answers.items()
+    }

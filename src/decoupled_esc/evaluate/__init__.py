@@ -1,0 +1,289 @@
+"""Automatic evaluation: from decoded turns to scores with intervals.
+
+`evaluate_systems` scores every system twice, as ``paper`` (what DecoupledESC's tables print) and as ``standard`` (the
+textbook definitions), with 95% intervals from one bootstrap clustered by dialogue, and compares systems pairwise.
+
+* strategy part of ``paper``: invalid predictions are dropped, the bias iteration makes 20 sweeps;
+* strategy part of ``standard``: an invalid prediction is a miss, the bias iteration runs to its fixed point.
+
+Intervals are bootstrap percentiles, except where resampling shifts a score: B (`Resampled.centred`) and corpus-level
+Distinct (`jackknife_interval`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import numpy as np
+
+from . import strategy, text
+from .bootstrap import Estimate, Resampled, bootstrap, cluster_weights, ratio_of_sums
+
+__all__ = [
+    "STRATEGY_METRICS",
+    "TEXT_METRICS",
+    "VARIANTS",
+    "Estimate",
+    "EvaluatedTurn",
+    "Evaluation",
+    "SystemDetails",
+    "evaluate_systems",
+]
+
+VARIANTS = ("paper", "standard")
+TEXT_METRICS = text.METRICS
+STRATEGY_METRICS = ("Q_W", "Q", "B")
+POLICY: dict[str, strategy.Policy] = {"paper": "drop", "standard": "wrong"}
+
+Scores = dict[str, dict[str, Estimate]]
+"""variant -> metric -> estimate.  All metrics are x100, except B (0 to sqrt(7))."""
+
+
+@dataclass(frozen=True)
+class EvaluatedTurn:
+    """One supporter turn of the test set and what one system made of it."""
+
+    id: str
+    dialogue: str
+    gold_strategy: str
+    gold_reply: str
+    predicted_strategy: str | None
+    """``None``: the system's output named none of the eight strategies."""
+    reply: str | None
+    """``None``: this system makes no replies at all (a planner); an empty reply is ``""``."""
+
+
+@dataclass(frozen=True)
+class SystemDetails:
+    """What stands behind a system's strategy scores.  Vectors follow `taxonomy.STRATEGIES`."""
+
+    turns: int
+    dialogues: int
+    invalid_rate: float
+    """Share of turns, 0..1, whose prediction is no strategy."""
+    distribution: list[float]
+    """[8] share of each strategy among the valid predictions."""
+    preference: dict[str, list[float]]
+    """variant -> [8] strategy preferences, with sum 8."""
+    strategy_f1: dict[str, list[float]]
+    """variant -> [8] F1 of each strategy, x100."""
+    confusion: list[list[int]]
+    """[8][8] turns with prediction i (row) and gold j (column)."""
+    invalid: list[int]
+    """[8] turns without a valid prediction, per gold strategy."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of several systems on the same turns; plain data, written and read as JSON."""
+
+    systems: dict[str, Scores]
+    contrasts: dict[str, Scores]
+    """``"a - b"`` -> the paired difference, in the metric's unit."""
+    details: dict[str, SystemDetails]
+    gold_distribution: list[float]
+    """[8] share of each strategy among the gold turns."""
+    replicates: int
+    seed: int
+
+    def to_json(self) -> str:
+        """One JSON object; equal evaluations give equal bytes."""
+        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Evaluation:
+        """The inverse of `to_json`; raises TypeError or KeyError on an object of another form."""
+        fields = json.loads(line)
+        for part in ("systems", "contrasts"):
+            fields[part] = {name: _scores_from_json(scores) for name, scores in fields[part].items()}
+        fields["details"] = {name: SystemDetails(**details) for name, details in fields["details"].items()}
+        return cls(**fields)
+
+
+def evaluate_systems(
+    systems: Mapping[str, Sequence[EvaluatedTurn]],
+    *,
+    contrasts: Sequence[tuple[str, str]],
+    replicates: int,
+    seed: int,
+) -> Evaluation:
+    """Score ``systems`` (name -> its turns, in any order) and the differences a - b of ``contrasts``.
+
+    Text metrics are absent for a system whose replies are ``None``, and from its contrasts.  With a single dialogue
+    there is nothing to resample and every interval is ``None``.
+
+    Raises ValueError if there are no systems or turns, an id occurs twice, two systems differ in their turn ids or in
+    the gold side of a turn, a system replies to some turns only, a strategy is unknown, or a contrast names
+    an unknown system.
+    """
+    turns = _aligned(systems)
+    for name in {name for pair in contrasts for name in pair} - turns.keys():
+        raise ValueError(f"a contrast names {name!r}, but the systems are {sorted(turns)}")
+    gold = next(iter(turns.values()))
+    names = sorted({turn.dialogue for turn in gold})
+    number = {name: index for index, name in enumerate(names)}
+    dialogue = np.array([number[turn.dialogue] for turn in gold])
+    weights = cluster_weights(len(names), replicates, seed)
+
+    resampled: dict[str, dict[str, dict[str, Resampled]]] = {}
+    details = {}
+    for name, system in turns.items():
+        counts, invalid = strategy.grouped_confusion(
+            [turn.predicted_strategy for turn in system],
+            [turn.gold_strategy for turn in system],
+            dialogue,
+            len(names),
+        )
+        details[name] = _details(counts.sum(0), invalid.sum(0), len(names))
+        resampled[name] = _strategy_scores(counts, invalid, weights)
+        if _has_replies(name, system):
+            text_scores = _text_scores(system, dialogue, weights)
+            resampled[name] = {v: text_scores[v] | resampled[name][v] for v in VARIANTS}
+    differences = {f"{a} - {b}": _difference(resampled[a], resampled[b]) for a, b in contrasts}
+
+    finish = partial(_estimates, intervals=len(names) > 1)
+    return Evaluation(
+        systems={name: finish(scores) for name, scores in resampled.items()},
+        contrasts={name: finish(scores) for name, scores in differences.items()},
+        details=details,
+        gold_distribution=strategy.distribution([turn.gold_strategy for turn in gold]).tolist(),
+        replicates=replicates,
+        seed=seed,
+    )
+
+
+def _aligned(systems: Mapping[str, Sequence[EvaluatedTurn]]) -> dict[str, list[EvaluatedTurn]]:
+    """Every system's turns in the order of their ids, after checking that all cover the same turns."""
+    if not systems:
+        raise ValueError("there is no system to evaluate")
+    aligned = {name: sorted(turns, key=lambda turn: turn.id) for name, turns in systems.items()}
+    first, reference = next(iter(aligned.items()))
+    if not reference:
+        raise ValueError(f"{first!r} has no turns")
+    for name, turns in aligned.items():
+        ids = [turn.id for turn in turns]
+        twice = next((a for a, b in zip(ids, ids[1:]) if a == b), None)
+        if twice is not None:
+            raise ValueError(f"{name!r} has turn {twice!r} twice")
+        if ids != [turn.id for turn in reference]:
+            raise ValueError(_coverage_message(first, reference, name, turns))
+        for expected, turn in zip(reference, turns):
+            if _gold_side(turn) != _gold_side(expected):
+                raise ValueError(f"{first!r} and {name!r} disagree on the dialogue or gold of turn {turn.id!r}")
+    return aligned
+
+
+def _gold_side(turn: EvaluatedTurn) -> tuple[str, str, str]:
+    return turn.dialogue, turn.gold_strategy, turn.gold_reply
+
+
+def _coverage_message(a: str, a_turns: list[EvaluatedTurn], b: str, b_turns: list[EvaluatedTurn]) -> str:
+    """Which turns two systems do not share, with examples."""
+    a_ids, b_ids = {turn.id for turn in a_turns}, {turn.id for turn in b_turns}
+    only_a, only_b = sorted(a_ids - b_ids), sorted(b_ids - a_ids)
+    return (
+        f"systems must cover the same turns: {len(only_a)} only in {a!r} {only_a[:3]}, "
+        f"{len(only_b)} only in {b!r} {only_b[:3]}; evaluate them on their common turns, or in separate calls"
+    )
+
+
+def _has_replies(name: str, turns: Sequence[EvaluatedTurn]) -> bool:
+    """Whether this system writes replies; raises ValueError if it does so for some turns only."""
+    missing = [turn.id for turn in turns if turn.reply is None]
+    if missing and len(missing) < len(turns):
+        raise ValueError(
+            f"{name!r} has no reply to {len(missing)} of {len(turns)} turns {missing[:3]}; "
+            'an empty reply is "", and None everywhere means that the system makes no replies'
+        )
+    return not missing
+
+
+def _details(w: np.ndarray, invalid: np.ndarray, dialogues: int) -> SystemDetails:
+    turns = int(w.sum() + invalid.sum())
+    return SystemDetails(
+        turns=turns,
+        dialogues=dialogues,
+        invalid_rate=int(invalid.sum()) / turns,
+        distribution=(w.sum(1) / max(1, w.sum())).tolist(),
+        preference={v: strategy.preference(w, v).tolist() for v in VARIANTS},
+        strategy_f1={v: strategy.strategy_f1(w, invalid, POLICY[v]).tolist() for v in VARIANTS},
+        confusion=w.tolist(),
+        invalid=invalid.tolist(),
+    )
+
+
+def _strategy_scores(w: np.ndarray, invalid: np.ndarray, weights: np.ndarray) -> dict[str, dict[str, Resampled]]:
+    """Q_W, Q and B from confusion counts per dialogue, [D, 8, 8] and [D, 8]."""
+
+    def f1(score: Callable[..., np.ndarray], variant: str) -> Resampled:
+        return bootstrap(weights, lambda draws: score(np.tensordot(draws, w, 1), draws @ invalid, POLICY[variant]))
+
+    def bias(variant: str) -> Resampled:
+        return bootstrap(weights, lambda draws: strategy.bias(np.tensordot(draws, w, 1), variant)).centred()
+
+    return {
+        v: {"Q_W": f1(strategy.weighted_f1, v), "Q": f1(strategy.macro_f1, v), "B": bias(v)} for v in VARIANTS
+    }
+
+
+def _text_scores(
+    turns: Sequence[EvaluatedTurn], dialogue: np.ndarray, weights: np.ndarray
+) -> dict[str, dict[str, Resampled]]:
+    """The six text metrics in both variants; ``dialogue`` int [turns] numbers each turn's dialogue."""
+    dialogues = weights.shape[1]
+    counts = np.bincount(dialogue, minlength=dialogues)
+    pairs = [text.reply_scores(turn.reply, turn.gold_reply) for turn in turns]
+    scores: dict[str, dict[str, Resampled]] = {}
+    for variant, metrics in text.PER_REPLY.items():
+        sums = _sum_by(dialogue, np.array([pair[variant] for pair in pairs]), dialogues)
+        scores[variant] = {
+            metric: bootstrap(weights, partial(ratio_of_sums, sums=sums[:, column], counts=counts))
+            for column, metric in enumerate(metrics)
+        }
+
+    words = [text.tokens_of(turn.reply).words for turn in turns]
+    gold = [text.tokens_of(turn.gold_reply).words for turn in turns]
+    statistics = _sum_by(dialogue, np.array([text.bleu_statistics(*pair) for pair in zip(words, gold)]), dialogues)
+    by_dialogue: list[list[tuple[str, ...]]] = [[] for _ in range(dialogues)]
+    for index, tokens in zip(dialogue, words):
+        by_dialogue[index].append(tokens)
+    corpus = {}
+    for n in (1, 2):
+        distinct = text.distinct_counts(by_dialogue, n)
+        corpus[f"D-{n}"] = Resampled(
+            100 * text.corpus_distinct(distinct), 100 * text.corpus_distinct_without(distinct), jackknife=True
+        )
+        corpus[f"B-{n}"] = bootstrap(weights, lambda draws, n=n: 100 * text.corpus_bleu(draws @ statistics, n))
+    scores["standard"] = {metric: (corpus | scores["standard"])[metric] for metric in TEXT_METRICS}
+    return scores
+
+
+def _sum_by(group: np.ndarray, values: np.ndarray, groups: int) -> np.ndarray:
+    """Column sums per group: [items], [items, k] -> [groups, k]."""
+    sums = np.zeros((groups, values.shape[1]), dtype=values.dtype)
+    np.add.at(sums, group, values)
+    return sums
+
+
+def _difference(
+    a: dict[str, dict[str, Resampled]], b: dict[str, dict[str, Resampled]]
+) -> dict[str, dict[str, Resampled]]:
+    """a - b for the metrics that both systems have."""
+    return {v: {m: a[v][m] - b[v][m] for m in a[v] if m in b[v]} for v in VARIANTS}
+
+
+def _estimates(scores: dict[str, dict[str, Resampled]], *, intervals: bool) -> Scores:
+    return {
+        variant: {name: s.estimate() if intervals else Estimate(s.value) for name, s in metrics.items()}
+        for variant, metrics in scores.items()
+    }
+
+
+def _scores_from_json(scores: dict) -> Scores:
+    return {
+        variant: {metric: Estimate(**estimate) for metric, estimate in metrics.items()}
+        for variant, metrics in scores.items()
+    }

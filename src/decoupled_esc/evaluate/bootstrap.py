@@ -1,0 +1,103 @@
+"""Intervals for scores of dialogue systems: a bootstrap clustered by dialogue.
+
+Turns of one dialogue share a seeker and a problem, so whole dialogues are drawn with replacement (Efron and
+Tibshirani 1993).  A draw is a vector of integer weights, one per dialogue; every score here is a function of
+weighted sums over dialogues, so all draws are one matrix product.  Two systems are compared on the *same* draws,
+which removes the difficulty of the drawn dialogues from their difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+Z_95 = 1.959963984540054
+"""0.975 quantile of the standard normal distribution."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A score with the ends of its 95% interval, in the score's own unit; no interval is ``None`` twice."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def cluster_weights(n_clusters: int, replicates: int, seed: int) -> np.ndarray:
+    """How often each draw holds each cluster: int [replicates, n_clusters], every row summing to n_clusters.
+
+    Raises ValueError without clusters or replicates.
+    """
+    if n_clusters < 1 or replicates < 1:
+        raise ValueError(f"need at least one cluster and one replicate, not {n_clusters} and {replicates}")
+    share = np.full(n_clusters, 1 / n_clusters)
+    return np.random.default_rng(seed).multinomial(n_clusters, share, size=replicates)
+
+
+def ratio_of_sums(weights: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Means over items under each draw, float [R], 0 without items; weights [R, D], per-cluster sums, counts [D]."""
+    total = weights @ counts
+    return (weights @ sums) / np.where(total > 0, total, 1)
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A score with its copies on resampled data, from which an interval follows.
+
+    `__sub__` pairs the copies of two systems one by one, so both must come from the same weights.
+    """
+
+    value: float
+    copies: np.ndarray
+    """float [R] bootstrap replicates, or [D] values with one dialogue left out."""
+    jackknife: bool = False
+
+    def __sub__(self, other: Resampled) -> Resampled:
+        if self.jackknife != other.jackknife or self.copies.shape != other.copies.shape:
+            raise ValueError("cannot subtract scores that were resampled differently")
+        return Resampled(self.value - other.value, self.copies - other.copies, self.jackknife)
+
+    def centred(self) -> Resampled:
+        """The copies moved so that their mean is ``value``, and cut at 0: for a score >= 0 that noise inflates.
+
+        Resampling adds noise to data that hold noise already, so copies of the preference bias B lie above B itself,
+        and when B is small even their 2.5th percentile can.  The moved copies keep the spread.  Their interval is
+        about the B expected on another test set of this size, which is what a printed B can be compared with;
+        the B of infinitely many turns is smaller (see `strategy.bias`).
+        """
+        moved = self.copies + (self.value - self.copies.mean())
+        return Resampled(self.value, np.maximum(moved, 0.0), self.jackknife)
+
+    def estimate(self) -> Estimate:
+        """The score with its 95% interval: jackknife normal, or percentiles of the bootstrap."""
+        if self.jackknife:
+            return jackknife_interval(self.value, self.copies)
+        return percentile_interval(self.value, self.copies)
+
+
+def bootstrap(weights: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> Resampled:
+    """Apply ``statistic``, [R, D] weights -> [R] scores, to the data as they are and to every draw."""
+    everything = np.ones((1, weights.shape[1]), dtype=weights.dtype)
+    scores = statistic(np.concatenate([everything, weights]))
+    return Resampled(float(scores[0]), scores[1:])
+
+
+def percentile_interval(value: float, replicates: np.ndarray) -> Estimate:
+    """``value`` with the 2.5th and 97.5th percentiles of ``replicates`` [R]."""
+    low, high = np.quantile(replicates, (0.025, 0.975))
+    return Estimate(float(value), float(low), float(high))
+
+
+def jackknife_interval(value: float, left_out: np.ndarray) -> Estimate:
+    """``value`` +- 1.96 jackknife standard errors, from scores with each of D clusters left out, [D].
+
+    For corpus-level Distinct-n: a draw with replacement repeats dialogues, and repeated text has no new n-grams,
+    so all bootstrap replicates lie below the score itself.  Leaving one dialogue out repeats nothing.
+    """
+    clusters = len(left_out)
+    variance = (clusters - 1) / clusters * ((left_out - left_out.mean()) ** 2).sum()
+    margin = Z_95 * float(np.sqrt(variance))
+    return Estimate(float(value), float(value) - margin, float(value) + margin)

@@ -1,0 +1,135 @@
+"""The embedded model, and loading any backbone with or without an adapter.
+
+The embedded model has the Qwen2 architecture, so that every tool that loads Qwen2.5 loads it; its tokenizer is a
+byte-level BPE with the ChatML template that Qwen2.5 uses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+class EmbeddedModel(BaseModel):
+    """The shape of a small Qwen2 created from scratch."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["embedded"]
+    vocabulary: int
+    hidden: int
+    layers: int
+    heads: int
+    feed_forward: int
+    context: int
+
+
+class HubModel(BaseModel):
+    """A published backbone, pinned to a revision."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["hub"]
+    name: str
+    revision: str
+    dtype: Literal["bfloat16", "float16", "float32"]
+
+
+Backbone = EmbeddedModel | HubModel
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int):
+    """A byte-level BPE tokenizer with ``vocabulary`` entries and the ChatML template.
+
+    ``texts`` must come from training dialogues only.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[PAD, START, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END,
+        pad_token=PAD,
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def create(shape: EmbeddedModel, tokenizer, seed: int):
+    """A Qwen2 causal language model of ``shape`` with fresh float32 weights drawn from ``seed``."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        intermediate_size=shape.feed_forward,
+        max_position_embeddings=shape.context,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Qwen2ForCausalLM(config)
+
+
+def load_tokenizer(source: str | Path, revision: str | None = None):
+    """The tokenizer saved beside the weights at ``source`` (a folder or a hub name)."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load(source: str | Path, *, revision: str | None = None, dtype: str = "float32", adapter: Path | None = None):
+    """The causal language model at ``source``, on the GPU where there is one, with an optional LoRA adapter."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=getattr(torch, dtype))
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def weights_digest(folder: Path) -> str:
+    """sha256 (hex) over the safetensors files of ``folder``, in name order: the identity of a trained policy."""
+    sha = hashlib.sha256()
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no safetensors file")
+    for file in files:
+        sha.update(file.name.encode() + b"\0" + file.read_bytes())
+    return sha.hexdigest()

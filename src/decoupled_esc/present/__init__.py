@@ -1,0 +1,1 @@
+"""What a reader sees: the papers' values, verdicts, tables and figures."""

@@ -1,0 +1,230 @@
+"""The numbers the two papers print, and what may be said of a measured number beside one of them.
+
+`load_tables` reads data/paper_values.json: every table of DecoupledESC (Zhang et al. 2025) and CSO (Zhao et al.
+2025), transcribed exactly; a table's `notes` say which headers or marks had to be restored, and where the paper's own
+arithmetic does not hold. `verdict` compares one number with one estimate.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
+from difflib import get_close_matches
+from enum import StrEnum
+from pathlib import Path
+
+from decoupled_esc.evaluate.bootstrap import Estimate
+
+VALUES = Path(__file__).parents[3] / "data" / "paper_values.json"
+
+
+def unknown(what: str, key: str, known: Iterable[str]) -> KeyError:
+    """The KeyError for a key that is not there; its message names the nearest known key."""
+    known = list(known)
+    near = get_close_matches(str(key), known, n=1, cutoff=0)
+    hint = f"; did you mean {near[0]!r}?" if near else "; there are none"
+    return KeyError(f"no {what} {key!r}{hint}")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a paper's table; `better` is "higher", "lower" or None, `decimals` the printed precision."""
+
+    key: str
+    name: str
+    better: str | None
+    decimals: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a paper's table. `values` has one entry per column, None where the paper leaves the cell blank.
+
+    `decimals` overrides the columns' precision in tables whose rows are counts and averages.
+    """
+
+    key: str
+    labels: dict[str, str]
+    values: dict[str, float | str | None]
+    decimals: int | None = None
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """One table of one paper. `kind` is "numbers", "map" (strings) or "text" (rows not kept: it is wording)."""
+
+    id: str
+    paper: str
+    short: str
+    cite: str
+    number: int | None
+    kind: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: str
+    _columns: dict[str, Column] = field(init=False, repr=False, compare=False)
+    _rows: dict[str, Row] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "_columns", {column.key: column for column in self.columns})
+        object.__setattr__(self, "_rows", {row.key: row for row in self.rows})
+
+    @property
+    def name(self) -> str:
+        """For a caption: "Table 3 of DecoupledESC", or "the text of DecoupledESC"."""
+        return f"Table {self.number} of {self.short}" if self.number else f"the text of {self.short}"
+
+    def column(self, key: str) -> Column:
+        """Raises KeyError, naming the nearest column."""
+        if key not in self._columns:
+            raise unknown(f"column of {self.id}", key, self._columns)
+        return self._columns[key]
+
+    def row(self, key: str) -> Row:
+        """Raises KeyError, naming the nearest row."""
+        if key not in self._rows:
+            raise unknown(f"row of {self.id}", key, self._rows)
+        return self._rows[key]
+
+    def value(self, row: str, column: str) -> float | str | None:
+        """The printed cell, None where the paper leaves it blank. Raises KeyError for an unknown row or column."""
+        return self.row(row).values[self.column(column).key]
+
+    def decimals(self, row: str, column: str) -> int:
+        """The number of decimals the paper prints in this cell."""
+        own = self.row(row).decimals
+        return self.column(column).decimals if own is None else own
+
+    def contrast(self, row: str, comparator: str, column: str) -> float | None:
+        """The paper's row minus its comparator row, at the printed precision; None where either is blank."""
+        value, other = self.value(row, column), self.value(comparator, column)
+        if value is None or other is None:
+            return None
+        return round(value - other, self.decimals(row, column))
+
+
+class Tables(dict[str, PaperTable]):
+    """The tables by id, in the papers' order; a wrong id is answered with the nearest one."""
+
+    def __missing__(self, key: str) -> PaperTable:
+        raise unknown("table", key, self)
+
+
+def load_tables(path: Path = VALUES) -> Tables:
+    """Every table of both papers by id, e.g. "decoupledesc/table-3", "cso/table-13", "cso/in-text"."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    tables = Tables()
+    for entry in data["tables"]:
+        paper = data["papers"][entry["paper"]]
+        entry["columns"] = tuple(Column(**column) for column in entry["columns"])
+        entry["rows"] = tuple(Row(**row) for row in entry["rows"])
+        tables[entry["id"]] = PaperTable(short=paper["short"], cite=paper["cite"], **entry)
+    return tables
+
+
+class Status(StrEnum):
+    """What one measured cell says of the paper's cell."""
+
+    EXACT = "exact"
+    WITHIN = "within the interval"
+    SAME = "same direction"
+    OPPOSITE = "opposite"
+    UNDECIDED = "undecided"
+    DIFFERS = "differs"
+    NOT_ATTEMPTED = "not attempted"
+
+
+MEANING: dict[Status, str] = {
+    Status.EXACT: "computed without sampling, and equal at the precision the paper prints",
+    Status.WITHIN: "our interval contains the paper's number",
+    Status.SAME: "another number, but the difference from the comparison row has the paper's sign",
+    Status.OPPOSITE: "another number, and the difference from the comparison row has the opposite sign",
+    Status.UNDECIDED: "another number, and the difference from the comparison row may be zero, here or in the paper",
+    Status.DIFFERS: "another number, and no comparison row decides",
+    Status.NOT_ATTEMPTED: "not measured here, for the stated reason",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A status and, where there is more to say, the reason; a cell that was not attempted always has one."""
+
+    status: Status
+    why: str | None = None
+
+    def sentence(self) -> str:
+        """One short sentence for a tooltip."""
+        if self.status is Status.NOT_ATTEMPTED:
+            return f"Not attempted: {self.why.rstrip('.')}."
+        tail = f" ({self.why.rstrip('.')})" if self.why else ""
+        return f"{str(self.status).capitalize()}: {MEANING[self.status]}{tail}."
+
+
+def verdict(
+    paper: float,
+    measured: Estimate | None,
+    *,
+    decimals: int,
+    paper_contrast: float | None = None,
+    contrast: Estimate | None = None,
+    why: str | None = None,
+) -> Verdict:
+    """Compares the paper's number with a measured one; the answer is never stronger than the measured interval.
+
+    `paper` is printed with `decimals` decimals. `paper_contrast` and `contrast` are this row minus a comparison row,
+    in the paper and here (a paired difference); they decide only where the numbers themselves do not agree.
+
+    * not measured: *not attempted*, which needs `why`;
+    * without an interval: *exact* where the measured value rounds (a half up or to even) to the paper's;
+    * with an interval: *within the interval* where it contains the paper's number; never *exact*;
+    * else, with a contrast: *undecided* where its interval contains 0 or the paper's difference is 0, otherwise
+      *same direction* or *opposite* by the signs;
+    * else *differs*.
+
+    Raises ValueError for a missing reason, a number that is not finite, half an interval, an interval that does not
+    run from low to high, one contrast without the other, or a contrast without an interval beside a measured value
+    that has one.
+    """
+    why = why.strip() if why else None
+    if measured is None:
+        if not why:
+            raise ValueError("a cell that was not attempted needs a reason")
+        return Verdict(Status.NOT_ATTEMPTED, why)
+    if (paper_contrast is None) != (contrast is None):
+        raise ValueError("a comparison needs both differences, the paper's and ours")
+    sampled = _has_interval(measured)
+    if not math.isfinite(paper) or (paper_contrast is not None and not math.isfinite(paper_contrast)):
+        raise ValueError(f"the paper's number is not finite: {paper}, difference {paper_contrast}")
+    if contrast is not None and not _has_interval(contrast) and sampled:
+        raise ValueError("the difference of sampled numbers needs an interval")
+
+    if sampled and measured.low <= paper <= measured.high:
+        return Verdict(Status.WITHIN, why)
+    if not sampled and rounds_to(measured.value, paper, decimals):
+        return Verdict(Status.EXACT, why)
+    if contrast is None:
+        return Verdict(Status.DIFFERS, why)
+    low, high = (contrast.value,) * 2 if contrast.low is None else (contrast.low, contrast.high)
+    if paper_contrast == 0 or low <= 0 <= high:
+        return Verdict(Status.UNDECIDED, why)
+    return Verdict(Status.SAME if (low > 0) == (paper_contrast > 0) else Status.OPPOSITE, why)
+
+
+def rounds_to(value: float, printed: float, decimals: int) -> bool:
+    """True where `value` at `decimals` decimals is `printed`, with halves rounded up (away from 0) or to even."""
+    # repr() gives the shortest decimal that names the float, so 0.125 is a half and is treated as one.
+    unit, number, target = Decimal(1).scaleb(-decimals), Decimal(repr(float(value))), Decimal(repr(float(printed)))
+    return any(number.quantize(unit, rounding) == target for rounding in (ROUND_HALF_UP, ROUND_HALF_EVEN))
+
+
+def _has_interval(estimate: Estimate) -> bool:
+    value, low, high = estimate.value, estimate.low, estimate.high
+    if (low is None) != (high is None) or not all(math.isfinite(x) for x in (value, low, high) if x is not None):
+        raise ValueError(f"neither a number alone nor a number with both ends of an interval: {estimate}")
+    if low is not None and low > high:
+        raise ValueError(f"an interval runs from low to high: {estimate}")
+    return low is not None

@@ -1,0 +1,363 @@
+"""Tables that show the paper's numbers beside the measured ones, with a verdict in every cell.
+
+`compare` renders a grid (per metric: the paper's cell for one or two backbones, then ours); `compare_column` renders
+one column as row label | paper | ours | verdict. Both take the measured numbers by the paper's own row and column
+keys and return a `ComparisonTable`, which Jupyter shows as HTML and `to_frame` turns into one line per verdict.
+
+CSS classes (book/_static/book.css): `paper-table-wrap` (div), `paper-table` (table), `paper` and `measured` (td),
+`ci` and `verdict` (span), `paper-table-legend` (p). `data-verdict`, on each `td.measured` and each `span.verdict`,
+holds the status; on a td whose two backbones got different verdicts it is "mixed".
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+
+import pandas as pd
+
+from decoupled_esc.evaluate.bootstrap import Estimate
+from decoupled_esc.present.paper import MEANING, Column, PaperTable, Status, Verdict, unknown, verdict
+
+# Distinguishable without colour, and saying nothing about up or down: that is the metric's business.
+SYMBOL: dict[Status, str] = {
+    Status.EXACT: "=",
+    Status.WITHIN: "≈",
+    Status.SAME: "⇉",
+    Status.OPPOSITE: "⇄",
+    Status.UNDECIDED: "?",
+    Status.DIFFERS: "≠",
+    Status.NOT_ATTEMPTED: "–",
+}
+ARROW = {
+    "higher": ' <abbr title="higher is better">↑</abbr>',
+    "lower": ' <abbr title="lower is better">↓</abbr>',
+    None: "",
+}
+INTERVAL = "95% bootstrap over dialogues"
+
+Measured = Mapping[str, Mapping[str, Estimate]]
+"""Row key -> column key -> estimate. Row keys are the paper's, without the backbone in front."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the paper, what was measured for it, and the verdict. `row` is the paper's full row key."""
+
+    row: str
+    column: str
+    paper: float | None
+    decimals: int
+    measured: Estimate | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the rendered table: per column, one cell for each backbone (all with the same measured number)."""
+
+    label: str
+    cells: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True, repr=False)
+class ComparisonTable:
+    """The paper's table beside ours. `heads` names the paper's cells in a group: the backbones, or just "paper".
+
+    `spelled` puts the verdict in words into a column of its own, for tables of one column.
+    """
+
+    table: str
+    caption: str
+    stub: str
+    heads: tuple[str, ...]
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    spelled: bool = False
+
+    def cells(self) -> Iterator[Cell]:
+        """Every cell, line by line, in reading order."""
+        return (cell for line in self.lines for group in line.cells for cell in group)
+
+    def counts(self) -> dict[str, int]:
+        """How many cells have each status; statuses that do not occur are left out."""
+        found = Counter(cell.verdict.status for cell in self.cells())
+        return {str(status): found[status] for status in Status if found[status]}
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line per verdict: table, row, column, paper, measured, low, high, status, why."""
+        names = ["table", "row", "column", "paper", "measured", "low", "high", "status", "why"]
+        lines = []
+        for cell in self.cells():
+            got = cell.measured
+            ours = (got.value, got.low, got.high) if got else (None,) * 3
+            said = (str(cell.verdict.status), cell.verdict.why)
+            lines.append((self.table, cell.row, cell.column, cell.paper, *ours, *said))
+        numbers = dict.fromkeys(["paper", "measured", "low", "high"], float)
+        return pd.DataFrame(lines, columns=names).astype(numbers)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {status}" for status, count in self.counts().items())
+        return f"<ComparisonTable {self.table}: {counts}>"
+
+    def _repr_html_(self) -> str:
+        body = "\n".join(self._line(line) for line in self.lines)
+        return (
+            '<div class="paper-table-wrap">\n<table class="paper-table">\n'
+            f"<caption>{escape(self.caption)}</caption>\n"
+            f"<thead>\n{self._head()}\n</thead>\n<tbody>\n{body}\n</tbody>\n</table>\n{self._legend()}\n</div>"
+        )
+
+    def _head(self) -> str:
+        titles = [escape(column.name) + ARROW[column.better] for column in self.columns]
+        group = [*self.heads, "ours", *(["verdict"] if self.spelled else [])]
+        tops = "".join(f'<th scope="colgroup" colspan="{len(group)}">{title}</th>' for title in titles)
+        subs = "".join(f'<th scope="col">{escape(head)}</th>' for head in group) * len(titles)
+        return f'<tr><th scope="col" rowspan="2">{escape(self.stub)}</th>{tops}</tr>\n<tr>{subs}</tr>'
+
+    def _line(self, line: Line) -> str:
+        groups = "".join(self._group(group) for group in line.cells)
+        return f'<tr><th scope="row">{escape(line.label)}</th>{groups}</tr>'
+
+    def _group(self, cells: tuple[Cell, ...]) -> str:
+        paper = "".join(f'<td class="paper">{_number(cell.paper, cell.decimals)}</td>' for cell in cells)
+        against = [f"{head}: " if len(cells) > 1 else "" for head in self.heads]
+        title = " ".join(name + cell.verdict.sentence() for name, cell in zip(against, cells, strict=True))
+        statuses = {cell.verdict.status for cell in cells}
+        status = statuses.pop() if len(statuses) == 1 else "mixed"
+        marks = "".join(
+            f' <span class="verdict" role="img" data-verdict="{cell.verdict.status}"'
+            f' aria-label="{escape(name + cell.verdict.status)}">{SYMBOL[cell.verdict.status]}</span>'
+            for name, cell in zip(against, cells, strict=True)
+        )
+        value = _estimate(cells[0].measured, cells[0].decimals)
+        words = f"<td>{marks.strip()} {status}</td>" if self.spelled else ""
+        inside = (value if self.spelled else value + marks).strip()
+        return f'{paper}<td class="measured" data-verdict="{status}" title="{escape(title)}">{inside}</td>{words}'
+
+    def _legend(self) -> str:
+        found = {cell.verdict.status: MEANING[cell.verdict.status] for cell in self.cells()}
+        if Status.NOT_ATTEMPTED in found:
+            # Tooltips don't print and are hard to reach by keyboard; the reasons must be readable without them.
+            reasons = (cell.verdict.why for cell in self.cells() if cell.verdict.status is Status.NOT_ATTEMPTED)
+            found[Status.NOT_ATTEMPTED] = ", or ".join(dict.fromkeys(reason.rstrip(".") for reason in reasons))
+        entries = (
+            f'<span class="verdict" data-verdict="{status}">{SYMBOL[status]}</span> {status}: {escape(found[status])}'
+            for status in Status
+            if status in found
+        )
+        return f'<p class="paper-table-legend">{"; ".join(entries)}.</p>'
+
+
+def compare(
+    table: PaperTable,
+    measured: Measured,
+    *,
+    profile: str,
+    n: str,
+    backbones: Sequence[str] = (),
+    rows: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    contrasts: Mapping[tuple[str, str], Mapping[str, Estimate]] | None = None,
+    not_attempted: Mapping[str | tuple[str, str], str] | None = None,
+    interval: str = INTERVAL,
+    note: str | None = None,
+) -> ComparisonTable:
+    """The paper's table beside the measured numbers.
+
+    Example, a whole notebook cell::
+
+        compare(tables["decoupledesc/table-3"], {"vanilla/sft": sft, "vanilla/dpo": dpo}, profile="smoke",
+                n="1,792 test turns", backbones=("qwen2.5-7b", "llama3.1-8b"),
+                rows=["vanilla/sft", "vanilla/dpo"], columns=["B", "Q_W", "Emp"],
+                contrasts={("vanilla/dpo", "vanilla/sft"): dpo_minus_sft},
+                not_attempted={"Emp": "needs the judge, which is not part of this profile"})
+
+    * `backbones`: the first part of the paper's row keys, one or two; rows are then keyed by the rest
+      ("vanilla/sft"). Without it, rows are keyed whole.
+    * `rows`, `columns`: what to show, in this order; all of the table's by default. `measured` may hold more.
+    * `contrasts`: (row, comparison row) -> column -> our paired difference, row minus comparison row. The paper's
+      difference is computed from its cells. It decides between *same direction* and *opposite*.
+    * `not_attempted`: the reason for a row, a column or a (row, column); the most specific one is used. A measured
+      cell needs none, and neither does a cell that the paper leaves blank.
+    * `profile`, `n` (what was counted, in words), `interval` and `note` go into the caption.
+
+    Raises ValueError for a shown cell with neither a number nor a reason (it names table, row and column), a reason
+    or a blank paper cell beside a number, two comparison rows for one row, nothing to show, or a table without
+    numbers, and where `verdict` does; KeyError, naming the nearest key, for a backbone, row or column that the
+    paper's table does not have.
+    """
+    source = _Source(table, tuple(backbones) or (None,), measured, contrasts or {}, not_attempted or {})
+    keys = source.rows() if rows is None else list(rows)
+    shown = table.columns if columns is None else tuple(table.column(key) for key in columns)
+    if not keys or not shown:
+        raise ValueError(f"{table.id}: no row or no column to show")
+    lines = tuple(Line(source.label(key), tuple(source.group(key, column.key) for column in shown)) for key in keys)
+
+    labels = table.row(source.full(source.backbones[0], keys[0])).labels
+    result = ComparisonTable(
+        table=table.id,
+        caption="",
+        stub=" · ".join(name for name in labels if not (backbones and name == "backbone")),
+        heads=tuple(table.row(f"{backbone}/{keys[0]}").labels["backbone"] for backbone in backbones) or ("paper",),
+        columns=shown,
+        lines=lines,
+    )
+    return replace(result, caption=_caption(result, table, profile, n, interval, note))
+
+
+def compare_column(
+    table: PaperTable,
+    column: str,
+    measured: Mapping[str, Estimate],
+    *,
+    profile: str,
+    n: str,
+    backbone: str | None = None,
+    rows: Sequence[str] | None = None,
+    contrasts: Mapping[tuple[str, str], Estimate] | None = None,
+    not_attempted: Mapping[str, str] | None = None,
+    interval: str = INTERVAL,
+    note: str | None = None,
+) -> ComparisonTable:
+    """One column of the paper's table, with the verdict in words: row label | paper | ours | verdict.
+
+    Example: ``compare_column(tables["decoupledesc/table-6"], "number", {s: Estimate(count[s]) for s in STRATEGIES},
+    profile="any", n="1,040 dialogues", not_attempted={"Overall": "..."})``. As `compare`, with the mappings keyed by
+    row alone; raises as `compare` does.
+    """
+    result = compare(
+        table,
+        {row: {column: estimate} for row, estimate in measured.items()},
+        profile=profile,
+        n=n,
+        backbones=(backbone,) if backbone else (),
+        rows=rows,
+        columns=[column],
+        contrasts={pair: {column: estimate} for pair, estimate in (contrasts or {}).items()},
+        not_attempted=not_attempted,
+        interval=interval,
+        note=note,
+    )
+    return replace(result, spelled=True)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What `compare` was given, checked; answers with the cells of one row and column."""
+
+    table: PaperTable
+    backbones: tuple[str | None, ...]
+    measured: Measured
+    contrasts: Mapping[tuple[str, str], Mapping[str, Estimate]]
+    not_attempted: Mapping[str | tuple[str, str], str]
+
+    def __post_init__(self):
+        if self.table.kind != "numbers":
+            raise ValueError(f"{self.table.id} holds no numbers (kind {self.table.kind!r})")
+        fronts = {row.key.split("/")[0] for row in self.table.rows}
+        for backbone in self.backbones:
+            if backbone is not None and backbone not in fronts:
+                raise unknown(f"backbone of {self.table.id}", backbone, fronts)
+        # A misspelled key must not be taken for a row or column that is merely not shown.
+        columns = {column.key for column in self.table.columns}
+        rows = [*self.measured, *(row for pair in self.contrasts for row in pair)]
+        used = [key for part in (self.measured, self.contrasts) for inner in part.values() for key in inner]
+        for key in self.not_attempted:
+            if isinstance(key, tuple):
+                rows, used = [*rows, key[0]], [*used, key[1]]
+            elif key not in columns:
+                rows = [*rows, key]
+        for row in rows:
+            self.full(self.backbones[0], row)
+        for column in used:
+            self.table.column(column)
+        compared: dict[str, str] = {}
+        for row, other in self.contrasts:
+            if compared.setdefault(row, other) != other:
+                raise ValueError(f"{self.table.id}: {row!r} is compared with both {compared[row]!r} and {other!r}")
+
+    def rows(self) -> list[str]:
+        """The table's row keys, without the first backbone."""
+        if self.backbones[0] is None:
+            return [row.key for row in self.table.rows]
+        front = f"{self.backbones[0]}/"
+        return [row.key.removeprefix(front) for row in self.table.rows if row.key.startswith(front)]
+
+    def full(self, backbone: str | None, row: str) -> str:
+        """The paper's key of a row. Raises KeyError where the paper has no such row."""
+        return self.table.row(f"{backbone}/{row}" if backbone else row).key
+
+    def label(self, row: str) -> str:
+        labels = self.table.row(self.full(self.backbones[0], row)).labels
+        return " · ".join(text for name, text in labels.items() if self.backbones[0] is None or name != "backbone")
+
+    def group(self, row: str, column: str) -> tuple[Cell, ...]:
+        return tuple(self.cell(backbone, row, column) for backbone in self.backbones)
+
+    def cell(self, backbone: str | None, row: str, column: str) -> Cell:
+        key = self.full(backbone, row)
+        where = f"{self.table.id}: row {key!r}, column {column!r}"
+        paper, decimals = self.table.value(key, column), self.table.decimals(key, column)
+        got = self.measured.get(row, {}).get(column)
+        reasons = (self.not_attempted.get(name) for name in ((row, column), row, column))
+        why = next((reason for reason in reasons if reason), None)
+        if paper is None:
+            if got is not None:
+                raise ValueError(f"{where} was measured, but the paper leaves it blank")
+            return Cell(key, column, None, decimals, None, Verdict(Status.NOT_ATTEMPTED, "the paper leaves it blank"))
+        if got is None:
+            if why is None:
+                raise ValueError(f"{where} has neither a measured number nor a reason")
+            return Cell(key, column, paper, decimals, None, verdict(paper, None, decimals=decimals, why=why))
+        if (row, column) in self.not_attempted:
+            raise ValueError(f"{where} has both a measured number and a reason for having none")
+        return Cell(key, column, paper, decimals, got, self._verdict(backbone, row, column, paper, got))
+
+    def _verdict(self, backbone: str | None, row: str, column: str, paper: float, got: Estimate) -> Verdict:
+        key = self.full(backbone, row)
+        decimals = self.table.decimals(key, column)
+        other = next((other for first, other in self.contrasts if first == row), None)
+        ours = self.contrasts[row, other].get(column) if other else None
+        theirs = self.table.contrast(key, self.full(backbone, other), column) if ours else None
+        if theirs is None:
+            return verdict(paper, got, decimals=decimals)
+        found = verdict(paper, got, decimals=decimals, paper_contrast=theirs, contrast=ours)
+        if found.status not in (Status.SAME, Status.OPPOSITE, Status.UNDECIDED):
+            return found
+        here = _number(ours.value, decimals, "+") + _interval(ours, decimals, "+")
+        there = _number(theirs, decimals, "+")
+        return replace(found, why=f"against {self.label(other)} the paper has {there}, we have {here}")
+
+
+def _caption(
+    result: ComparisonTable, table: PaperTable, profile: str, n: str, interval: str, note: str | None
+) -> str:
+    got = [cell.measured for cell in result.cells() if cell.measured]
+    if any(estimate.low is not None for estimate in got):
+        how = f"brackets: {interval}"
+    else:
+        how = "computed without sampling, so without intervals" if got else "nothing measured"
+    return f"{table.name}: {table.title}. Ours: profile {profile}; n = {n}; {how}." + (f" {note}" if note else "")
+
+
+def _number(value: float | None, decimals: int, sign: str = "") -> str:
+    """A number at the paper's precision; learning rates, with six decimals or more, in scientific notation."""
+    if value is None:
+        return ""
+    return f"{value:{sign}g}" if decimals >= 6 else f"{value:{sign},.{decimals}f}"
+
+
+def _interval(estimate: Estimate, decimals: int, sign: str = "") -> str:
+    if estimate.low is None:
+        return ""
+    return f" [{_number(estimate.low, decimals, sign)}, {_number(estimate.high, decimals, sign)}]"
+
+
+def _estimate(estimate: Estimate | None, decimals: int) -> str:
+    if estimate is None:
+        return ""
+    interval = _interval(estimate, decimals).strip()
+    return _number(estimate.value, decimals) + (f' <span class="ci">{interval}</span>' if interval else "")

@@ -1,0 +1,119 @@
+"""From a turn to what a model is shown, and from what it prints back to a strategy and a reply.
+
+Three layouts, after DecoupledESC section 5 (wording ours):
+
+* *vanilla*: one model says ``[Strategy] reply``; the supporter's earlier messages carry their tags.
+* *planner*: one user message holds the transcript; the target is the strategy's name.
+* *generator*: the system message names the strategy; the dialogue follows as chat, without tags.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from decoupled_esc import taxonomy
+from decoupled_esc.corpus import Message, Turn, fold, tagged
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model is shown for one turn: chat messages as (role, content), and the target it is trained on."""
+
+    id: str
+    messages: tuple[tuple[str, str], ...]
+    target: str
+
+    def chat(self) -> list[dict[str, str]]:
+        """The messages in the form that ``tokenizer.apply_chat_template`` takes."""
+        return [{"role": role, "content": content} for role, content in self.messages]
+
+
+Layout = Callable[[Turn], Prompt]
+
+_NAMES = ", ".join(taxonomy.STRATEGIES)
+_MEANING = {s.name: s.meaning for s in taxonomy.ESCONV}
+
+VANILLA_INSTRUCTION = (
+    "You are a peer supporter talking with someone who is having a hard time. "
+    "Begin each answer with the support strategy you chose, in square brackets, then give the answer itself. "
+    f"Strategies: {_NAMES}."
+)
+PLANNER_INSTRUCTION = (
+    "You advise a peer supporter. Read the talk so far and name the one strategy the supporter should use next. "
+    f"Strategies: {_NAMES}. Answer with the name alone."
+)
+GENERATOR_INSTRUCTION = (
+    "You are a peer supporter talking with someone who is having a hard time. "
+    "Your next answer uses the strategy {strategy}: it {meaning}."
+)
+
+
+def vanilla(turn: Turn) -> Prompt:
+    """The coupled layout: target ``[Strategy] reply``."""
+    messages = (("system", VANILLA_INSTRUCTION), *_chat(turn.context, with_tags=True))
+    return Prompt(turn.id, messages, tagged(Message("supporter", turn.reply, turn.strategy)))
+
+
+def planner(turn: Turn) -> Prompt:
+    """The planner's layout: target the strategy's name."""
+    transcript = "\n".join(f"{m.role}: {m.text}" for m in turn.context)
+    return Prompt(turn.id, (("system", PLANNER_INSTRUCTION), ("user", transcript)), turn.strategy)
+
+
+def generator(turn: Turn) -> Prompt:
+    """The generator's layout under ``turn.strategy``: target the reply.
+
+    To generate under another strategy, pass the turn with that strategy (``dataclasses.replace``).
+    """
+    instruction = GENERATOR_INSTRUCTION.format(strategy=turn.strategy, meaning=_MEANING[turn.strategy])
+    return Prompt(turn.id, (("system", instruction), *_chat(turn.context, with_tags=False)), turn.reply)
+
+
+LAYOUTS: dict[str, Layout] = {"vanilla": vanilla, "planner": planner, "generator": generator}
+
+
+def _chat(context: tuple[Message, ...], *, with_tags: bool) -> list[tuple[str, str]]:
+    return [
+        ("user", m.text) if m.role == "seeker" else ("assistant", tagged(m) if with_tags else m.text) for m in context
+    ]
+
+
+def fit(turn: Turn, layout: Layout, count: Callable[[Prompt], int], window: int) -> tuple[Prompt, int]:
+    """The prompt for ``turn`` with the oldest messages cut until ``count(prompt) <= window``; and how many were cut.
+
+    Messages go in pairs (seeker, supporter), so that the context still opens with the seeker.  ``count`` gives
+    tokens, and includes whatever must fit beside the prompt.  Raises ValueError when one message alone is too long.
+    """
+    for start in range(0, len(turn.context), 2):
+        prompt = layout(replace(turn, context=turn.context[start:]))
+        if count(prompt) <= window:
+            return prompt, start
+    raise ValueError(
+        f"{turn.id}: the last message and the instruction do not fit in {window} tokens; raise the profile's window"
+    )
+
+
+_TAG = re.compile(r"^\s*\[([^\]\n]*)\]\s*(.*)$", re.DOTALL)
+_BY_LOWER = {name.lower(): name for name in taxonomy.STRATEGIES}
+
+
+def parse_strategy(text: str) -> str | None:
+    """The strategy that ``text`` names, or None.
+
+    Case, white space, brackets and a closing full stop are forgiven; anything else that is not exactly one of the
+    eight names is invalid, and is counted as such by the metrics.
+    """
+    return _BY_LOWER.get(fold(text).strip("[]. ").lower())
+
+
+def parse_tagged(text: str) -> tuple[str | None, str]:
+    """(strategy or None, reply) of a vanilla model's answer ``[Strategy] reply``.
+
+    Without a readable tag the whole answer is the reply.
+    """
+    match = _TAG.match(text)
+    if not match:
+        return None, fold(text)
+    return parse_strategy(match.group(1)), fold(match.group(2))

@@ -1,0 +1,1 @@
+"""Profiles, stages, the result store, provenance, the book and the command line."""

@@ -1,0 +1,139 @@
+"""Profiles: everything that a run depends on, typed and strict.
+
+A profile is one file, ``profiles/<name>.yaml``.  An unknown key or value is an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from decoupled_esc.generate import Sampling
+from decoupled_esc.models import Backbone
+from decoupled_esc.train import Training
+
+FOLDER = Path(__file__).parents[3] / "profiles"
+
+
+class ProfileError(ValueError):
+    """A profile that does not exist, or that says something it can't say."""
+
+
+class Strict(BaseModel):
+    """A section of a profile: every key required unless it has a default, no other key allowed, no coercion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Data(Strict):
+    """Which part of the corpus is used.  ``null`` is all of it."""
+
+    train_dialogues: int | None
+    test_dialogues: int | None
+    window: int
+    """Tokens that a prompt and its answer may take together; older messages are cut beyond it."""
+
+
+class Pretraining(Strict):
+    """The embedded model's first training: on plain dialogues, without tags or instructions."""
+
+    dialogues: int | None
+    block: int
+    """Tokens per sequence."""
+    training: Training
+
+
+class SupervisedFineTuning(Strict):
+    """One training each for the three roles."""
+
+    vanilla: Training
+    planner: Training
+    generator: Training
+
+
+class Generation(Strict):
+    """How replies and plans are drawn."""
+
+    reply: Sampling
+    plan: Sampling
+    batch_tokens: int
+
+
+class Profile(Strict):
+    """One way to run the whole book."""
+
+    name: str
+    description: str
+    seed: int
+    needs_gpu: bool
+    backbone: Backbone = Field(discriminator="kind")
+    data: Data
+    pretraining: Pretraining | None
+    sft: SupervisedFineTuning
+    generation: Generation
+    bootstrap_replicates: int
+    scale: Literal["smoke", "small", "paper"]
+    """How far figures may be read: a smoke figure shows that the steps work, and nothing else."""
+
+
+def names() -> list[str]:
+    """The profiles that exist."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load_profile(name: str) -> Profile:
+    """The profile ``name``.  Raises ProfileError naming the file, the key and the nearest known one."""
+    path = FOLDER / f"{name}.yaml"
+    if name not in names():
+        raise ProfileError(f"no profile {name!r}{nearest(name, names())}. Profiles: {', '.join(names())}")
+    try:
+        data = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ProfileError(f"profiles/{path.name}: not valid YAML: {' '.join(str(error).split())}") from None
+    return parse_profile({"name": name, **(data or {})}, f"profiles/{path.name}")
+
+
+def parse_profile(data: dict, source: str) -> Profile:
+    """A profile from plain data; ``source`` is named in errors."""
+    try:
+        return Profile.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise ProfileError(f"{source}: " + "; ".join(lines)) from None
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """``, did you mean 'x'?`` or nothing."""
+    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
+    return f", did you mean {near[0]!r}?" if near else ""
+
+
+def _explain(problem: dict) -> str:
+    # pydantic names the union's branch ("embedded", "hub") in the path; a reader of the file sees no such level.
+    path = [str(part) for part in problem["loc"] if part not in ("embedded", "hub")]
+    where = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {where!r}{nearest(path[-1], _keys_beside(path))}"
+    if problem["type"] == "missing":
+        return f"missing key {where!r}"
+    return f"{where}: {problem['msg'].lower()}, got {problem['input']!r}"
+
+
+def _keys_beside(path: list[str]) -> list[str]:
+    """The known keys of the section that ``path`` points into."""
+    schema = Profile.model_json_schema()
+    node = schema
+    for part in path[:-1]:
+        node = _resolve(node, schema).get("properties", {}).get(part, {})
+    found: list[str] = []
+    for option in [node, *node.get("anyOf", []), *node.get("oneOf", [])]:
+        found += _resolve(option, schema).get("properties", {})
+    return found
+
+
+def _resolve(node: dict, schema: dict) -> dict:
+    return schema["$defs"][node["$ref"].rsplit("/", 1)[-1]] if "$ref" in node else node

@@ -1,0 +1,252 @@
+"""Asking for a stage's result: a stored one where it still holds, and otherwise running the stage.
+
+A session has one profile and looks first in what was published with the book (``results/``), then in what was run here
+(``runs/``).  ``decoupled-esc run`` looks in ``runs/`` alone, so that it computes everything itself.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock
+
+from decoupled_esc import corpus
+from decoupled_esc.workflow import stages
+from decoupled_esc.workflow.code import stage_code
+from decoupled_esc.workflow.profiles import Profile, load_profile, nearest
+from decoupled_esc.workflow.store import PUBLISHED, ROOT, RUNS, Result, Rows, Store, digest, write_atomically
+
+RUNS_ONLY = "DECOUPLED_ESC_RUNS_ONLY"
+"""Environment variable, set to 1 by ``decoupled-esc run``: leave published results aside."""
+
+
+class StageError(ValueError):
+    """A stage that does not exist or can't run here."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Whether a stored result holds, and why not."""
+
+    word: Literal["fresh", "stale", "missing"]
+    why: str = ""
+
+
+@dataclass
+class Context:
+    """What a stage's function is given."""
+
+    profile: Profile
+    folder: Path
+    """For checkpoints, weights and whatever else a stage keeps; ignored by git, kept between runs."""
+    needs: dict[str, Result]
+    folders: dict[str, Path]
+    """The folders of the stages it needs."""
+    corpora: dict[str, corpus.Corpus]
+    """Those that the stage reads."""
+    rows: tuple[dict, ...] = ()
+    """Set by the stage: its rows, stored beside its result."""
+    tokens: int | None = None
+    """Set by the stage: tokens read or written, for the provenance."""
+
+    @property
+    def corpus(self) -> corpus.Corpus:
+        """ESConv."""
+        return self.corpora["esconv"]
+
+    def open_rows(self, name: str) -> Rows:
+        """A growing file of rows in this stage's folder; what an interrupted run wrote is still in it."""
+        return Rows(self.folder / f"{name}.jsonl")
+
+
+class Session:
+    """The results of one profile."""
+
+    def __init__(self, profile: str | Profile, *, runs_only: bool | None = None, runs: Path = RUNS,
+                 published: Path = PUBLISHED):  # fmt: skip
+        self.profile = load_profile(profile) if isinstance(profile, str) else profile
+        self.runs = Store(runs, self.profile.name)
+        self.published = Store(published, self.profile.name)
+        self.runs_only = os.environ.get(RUNS_ONLY) == "1" if runs_only is None else runs_only
+
+    @cached_property
+    def corpora(self) -> dict[str, corpus.Corpus]:
+        """ESConv and FailedESConv as found on this machine (read once)."""
+        return {name: corpus.load(name) for name in ("esconv", "failed_esconv")}
+
+    def result(self, name: str) -> Result:
+        """The result of stage ``name``: published, or run before, or run now."""
+        self._stage(name)
+        if not self.runs_only and self.state(name, self.published).word == "fresh":
+            return self.published.read(name)
+        return self.run(name)
+
+    def run(self, name: str) -> Result:
+        """The result of stage ``name`` under ``runs/``, running it and what it needs where that does not hold."""
+        stage = self._stage(name)
+        needs = {need: self.run(need) for need in stage.needs}
+        folder = self.runs.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):  # a chapter and a `run` may ask for the same stage at once
+            state = self.state(name, self.runs)
+            if state.word == "fresh":
+                return self.runs.read(name)
+            return self._compute(stage, folder, needs)
+
+    def state(self, name: str, store: Store) -> State:
+        """Whether ``store`` holds a result of stage ``name`` that still holds, judged within that store."""
+        stage = self._stage(name)
+        result = store.read(name)
+        if result is None:
+            return State("missing", "never run" if not store.path(name).exists() else "its file is damaged")
+        for need in stage.needs:
+            above = store.read(need)
+            if above is None:
+                return State("stale", f"{need} is missing")
+            if result.inputs["needs"].get(need) != above.digest:
+                return State("stale", f"{need} has changed")
+            if (state := self.state(need, store)).word != "fresh":
+                return State("stale", f"{need} is {state.word} ({state.why})")
+        if result.inputs["settings"] != _plain(stage.settings(self.profile)):
+            changed = _difference(result.inputs["settings"], _plain(stage.settings(self.profile)))
+            return State("stale", f"the profile changed: {changed}")
+        if result.inputs["data"] != self._data_digests(stage, store):
+            return State("stale", "the data is not what it was computed from")
+        code, _ = stage_code(stage.run.__name__, Path(stages.__file__))
+        if code != result.code and code not in {entry["code"] for entry in result.vouched}:
+            return State("stale", "the code it depends on has changed")
+        if store is self.runs and not all((store.folder / name / left).exists() for left in result.provenance["left"]):
+            return State("stale", "its weights are gone")
+        return State("fresh")
+
+    def vouch(self, name: str, why: str) -> None:
+        """Accept the present code for the published result of ``name``, with the reason kept in it.
+
+        Raises StageError where there is nothing published or no reason is given.
+        """
+        stage = self._stage(name)
+        result = self.published.read(name)
+        if result is None:
+            raise StageError(f"nothing is published for {name} under profile {self.profile.name}")
+        if not why.strip():
+            raise StageError("say why the result still holds: --why '...'")
+        code, _ = stage_code(stage.run.__name__, Path(stages.__file__))
+        entry = {"code": code, "why": why.strip(), "date": _today()}
+        path = self.published.path(name)
+        data = json.loads(path.read_text(encoding="utf-8"))
+        data["vouched"] = [*data.get("vouched", []), entry]
+        write_atomically(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+    def _stage(self, name: str) -> stages.Stage:
+        if name not in stages.STAGES:
+            raise StageError(f"no stage {name!r}{nearest(name, list(stages.STAGES))}. Stages: {', '.join(stages.STAGES)}")
+        return stages.STAGES[name]
+
+    def _data_digests(self, stage: stages.Stage, store: Store) -> dict[str, str]:
+        # Published results were made from the data that the manifest describes; to trust them needs no copy of it.
+        if store is self.published:
+            return {name: corpus.manifest_digests()[name] for name in stage.corpora}
+        return {name: self.corpora[name].digest for name in stage.corpora}
+
+    def _compute(self, stage: stages.Stage, folder: Path, needs: dict[str, Result]) -> Result:
+        if self.profile.needs_gpu and stage.uses_model:
+            import torch
+
+            if not torch.cuda.is_available():
+                raise StageError(
+                    f"profile {self.profile.name} needs a GPU for stage {stage.name}, and none is visible here. "
+                    "Use profile smoke or laptop, or run on a GPU machine"
+                )
+        context = Context(
+            profile=self.profile,
+            folder=folder,
+            needs=needs,
+            folders={need: self.runs.folder / need for need in stage.needs},
+            corpora={name: self.corpora[name] for name in stage.corpora},
+        )
+        inputs = {
+            "settings": _plain(stage.settings(self.profile)),
+            "data": self._data_digests(stage, self.runs),
+            "needs": {need: result.digest for need, result in needs.items()},
+        }
+        code, _ = stage_code(stage.run.__name__, Path(stages.__file__))
+        key = digest({"inputs": inputs, "code": code})
+        _start_over_if_changed(folder, key)
+        started = time.perf_counter()
+        payload = _plain(stage.run(context))
+        seconds = time.perf_counter() - started
+        provenance = {
+            "profile": self.profile.name,
+            "date": _today(),
+            "wall_seconds": round(seconds, 1),
+            "tokens": context.tokens,
+            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "left": [name for name in stage.leaves if (folder / name).exists()],
+            "commit": _commit(),
+            "hardware": _hardware(),
+            "versions": {package: importlib.metadata.version(package) for package in _VERSIONS},
+            "python": platform.python_version(),
+        }
+        return self.runs.write(Result(stage.name, payload, inputs, code, provenance, rows=context.rows))
+
+
+_VERSIONS = ("decoupled-esc", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "scikit-learn", "nltk")
+
+
+def _start_over_if_changed(folder: Path, key: str) -> None:
+    """Keep what an interrupted run of the same work left in ``folder``; set aside what belongs to other inputs."""
+    marker = folder / ".key"
+    if marker.exists() and marker.read_text() == key:
+        return
+    for old in folder.iterdir():
+        if old.name == ".lock":
+            continue
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    marker.write_text(key)
+
+
+def _plain(value) -> dict:
+    """``value`` as it reads back from JSON (tuples become lists, keys strings)."""
+    return json.loads(json.dumps(value))
+
+
+def _difference(old, new, path: str = "") -> str:
+    """The first key in which two settings differ, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*new, *old]:
+            if old.get(key) != new.get(key):
+                return _difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    return f"{path} was {old!r} and is {new!r}"
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def _commit() -> str | None:
+    """The git commit of this tree, marked ``+`` where files differ from it; None outside a checkout."""
+    run = subprocess.run(["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"], cwd=ROOT,
+                         capture_output=True, text=True)  # fmt: skip
+    return run.stdout.strip() or None
+
+
+def _hardware() -> dict:
+    found = {"machine": platform.machine(), "system": platform.system(), "cores": len(os.sched_getaffinity(0))}
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        found["threads"] = torch.get_num_threads()
+        found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return found

@@ -1,0 +1,372 @@
+"""The stages: every piece of heavy work in this book, what it needs and what it leaves.
+
+    data
+    base-model -> sft-vanilla, sft-planner, sft-generator
+    base-model -> replies-vanilla-base, replies-decoupled-base
+    sft-*      -> replies-vanilla-sft, replies-decoupled-sft
+    replies-*  -> metrics
+
+A stage is a function of its context that returns a JSON-able payload.  Its imports stand inside it: they are what its
+code version is taken from, and a reader of stored results never loads torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from decoupled_esc.workflow.profiles import Profile
+    from decoupled_esc.workflow.session import Context
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.  ``settings`` picks what of the profile the result depends on: a change of anything else leaves it."""
+
+    name: str
+    run: Callable[[Context], dict]
+    settings: Callable[[Profile], dict]
+    needs: tuple[str, ...] = ()
+    corpora: tuple[str, ...] = ("esconv",)
+    uses_model: bool = True
+    leaves: tuple[str, ...] = ()
+    """Folders that later stages read from this one's folder, where this profile has them."""
+
+
+SYSTEMS = ("vanilla-base", "vanilla-sft", "decoupled-base", "decoupled-sft")
+"""Paradigm and method of the rows of Table 3 that are measured so far."""
+
+ROLES = ("vanilla", "planner", "generator")
+
+
+def data(context: Context) -> dict:
+    """Counts of ESConv and FailedESConv: Tables 1 and 6, Figure 8, the split, what the data sets have wrong."""
+    from collections import Counter
+
+    from decoupled_esc.corpus import statistics
+
+    whole, train, failed = context.corpus, context.corpus.split("train"), context.corpora["failed_esconv"]
+    blank, test_turns = statistics.blank_contexts(whole.split("test"))
+    return {
+        "corpus": whole.name,
+        "digest": whole.digest,
+        "dialogues": {split: len(whole.split(split)) for split in ("train", "validation", "test")},
+        "turns": {
+            split: statistics.blank_contexts(whole.split(split))[1] for split in ("train", "validation", "test")
+        },
+        "blank_test_turns": blank,
+        "test_turns": test_turns,
+        "size": statistics.size(train),
+        "strategy_counts": statistics.strategy_counts(train),
+        "strategy_by_stage": statistics.strategy_by_stage(train).tolist(),
+        "survey": {corpus.name: statistics.survey(corpus.dialogues) for corpus in (whole, failed)},
+        "failed": {
+            "corpus": failed.name,
+            "dialogues": len(failed.dialogues),
+            "strategy_counts": statistics.strategy_counts(failed.dialogues),
+        },
+        "flaws": {
+            corpus.name: dict(sorted(Counter(flaw.what for flaw in corpus.flaws).items()))
+            for corpus in (whole, failed)
+        },
+    }
+
+
+def base_model(context: Context) -> dict:
+    """The model that every fine-tuning starts from: made and pre-trained here, or a published backbone."""
+    from decoupled_esc import corpus, models, train
+
+    profile = context.profile
+    if profile.backbone.kind == "hub":
+        return {"kind": "hub", "name": profile.backbone.name, "revision": profile.backbone.revision}
+    _be_repeatable()
+    how = profile.pretraining
+    dialogues = context.corpus.split("train")[: how.dialogues]
+    held_out = context.corpus.split("validation")
+    texts = (message.text for dialogue in dialogues for message in corpus.chat_form(dialogue))
+    tokenizer = models.train_tokenizer(texts, profile.backbone.vocabulary)
+    model = models.create(profile.backbone, tokenizer, profile.seed)
+    rows = train.encode_plain(dialogues, tokenizer, how.block)
+    log = train.fine_tune(model, tokenizer, rows, how.training, context.folder, seed=profile.seed)
+    context.tokens = log.tokens
+    return {
+        "kind": "embedded",
+        "weights": models.weights_digest(context.folder / "policy"),
+        "vocabulary": len(tokenizer),
+        "dialogues": len(dialogues),
+        "held_out_dialogues": len(held_out),
+        "held_out_loss": train.held_out_loss(model, train.encode_plain(held_out, tokenizer, how.block)),
+        **_log(log),
+    }
+
+
+def sft_vanilla(context: Context) -> dict:
+    """One model for strategy and reply, ``[Strategy] reply`` (the coupled baseline)."""
+    return _sft(context, "vanilla")
+
+
+def sft_planner(context: Context) -> dict:
+    """The strategy planner (DecoupledESC, Eq. 3)."""
+    return _sft(context, "planner")
+
+
+def sft_generator(context: Context) -> dict:
+    """The response generator under the gold strategy (DecoupledESC, Eq. 4)."""
+    return _sft(context, "generator")
+
+
+def _sft(context: Context, role: str) -> dict:
+    from decoupled_esc import corpus, models, prompts, train
+
+    profile = context.profile
+    _be_repeatable()
+    model, tokenizer = _load(context)
+    dialogues = context.corpus.split("train")[: profile.data.train_dialogues]
+    turns = [turn for dialogue in dialogues for turn in corpus.turns(dialogue)]
+    rows, cut = train.encode(turns, prompts.LAYOUTS[role], tokenizer, profile.data.window)
+    how = getattr(profile.sft, role)
+    log = train.fine_tune(model, tokenizer, rows, how, context.folder, seed=profile.seed, cut=cut)
+    context.tokens = log.tokens
+    return {
+        "weights": models.weights_digest(context.folder / "policy"),
+        "dialogues": len(dialogues),
+        "turns": len(turns),
+        "cut": cut,
+        **_log(log),
+    }
+
+
+def replies_vanilla_base(context: Context) -> dict:
+    """The base model, asked for ``[Strategy] reply``, on every test turn."""
+    return _vanilla_replies(context, adapter=None)
+
+
+def replies_vanilla_sft(context: Context) -> dict:
+    """The fine-tuned coupled model on every test turn."""
+    return _vanilla_replies(context, adapter="sft-vanilla")
+
+
+def replies_decoupled_base(context: Context) -> dict:
+    """The base model as planner and as generator on every test turn."""
+    return _decoupled_replies(context, planner=None, generator=None)
+
+
+def replies_decoupled_sft(context: Context) -> dict:
+    """The fine-tuned planner, and the fine-tuned generator under the planner's strategies, on every test turn."""
+    return _decoupled_replies(context, planner="sft-planner", generator="sft-generator")
+
+
+def _vanilla_replies(context: Context, adapter: str | None) -> dict:
+    from decoupled_esc import prompts
+
+    engine, turns, sampling = _engine(context, adapter), _test_turns(context), context.profile.generation.reply
+    asked = _fit(engine, turns, prompts.vanilla, context.profile.data.window)
+    written = _complete(context, engine, asked, sampling, "replies")
+    rows = []
+    for turn in turns:
+        strategy, reply = prompts.parse_tagged(written[turn.id]["text"])
+        rows.append({"id": turn.id, "strategy": strategy, "reply": reply, **_kept(written[turn.id])})
+    return _summary(context, rows)
+
+
+def _decoupled_replies(context: Context, planner: str | None, generator: str | None) -> dict:
+    from decoupled_esc import prompts, taxonomy
+
+    turns, generation = _test_turns(context), context.profile.generation
+    engine = _engine(context, planner)
+    asked = _fit(engine, turns, prompts.planner, context.profile.data.window)
+    plans = _complete(context, engine, asked, generation.plan, "plans")
+    scored = context.open_rows("scores")
+    for ids, scores in engine.score_choices([p for p in asked if p.id not in scored.by_id], taxonomy.STRATEGIES):
+        scored.append({"id": id, "scores": row} for id, row in zip(ids, scores.round(4).tolist(), strict=True))
+
+    planned = {turn.id: prompts.parse_strategy(plans[turn.id]["text"]) for turn in turns}
+    # A plan that names no strategy still needs a reply: it is written under "Others", and the plan counts as invalid.
+    under = [replace(turn, strategy=planned[turn.id] or "Others") for turn in turns]
+    engine = engine if generator == planner else _engine(context, generator)
+    asked = _fit(engine, under, prompts.generator, context.profile.data.window)
+    written = _complete(context, engine, asked, generation.reply, "replies")
+    rows = [
+        {
+            "id": turn.id,
+            "strategy": planned[turn.id],
+            "plan": plans[turn.id]["text"],
+            "scores": scored.by_id[turn.id]["scores"],
+            "reply": " ".join(written[turn.id]["text"].split()),
+            **_kept(written[turn.id]),
+        }
+        for turn in turns
+    ]
+    return _summary(context, rows)
+
+
+def metrics(context: Context) -> dict:
+    """Every automatic and strategy metric of every system, both variants, with intervals and paired differences."""
+    import json
+
+    from decoupled_esc import taxonomy
+    from decoupled_esc.evaluate import EvaluatedTurn, evaluate_systems
+
+    gold = {turn.id: turn for turn in _test_turns(context)}
+
+    def evaluated(row: dict, strategy: str | None, reply: str | None) -> EvaluatedTurn:
+        turn = gold[row["id"]]
+        return EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, strategy, reply)
+
+    systems = {}
+    for name in SYSTEMS:
+        rows = context.needs[f"replies-{name}"].rows
+        systems[name] = [evaluated(row, row["strategy"], row["reply"]) for row in rows]
+        if name.startswith("decoupled"):
+            # The same planner without sampling: the most probable of the eight names.
+            best = (taxonomy.STRATEGIES[max(range(8), key=row["scores"].__getitem__)] for row in rows)
+            systems[f"{name}-scored"] = [evaluated(row, s, None) for row, s in zip(rows, best, strict=True)]
+    contrasts = [
+        ("vanilla-sft", "vanilla-base"),
+        ("decoupled-sft", "decoupled-base"),
+        ("decoupled-sft", "vanilla-sft"),
+        ("decoupled-base", "vanilla-base"),
+        ("decoupled-sft-scored", "decoupled-sft"),
+    ]
+    replicates, seed = context.profile.bootstrap_replicates, context.profile.seed
+    measured = evaluate_systems(systems, contrasts=contrasts, replicates=replicates, seed=seed)
+    return json.loads(measured.to_json())
+
+
+def _be_repeatable() -> None:
+    """Same bytes out on the same machine: one thread count, deterministic kernels."""
+    import os
+
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def _load(context: Context, adapter: str | None = None):
+    """(model, tokenizer) of the profile's backbone, with the adapter that stage ``adapter`` left."""
+    from decoupled_esc import models
+
+    backbone = context.profile.backbone
+    if backbone.kind == "embedded":
+        source, revision, dtype = context.folders["base-model"] / "policy", None, "float32"
+    else:
+        source, revision, dtype = backbone.name, backbone.revision, backbone.dtype
+    policy = context.folders[adapter] / "policy" if adapter else None
+    lora = adapter is not None and getattr(context.profile.sft, adapter.removeprefix("sft-")).lora is not None
+    if policy is not None and not lora:
+        source, revision, policy = policy, None, None  # full fine-tuning left a whole model
+    model = models.load(source, revision=revision, dtype=dtype, adapter=policy)
+    return model, models.load_tokenizer(source, revision)
+
+
+def _engine(context: Context, adapter: str | None):
+    from decoupled_esc.generate import TransformersEngine
+
+    _be_repeatable()
+    model, tokenizer = _load(context, adapter)
+    return TransformersEngine(model, tokenizer, batch_tokens=context.profile.generation.batch_tokens)
+
+
+def _test_turns(context: Context) -> list:
+    from decoupled_esc import corpus
+
+    dialogues = context.corpus.split("test")[: context.profile.data.test_dialogues]
+    return [turn for dialogue in dialogues for turn in corpus.turns(dialogue)]
+
+
+def _fit(engine, turns, layout, window: int) -> list:
+    from decoupled_esc import prompts
+
+    return [prompts.fit(turn, layout, engine.count, window)[0] for turn in turns]
+
+
+def _complete(context: Context, engine, asked: list, sampling, what: str) -> dict[str, dict]:
+    """Completions by id, written down batch by batch."""
+    from dataclasses import asdict
+
+    from decoupled_esc import progress
+
+    written = context.open_rows(what)
+    with progress.bar(len(asked), f"{context.folder.name}: {what}", initial=len(written.by_id)) as bar:
+        for batch in engine.complete(asked, sampling, seed=context.profile.seed, done=frozenset(written.by_id)):
+            written.append(asdict(completion) for completion in batch)
+            bar.update(len(written.by_id) - bar.n)
+    return written.by_id
+
+
+def _kept(completion: dict) -> dict:
+    return {"tokens": completion["tokens"], "finished": completion["finished"]}
+
+
+def _summary(context: Context, rows: list[dict]) -> dict:
+    context.rows = tuple(rows)
+    context.tokens = sum(row["tokens"] for row in rows)
+    return {
+        "turns": len(rows),
+        "invalid": sum(row["strategy"] is None for row in rows),
+        "unfinished": sum(not row["finished"] for row in rows),
+        "empty": sum(not row["reply"] for row in rows),
+    }
+
+
+def _log(log) -> dict:
+    from dataclasses import asdict
+
+    return {key: value for key, value in asdict(log).items() if key != "cut"}
+
+
+def _settings(*parts: str) -> Callable[[Profile], dict]:
+    """Picks dotted ``parts`` of a profile, and the seed."""
+
+    def pick(profile: Profile) -> dict:
+        chosen: dict = {"seed": profile.seed}
+        for part in parts:
+            value = profile
+            for key in part.split("."):
+                value = getattr(value, key)
+            chosen[part] = value.model_dump() if hasattr(value, "model_dump") else value
+        return chosen
+
+    return pick
+
+
+_TEST = ("data.test_dialogues", "data.window", "generation.reply", "generation.batch_tokens")
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("data", data, lambda profile: {}, corpora=("esconv", "failed_esconv"), uses_model=False),
+        Stage("base-model", base_model, _settings("backbone", "pretraining"), leaves=("policy",)),
+        *(
+            Stage(
+                f"sft-{role}",
+                {"vanilla": sft_vanilla, "planner": sft_planner, "generator": sft_generator}[role],
+                _settings("data.train_dialogues", "data.window", f"sft.{role}"),
+                needs=("base-model",),
+                leaves=("policy",),
+            )
+            for role in ROLES
+        ),
+        Stage("replies-vanilla-base", replies_vanilla_base, _settings(*_TEST), ("base-model",)),
+        Stage("replies-vanilla-sft", replies_vanilla_sft, _settings(*_TEST), ("base-model", "sft-vanilla")),
+        Stage(
+            "replies-decoupled-base", replies_decoupled_base, _settings(*_TEST, "generation.plan"), ("base-model",)
+        ),
+        Stage(
+            "replies-decoupled-sft",
+            replies_decoupled_sft,
+            _settings(*_TEST, "generation.plan"),
+            ("base-model", "sft-planner", "sft-generator"),
+        ),
+        Stage(
+            "metrics",
+            metrics,
+            _settings("data.test_dialogues", "bootstrap_replicates"),
+            tuple(f"replies-{name}" for name in SYSTEMS),
+            uses_model=False,
+        ),
+    )
+}

@@ -1,0 +1,144 @@
+"""Opens every page of the built book in headless Chromium, at the width of a desk and of a phone.
+
+The book is the newest one under build/*/book; where there is none, it is built from the committed notebooks.
+"""
+
+import functools
+import http.server
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from decoupled_esc.workflow import book
+
+pytestmark = pytest.mark.browser
+
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+WIDTHS = {"desk": 1280, "phone": 390}
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory) -> Path:
+    """The folder of the built book's pages."""
+    built = sorted(book.ROOT.glob("build/*/book/_build/html/index.html"), key=lambda path: path.stat().st_mtime)
+    if built:
+        return built[-1].parent
+    notebooks = book.ROOT / "notebooks"
+    if not list(notebooks.glob(book.CHAPTERS)):
+        pytest.skip("no book is built and notebooks/ holds no chapter to build one from")
+    return book.build_book(notebooks, tmp_path_factory.mktemp("book")).parent
+
+
+@pytest.fixture(scope="session")
+def address(site):
+    """The book's address on a server of this machine, on a port that the system chooses."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=site))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory):
+    """Debian's Chromium under selenium, with a profile of its own; no name but this machine's resolves."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    browser, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not browser or not chromedriver:
+        pytest.skip("needs Chromium: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    profile = tmp_path_factory.mktemp("chromium")
+    for flag in [*FLAGS, f"--user-data-dir={profile}", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+    yield driver
+    driver.quit()
+
+
+def _open(driver, url: str, width: int) -> None:
+    """Opens `url` in a window `width` px wide and waits until its pictures are there."""
+    driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
+    )
+    driver.get_log("browser")  # what the last page said
+    driver.get(url)
+    driver.execute_async_script(
+        "const done = arguments[0];"
+        "const wait = [...document.images].map(i => { i.loading = 'eager'; return i.decode().catch(() => 0); });"
+        "Promise.all(wait).then(() => done());"
+    )
+
+
+def _wait(driver, condition, message: str) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait  # here: without selenium the tests are skipped
+
+    WebDriverWait(driver, 10).until(lambda _: condition(), message)
+
+
+def _pages(site: Path) -> list[str]:
+    """The pages that a reader opens; the index is a redirection to the first of them."""
+    return [
+        path.relative_to(site).as_posix()
+        for path in sorted(site.rglob("*.html"))
+        if not {"_static", "_sources"} & set(path.relative_to(site).parts) and "http-equiv=\"Refresh\"" not in
+        path.read_text(encoding="utf-8")
+    ]
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_every_page_opens_soundly(driver, address, site, width):
+    problems = []
+    for page in _pages(site):
+        _open(driver, f"{address}/{page}", width)
+        problems += [f"{page}: {e['message']}" for e in driver.get_log("browser") if e["level"] == "SEVERE"]
+        problems += [
+            f"{page}: the picture {source} shows nothing"
+            for source in driver.execute_script(
+                "return [...document.images].filter(i => !i.naturalWidth).map(i => i.getAttribute('src'))"
+            )
+        ]
+        wide = driver.execute_script(
+            "return Math.max(document.documentElement.scrollWidth, document.body.scrollWidth) - innerWidth"
+        )
+        if wide > 0:
+            problems.append(f"{page}: is {wide} px wider than the window of {width} px")
+        loaded = driver.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+        problems += [f"{page}: loads {name}" for name in loaded if not name.startswith((address, "data:"))]
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_folded_code_opens_by_a_click(driver, address, site, width):
+    chapters = [page for page in _pages(site) if page.startswith("notebooks/")]
+    assert chapters, "the book has no chapter"
+    for page in chapters:
+        _open(driver, f"{address}/{page}", width)
+        folded = driver.find_elements("css selector", "div.cell details.hide")
+        assert folded, f"{page} shows no folded code"
+        code = folded[0].find_element("css selector", "pre")
+        assert not code.is_displayed(), f"{page}: the code is open before the click"
+        summary = folded[0].find_element("css selector", "summary")
+        driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", summary)
+        summary.click()
+        _wait(driver, code.is_displayed, f"{page}: the code stays folded after the click")  # it fades in
+
+
+def test_the_book_reads_from_the_disk(driver, site):
+    """Without a server, pages, styles and pictures are the same; the index leads to the first page."""
+    driver.get_log("browser")
+    _open(driver, (site / "index.html").as_uri(), WIDTHS["desk"])
+    _wait(driver, lambda: not driver.current_url.endswith("index.html"), "the index leads nowhere")
+    assert driver.find_element("css selector", "article h1").is_displayed()
+    assert [e["message"] for e in driver.get_log("browser") if e["level"] == "SEVERE"] == []
