@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from tqdm import tqdm
 
+PLAIN = "DECOUPLED_ESC_PLAIN"
+"""Environment variable, set to 1 where several jobs share a terminal: lines, not bars."""
+
+
+class _Lines:
+    """A stream that turns a bar's repaints into lines."""
+
+    def write(self, text: str) -> None:
+        if line := text.strip("\r\n "):
+            sys.stderr.write(line + "\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
 
 def bar(total: int, what: str, initial: int = 0) -> tqdm:
     """A tqdm bar over ``total`` steps that never floods a log file."""
-    terminal = sys.stderr.isatty()
+    if sys.stderr.isatty() and os.environ.get(PLAIN) != "1":
+        return tqdm(total=total, desc=what, initial=initial, file=sys.stderr)
     return tqdm(
-        total=total, desc=what, initial=initial, file=sys.stderr, ascii=not terminal,
-        mininterval=0.5 if terminal else 60, maxinterval=0.5 if terminal else 60, leave=terminal,
+        total=total, desc=what, initial=initial, file=_Lines(), ascii=True, ncols=80, leave=False,
+        delay=60, mininterval=60, maxinterval=60,
     )  # fmt: skip

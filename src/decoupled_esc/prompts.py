@@ -80,18 +80,22 @@ def _chat(context: tuple[Message, ...], *, with_tags: bool) -> list[tuple[str, s
     ]
 
 
+class PromptTooLong(ValueError):
+    """One message and the instruction alone exceed the window."""
+
+
 def fit(turn: Turn, layout: Layout, count: Callable[[Prompt], int], window: int) -> tuple[Prompt, int]:
     """The prompt for ``turn`` with the oldest messages cut until ``count(prompt) <= window``; and how many were cut.
 
     Messages go in pairs (seeker, supporter), so that the context still opens with the seeker.  ``count`` gives
-    tokens, and includes whatever must fit beside the prompt.  Raises ValueError when one message alone is too long.
+    tokens, and includes whatever must fit beside the prompt.  Raises PromptTooLong when one message alone is too long.
     """
     for start in range(0, len(turn.context), 2):
         prompt = layout(replace(turn, context=turn.context[start:]))
         if count(prompt) <= window:
             return prompt, start
-    raise ValueError(
-        f"{turn.id}: the last message and the instruction do not fit in {window} tokens; raise the profile's window"
+    raise PromptTooLong(
+        f"{turn.id}: the last message and the instruction do not fit in {window} tokens. Raise data.window in the profile"
     )
 
 

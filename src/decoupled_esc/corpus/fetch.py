@@ -444,12 +444,15 @@ def _fetch_again(dataset: Dataset) -> str:
     return f"delete it, then {_how_to_get(dataset)}"
 
 
+QUIET = "DECOUPLED_ESC_QUIET"
+"""Environment variable, set to 1 by a run for its jobs, after it has printed the notices itself."""
+
 _noticed: set[str] = set()
 
 
 def _notice(text: str) -> None:
     """To stderr, once a process: chapters ask for the same data many times."""
-    if text not in _noticed:
+    if text not in _noticed and os.environ.get(QUIET) != "1":
         _noticed.add(text)
         print(f"[decoupled-esc] {text}", file=sys.stderr, flush=True)
 

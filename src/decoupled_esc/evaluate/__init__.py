@@ -19,8 +19,8 @@ from functools import partial
 
 import numpy as np
 
-from . import strategy, text
-from .bootstrap import Estimate, Resampled, bootstrap, cluster_weights, ratio_of_sums
+from decoupled_esc.evaluate import strategy, text
+from decoupled_esc.evaluate.bootstrap import Estimate, Resampled, bootstrap, cluster_weights, ratio_of_sums
 
 __all__ = [
     "STRATEGY_METRICS",

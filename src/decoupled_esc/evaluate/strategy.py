@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..taxonomy import STRATEGIES
+from decoupled_esc.taxonomy import STRATEGIES
 
 Policy = Literal["wrong", "drop"]
 Variant = Literal["paper", "standard"]

@@ -11,6 +11,7 @@ holds the status; on a td whose two backbones got different verdicts it is "mixe
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from html import escape
 import pandas as pd
 
 from decoupled_esc.evaluate.bootstrap import Estimate
-from decoupled_esc.present.paper import MEANING, Column, PaperTable, Status, Verdict, unknown, verdict
+from decoupled_esc.present.paper import MEANING, PaperTable, Status, Verdict, unknown, verdict
 
 # Distinguishable without colour, and saying nothing about up or down: that is the metric's business.
 SYMBOL: dict[Status, str] = {
@@ -55,10 +56,21 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Label:
+    """What a line or a group of columns is called, and which way is better if it is a metric."""
+
+    text: str
+    better: str | None = None
+
+    def html(self) -> str:
+        return escape(self.text) + ARROW[self.better]
+
+
+@dataclass(frozen=True)
 class Line:
     """One line of the rendered table: per column, one cell for each backbone (all with the same measured number)."""
 
-    label: str
+    label: Label
     cells: tuple[tuple[Cell, ...], ...]
 
 
@@ -73,13 +85,20 @@ class ComparisonTable:
     caption: str
     stub: str
     heads: tuple[str, ...]
-    columns: tuple[Column, ...]
+    columns: tuple[Label, ...]
     lines: tuple[Line, ...]
     spelled: bool = False
 
     def cells(self) -> Iterator[Cell]:
         """Every cell, line by line, in reading order."""
         return (cell for line in self.lines for group in line.cells for cell in group)
+
+    def transposed(self) -> ComparisonTable:
+        """The same table with a line a metric and a group of columns a row of the paper: for few rows, many metrics."""
+        lines = tuple(
+            Line(column, tuple(line.cells[number] for line in self.lines)) for number, column in enumerate(self.columns)
+        )
+        return replace(self, stub="metric", columns=tuple(line.label for line in self.lines), lines=lines)
 
     def counts(self) -> dict[str, int]:
         """How many cells have each status; statuses that do not occur are left out."""
@@ -111,7 +130,7 @@ class ComparisonTable:
         )
 
     def _head(self) -> str:
-        titles = [escape(column.name) + ARROW[column.better] for column in self.columns]
+        titles = [column.html() for column in self.columns]
         group = [*self.heads, "ours", *(["verdict"] if self.spelled else [])]
         tops = "".join(f'<th scope="colgroup" colspan="{len(group)}">{title}</th>' for title in titles)
         subs = "".join(f'<th scope="col">{escape(head)}</th>' for head in group) * len(titles)
@@ -119,7 +138,7 @@ class ComparisonTable:
 
     def _line(self, line: Line) -> str:
         groups = "".join(self._group(group) for group in line.cells)
-        return f'<tr><th scope="row">{escape(line.label)}</th>{groups}</tr>'
+        return f'<tr><th scope="row">{line.label.html()}</th>{groups}</tr>'
 
     def _group(self, cells: tuple[Cell, ...]) -> str:
         paper = "".join(f'<td class="paper">{_number(cell.paper, cell.decimals)}</td>' for cell in cells)
@@ -194,7 +213,7 @@ def compare(
     shown = table.columns if columns is None else tuple(table.column(key) for key in columns)
     if not keys or not shown:
         raise ValueError(f"{table.id}: no row or no column to show")
-    lines = tuple(Line(source.label(key), tuple(source.group(key, column.key) for column in shown)) for key in keys)
+    lines = tuple(Line(Label(source.label(key)), tuple(source.group(key, column.key) for column in shown)) for key in keys)
 
     labels = table.row(source.full(source.backbones[0], keys[0])).labels
     result = ComparisonTable(
@@ -202,10 +221,20 @@ def compare(
         caption="",
         stub=" · ".join(name for name in labels if not (backbones and name == "backbone")),
         heads=tuple(table.row(f"{backbone}/{keys[0]}").labels["backbone"] for backbone in backbones) or ("paper",),
-        columns=shown,
+        columns=tuple(Label(column.name, column.better) for column in shown),
         lines=lines,
     )
     return replace(result, caption=_caption(result, table, profile, n, interval, note))
+
+
+def plain(frame: pd.DataFrame, caption: str, numbers: str | None = None):
+    """``frame`` as a table of our own numbers, with no paper beside it.  The same frame gives the same HTML.
+
+    ``numbers`` is a format for every number, such as ``"{:.2f}"``; a missing one is shown as a dash.
+    """
+    uuid = f"{zlib.crc32(caption.encode()):08x}"  # pandas would draw one at random
+    styler = frame.style.set_caption(caption).set_uuid(uuid).set_table_attributes('class="plain-table"')
+    return styler.format(numbers, na_rep="–") if numbers else styler.format(na_rep="–")
 
 
 def compare_column(

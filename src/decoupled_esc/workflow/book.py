@@ -30,9 +30,9 @@ def build_book(notebooks: Path, out: Path, root: Path = ROOT) -> Path:
     """Builds the book from `root`'s pages and the executed chapters in `notebooks`; returns its index.html.
 
     Layout: `out/source/` is what Sphinx reads, `out/_build/html/` the book, `out/_build/.doctrees/` Sphinx's cache.
-    A second build renders only the pages that changed. Anything else that changed (configuration, an extension, the
-    bibliography, a page gone) starts afresh, and so does a build after a failed or killed one, because Sphinx
-    reports a page's warnings only while it reads that page.
+    A second build renders only the prose pages that changed. Anything else that changed (a chapter, whose numbers
+    other pages may show; configuration; the bibliography; a page gone) starts afresh, and so does a build after a
+    failed or killed one, because Sphinx reports a page's warnings only while it reads that page.
 
     Raises BookError on any warning, and FileNotFoundError where `notebooks` holds no chapter.
     """
@@ -66,7 +66,7 @@ def build_book(notebooks: Path, out: Path, root: Path = ROOT) -> Path:
 
 
 def _mirror(wanted: dict[Path, Path], target: Path) -> bool:
-    """Makes `target` hold exactly `wanted` ({relative path: file}); True where more changed than the text of pages.
+    """Makes `target` hold exactly `wanted` ({relative path: file}); True where more changed than the prose.
 
     Files that are equal are left alone: their time of modification tells Sphinx what to read again.
     """
@@ -79,7 +79,7 @@ def _mirror(wanted: dict[Path, Path], target: Path) -> bool:
         copy = target / name
         if copy.exists() and filecmp.cmp(path, copy, shallow=False):
             continue
-        afresh |= name.suffix not in (".md", ".ipynb") or not copy.exists()
+        afresh |= name.suffix != ".md" or not copy.exists()
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)  # with a new time: Sphinx takes an older file for unchanged
     return afresh

@@ -85,7 +85,15 @@ class Session:
     @cached_property
     def corpora(self) -> dict[str, corpus.Corpus]:
         """ESConv and FailedESConv as found on this machine (read once)."""
-        return {name: corpus.load(name) for name in ("esconv", "failed_esconv")}
+        # A run has fetched what it could before its first job: the jobs keep off the network.
+        return {name: corpus.load(name, download=not self.runs_only) for name in ("esconv", "failed_esconv")}
+
+    def source(self, what: str) -> str:
+        """The line that stands in every figure: who made it, from how much (``what``), and how far it may be read."""
+        reach = {"smoke": "shows that the steps work, not a result", "small": "a small model", "paper": "paper scale"}
+        data = self.result("data").payload["corpus"]
+        synthetic = "SYNTHETIC miniature data · " if data == "miniature" else ""
+        return f"{synthetic}profile {self.profile.name} ({reach[self.profile.scale]}) · {what}"
 
     def result(self, name: str) -> Result:
         """The result of stage ``name``: published, or run before, or run now."""

@@ -31,6 +31,8 @@ class Stage:
     needs: tuple[str, ...] = ()
     corpora: tuple[str, ...] = ("esconv",)
     uses_model: bool = True
+    threads: int = 1
+    """CPU threads.  Fixed, because sums in another order give other bytes; stages side by side fill the cores."""
     leaves: tuple[str, ...] = ()
     """Folders that later stages read from this one's folder, where this profile has them."""
 
@@ -40,14 +42,19 @@ SYSTEMS = ("vanilla-base", "vanilla-sft", "decoupled-base", "decoupled-sft")
 
 ROLES = ("vanilla", "planner", "generator")
 
+EXAMPLE = "esconv/0071"
+"""The dialogue whose first four messages the book quotes: ordinary, and without anything that names a person."""
+
 
 def data(context: Context) -> dict:
     """Counts of ESConv and FailedESConv: Tables 1 and 6, Figure 8, the split, what the data sets have wrong."""
     from collections import Counter
 
+    from decoupled_esc import corpus as corpora
     from decoupled_esc.corpus import statistics
 
     whole, train, failed = context.corpus, context.corpus.split("train"), context.corpora["failed_esconv"]
+    example = next((dialogue for dialogue in train if dialogue.id == EXAMPLE), train[0])
     blank, test_turns = statistics.blank_contexts(whole.split("test"))
     return {
         "corpus": whole.name,
@@ -56,6 +63,7 @@ def data(context: Context) -> dict:
         "turns": {
             split: statistics.blank_contexts(whole.split(split))[1] for split in ("train", "validation", "test")
         },
+        "example": {"id": example.id, "messages": [vars(m) for m in corpora.chat_form(example)[:4]]},
         "blank_test_turns": blank,
         "test_turns": test_turns,
         "size": statistics.size(train),
@@ -76,17 +84,19 @@ def data(context: Context) -> dict:
 
 def base_model(context: Context) -> dict:
     """The model that every fine-tuning starts from: made and pre-trained here, or a published backbone."""
-    from decoupled_esc import corpus, models, train
+    from decoupled_esc import corpus, models, taxonomy, train
 
     profile = context.profile
     if profile.backbone.kind == "hub":
         return {"kind": "hub", "name": profile.backbone.name, "revision": profile.backbone.revision}
-    _be_repeatable()
+    _be_repeatable(STAGES["base-model"].threads)
     how = profile.pretraining
     dialogues = context.corpus.split("train")[: how.dialogues]
     held_out = context.corpus.split("validation")
-    texts = (message.text for dialogue in dialogues for message in corpus.chat_form(dialogue))
-    tokenizer = models.train_tokenizer(texts, profile.backbone.vocabulary)
+    texts = [message.text for dialogue in dialogues for message in corpus.chat_form(dialogue)]
+    # The strategies' names are words of the vocabulary, as they are for any large model, but no dialogue shows them.
+    names = [f" {word}" for name in taxonomy.STRATEGIES for word in name.split()]
+    tokenizer = models.train_tokenizer(texts + [*taxonomy.STRATEGIES, *names] * 100, profile.backbone.vocabulary)
     model = models.create(profile.backbone, tokenizer, profile.seed)
     rows = train.encode_plain(dialogues, tokenizer, how.block)
     log = train.fine_tune(model, tokenizer, rows, how.training, context.folder, seed=profile.seed)
@@ -235,13 +245,14 @@ def metrics(context: Context) -> dict:
     return json.loads(measured.to_json())
 
 
-def _be_repeatable() -> None:
-    """Same bytes out on the same machine: one thread count, deterministic kernels."""
-    import os
-
+def _be_repeatable(threads: int = 1) -> None:
+    """Same bytes out on the same machine: a fixed number of threads, deterministic kernels."""
     import torch
+    from transformers.utils import logging
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    logging.disable_progress_bar()  # a bar each for loading and saving a few megabytes
+    logging.set_verbosity_error()
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
@@ -339,7 +350,7 @@ STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
         Stage("data", data, lambda profile: {}, corpora=("esconv", "failed_esconv"), uses_model=False),
-        Stage("base-model", base_model, _settings("backbone", "pretraining"), leaves=("policy",)),
+        Stage("base-model", base_model, _settings("backbone", "pretraining"), threads=2, leaves=("policy",)),
         *(
             Stage(
                 f"sft-{role}",

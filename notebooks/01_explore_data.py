@@ -1,0 +1,224 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 01 Data: what supporters did
+#
+# Everything in this book starts from ESConv {cite}`liu2021esconv`: 1,300 written conversations between a {term}`seeker`, who has a problem, and a {term}`supporter`, who was trained for the task and labelled each of their own utterances with one of eight {term}`strategies <strategy>`.
+#
+# This chapter reads it, recovers the split that DecoupledESC {cite}`zhang2025decoupledesc` trained on, and compares our counts with the paper's.
+# Counting needs no model, so the numbers here must agree *exactly*, and a difference has to be explained.
+
+# %% tags=["parameters", "hide-input"]
+profile = "smoke"
+
+# %% tags=["hide-input"]
+import numpy as np
+import pandas as pd
+
+from decoupled_esc import taxonomy
+from decoupled_esc.present import figures
+from decoupled_esc.present.paper import Estimate, load_tables
+from decoupled_esc.present.tables import compare, compare_column, plain
+from decoupled_esc.workflow import open_chapter
+
+book = open_chapter(globals())
+data = book.result("data").payload
+tables = load_tables()
+
+# %% [markdown]
+# ## One conversation
+#
+# Here are the first messages of one training dialogue, in the *chat form* that models are trained on.
+# Look at the tags: the supporter's strategy stands in square brackets before each reply, and it is part of what a coupled model has to write.
+
+# %% tags=["hide-input"]
+for message in data["example"]["messages"]:
+    tag = f"[{message['strategy']}] " if message["strategy"] else ""
+    print(f"{message['role']:>9}: {tag}{message['text']}")
+figures.say(example=data["example"]["id"])
+
+# %% [markdown]
+# (Dialogue `{glue:text}`example``, ESConv, CC BY-NC 4.0.)
+#
+# The chat form alternates strictly, although people do not.
+# Consecutive seeker utterances are joined; where a supporter writes twice in a row, a blank seeker message is put between; where the supporter opens, a `Hi` is put before; whatever the seeker says at the very end is dropped.
+# Rebuilt by these rules, all 130 test dialogues equal the published ones once white space is folded, and a test of this repository checks it.
+
+# %% [markdown]
+# ## The split
+#
+# The paper divides ESConv 8:1:1 and does not say how.
+# The division can be recovered all the same: the authors published their validation and test dialogues, and matching them by what the supporters said identifies every one of them.
+# This repository commits the result as hashes, which name the dialogues without quoting them.
+
+# %% tags=["hide-input"]
+split = pd.DataFrame({"dialogues": data["dialogues"], "supporter turns": data["turns"]})
+figures.say(
+    corpus=data["corpus"],
+    train_turns=f"{data['turns']['train']:,}",
+    test_turns=f"{data['test_turns']:,}",
+    blank_turns=f"{data['blank_test_turns']:,}",
+    blank_share=f"{100 * data['blank_test_turns'] / data['test_turns']:.0f}",
+)
+plain(split, "The three parts of the corpus.", "{:,}")
+
+# %% [markdown]
+# Models are trained on {glue:text}`train_turns` supporter turns and tested on {glue:text}`test_turns`.
+# Keep one number in mind for later chapters: in {glue:text}`blank_turns` of the test turns ({glue:text}`blank_share`%) the last seeker message is blank, because the supporter had just spoken.
+# A judge that is shown only that message is shown nothing.
+
+# %% [markdown]
+# ## Table 1: how much data
+#
+# The paper's Table 1 describes the training split.
+# *Assistant* is the supporter and *User* the seeker; the assistant's characters include the strategy tag.
+
+# %% tags=["hide-input"]
+side = {"total": "total", "assistant": "assistant", "user": "user"}
+kinds = {"utterances": "utterances", "turns-per-dialogue": "turns_per_dialogue", "characters-per-utterance": "characters_per_utterance"}
+measured = {
+    f"esconv/{row}": {column: Estimate(data["size"][column][key]) for column in side} for row, key in kinds.items()
+}
+figures.say(
+    messages=f"{data['size']['total']['utterances']:,}",
+    train_dialogues=f"{data['dialogues']['train']:,}",
+    mean_turns=f"{data['size']['total']['turns_per_dialogue']:.2f}",
+)
+measured["esconv/dialogues"] = {"total": Estimate(data["dialogues"]["train"])}
+compare(
+    tables["decoupledesc/table-1"], measured,
+    profile=book.profile.name, n=f"{data['dialogues']['train']:,} dialogues of {data['corpus']}",
+    rows=["esconv/dialogues", *(f"esconv/{row}" for row in kinds)], columns=list(side),
+)
+
+# %% [markdown]
+# The counts agree.
+# The means do not in their last digits, for reasons that we can name.
+# The paper's total of turns is twice a rounded half; {glue:text}`messages` messages over {glue:text}`train_dialogues` dialogues make {glue:text}`mean_turns`.
+# And the copy of ESConv that we read has its double spaces folded, which takes a few hundredths of a character off each mean.
+# *Differs* is the honest verdict for both.
+
+# %% [markdown]
+# ## Table 6: which strategies
+#
+# If the recovered split were wrong by a single dialogue, this table would show it.
+
+# %% tags=["hide-input"]
+counts = data["strategy_counts"]
+total = sum(counts.values())
+number = {name: Estimate(count) for name, count in counts.items()} | {"Overall": Estimate(total)}
+proportion = {name: Estimate(100 * count / total) for name, count in counts.items()} | {"Overall": Estimate(100.0)}
+compare(
+    tables["decoupledesc/table-6"],
+    {name: {"number": number[name], "proportion": proportion[name]} for name in number},
+    profile=book.profile.name, n=f"{total:,} supporter turns of the training split",
+)
+
+# %% tags=["hide-input"]
+table = compare_column(tables["decoupledesc/table-6"], "number", number, profile=book.profile.name, n=f"{total:,} turns")
+commonest, rarest = max(counts.values()), min(counts.values())
+hit = commonest / total
+figures.say(
+    exact=table.counts().get("exact", 0), rows=len(table.lines), times=f"{commonest / rarest:.1f}",
+    commonest=f"{commonest:,}", total=f"{total:,}", hit=f"{100 * hit:.0f}",
+    one_f1=f"{2 * hit / (1 + hit):.2f}", macro=f"{100 * 2 * hit / (1 + hit) / len(counts):.0f}",
+)
+
+# %% [markdown]
+# {glue:text}`exact` of {glue:text}`rows` counts are exact.
+# The classes are far from equal: the commonest strategy is used {glue:text}`times` times as often as the rarest.
+# Any metric that averages over turns is ruled by the common ones, which is why both papers report a macro average as well.
+
+# %% [markdown]
+# ## Figure 8: when they do it
+#
+# Helping has an order: explore, then comfort, then act {cite}`hill1999helping`.
+# Each supporter turn is placed on a scale from 0 (opening) to 5 (end) by its position in the dialogue.
+# Look at how *Question* gives way to *Providing Suggestions*, and at where *Others* (greetings and thanks) sits.
+
+# %% tags=["hide-input", "remove-output"]
+by_stage = np.array(data["strategy_by_stage"])
+figures.show("fig_stages", figures.strategy_by_stage(by_stage, book.source(f"n = {by_stage.sum():,} turns")))
+
+# %% tags=["hide-input"]
+share = 100 * by_stage / by_stage.sum(axis=1, keepdims=True)
+question, suggestion = (taxonomy.STRATEGIES.index(name) for name in ("Question", "Providing Suggestions"))
+figures.say(
+    n_stages=f"{by_stage.sum():,}",
+    profile_name=book.profile.name,
+    question_first=f"{share[0, question]:.0f}", question_last=f"{share[-1, question]:.0f}",
+    suggestion_first=f"{share[0, suggestion]:.0f}", suggestion_peak=f"{share[:, suggestion].max():.0f}",
+    suggestion_stage=int(share[:, suggestion].argmax()),
+)
+
+# %% [markdown]
+# ```{glue:figure} fig_stages
+# :name: fig-stages
+# :alt: Stacked bars of the share of eight strategies at six stages of a dialogue. Questions dominate the opening stages, suggestions and affirmation the later ones, and other utterances such as thanks the last.
+#
+# Strategies by stage of the dialogue, after Figure 8 of {cite:t}`zhang2025decoupledesc`.
+# Profile {glue:text}`profile_name`; n = {glue:text}`n_stages` supporter turns of the training split; a full count, so without interval.
+# ```
+#
+# *Question* falls from {glue:text}`question_first`% of turns in the opening to {glue:text}`question_last`% at the end.
+# *Providing Suggestions* starts at {glue:text}`suggestion_first`% and is strongest at stage {glue:text}`suggestion_stage` with {glue:text}`suggestion_peak`%.
+# So the position in the dialogue alone tells a planner a good deal, and a planner that ignores it will look biased.
+# The paper prints this figure without numbers; there is no cell to compare.
+
+# %% [markdown]
+# ## What people said afterwards
+#
+# After each talk both sides answered a short survey.
+# FailedESConv holds the conversations that did not pass the quality check, and it is where the paper first finds its {term}`psychological errors <psychological error>`.
+
+# %% tags=["hide-input"]
+questions = {
+    "initial_intensity": "intensity of the feeling before (1–5)",
+    "final_intensity": "intensity after (1–5)",
+    "empathy": "supporter understood me (1–5)",
+    "relevance": "replies were to the point (1–5)",
+}
+survey = {
+    name: {questions[key]: answer["mean"] for key, answer in answers.items() if key in questions}
+    for name, answers in data["survey"].items()
+}
+fall = {name: answers["initial_intensity"]["mean"] - answers["final_intensity"]["mean"] for name, answers in data["survey"].items()}
+good, failed = list(fall)
+figures.say(
+    fall_good=f"{fall[good]:.1f}", fall_failed=f"{fall[failed]:.1f}", failed_dialogues=data["failed"]["dialogues"],
+    answered=f"{data['survey'][failed]['empathy']['answers']}",
+)
+plain(pd.DataFrame(survey), "Mean answers of seekers; those who did not answer are left out.", "{:.2f}")
+
+# %% [markdown]
+# Feelings eased by {glue:text}`fall_good` points in ESConv and by {glue:text}`fall_failed` in FailedESConv.
+# The comparison is generous to the failed talks: of {glue:text}`failed_dialogues` seekers only {glue:text}`answered` answered, and those who left early are not among them.
+
+# %% [markdown]
+# ## What the data sets have wrong
+#
+# A reader of data should say what it passed over.
+# Nothing was dropped here; these are the places where a published file says something off its own scale or in an older spelling.
+
+# %% tags=["hide-input"]
+flaws = [(name, what, count) for name, found in data["flaws"].items() for what, count in found.items()]
+plain(pd.DataFrame(flaws, columns=["data set", "what", "times"]).set_index("data set"), "Oddities of the published files.")
+
+# %% [markdown]
+# ## Try it
+#
+# How well would you do by always guessing the commonest strategy?
+# Work it out from the table above before you open the answer.
+#
+# ```{admonition} Answer
+# :class: dropdown
+# In the training split the commonest strategy is right for {glue:text}`commonest` of {glue:text}`total` turns, {glue:text}`hit`%.
+# Its macro F1 is much lower: seven of eight strategies are never predicted and contribute 0, and the eighth contributes $2p/(1+p)$ = {glue:text}`one_f1` with $p$ its share, so the average over eight is {glue:text}`macro` of 100.
+# Chapter 08 shows what such a planner does to the {term}`preference bias B`.
+# ```

@@ -1,0 +1,182 @@
+"""Chapters: notebooks whose source is a py:percent script, executed with papermill and stamped with what they show."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+from collections.abc import MutableMapping
+from pathlib import Path
+
+from decoupled_esc.workflow.profiles import ProfileError, nearest
+from decoupled_esc.workflow.session import Session
+from decoupled_esc.workflow.store import PUBLISHED, ROOT, Store, write_atomically
+
+NOTEBOOKS = ROOT / "notebooks"
+
+
+class ChapterError(RuntimeError):
+    """A chapter failed while it was executed; the message names the cell and the error."""
+
+
+def sources() -> list[Path]:
+    """The chapters' sources, in the order in which they are read."""
+    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.py"))
+
+
+def stages_read(source: Path) -> list[str]:
+    """The stages that a chapter asks for: every ``….result("name")`` in its source, in order."""
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    names = [
+        node.args[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "result"
+        and node.args and isinstance(node.args[0], ast.Constant)
+    ]  # fmt: skip
+    return list(dict.fromkeys(names))
+
+
+def parameters(source: Path) -> dict:
+    """The parameters of a chapter and their defaults: the assignments of its cell tagged ``parameters``."""
+    import jupytext
+
+    for cell in jupytext.read(source).cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            return _assigned(cell.source)
+    return {}
+
+
+def _assigned(code: str) -> dict:
+    return {
+        target.id: ast.literal_eval(node.value)
+        for node in ast.parse(code).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+
+
+def open_chapter(namespace: MutableMapping) -> Session:
+    """The session of a chapter, from its parameters.  Called with ``globals()`` in the cell after them.
+
+    Raises ProfileError for a parameter that the chapter does not have, naming the nearest: papermill itself would set
+    it and go on.
+    """
+    known = ["profile"]
+    for cell in namespace.get("In", []):
+        if cell.startswith("# Parameters"):  # how papermill opens the cell that it injects
+            for name in _assigned(cell):
+                if name not in known:
+                    raise ProfileError(f"unknown parameter {name!r}{nearest(name, known)}. Parameters: {', '.join(known)}")
+    return Session(namespace["profile"])
+
+
+def execute(source: Path, target: Path, profile: str | None = None) -> Path:
+    """Execute the chapter ``source`` into the notebook ``target``, cleaned and stamped.
+
+    ``profile`` None keeps the chapter's own.  A parameters cell is injected only where a value differs from the default,
+    so that a published notebook has the cells of its source and no other.  Raises ChapterError naming the failed cell.
+    """
+    import jupytext
+    import nbformat
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    default = parameters(source)["profile"]
+    profile = profile or default
+    notebook = jupytext.read(source)
+    for number, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{number:02d}"  # jupytext draws ids anew at each reading
+    notebook.metadata = nbformat.from_dict({
+        "jupytext": {"formats": "ipynb,py:percent"},
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    })
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh, done = target.with_suffix(".source.ipynb"), target.with_suffix(".running.ipynb")
+    write_atomically(fresh, nbformat.writes(notebook) + "\n")
+    try:
+        papermill.execute_notebook(
+            str(fresh), str(done), {"profile": profile} if profile != default else {},
+            kernel_name="python3", progress_bar=False, cwd=str(ROOT),
+        )  # fmt: skip
+    except PapermillExecutionError as error:
+        cell = " ".join(str(error.source).split())[:80]
+        raise ChapterError(f"{source.name}, cell {error.exec_count} ({cell} ...): {error.ename}: {error.evalue}") from None
+    executed = nbformat.read(done, as_version=4)
+    _clean(executed)
+    executed.metadata["decoupled_esc"] = _stamp(source, profile)
+    write_atomically(target, nbformat.writes(executed) + "\n")
+    fresh.unlink()
+    done.unlink()
+    return target
+
+
+def _clean(notebook) -> None:
+    """Take out what changes from run to run or names this machine."""
+    notebook.metadata.pop("papermill", None)
+    notebook.metadata.get("language_info", {}).pop("version", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata["tags"] = ["injected-parameters", "hide-input"]
+            cell.source = cell.source.strip()
+
+
+def _stamp(source: Path, profile: str) -> dict:
+    session = Session(profile)
+    shown = {name: session.result(name).digest for name in stages_read(source)}
+    return {"source_sha256": hashlib.sha256(source.read_bytes()).hexdigest(), "profile": profile, "results": shown}
+
+
+
+
+def publish(profile: str) -> list[str]:
+    """Copy the results of ``profile`` to ``results/`` and execute every chapter from them; returns what was written.
+
+    Raises ChapterError where a result is missing, stale, or made from other data than the project publishes.
+    """
+    from decoupled_esc import corpus
+    from decoupled_esc.workflow.stages import STAGES
+
+    session = Session(profile)
+    published = corpus.manifest_digests()
+    for name in STAGES:
+        state = session.state(name, session.runs)
+        if state.word != "fresh":
+            raise ChapterError(f"{name} is {state.word} ({state.why}); run it first: decoupled-esc run --profile {profile}")
+        if any(published[data] != used for data, used in session.runs.read(name).inputs["data"].items()):
+            raise ChapterError(f"{name} was not made from the published ESConv and can't be published")
+    written = []
+    for name in STAGES:
+        written.append(session.published.write(session.runs.read(name)).stage)
+    return written + publish_notebooks()
+
+
+def publish_notebooks() -> list[str]:
+    """Execute every chapter from the published results into ``notebooks/``; returns their names."""
+    os.environ.pop("DECOUPLED_ESC_RUNS_ONLY", None)
+    return [execute(source, source.with_suffix(".ipynb")).name for source in sources()]
+
+
+def check_stamps(folder: Path = NOTEBOOKS) -> list[str]:
+    """Problems, a sentence each: notebooks that show results which are not, or no longer, the published ones."""
+    problems = []
+    for source in sources():
+        path = folder / source.with_suffix(".ipynb").name
+        if not path.exists():
+            problems.append(f"{path.name} does not exist; run: make publish")
+            continue
+        stamp = json.loads(path.read_text(encoding="utf-8"))["metadata"].get("decoupled_esc", {})
+        session = Session(stamp.get("profile", "smoke"))
+        if sorted(stamp.get("results", {})) != sorted(stages_read(source)):
+            problems.append(f"{path.name} was executed from other stages than its source reads; run: make publish")
+        for name, shown in stamp.get("results", {}).items():
+            stored = Store(PUBLISHED, session.profile.name).read(name)
+            state = session.state(name, session.published)
+            if stored is None or stored.digest != shown:
+                problems.append(f"{path.name} shows another result of {name} than the published one")
+            elif state.word != "fresh":
+                problems.append(f"{path.name} shows {name}, which is {state.word}: {state.why}")
+    return problems

@@ -1,0 +1,231 @@
+"""The command line: ``decoupled-esc run | status | data | publish | vouch | site | check``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+from decoupled_esc.workflow.store import ROOT
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command.  Known errors are one line on stderr and exit status 1; an interrupt is 130."""
+    options = _parser().parse_args(arguments)
+    from decoupled_esc.corpus import CorpusError
+    from decoupled_esc.prompts import PromptTooLong
+    from decoupled_esc.workflow.book import BookError
+    from decoupled_esc.workflow.chapters import ChapterError
+    from decoupled_esc.workflow.profiles import ProfileError
+    from decoupled_esc.workflow.session import StageError
+
+    try:
+        return options.command(options) or 0
+    except (BookError, ChapterError, CorpusError, ProfileError, PromptTooLong, StageError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="decoupled-esc", description="Re-run DecoupledESC and CSO, chapter by chapter.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, function, help: str, profile: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(command=function)
+        if profile:
+            sub.add_argument("--profile", default="smoke", help="a file of profiles/ (default: smoke)")
+        return sub
+
+    run = command("run", _run, "run stages and chapters that are due, and build the book")
+    run.add_argument("targets", nargs="*", metavar="stage|chapter", help="only these and what they need (default: all)")
+    run.add_argument("--cores", type=int, default=os.cpu_count(), help="jobs at a time (default: all cores)")
+    command("status", _status, "say which results are fresh, stale or missing, and why")
+    data = command("data", _data, "list the data sets, fetch or verify one", profile=False)
+    data.add_argument("action", nargs="?", choices=("list", "fetch", "verify"), default="list")
+    data.add_argument("name", nargs="?", help="a data set (default: esconv and failed_esconv)")
+    publish = command("publish", _publish, "replace the committed results and notebooks by those of a finished run")
+    publish.add_argument("--notebooks", action="store_true", help="only execute the notebooks from the committed results")
+    vouch = command("vouch", _vouch, "accept changed code for a committed result, with the reason kept in it")
+    vouch.add_argument("stage")
+    vouch.add_argument("--why", required=True)
+    command("site", _site, "build the book from the committed notebooks, executing nothing", profile=False)
+    command("check", _check, "check the committed notebooks, results and book", profile=False)
+    job = command("job", _job, argparse.SUPPRESS)
+    job.add_argument("kind", choices=("stage", "chapter", "book"))
+    job.add_argument("name")
+    return parser
+
+
+def _run(options) -> int:
+    from decoupled_esc.corpus.fetch import QUIET
+    from decoupled_esc.progress import PLAIN
+    from decoupled_esc.workflow import dag
+    from decoupled_esc.workflow.profiles import load_profile, nearest
+    from decoupled_esc.workflow.session import RUNS_ONLY, StageError
+
+    profile = load_profile(options.profile)
+    origin = dag.note_data(profile.name)
+    graph = dag.jobs(profile.name)
+    names = [job.name for job in graph]
+    for target in options.targets:
+        if target not in names:
+            raise StageError(f"nothing called {target!r}{nearest(target, names)}. Known: {', '.join(names)}")
+    due = dag.due(graph)
+    folder = dag.build(profile.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = {"started": time.time(), "due": [job.name for job in due], "done": []}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    print(f"profile {profile.name}: {profile.description}")
+    print(f"data: {origin}")
+    if due:
+        print(f"{len(due)} of {len(graph)} jobs are due: {', '.join(plan['due'])}", flush=True)
+    command = [
+        sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT),
+        "--config", f"profile={profile.name}", "--cores", str(options.cores), "--resources", "gpu=1",
+        "--rerun-triggers", "mtime", "--rerun-incomplete", "--nolock", "--quiet", "all",
+        "--", *[job.marker for job in graph if job.name in options.targets],
+    ]  # fmt: skip
+    environment = {
+        # glibc gives large blocks back to the system after each use, and a training step asks for the same ones again:
+        # keeping them takes a third off the time on CPU.
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
+        **os.environ,
+        RUNS_ONLY: "1",
+        QUIET: "1",
+        PLAIN: "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    code = subprocess.run(command, env=environment).returncode
+    if code:
+        print(f"stopped after {_span(time.time() - plan['started'])}; the same command goes on from there", file=sys.stderr)
+        return code
+    print(f"all done in {_span(time.time() - plan['started'])}")
+    if not options.targets:
+        print(f"open {_shown(folder / 'book' / '_build' / 'html' / 'index.html')}")
+    return 0
+
+
+def _job(options) -> int:
+    """One job of the graph, called by Snakemake."""
+    from decoupled_esc.workflow import book, chapters, dag
+    from decoupled_esc.workflow.session import Session
+
+    # transformers warns of its own deprecated names, which trl still uses: nothing that a reader can act on.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    folder = dag.build(options.profile)
+    started = time.time()
+    _say(folder, f"{options.name} ...")
+    if options.kind == "stage":
+        Session(options.profile, runs_only=True).run(options.name)
+    elif options.kind == "chapter":
+        chapters.execute(chapters.NOTEBOOKS / f"{options.name}.py", folder / "notebooks" / f"{options.name}.ipynb",
+                         options.profile)  # fmt: skip
+    else:
+        index = book.build_book(folder / "notebooks", folder / "book")
+        problems = book.check_site(index.parent)
+        if problems:
+            raise book.BookError("the built book has problems:\n" + "\n".join(problems))
+    _say(folder, f"{options.name} done in {_span(time.time() - started)}", finished=options.name)
+    return 0
+
+
+def _say(folder: Path, what: str, finished: str | None = None) -> None:
+    """One line of progress: how many jobs are done, for how long the run has been going, and what is left."""
+    from filelock import FileLock
+
+    path = folder / "plan.json"
+    with FileLock(folder / ".plan.lock"):
+        plan = json.loads(path.read_text()) if path.exists() else {"started": time.time(), "due": [], "done": []}
+        if finished:
+            plan["done"].append(finished)
+            path.write_text(json.dumps(plan))
+    left = [name for name in plan["due"] if name not in plan["done"]]
+    line = f"[{len(plan['done'])}/{len(plan['due'])}, {_span(time.time() - plan['started'])}] {what}"
+    print(f"{line}; left: {', '.join(left)}" if finished and left else line, file=sys.stderr, flush=True)
+
+
+def _status(options) -> int:
+    from decoupled_esc.workflow.session import Session
+    from decoupled_esc.workflow.stages import STAGES
+
+    session = Session(options.profile)
+    print(f"profile {session.profile.name}: {session.profile.description}")
+    print(f"{'stage':<24}{'run here':<46}published")
+    for name in STAGES:
+        here, published = (session.state(name, store) for store in (session.runs, session.published))
+        words = [f"{s.word} ({s.why})" if s.why else s.word for s in (here, published)]
+        print(f"{name:<24}{words[0]:<46}{words[1]}")
+    return 0
+
+
+def _data(options) -> int:
+    from decoupled_esc.corpus import fetch
+
+    if options.action == "list":
+        for row in fetch.describe():
+            if options.name in (None, row.name):
+                print(f"{row.name}: {row.use}\n    here: {row.here or 'no'}; download: {row.download}; licence: {row.licence}")
+                print(f"    source: {row.source}\n    files: {', '.join(row.files)}")
+        print(f"Set {fetch.FOLDER} to a folder of your own to use its files; {fetch.CACHE} moves the cache.")
+        return 0
+    for name in [options.name] if options.name else ["esconv", "failed_esconv"]:
+        found = getattr(fetch, options.action)(name)
+        print(f"{name}: {'checksum holds' if options.action == 'verify' else 'is here'}, from the {found.origin}")
+    return 0
+
+
+def _publish(options) -> int:
+    from decoupled_esc.workflow import chapters
+
+    written = chapters.publish_notebooks() if options.notebooks else chapters.publish(options.profile)
+    print("published: " + ", ".join(written))
+    return 0
+
+
+def _vouch(options) -> int:
+    from decoupled_esc.workflow.session import Session
+
+    Session(options.profile).vouch(options.stage, options.why)
+    print(f"results/{options.profile}/{options.stage}.json now accepts the present code: {options.why}")
+    return 0
+
+
+def _site(options) -> int:
+    from decoupled_esc.workflow import book, chapters
+
+    index = book.build_book(chapters.NOTEBOOKS, ROOT / "build" / "site")
+    problems = book.check_site(index.parent)
+    if problems:
+        raise book.BookError("the built book has problems:\n" + "\n".join(problems))
+    print(f"open {_shown(index)}")
+    return 0
+
+
+def _check(options) -> int:
+    from decoupled_esc.workflow import book, chapters
+
+    problems = book.check_notebooks(chapters.NOTEBOOKS) + chapters.check_stamps()
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print("the committed notebooks are executed, paired with their sources, and fresh" if not problems else "", end="\n")
+    return 1 if problems else 0
+
+
+def _span(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"
+
+
+def _shown(path: Path) -> str:
+    """``path`` relative to where the user stands, where that is shorter."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

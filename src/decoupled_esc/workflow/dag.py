@@ -1,0 +1,102 @@
+"""The book as a graph of jobs: stages, chapters and the book itself, with the files each depends on.
+
+The Snakefile turns this graph into rules.  A job is due when its marker is missing or older than one of its files; the job
+itself then looks closer (a stage compares digests, and does nothing where its result still holds).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from decoupled_esc import corpus
+from decoupled_esc.workflow import chapters, stages
+from decoupled_esc.workflow.code import PACKAGE, stage_code
+from decoupled_esc.workflow.profiles import FOLDER, load_profile
+from decoupled_esc.workflow.store import ROOT, write_atomically
+
+
+@dataclass(frozen=True)
+class Job:
+    """One node of the graph."""
+
+    kind: str
+    """``stage``, ``chapter`` or ``book``."""
+    name: str
+    needs: tuple[str, ...]
+    """Markers of the jobs before it."""
+    files: tuple[str, ...]
+    marker: str
+    gpu: bool = False
+    threads: int = 1
+
+
+def build(profile: str) -> Path:
+    """Where a run under ``profile`` puts executed chapters, markers and the book."""
+    return ROOT / "build" / profile
+
+
+def jobs(profile: str) -> list[Job]:
+    """All jobs of ``profile``, each after those it needs."""
+    settings, folder = load_profile(profile), build(profile)
+
+    def marker(name: str) -> str:
+        return str(folder / "done" / name)
+
+    found = [
+        Job(
+            "stage",
+            stage.name,
+            tuple(marker(need) for need in stage.needs),
+            _files(
+                FOLDER / f"{profile}.yaml", folder / "data.txt", Path(stages.__file__),
+                *stage_code(stage.run.__name__, Path(stages.__file__))[1],
+            ),
+            marker(stage.name),
+            gpu=settings.needs_gpu and stage.uses_model,
+            threads=stage.threads,
+        )
+        for stage in stages.STAGES.values()
+    ]  # fmt: skip
+    drawing = [*(PACKAGE / "present").iterdir(), *(PACKAGE / "workflow").glob("[cs]*s*.py"), ROOT / "data/paper_values.json"]
+    for source in chapters.sources():
+        read = tuple(marker(name) for name in chapters.stages_read(source))
+        found.append(
+            Job("chapter", source.stem, read, _files(source, *(f for f in drawing if f.is_file())), marker(source.stem))
+        )
+    pages = [ROOT / "_config.yml", ROOT / "_toc.yml", PACKAGE / "workflow" / "book.py"]
+    pages += [path for path in (ROOT / "book").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    executed = tuple(job.marker for job in found if job.kind == "chapter")
+    return [*found, Job("book", "book", executed, _files(*pages), marker("book"))]
+
+
+def due(graph: list[Job]) -> list[Job]:
+    """The jobs that a run would start."""
+    started: dict[str, Job] = {}
+    for job in graph:
+        path = Path(job.marker)
+        inputs = [Path(name) for name in (*job.needs, *job.files)]
+        if (
+            not path.exists()
+            or any(need in started for need in job.needs)
+            or any(file.exists() and file.stat().st_mtime > path.stat().st_mtime for file in inputs)
+        ):
+            started[job.marker] = job
+    return list(started.values())
+
+
+def note_data(profile: str) -> str:
+    """Write down which data this machine has, for the jobs that depend on it; returns where it came from.
+
+    The file keeps its time when nothing changed, so that only other data makes jobs due.
+    """
+    found = {name: corpus.load(name) for name in ("esconv", "failed_esconv")}
+    text = "".join(f"{name} {data.name} {data.digest}\n" for name, data in found.items())
+    path = build(profile) / "data.txt"
+    if not path.exists() or path.read_text() != text:
+        write_atomically(path, text)
+    return ", ".join(f"{name} from {data.origin}" for name, data in found.items())
+
+
+def _files(*paths: Path) -> tuple[str, ...]:
+    return tuple(sorted({str(path) for path in paths}))
