@@ -17,6 +17,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, urlsplit
 
-import pooch
+import platformdirs
 import requests
 from filelock import FileLock
 from tqdm import tqdm
@@ -206,6 +207,10 @@ class Store:
         return None, tried
 
     def _download(self, file: File, cache: Path, remedy: str) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it loads tqdm's notebook bar, which warns where there are no widgets
+            import pooch
+
         target = cache / file.path
         pooch.get_logger().setLevel("WARNING")  # it would advise readers to copy a checksum that the registry has
         with _os_errors_explained(target):
@@ -381,7 +386,7 @@ def _named_folder() -> Path | None:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get(CACHE) or pooch.os_cache("decoupled-esc")).expanduser()
+    return Path(os.environ.get(CACHE) or platformdirs.user_cache_path("decoupled-esc")).expanduser()
 
 
 def _missing(form: Form, folder: Path) -> list[str]:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
+
+WITHOUT_EFFECT = tuple(PACKAGE / name for name in ("corpus/fetch.py", "corpus/errors.py", "progress.py"))
+"""What no result depends on: where data comes from (its digest is an input), what errors say, how progress is shown."""
 
 
 def stage_code(function_name: str, module: Path) -> tuple[str, tuple[Path, ...]]:
@@ -23,23 +27,32 @@ def stage_code(function_name: str, module: Path) -> tuple[str, tuple[Path, ...]]
         if name in functions and name not in wanted:
             wanted[name] = functions[name]
             queue += [node.id for node in ast.walk(functions[name]) if isinstance(node, ast.Name)]
-    files: dict[Path, None] = {}
-    queue = [path for node in wanted.values() for path in imports(node)]
-    while queue:
-        path = queue.pop()
-        if path not in files:
-            files[path] = None
-            queue += imports(_tree(path))
+    files = tuple(path for path in _closure(wanted.values()) if path not in WITHOUT_EFFECT)
     sha = hashlib.sha256()
     for name in sorted(wanted):
         sha.update("\n".join(_code_lines(module, wanted[name])).encode())
-    for path in sorted(files):
+    for path in files:
         sha.update(f"\n{path.relative_to(PACKAGE)}\n".encode() + "\n".join(_code_lines(path, _tree(path))).encode())
-    return sha.hexdigest()[:16], tuple(sorted(files))
+    return sha.hexdigest()[:16], files
 
 
-def imports(node: ast.AST) -> list[Path]:
-    """The files of this library that ``node`` imports, wherever in it the import stands."""
+def files_behind(script: Path) -> tuple[Path, ...]:
+    """The files of this library that ``script`` imports, directly or not."""
+    return _closure([_tree(script)])
+
+
+def _closure(nodes: Iterable[ast.AST]) -> tuple[Path, ...]:
+    files: set[Path] = set()
+    queue = [path for node in nodes for path in _imports(node)]
+    while queue:
+        path = queue.pop()
+        if path not in files:
+            files.add(path)
+            queue += _imports(_tree(path))
+    return tuple(sorted(files))
+
+
+def _imports(node: ast.AST) -> list[Path]:
     names = []
     for child in ast.walk(node):
         if isinstance(child, ast.Import):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from decoupled_esc import corpus
 from decoupled_esc.workflow import chapters, stages
-from decoupled_esc.workflow.code import PACKAGE, stage_code
+from decoupled_esc.workflow.code import PACKAGE, files_behind, stage_code
 from decoupled_esc.workflow.profiles import FOLDER, load_profile
 from decoupled_esc.workflow.store import ROOT, write_atomically
 
@@ -58,11 +58,11 @@ def jobs(profile: str) -> list[Job]:
         )
         for stage in stages.STAGES.values()
     ]  # fmt: skip
-    drawing = [*(PACKAGE / "present").iterdir(), *(PACKAGE / "workflow").glob("[cs]*s*.py"), ROOT / "data/paper_values.json"]
+    drawing = [PACKAGE / "present" / "book.mplstyle", ROOT / "data" / "paper_values.json"]
     for source in chapters.sources():
         read = tuple(marker(name) for name in chapters.stages_read(source))
         found.append(
-            Job("chapter", source.stem, read, _files(source, *(f for f in drawing if f.is_file())), marker(source.stem))
+            Job("chapter", source.stem, read, _files(source, *files_behind(source), *drawing), marker(source.stem))
         )
     pages = [ROOT / "_config.yml", ROOT / "_toc.yml", PACKAGE / "workflow" / "book.py"]
     pages += [path for path in (ROOT / "book").rglob("*") if path.is_file() and "__pycache__" not in path.parts]

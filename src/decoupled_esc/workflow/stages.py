@@ -214,7 +214,7 @@ def _decoupled_replies(context: Context, planner: str | None, generator: str | N
 
 def metrics(context: Context) -> dict:
     """Every automatic and strategy metric of every system, both variants, with intervals and paired differences."""
-    import json
+    from dataclasses import asdict
 
     from decoupled_esc import taxonomy
     from decoupled_esc.evaluate import EvaluatedTurn, evaluate_systems
@@ -242,7 +242,7 @@ def metrics(context: Context) -> dict:
     ]
     replicates, seed = context.profile.bootstrap_replicates, context.profile.seed
     measured = evaluate_systems(systems, contrasts=contrasts, replicates=replicates, seed=seed)
-    return json.loads(measured.to_json())
+    return asdict(measured)
 
 
 def _be_repeatable(threads: int = 1) -> None:

@@ -1,0 +1,187 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 02 Supervised fine-tuning: one model or two
+#
+# A coupled model learns to write `[Strategy] reply` in one breath.
+# A decoupled system splits the sentence in two: a {term}`planner` names the {term}`strategy <strategy>`, and a {term}`generator` writes the reply under it {cite}`zhang2025decoupledesc`.
+# This chapter trains all three by supervised fine-tuning (SFT), from the same base model, on the same turns.
+#
+# What to look at: what each model is *shown*, on which tokens it is *graded*, and how its loss falls.
+
+# %% tags=["parameters", "hide-input"]
+profile = "smoke"
+
+# %% tags=["hide-input"]
+import numpy as np
+import pandas as pd
+
+from decoupled_esc import prompts
+from decoupled_esc.corpus import Message, Turn
+from decoupled_esc.present import figures
+from decoupled_esc.present.tables import plain
+from decoupled_esc.workflow import open_chapter
+
+book = open_chapter(globals())
+data = book.result("data").payload
+base = book.result("base-model").payload
+trained = {
+    "vanilla": book.result("sft-vanilla"),
+    "planner": book.result("sft-planner"),
+    "generator": book.result("sft-generator"),
+}
+
+# %% [markdown]
+# ## Two objectives
+#
+# Write $c_t$ for the dialogue before turn $t$, $s_t$ for the strategy and $a_t$ for the reply.
+# The coupled model minimises the negative log-likelihood of both at once; the decoupled one gives each its own model and its own loss (Equations 3 and 4 of the paper):
+#
+# $$
+# \begin{aligned}
+# \mathcal{L}_{\text{vanilla}} &= -\mathbb{E}_{(c,s,a)\sim\mathcal{D}}\left[\log \pi(s, a \mid c)\right] \\
+# \mathcal{L}_{\text{planner}} &= -\mathbb{E}_{(c,s)\sim\mathcal{D}}\left[\log \pi_{\text{SP}}(s \mid c)\right] \\
+# \mathcal{L}_{\text{generator}} &= -\mathbb{E}_{(c,s,a)\sim\mathcal{D}}\left[\log \pi_{\text{RG}}(a \mid c, s)\right]
+# \end{aligned}
+# $$ (eq-sft)
+#
+# By the chain rule the first is the sum of the other two, if one model had to serve both.
+# So decoupling does not change *what* is learned in SFT; it changes who learns it, and what can be corrected later without touching the other half.
+# That is the point of {eq}`eq-sft` for the rest of the book.
+
+# %% [markdown]
+# ## What each model is shown
+#
+# The three layouts below are built from the dialogue that chapter 01 quoted.
+# Only the last line, after `target`, is graded; everything before it is {term}`context`.
+
+# %% tags=["hide-input"]
+*context, last = (Message(**message) for message in data["example"]["messages"])
+turn = Turn(data["example"]["id"], data["example"]["id"], tuple(context), last.strategy, last.text)
+for role, layout in prompts.LAYOUTS.items():
+    prompt = layout(turn)
+    print(f"=== {role} ===")
+    for speaker, content in prompt.messages:
+        print(f"{speaker}: {content}")
+    print(f"target: {prompt.target}\n")
+
+# %% [markdown]
+# Look at three differences.
+# The vanilla model sees the supporter's earlier strategies, because its own past answers carry tags.
+# The planner sees a transcript without tags, so it has to infer what has been tried.
+# The generator is told the strategy before the dialogue, and is never asked to choose.
+# The layouts follow the paper; the wording of the instructions is ours.
+
+# %% [markdown]
+# ## The base model
+#
+# Under profiles with an embedded backbone, the run makes its own base model: a small network of the Qwen2 architecture {cite}`qwen2024qwen25`, trained on plain training dialogues without tags or instructions.
+# It has learned to talk a little, and has never been asked for a strategy.
+# Under the large profiles the base is the published instruction-tuned model.
+
+# %% tags=["hide-input"]
+if base["kind"] == "embedded":
+    facts = {
+        "parameters": f"{base['parameters']:,}",
+        "vocabulary": f"{base['vocabulary']:,}",
+        "dialogues read": f"{base['dialogues']:,}",
+        "tokens read": f"{base['tokens']:,}",
+        "loss on held-out dialogues (nats per token)": f"{base['held_out_loss']:.2f}",
+        "loss of guessing every token alike": f"{np.log(base['vocabulary']):.2f}",
+    }
+else:
+    facts = {"backbone": base["name"], "revision": base["revision"]}
+plain(pd.DataFrame({"base model": facts}), f"The base model of profile {book.profile.name}.")
+
+# %% [markdown]
+# The last two lines are the ones to compare: how far the model has come from knowing nothing.
+
+# %% [markdown]
+# ## Training
+#
+# All three runs go through trl's `SFTTrainer` {cite}`vonwerra2020trl`; the profile says whether a low-rank adapter {cite}`hu2022lora` or all weights are trained.
+# Dialogues that do not fit in the window lose their oldest messages, two at a time; the table counts the turns to which that happened.
+
+# %% tags=["hide-input"]
+def summary(role):
+    log, how = trained[role].payload, getattr(book.profile.sft, role)
+    return {
+        "adapter": f"LoRA, rank {how.lora.rank}" if how.lora else "none, all weights",
+        "trainable parameters": f"{log['trainable']:,}",
+        "turns": f"{log['turns']:,}",
+        "turns cut to the window": f"{log['cut']:,}",
+        "tokens read": f"{log['tokens']:,}",
+        "of these graded": f"{log['target_tokens']:,}",
+        "learning rate": f"{how.learning_rate:g}",
+        "turns per step × epochs": f"{how.batch} × {how.epochs}",
+        "first → last logged loss": f"{log['steps'][0]['loss']:.2f} → {log['steps'][-1]['loss']:.2f}",
+    }
+
+
+plain(pd.DataFrame({role: summary(role) for role in trained}), f"The three trainings, profile {book.profile.name}.")
+
+# %% tags=["hide-input"]
+read = {role: result.payload["tokens"] for role, result in trained.items()}
+graded = {role: result.payload["target_tokens"] for role, result in trained.items()}
+target_length = graded["planner"] / trained["planner"].payload["turns"] / book.profile.sft.planner.epochs
+figures.say(
+    profile_name=book.profile.name,
+    n_turns=f"{trained['vanilla'].payload['turns']:,}",
+    graded_vanilla=f"{100 * graded['vanilla'] / read['vanilla']:.0f}",
+    graded_planner=f"{100 * graded['planner'] / read['planner']:.1f}",
+    planner_target=f"{target_length:.1f}",
+)
+
+# %% [markdown]
+# Look at how little of what is read is graded: {glue:text}`graded_vanilla`% of the tokens for the vanilla model and {glue:text}`graded_planner`% for the planner, whose whole target is {glue:text}`planner_target` tokens long.
+# The rest is context, read again for every turn of the same dialogue.
+# A later chapter removes that repetition; here it is left in, as every public training stack has it.
+
+# %% tags=["hide-input", "remove-output"]
+logs = {role: result.payload["steps"] for role, result in trained.items()}
+n_turns = trained["vanilla"].payload["turns"]
+figures.show("fig_sft", figures.training_curves(logs, book.source(f"n = {n_turns:,} turns")))
+
+# %% [markdown]
+# ```{glue:figure} fig_sft
+# :name: fig-sft
+# :alt: Two line charts over tokens read. Left, the loss of the vanilla model, the planner and the generator, each falling. Right, the learning rate rising briefly and then falling along a cosine.
+#
+# Training loss and learning rate of the three fine-tunings.
+# Profile {glue:text}`profile_name`; n = {glue:text}`n_turns` training turns; single runs, so without interval.
+# ```
+#
+# The three losses are not comparable with each other.
+# They are means over different targets: the planner's few tokens are one choice among eight and their spelling, and once the spelling is learned its loss per token is small whatever it chooses.
+# Compare a curve only with itself, and judge the systems by what they *say*, which is chapter 08.
+
+# %% [markdown]
+# ## Does a killed run end the same?
+#
+# A checkpoint holds weights, optimiser, scheduler and random state, and the order of the data follows from the seed.
+# A test of this repository kills a training at its first checkpoint, resumes it, and compares the weights with those of an uninterrupted run.
+#
+# ## Try it
+#
+# A planner that ignores the context and always answers with the training shares of the eight strategies has a loss, in nats per *turn*, equal to the entropy of those shares.
+# Compute it from Table 6 in chapter 01, and compare it with the planner's last loss times its tokens per turn.
+
+# %% tags=["hide-input"]
+counts = np.array(list(data["strategy_counts"].values()))
+share = counts / counts.sum()
+per_turn = trained["planner"].payload["steps"][-1]["loss"] * target_length
+figures.say(entropy=f"{-(share * np.log(share)).sum():.2f}", planner_loss=f"{per_turn:.2f}")
+
+# %% [markdown]
+# ```{admonition} Answer
+# :class: dropdown
+# The entropy is {glue:text}`entropy` nats per turn, and the planner's last logged loss amounts to {glue:text}`planner_loss`.
+# A value above the entropy means that the planner has not yet learned even the shares (or their spelling); a value below it means that it uses the context, or has begun to remember its training turns.
+# Which of the two it is, only held-out turns can tell.
+# ```

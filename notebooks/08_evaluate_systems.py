@@ -1,0 +1,277 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 08 Evaluation: how good, and how sure
+#
+# Four systems answer every test turn: the {term}`vanilla` and the {term}`decoupled` paradigm, each as a base model and after supervised fine-tuning.
+# This chapter scores what they said, sets the scores beside the Base and SFT rows of Table 3 {cite}`zhang2025decoupledesc`, and puts an interval around every one.
+#
+# :::{admonition} Research output
+# :class: research-output
+# The replies on this page were written by small experimental models.
+# They are shown so that a reader can see what the numbers are made of; they are not counselling, and some are nonsense.
+# :::
+
+# %% tags=["parameters", "hide-input"]
+profile = "smoke"
+
+# %% tags=["hide-input"]
+import json
+
+import numpy as np
+import pandas as pd
+
+from decoupled_esc import taxonomy
+from decoupled_esc.evaluate import Estimate, Evaluation
+from decoupled_esc.present import figures
+from decoupled_esc.present.paper import load_tables
+from decoupled_esc.present.tables import compare, plain
+from decoupled_esc.workflow import open_chapter
+
+book = open_chapter(globals())
+replies = {
+    "vanilla-base": book.result("replies-vanilla-base"),
+    "vanilla-sft": book.result("replies-vanilla-sft"),
+    "decoupled-base": book.result("replies-decoupled-base"),
+    "decoupled-sft": book.result("replies-decoupled-sft"),
+}
+measured = Evaluation.from_json(json.dumps(book.result("metrics").payload))
+table_3 = load_tables()["decoupledesc/table-3"]
+n_turns = measured.details["vanilla-sft"].turns
+n_dialogues = measured.details["vanilla-sft"].dialogues
+n = f"{n_turns:,} test turns of {n_dialogues} dialogues"
+figures.say(profile_name=book.profile.name, n_turns=f"{n_turns:,}", n_dialogues=n_dialogues, replicates=f"{measured.replicates:,}")
+
+# %% [markdown]
+# ## What was said
+#
+# Replies are drawn as in the paper, at temperature 0.7 and top-p 0.95, one for each turn, but with a seed.
+# The vanilla model's strategy is read from its tag; the planner's from its whole answer.
+# An answer that is not one of the eight names is *invalid*: it is counted, and never repaired.
+
+# %% tags=["hide-input"]
+said = {
+    name: {
+        "replies": f"{result.payload['turns']:,}",
+        "without a valid strategy": f"{result.payload['invalid'] / result.payload['turns']:.0%}",
+        "empty": result.payload["empty"],
+        "cut at the token limit": result.payload["unfinished"],
+        "mean tokens": f"{np.mean([row['tokens'] for row in result.rows]):.1f}",
+    }
+    for name, result in replies.items()
+}
+plain(pd.DataFrame(said), f"What the four systems printed, profile {book.profile.name}.")
+
+# %% [markdown]
+# The base rows show what "base" means for an embedded model: it has seen neither a tag nor an instruction, so it names no strategy.
+# Numbers about its strategies would be numbers about nothing, and the tables below leave them out with that reason.
+#
+# Here are the first replies of each fine-tuned system.
+# They are the models' own words; what the seeker had written is not repeated here.
+
+# %% tags=["hide-input"]
+shown = [
+    {"turn": row["id"], "system": name, "strategy": row["strategy"] or "(invalid)", "reply": row["reply"][:110]}
+    for name in ("vanilla-sft", "decoupled-sft")
+    for row in replies[name].rows[1:5]
+]
+plain(pd.DataFrame(shown).set_index("turn"), f"Generated replies, research output; profile {book.profile.name}.")
+
+# %% [markdown]
+# ## Table 3, Base and SFT
+#
+# The automatic metrics compare each reply with the one that a person wrote; the strategy metrics compare the strategies.
+# They are computed in the variant named `paper`, which follows how Table 3 was made: Distinct, BLEU, F1 and ROUGE-L are taken reply by reply and averaged.
+# Brackets hold 95% intervals from a {term}`bootstrap clustered by dialogue` with {glue:text}`replicates` replicates.
+# Two verdicts stand in each cell, one against each of the paper's backbones.
+
+# %% tags=["hide-input"]
+JUDGED = dict.fromkeys(("Flu", "Pro", "Emp", "Hel"), "needs an LLM judge, which this book does not have yet")
+STRATEGY = ("B", "Q_W", "Q")
+FEWEST_VALID = 30
+
+
+def ours(name):
+    """Metric -> estimate of one system, strategy metrics only where enough answers name a strategy."""
+    scores = measured.systems[name]["paper"]
+    valid = round((1 - measured.details[name].invalid_rate) * n_turns)
+    return {key: value for key, value in scores.items() if key not in ("D-2", "B-2") and (valid >= FEWEST_VALID or key not in STRATEGY)}
+
+
+def difference(first, second, keys):
+    """Metric -> paired difference first minus second, for the metrics of both."""
+    name = f"{first} - {second}"
+    if name in measured.contrasts:
+        return {key: value for key, value in measured.contrasts[name]["paper"].items() if key in keys}
+    back = difference(second, first, keys)
+    return {key: Estimate(-value.value, -value.high, -value.low) for key, value in back.items()}
+
+
+def table_3_half(paradigm):
+    """Table 3's Base and SFT rows of one paradigm, a line a metric."""
+    rows = {f"{paradigm}/{method}": ours(f"{paradigm}-{method}") for method in ("base", "sft")}
+    both = set(rows[f"{paradigm}/base"]) & set(rows[f"{paradigm}/sft"])
+    pairs = {("sft", "base"), ("base", "sft")}
+    reasons = JUDGED | {
+        (row, key): f"fewer than {FEWEST_VALID} answers of this system name a strategy"
+        for row, scores in rows.items() for key in STRATEGY if key not in scores
+    }  # fmt: skip
+    return compare(
+        table_3, rows, profile=book.profile.name, n=n, backbones=("qwen2.5-7b", "llama3.1-8b"), rows=list(rows),
+        contrasts={(f"{paradigm}/{a}", f"{paradigm}/{b}"): difference(f"{paradigm}-{a}", f"{paradigm}-{b}", both) for a, b in pairs},
+        not_attempted=reasons,
+    ).transposed()  # fmt: skip
+
+
+vanilla = table_3_half("vanilla")
+vanilla
+
+# %% tags=["hide-input"]
+decoupled = table_3_half("decoupled")
+decoupled
+
+# %% tags=["hide-input"]
+counted = pd.Series(vanilla.counts()).add(pd.Series(decoupled.counts()), fill_value=0).astype(int)
+sft, base = measured.systems["decoupled-sft"]["paper"], measured.systems["decoupled-base"]["paper"]
+gain = measured.contrasts["decoupled-sft - decoupled-base"]["paper"]["F1"]
+split = measured.contrasts["decoupled-sft - vanilla-sft"]["paper"]
+
+
+def interval(estimate, digits=1):
+    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+
+
+figures.say(
+    cells=int(counted.sum()), verdicts=", ".join(f"{count} {status}" for status, count in counted.items()),
+    f1_gain=interval(gain), split_f1=interval(split["F1"]), split_b=interval(split["B"], 2), split_q=interval(split["Q"]),
+)
+
+# %% [markdown]
+# Of {glue:text}`cells` cells: {glue:text}`verdicts`.
+# Fine-tuning changes the decoupled system's F1 by {glue:text}`f1_gain` points.
+# Decoupling, after SFT, changes F1 by {glue:text}`split_f1`, macro F1 of strategies by {glue:text}`split_q` and preference bias by {glue:text}`split_b`.
+# Read an interval that contains zero as "this run can't tell".
+# Read none of it as a statement about the paper while the profile is `smoke`: this page shows that every step works, on a model a thousand times too small.
+#
+# ## The same numbers as a picture
+#
+# Look at the width of the intervals before you look at the order of the dots.
+
+# %% tags=["hide-input", "remove-output"]
+NAMES = {"vanilla-sft": "vanilla", "decoupled-sft": "decoupled, sampled", "decoupled-sft-scored": "decoupled, scored"}
+LABELS = {"B": "preference bias B", "Q_W": "weighted F1", "Q": "macro F1"}
+values = {
+    label: {NAMES[name]: measured.systems[name]["paper"][key] for name in NAMES} for key, label in LABELS.items()
+}
+figures.show("fig_strategy_metrics", figures.estimates(values, book.source(f"n = {n_turns:,} turns, 95% intervals")))
+
+# %% [markdown]
+# ```{glue:figure} fig_strategy_metrics
+# :name: fig-strategy-metrics
+# :alt: Three panels with points and intervals for the fine-tuned systems. Preference bias, weighted F1 and macro F1 for the vanilla model, the sampled planner and the planner that takes the most probable strategy.
+#
+# Strategy metrics after SFT, with 95% intervals.
+# Profile {glue:text}`profile_name`; n = {glue:text}`n_turns` turns of {glue:text}`n_dialogues` dialogues.
+# ```
+#
+# The third line is the same planner as the second, with the same weights.
+# It takes the most probable of the eight names instead of drawing one.
+# Any difference between these two lines is made by decoding alone, so a comparison of {term}`preference bias B` between systems that decode differently compares decoders.
+
+# %% [markdown]
+# ## Figure 3: which strategies each system prefers
+#
+# Diamonds mark how often people used a strategy on the same turns.
+
+# %% tags=["hide-input", "remove-output"]
+shares = {label: measured.details[name].distribution for name, label in NAMES.items()}
+figures.show("fig_strategies", figures.strategy_distributions(shares, measured.gold_distribution, book.source(f"n = {n_turns:,} turns")))
+
+# %% tags=["hide-input"]
+off = {
+    label: 50 * np.abs(np.array(share) - np.array(measured.gold_distribution)).sum() for label, share in shares.items()
+}
+closest, farthest = min(off, key=off.get), max(off, key=off.get)
+figures.say(closest=closest, farthest=farthest, off_closest=f"{off[closest]:.0f}", off_farthest=f"{off[farthest]:.0f}")
+
+# %% [markdown]
+# ```{glue:figure} fig_strategies
+# :name: fig-strategies
+# :alt: Three bar charts of the share of eight strategies, for the vanilla model, the sampled planner and the scored planner, with diamonds for the gold shares. The scored planner uses few strategies.
+#
+# Strategy distribution of the fine-tuned systems against the gold annotation, after Figure 3 of {cite:t}`zhang2025decoupledesc`.
+# Profile {glue:text}`profile_name`; n = {glue:text}`n_turns` turns; invalid answers left out; shares without intervals.
+# ```
+#
+# The shares of the *{glue:text}`closest`* system lie closest to the gold: {glue:text}`off_closest`% of its turns would have to change strategy to match.
+# For *{glue:text}`farthest`* it is {glue:text}`off_farthest`%.
+# Matching the shares is not the same as choosing well, which the next picture shows.
+
+# %% tags=["hide-input", "remove-output"]
+matrices = {NAMES[name]: np.array(measured.details[name].confusion) for name in ("vanilla-sft", "decoupled-sft")}
+figures.show("fig_confusion", figures.confusion(matrices, book.source(f"n = {n_turns:,} turns")))
+
+# %% [markdown]
+# ```{glue:figure} fig_confusion
+# :name: fig-confusion
+# :alt: Two heat maps of gold against predicted strategies in per cent of each gold row, for the vanilla model and the decoupled planner. A good planner would be dark on the diagonal.
+#
+# Where each gold strategy ends up, in per cent of its turns.
+# Profile {glue:text}`profile_name`; n = {glue:text}`n_turns` turns; invalid answers left out; counts, without intervals.
+# ```
+#
+# A good planner is dark on the diagonal.
+# Columns that are dark from top to bottom are favourites: predicted whatever the context asks for.
+
+# %% [markdown]
+# ## What preference bias measures
+#
+# Let $w_{ij}$ count the turns with prediction $i$ and gold $j$.
+# {cite:t}`kang2024bias` read each error as a match that strategy $i$ won against $j$, and give every strategy a strength $p_i$ by iterating
+#
+# $$
+# p_i \leftarrow \frac{\sum_{j \neq i} w_{ij}\, p_j / (p_i + p_j)}{\sum_{j \neq i} w_{ji} / (p_i + p_j)},
+# \qquad \mathcal{B} = \sqrt{\frac{1}{8}\sum_{i=1}^{8} (p_i - \bar p)^2}, \qquad \sum_i p_i = 8 .
+# $$ (eq-bias)
+#
+# This is a Bradley–Terry model {cite}`newman2023rankings`, and {eq}`eq-bias` has two ends worth knowing.
+# A predictor without favourites has $\mathcal{B} = 0$.
+# One that always predicts the same strategy has all strength on one: $\mathcal{B} = \sqrt{7} \approx 2.65$, the largest value there is for eight strategies.
+# CSO's tables print 2.65 for several fine-tuned models {cite}`zhao2025cso`: at that bound, the number says only that some strategy was never missed.
+#
+# The variant `paper` stops after 20 sweeps; the variant `standard` goes on until nothing changes.
+
+# %% tags=["hide-input"]
+METRICS = ("D-1", "D-2", "B-1", "B-2", "F1", "R-L", "Q_W", "Q", "B")
+both = pd.DataFrame({
+    variant: {key: interval(measured.systems["decoupled-sft"][variant][key], 2 if key == "B" else 1) for key in METRICS}
+    for variant in ("paper", "standard")
+})  # fmt: skip
+plain(both, f"One system (decoupled SFT), two ways to compute each metric; profile {book.profile.name}.")
+
+# %% tags=["hide-input"]
+system = measured.systems["decoupled-sft"]
+figures.say(distinct_paper=f"{system['paper']['D-1'].value:.0f}", distinct_standard=f"{system['standard']['D-1'].value:.0f}")
+
+# %% [markdown]
+# The same replies have a Distinct-1 of {glue:text}`distinct_paper` when it is taken within each reply and averaged, and of {glue:text}`distinct_standard` when it is taken over all replies at once.
+# Both are in use under one name.
+# Whoever compares papers should ask which.
+
+# %% [markdown]
+# ## Try it
+#
+# Invalid answers can be dropped or counted as wrong; `paper` drops them and `standard` counts them.
+# Which of B, Q and Q_W can this choice change, and in which direction?
+#
+# ```{admonition} Answer
+# :class: dropdown
+# B is computed from valid predictions in both variants, so it can't change for this reason.
+# Q and Q_W can only fall when invalid answers count: each adds a miss to its gold strategy and takes nothing from the others.
+# ```
