@@ -44,7 +44,7 @@ for message in data["example"]["messages"]:
 figures.say(example=data["example"]["id"])
 
 # %% [markdown]
-# (Dialogue `{glue:text}`example``, ESConv, CC BY-NC 4.0.)
+# (Dialogue {glue:text}`example`, ESConv {cite}`liu2021esconv`, CC BY-NC 4.0.)
 #
 # The chat form alternates strictly, although people do not.
 # Consecutive seeker utterances are joined; where a supporter writes twice in a row, a blank seeker message is put between; where the supporter opens, a `Hi` is put before; whatever the seeker says at the very end is dropped.

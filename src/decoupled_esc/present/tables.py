@@ -220,7 +220,7 @@ def compare(
         table=table.id,
         caption="",
         stub=" · ".join(name for name in labels if not (backbones and name == "backbone")),
-        heads=tuple(table.row(f"{backbone}/{keys[0]}").labels["backbone"] for backbone in backbones) or ("paper",),
+        heads=tuple(_short(table.row(f"{backbone}/{keys[0]}").labels["backbone"]) for backbone in backbones) or ("paper",),
         columns=tuple(Label(column.name, column.better) for column in shown),
         lines=lines,
     )
@@ -233,6 +233,8 @@ def plain(frame: pd.DataFrame, caption: str, numbers: str | None = None):
     ``numbers`` is a format for every number, such as ``"{:.2f}"``; a missing one is shown as a dash.
     """
     uuid = f"{zlib.crc32(caption.encode()):08x}"  # pandas would draw one at random
+    # An index with a name would get a header row of its own; as the columns' name it shares theirs.
+    frame = frame.rename_axis(columns=frame.index.name).rename_axis(index=None)
     styler = frame.style.set_caption(caption).set_uuid(uuid).set_table_attributes('class="plain-table"')
     return styler.format(numbers, na_rep="–") if numbers else styler.format(na_rep="–")
 
@@ -359,6 +361,11 @@ class _Source:
         here = _number(ours.value, decimals, "+") + _interval(ours, decimals, "+")
         there = _number(theirs, decimals, "+")
         return replace(found, why=f"against {self.label(other)} the paper has {there}, we have {here}")
+
+
+def _short(backbone: str) -> str:
+    """A backbone's name as narrow as it stays clear: both papers use instruction-tuned models throughout."""
+    return backbone.removesuffix("-Instruct").removesuffix("-it")
 
 
 def _caption(

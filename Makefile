@@ -1,0 +1,50 @@
+# Everything a reader needs: `make book`, `make test`, `make site`, `make lab`.  Each does its own set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PROFILE ?= smoke
+
+.PHONY: help book test nbval site lab status publish clean
+help:
+	@echo "make book     run every chapter (PROFILE=$(PROFILE)) and build the book"
+	@echo "make test     run the tests"
+	@echo "make site     build the book from the committed notebooks, executing nothing"
+	@echo "make lab      open the notebooks in JupyterLab"
+	@echo "make nbval    re-run the committed notebooks from the committed results and compare their outputs"
+	@echo "make status   say which results are fresh, stale or missing"
+	@echo "make publish  replace the committed results and notebooks by those of the last run"
+
+# The environment, made anew when the pins change.  Packages come from wherever pip is set up to look.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=..."; exit 1; }
+	@echo "setting up $(VENV) (a few minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock 2>$(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . 2>>$(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
+	@touch $@
+
+book: $(READY)
+	@$(BIN)/decoupled-esc run --profile $(PROFILE)
+
+test: $(READY)
+	@$(BIN)/python -m pytest
+	@$(MAKE) --no-print-directory nbval
+
+nbval: $(READY)
+	@$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
+
+site: $(READY)
+	@$(BIN)/decoupled-esc site
+
+lab: $(READY)
+	@$(BIN)/jupyter lab notebooks
+
+status: $(READY)
+	@$(BIN)/decoupled-esc status --profile $(PROFILE)
+
+publish: $(READY)
+	@$(BIN)/decoupled-esc publish --profile $(PROFILE)
+
+clean:
+	rm -rf build runs .snakemake
