@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from decoupled_esc.evaluate.bootstrap import Estimate
 from decoupled_esc.present.paper import MEANING, Status, Verdict, load_tables, rounds_to, verdict
-from decoupled_esc.present.tables import SYMBOL, compare, compare_column
+from decoupled_esc.present.tables import SYMBOL, Label, compare, plain
 
 TABLES = load_tables()
 THREE = TABLES["decoupledesc/table-3"]
@@ -182,7 +183,7 @@ def test_grid_html():
         assert part in table.caption.text
     top, sub = table.thead.find_all("tr")
     assert [th["scope"] for th in top.find_all("th")] == ["col", "colgroup", "colgroup", "colgroup"]
-    assert [th.text for th in sub.find_all("th")][:3] == ["Qwen2.5-7B-Instruct", "Llama3.1-8B-Instruct", "ours"]
+    assert [th.text for th in sub.find_all("th")][:3] == ["Qwen2.5-7B", "Llama3.1-8B", "ours"]
     assert top.find_all("th")[0].text == "paradigm · method"
     assert "↓" in top.find_all("th")[1].text and top.abbr["title"] == "lower is better"
     lines = table.tbody.find_all("tr")
@@ -192,11 +193,11 @@ def test_grid_html():
     assert first["data-verdict"] == "within the interval"
     assert first.text.split() == ["0.29", "[0.25,", "0.35]", "≈", "≈"]
     assert first.select_one("span.ci").text == "[0.25, 0.35]"
-    assert "Qwen2.5-7B-Instruct: Within the interval" in first["title"]
+    assert "Qwen2.5-7B: Within the interval" in first["title"]
     mixed = lines[1].select_one("td.measured")
     assert mixed["data-verdict"] == "mixed"
     assert [mark["aria-label"] for mark in mixed.select("span.verdict")] == [
-        "Qwen2.5-7B-Instruct: opposite", "Llama3.1-8B-Instruct: same direction",
+        "Qwen2.5-7B: opposite", "Llama3.1-8B: same direction",
     ]
     assert [mark["data-verdict"] for mark in mixed.select("span.verdict")] == ["opposite", "same direction"]
     legend = page.select_one("p.paper-table-legend").text
@@ -215,7 +216,7 @@ def test_html_is_escaped():
     html = page._repr_html_()
     assert "<script" not in html
     assert '"><script>x</script>' in soup(page).select("td.measured")[2]["title"]
-    odd = replace(page, stub="<b>", heads=("<i>", "&"), lines=(replace(page.lines[0], label="<u>"),))
+    odd = replace(page, stub="<b>", heads=("<i>", "&"), lines=(replace(page.lines[0], label=Label("<u>")),))
     assert not soup(odd).select("b, i, u")
 
 
@@ -280,32 +281,32 @@ def test_tables_without_numbers_are_refused(key):
 
 
 def test_nothing_measured_is_said_in_the_caption():
-    shown = compare_column(TABLES["decoupledesc/in-text"], "value", {}, profile="smoke", n="0",
+    shown = compare(TABLES["decoupledesc/in-text"], {}, profile="smoke", n="0", columns=["value"],
                            not_attempted={"value": "needs the judge"})
     assert "nothing measured" in shown.caption and shown.caption.startswith("the text of DecoupledESC")
 
 
-# --- compare_column -----------------------------------------------------------------------------------------------
+# --- turned, and plain --------------------------------------------------------------------------------------------
 
 
-def test_one_column_spells_the_verdict():
-    measured = {"Question": Estimate(3060), "Others": Estimate(2660)}
-    shown = compare_column(TABLES["decoupledesc/table-6"], "number", measured, profile="any", n="1,040 dialogues",
-                           rows=["Question", "Others", "Overall"], not_attempted={"Overall": "not counted"},
-                           contrasts={("Others", "Question"): Estimate(-400)})
-    page = soup(shown)
-    assert [th.text for th in page.thead.find_all("tr")[1].find_all("th")] == ["paper", "ours", "verdict"]
-    lines = [[cell.text for cell in line.find_all(["th", "td"])] for line in page.tbody.find_all("tr")]
-    assert lines == [
-        ["Question", "3,060", "3,060", "= exact"],
-        ["Others", "2,663", "2,660", "⇉ same direction"],
-        ["Overall", "14,763", "", "– not attempted"],
-    ]
-    assert [td["data-verdict"] for td in page.select("td.measured")] == ["exact", "same direction", "not attempted"]
+def test_transposed_shows_the_same_cells_turned():
+    table, turned = grid(), grid().transposed()
+    assert sorted(map(str, turned.cells())) == sorted(map(str, table.cells())) and turned.counts() == table.counts()
+    page = soup(turned)
+    assert [th.text for th in page.thead.find_all("tr")[0].find_all("th")] == ["metric", "Vanilla · SFT", "Vanilla · DPO"]
+    assert page.tbody.find("th", scope="row").abbr["title"] == "lower is better"
+    assert turned.transposed().lines[0].cells == table.lines[0].cells
 
 
-def test_one_column_of_one_backbone_with_small_numbers():
-    rates = {m: Estimate(7e-7 if m != "sp-dpo" else 5e-8) for m in ("vanilla-dpo", "sp-dpo", "rg-dpo")}
-    shown = compare_column(TABLES["decoupledesc/table-7"], "lr", rates, profile="any", n="1", backbone="qwen2.5-7b")
-    assert shown.counts() == {"exact": 3} and shown.heads == ("Qwen2.5-7B-Instruct",)
+def test_one_backbone_with_small_numbers():
+    rates = {m: {"lr": Estimate(7e-7 if m != "sp-dpo" else 5e-8)} for m in ("vanilla-dpo", "sp-dpo", "rg-dpo")}
+    shown = compare(TABLES["decoupledesc/table-7"], rates, profile="any", n="1", backbones=("qwen2.5-7b",), columns=["lr"])
+    assert shown.counts() == {"exact": 3} and shown.heads == ("Qwen2.5-7B",)
     assert [td.text for td in soup(shown).select("td.paper")] == ["7e-07", "5e-08", "7e-07"]
+
+
+def test_plain_tables_have_stable_html_and_format_numbers_only():
+    frame = pd.DataFrame({"name": ["a", "b"], "x": [1.234, None]}).set_index("name")
+    frame["word"] = ["<i>", "w"]
+    first, again = (plain(frame, "Caption", "{:.1f}").to_html() for _ in range(2))
+    assert first == again and "1.2" in first and "–" in first and "name" in first

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from decoupled_esc.prompts import Prompt
-from decoupled_esc.train import ids, render
+from decoupled_esc.prompts import Prompt, ids, render
 
 
 class Sampling(BaseModel):
@@ -53,8 +52,11 @@ class TransformersEngine:
         """Tokens of ``prompt`` as the model reads it, target left out."""
         return len(self._encode(prompt))
 
-    def batches(self, prompts: Sequence[Prompt], new_tokens: int) -> list[list[Prompt]]:
-        """``prompts`` longest first, in batches within ``batch_tokens``.  The same prompts give the same batches."""
+    def batches(self, prompts: Sequence[Prompt], new_tokens: int, *, copies: int = 1) -> list[list[Prompt]]:
+        """``prompts`` longest first, in batches within ``batch_tokens``.  The same prompts give the same batches.
+
+        ``copies`` is the number of sequences that each prompt becomes.  A prompt too long for any batch gets its own.
+        """
         length = {prompt.id: self.count(prompt) for prompt in prompts}
         ordered = sorted(prompts, key=lambda p: (-length[p.id], p.id))
         batches: list[list[Prompt]] = []
@@ -62,7 +64,8 @@ class TransformersEngine:
         for prompt in ordered:
             if not batches or (len(batches[-1]) + 1) * width > self.batch_tokens:
                 batches.append([])
-                width = length[prompt.id] + new_tokens  # the longest of its batch: every other is padded to it
+                # The first is the longest of its batch: every other is padded to it.
+                width = (length[prompt.id] + new_tokens) * copies
             batches[-1].append(prompt)
         return batches
 
@@ -100,7 +103,7 @@ class TransformersEngine:
 
         answers = {choice: self._answer(prompts[0], choice) for choice in choices} if prompts else {}
         longest = max(map(len, answers.values()), default=0)
-        for batch in self.batches(prompts, longest * len(choices)):
+        for batch in self.batches(prompts, longest, copies=len(choices)):
             inputs = self._left_padded([self._encode(prompt) for prompt in batch])
             with torch.inference_mode():
                 read = self.model(**inputs, use_cache=True, logits_to_keep=1)

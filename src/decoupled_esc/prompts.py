@@ -99,6 +99,26 @@ def fit(turn: Turn, layout: Layout, count: Callable[[Prompt], int], window: int)
     )
 
 
+def render(prompt: Prompt, tokenizer) -> tuple[str, str]:
+    """(what the model reads, what it should print) as text in the tokenizer's chat template.
+
+    The second ends with the template's end of turn.  Raises ValueError for a template that renders a prompt
+    differently once it is answered.
+    """
+    asked = tokenizer.apply_chat_template(prompt.chat(), add_generation_prompt=True, tokenize=False)
+    answered = tokenizer.apply_chat_template(
+        [*prompt.chat(), {"role": "assistant", "content": prompt.target}], tokenize=False
+    )
+    if not answered.startswith(asked):
+        raise ValueError(f"{prompt.id}: this chat template changes the prompt when the answer is added")
+    return asked, answered[len(asked) :].rstrip("\n")
+
+
+def ids(text: str, tokenizer) -> list[int]:
+    """Token ids of ``text``, adding nothing: the template has put in every special token."""
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
 _TAG = re.compile(r"^\s*\[([^\]\n]*)\]\s*(.*)$", re.DOTALL)
 _BY_LOWER = {name.lower(): name for name in taxonomy.STRATEGIES}
 

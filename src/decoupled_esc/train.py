@@ -7,6 +7,7 @@ ends with the weights of an uninterrupted one.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from decoupled_esc import progress
 from decoupled_esc.corpus import Dialogue, Turn, chat_form
-from decoupled_esc.prompts import Layout, Prompt, fit
+from decoupled_esc.prompts import Layout, Prompt, fit, ids, render
 
 IGNORED = -100
 """The label that the loss leaves out."""
@@ -70,26 +71,6 @@ class Log:
     parameters: int
 
 
-def render(prompt: Prompt, tokenizer) -> tuple[str, str]:
-    """(what the model reads, what it should print) as text in the tokenizer's chat template.
-
-    The second ends with the template's end of turn.  Raises ValueError for a template that renders a prompt
-    differently once it is answered.
-    """
-    asked = tokenizer.apply_chat_template(prompt.chat(), add_generation_prompt=True, tokenize=False)
-    answered = tokenizer.apply_chat_template(
-        [*prompt.chat(), {"role": "assistant", "content": prompt.target}], tokenize=False
-    )
-    if not answered.startswith(asked):
-        raise ValueError(f"{prompt.id}: this chat template changes the prompt when the answer is added")
-    return asked, answered[len(asked) :].rstrip("\n")
-
-
-def ids(text: str, tokenizer) -> list[int]:
-    """Token ids of ``text``, adding nothing: the template has put in every special token."""
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
 def encode(turns: Iterable[Turn], layout: Layout, tokenizer, window: int) -> tuple[list[dict], int]:
     """Rows ``{"id", "input_ids", "labels"}`` of at most ``window`` tokens, and how many turns were cut to fit.
 
@@ -128,8 +109,7 @@ def fine_tune(model, tokenizer, rows: Sequence[dict], how: Training, folder: Pat
     """
     import torch
     from datasets import Dataset
-    from transformers.trainer_utils import get_last_checkpoint
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
 
     if how.batch % how.micro_batch:
         raise ValueError(f"batch {how.batch} is not a multiple of micro_batch {how.micro_batch}")
@@ -147,7 +127,7 @@ def fine_tune(model, tokenizer, rows: Sequence[dict], how: Training, folder: Pat
         use_cpu=not torch.cuda.is_available(),
         seed=seed,
         data_seed=seed,
-        train_sampling_strategy="group_by_length",  # less padding; which rows meet in a batch still depends on the seed
+        include_num_input_tokens_seen="non_padding",  # kept in the checkpoints, unlike trl's own count
         logging_steps=max(1, steps // 100),
         save_steps=how.checkpoint_every,
         save_total_limit=1,
@@ -159,7 +139,7 @@ def fine_tune(model, tokenizer, rows: Sequence[dict], how: Training, folder: Pat
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=True,
     )
-    trainer = SFTTrainer(
+    trainer = _trainer(how.batch, seed)(
         model=model,
         args=config,
         train_dataset=Dataset.from_list([{k: row[k] for k in ("input_ids", "labels")} for row in rows]),
@@ -171,8 +151,7 @@ def fine_tune(model, tokenizer, rows: Sequence[dict], how: Training, folder: Pat
     from transformers.trainer_callback import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
     trainer.model.save_pretrained(folder / "policy")
     tokenizer.save_pretrained(folder / "policy")
     seen = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -182,7 +161,7 @@ def fine_tune(model, tokenizer, rows: Sequence[dict], how: Training, folder: Pat
                 "step": entry["step"],
                 "loss": entry["loss"],
                 "learning_rate": entry["learning_rate"],
-                "tokens": int(entry.get("num_tokens", 0)),
+                "tokens": int(entry["num_input_tokens_seen"]),
             }
             for entry in seen
         ),
@@ -208,6 +187,30 @@ def held_out_loss(model, rows: Sequence[dict]) -> float:
             total += model(input_ids=inputs, labels=labels).loss.item() * learned
             tokens += learned
     return total / tokens
+
+
+def _trainer(batch: int, seed: int):
+    from transformers.trainer_pt_utils import DistributedLengthGroupedSampler
+    from trl import SFTTrainer
+
+    class Trainer(SFTTrainer):
+        def _get_train_sampler(self, train_dataset=None):
+            # Similar lengths together: less padding.  The order of an epoch comes from seed and epoch alone; that of
+            # "group_by_length" from the global generator, so that a run resumed in a later epoch would shuffle anew.
+            return DistributedLengthGroupedSampler(batch, train_dataset or self.train_dataset, 1, 0, seed)
+
+    return Trainer
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint under ``folder`` that was written to its end: the trainer's state is what comes last."""
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda c: int(c.name.split("-")[1]), reverse=True):
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return str(checkpoint)
+    return None
 
 
 def _peft(lora: Lora | None):

@@ -49,7 +49,7 @@ def read_hub(paths: Sequence[Path], prefix: str) -> tuple[list[Dialogue], list[F
     flaws: list[Flaw] = []
     for path in paths:
         rows = []
-        for number, line in enumerate(_text(path).splitlines(), start=1):
+        for number, line in enumerate(_text(path).split("\n"), start=1):
             if line.strip():
                 rows.append(_parse(path, line, f"line {number}"))
         read, found = _read(rows, path.name, prefix, start=len(dialogues))
@@ -73,9 +73,9 @@ def _text(path: Path) -> str:
 def _parse(path: Path, text: str, where: str | None = None):
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        place = where or f"line {error.lineno}"
-        problem = f"not valid JSON ({error.msg}; the file may be cut short)"
+    except (ValueError, RecursionError) as error:  # beside bad syntax: a number or a nesting beyond Python's limits
+        place = where or f"line {getattr(error, 'lineno', 1)}"
+        problem = f"not valid JSON ({getattr(error, 'msg', error)}; the file may be cut short)"
         raise CorpusError(problem, file=path.name, field=place, remedy=_AGAIN) from None
 
 
@@ -97,6 +97,9 @@ def _dialogue(row, file: str, number: int, id: str) -> tuple[Dialogue, list[str]
     for key in ("dialog", "situation", "survey_score"):
         if key not in row:
             raise fail("missing", key)
+    for key in ("situation", "experience_type", "emotion_type", "problem_type"):
+        if not isinstance(row.get(key, ""), str):
+            raise fail("expected text", key)
     if not isinstance(row["dialog"], list) or not row["dialog"]:
         raise fail("an empty dialogue", "dialog")
     flaws: list[str] = []
@@ -105,7 +108,7 @@ def _dialogue(row, file: str, number: int, id: str) -> tuple[Dialogue, list[str]
         where = f"dialog[{index}]"
         if not isinstance(line, dict):
             raise fail("expected an object", where)
-        role = _ROLES.get(line.get("speaker"))
+        role = _ROLES.get(str(line.get("speaker")))
         if role is None:
             known = "seeker, supporter, usr, sys, speaker or listener"
             raise fail(f"unknown speaker {line.get('speaker')!r} (expected {known})", f"{where}.speaker")
@@ -117,6 +120,8 @@ def _dialogue(row, file: str, number: int, id: str) -> tuple[Dialogue, list[str]
             # Said nothing: there is no reply to learn and no context to give.  Skipped, and counted.
             flaws.append(f"{role} utterance without text")
             continue
+        if re.search(r"[\ud800-\udfff]", text):
+            raise fail("half of a surrogate pair, which is no character", f"{where}.{key}")
         annotation = line.get("annotation", line)
         if not isinstance(annotation, dict):
             raise fail("expected an object", f"{where}.annotation")
@@ -148,7 +153,7 @@ def _strategy(name, fail) -> tuple[str, bool]:
         raise fail("a supporter utterance without a strategy", "annotate it, or leave the dialogue out")
     if name in taxonomy.STRATEGIES:
         return name, False
-    if name in taxonomy.STRATEGY_SYNONYMS:
+    if isinstance(name, str) and name in taxonomy.STRATEGY_SYNONYMS:
         return taxonomy.STRATEGY_SYNONYMS[name], True
     near = difflib.get_close_matches(str(name), taxonomy.STRATEGIES, n=1, cutoff=0.4)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
@@ -167,13 +172,17 @@ def _survey(scores, fail) -> tuple[Survey, list[str]]:
     if not isinstance(scores, dict):
         raise fail("expected an object", "survey_score")
     seeker, supporter = scores.get("seeker", {}), scores.get("supporter", {})
+    for key, side in (("seeker", seeker), ("supporter", supporter)):
+        if not isinstance(side, dict):
+            raise fail("expected an object", f"survey_score.{key}")
     relevance, flaws = supporter.get("relevance"), []
     if str(relevance) == "0":
         # ESConv has four of these, off the scale of 1 to 5: taken as not answered.
         relevance, flaws = None, ["supporter's relevance rating of 0"]
 
     def rating(side: dict, key: str) -> int | None:
-        return _rating(side.get(key), lambda p: fail(p, f"survey_score.{key}"))
+        whose = "seeker" if side is seeker else "supporter"
+        return _rating(side.get(key), lambda p: fail(p, f"survey_score.{whose}.{key}"))
 
     return Survey(
         initial_intensity=rating(seeker, "initial_emotion_intensity"),

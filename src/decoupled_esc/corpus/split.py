@@ -51,8 +51,11 @@ def assign(dialogues: Iterable[Dialogue], manifest: dict[str, tuple[int, Split]]
             raise CorpusError("not one of ESConv's 1,300 dialogues", dialogue=dialogue.id, remedy=_REMEDY)
         number, split = manifest[digest]
         numbered.append(_renumber(dialogue, f"esconv/{number:04d}", split))
-    if len({d.id for d in numbered}) != len(manifest):
-        found = len({d.id for d in numbered})
+    found = len({d.id for d in numbered})
+    if len(numbered) > found:
+        twice = f"{len(numbered) - found:,} dialogues stand in the data twice"
+        raise CorpusError(twice, file="ESConv", remedy=_REMEDY)
+    if found != len(manifest):
         raise CorpusError(f"{found:,} of {len(manifest):,} dialogues found", file="ESConv", remedy=_REMEDY)
     return sorted(numbered, key=lambda d: d.id)
 

@@ -114,6 +114,7 @@ def confusion(matrices: Mapping[str, np.ndarray], source: str) -> Figure:
                     xticklabels=SHORT, yticklabels=SHORT, annot_kws={"fontsize": 7}, linewidths=0.4)  # fmt: skip
         axes.set(title=name, xlabel="predicted")
         axes.tick_params(length=0)
+        axes.tick_params(axis="y", rotation=0)
     np.atleast_1d(panels)[0].set_ylabel("gold")
     return source_line(figure, source)
 

@@ -1,8 +1,8 @@
 """Tables that show the paper's numbers beside the measured ones, with a verdict in every cell.
 
-`compare` renders a grid (per metric: the paper's cell for one or two backbones, then ours); `compare_column` renders
-one column as row label | paper | ours | verdict. Both take the measured numbers by the paper's own row and column
-keys and return a `ComparisonTable`, which Jupyter shows as HTML and `to_frame` turns into one line per verdict.
+`compare` renders a grid (per metric: the paper's cell for one or two backbones, then ours) from measured numbers keyed by
+the paper's own rows and columns. It returns a `ComparisonTable`, which Jupyter shows as HTML and `to_frame` turns into
+one line per verdict. `plain` renders numbers of our own, with no paper beside them.
 
 CSS classes (book/_static/book.css): `paper-table-wrap` (div), `paper-table` (table), `paper` and `measured` (td),
 `ci` and `verdict` (span), `paper-table-legend` (p). `data-verdict`, on each `td.measured` and each `span.verdict`,
@@ -76,10 +76,7 @@ class Line:
 
 @dataclass(frozen=True, repr=False)
 class ComparisonTable:
-    """The paper's table beside ours. `heads` names the paper's cells in a group: the backbones, or just "paper".
-
-    `spelled` puts the verdict in words into a column of its own, for tables of one column.
-    """
+    """The paper's table beside ours. `heads` names the paper's cells in a group: the backbones, or just "paper"."""
 
     table: str
     caption: str
@@ -87,7 +84,6 @@ class ComparisonTable:
     heads: tuple[str, ...]
     columns: tuple[Label, ...]
     lines: tuple[Line, ...]
-    spelled: bool = False
 
     def cells(self) -> Iterator[Cell]:
         """Every cell, line by line, in reading order."""
@@ -131,7 +127,7 @@ class ComparisonTable:
 
     def _head(self) -> str:
         titles = [column.html() for column in self.columns]
-        group = [*self.heads, "ours", *(["verdict"] if self.spelled else [])]
+        group = [*self.heads, "ours"]
         tops = "".join(f'<th scope="colgroup" colspan="{len(group)}">{title}</th>' for title in titles)
         subs = "".join(f'<th scope="col">{escape(head)}</th>' for head in group) * len(titles)
         return f'<tr><th scope="col" rowspan="2">{escape(self.stub)}</th>{tops}</tr>\n<tr>{subs}</tr>'
@@ -152,9 +148,8 @@ class ComparisonTable:
             for name, cell in zip(against, cells, strict=True)
         )
         value = _estimate(cells[0].measured, cells[0].decimals)
-        words = f"<td>{marks.strip()} {status}</td>" if self.spelled else ""
-        inside = (value if self.spelled else value + marks).strip()
-        return f'{paper}<td class="measured" data-verdict="{status}" title="{escape(title)}">{inside}</td>{words}'
+        inside = (value + marks).strip()
+        return f'{paper}<td class="measured" data-verdict="{status}" title="{escape(title)}">{inside}</td>'
 
     def _legend(self) -> str:
         found = {cell.verdict.status: MEANING[cell.verdict.status] for cell in self.cells()}
@@ -236,43 +231,8 @@ def plain(frame: pd.DataFrame, caption: str, numbers: str | None = None):
     # An index with a name would get a header row of its own; as the columns' name it shares theirs.
     frame = frame.rename_axis(columns=frame.index.name).rename_axis(index=None)
     styler = frame.style.set_caption(caption).set_uuid(uuid).set_table_attributes('class="plain-table"')
-    return styler.format(numbers, na_rep="–") if numbers else styler.format(na_rep="–")
-
-
-def compare_column(
-    table: PaperTable,
-    column: str,
-    measured: Mapping[str, Estimate],
-    *,
-    profile: str,
-    n: str,
-    backbone: str | None = None,
-    rows: Sequence[str] | None = None,
-    contrasts: Mapping[tuple[str, str], Estimate] | None = None,
-    not_attempted: Mapping[str, str] | None = None,
-    interval: str = INTERVAL,
-    note: str | None = None,
-) -> ComparisonTable:
-    """One column of the paper's table, with the verdict in words: row label | paper | ours | verdict.
-
-    Example: ``compare_column(tables["decoupledesc/table-6"], "number", {s: Estimate(count[s]) for s in STRATEGIES},
-    profile="any", n="1,040 dialogues", not_attempted={"Overall": "..."})``. As `compare`, with the mappings keyed by
-    row alone; raises as `compare` does.
-    """
-    result = compare(
-        table,
-        {row: {column: estimate} for row, estimate in measured.items()},
-        profile=profile,
-        n=n,
-        backbones=(backbone,) if backbone else (),
-        rows=rows,
-        columns=[column],
-        contrasts={pair: {column: estimate} for pair, estimate in (contrasts or {}).items()},
-        not_attempted=not_attempted,
-        interval=interval,
-        note=note,
-    )
-    return replace(result, spelled=True)
+    styler = styler.format(na_rep="–")
+    return styler.format(numbers, na_rep="–", subset=list(frame.select_dtypes("number"))) if numbers else styler
 
 
 @dataclass(frozen=True)

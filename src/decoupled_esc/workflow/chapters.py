@@ -28,13 +28,14 @@ def sources() -> list[Path]:
 def stages_read(source: Path) -> list[str]:
     """The stages that a chapter asks for: every ``….result("name")`` in its source, in order."""
     tree = ast.parse(source.read_text(encoding="utf-8"))
-    names = [
-        node.args[0].value
+    calls = [
+        node
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "result"
         and node.args and isinstance(node.args[0], ast.Constant)
     ]  # fmt: skip
-    return list(dict.fromkeys(names))
+    calls.sort(key=lambda call: (call.lineno, call.col_offset))  # the walk goes level by level
+    return list(dict.fromkeys(call.args[0].value for call in calls))
 
 
 def parameters(source: Path) -> dict:
@@ -43,13 +44,13 @@ def parameters(source: Path) -> dict:
 
     for cell in jupytext.read(source).cells:
         if "parameters" in cell.metadata.get("tags", []):
-            return _assigned(cell.source)
+            return {name: ast.literal_eval(value) for name, value in _assigned(cell.source).items()}
     return {}
 
 
-def _assigned(code: str) -> dict:
+def _assigned(code: str) -> dict[str, ast.expr]:
     return {
-        target.id: ast.literal_eval(node.value)
+        target.id: node.value
         for node in ast.parse(code).body
         if isinstance(node, ast.Assign)
         for target in node.targets
@@ -65,7 +66,7 @@ def open_chapter(namespace: MutableMapping) -> Session:
     """
     known = ["profile"]
     for cell in namespace.get("In", []):
-        if cell.startswith("# Parameters"):  # how papermill opens the cell that it injects
+        if cell.startswith("# Parameters\n"):  # how papermill opens the cell that it injects
             for name in _assigned(cell):
                 if name not in known:
                     raise ProfileError(f"unknown parameter {name!r}{nearest(name, known)}. Parameters: {', '.join(known)}")
@@ -81,6 +82,7 @@ def execute(source: Path, target: Path, profile: str | None = None) -> Path:
     import jupytext
     import nbformat
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     default = parameters(source)["profile"]
@@ -93,23 +95,28 @@ def execute(source: Path, target: Path, profile: str | None = None) -> Path:
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     })
     target.parent.mkdir(parents=True, exist_ok=True)
-    fresh, done = target.with_suffix(".source.ipynb"), target.with_suffix(".running.ipynb")
-    write_atomically(fresh, nbformat.writes(notebook) + "\n")
+    # Hidden, so that what a killed run leaves is never taken for a chapter.
+    fresh, done = (target.with_name(f".{target.stem}.{what}.ipynb") for what in ("source", "running"))
     try:
+        write_atomically(fresh, nbformat.writes(notebook) + "\n")
         papermill.execute_notebook(
             str(fresh), str(done), {"profile": profile} if profile != default else {},
             kernel_name="python3", progress_bar=False, cwd=str(ROOT),
             extra_arguments=["--IPKernelApp.log_level=40"],  # it would warn of its local port at every start
         )  # fmt: skip
     except PapermillExecutionError as error:
-        cell = " ".join(str(error.source).split())[:80]
-        raise ChapterError(f"{source.name}, cell {error.exec_count} ({cell} ...): {error.ename}: {error.evalue}") from None
-    executed = nbformat.read(done, as_version=4)
+        cell, what = (" ".join(str(text).split()) for text in (error.source, error.evalue))
+        raise ChapterError(f"{source.name}, cell {error.exec_count} ({cell[:80]} ...): {error.ename}: {what}") from None
+    except DeadKernelError:
+        raise ChapterError(f"{source.name}: its kernel died, perhaps for want of memory") from None
+    else:
+        executed = nbformat.read(done, as_version=4)
+    finally:
+        fresh.unlink(missing_ok=True)
+        done.unlink(missing_ok=True)
     _clean(executed)
     executed.metadata["decoupled_esc"] = _stamp(source, profile)
     write_atomically(target, nbformat.writes(executed) + "\n")
-    fresh.unlink()
-    done.unlink()
     return target
 
 
@@ -121,6 +128,7 @@ def _clean(notebook) -> None:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
         if "injected-parameters" in cell.metadata.get("tags", []):
+            cell["id"] = "injected-parameters"  # papermill draws it anew
             cell.metadata["tags"] = ["injected-parameters", "hide-input"]
             cell.source = cell.source.strip()
 
@@ -129,8 +137,6 @@ def _stamp(source: Path, profile: str) -> dict:
     session = Session(profile)
     shown = {name: session.result(name).digest for name in stages_read(source)}
     return {"source_sha256": hashlib.sha256(source.read_bytes()).hexdigest(), "profile": profile, "results": shown}
-
-
 
 
 def publish(profile: str) -> list[str]:

@@ -1,8 +1,9 @@
-"""The command line: ``decoupled-esc run | status | data | publish | vouch | site | check``."""
+"""The command line: ``decoupled-esc run | status | data | publish | vouch | site``."""
 
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import subprocess
@@ -29,6 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
     except (BookError, ChapterError, CorpusError, ProfileError, PromptTooLong, StageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        print(f"error: {error.filename or 'a file'}: {error.strerror}; what was finished is kept", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
         return 130
@@ -38,8 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="decoupled-esc", description="Re-run DecoupledESC and CSO, chapter by chapter.")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    def command(name: str, function, help: str, profile: bool = True) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help, description=help)
+    def command(name: str, function, help: str | None, profile: bool = True) -> argparse.ArgumentParser:
+        shown = {"help": help} if help else {}  # a command without help is not listed
+        sub = commands.add_parser(name, description=help, **shown)
         sub.set_defaults(command=function)
         if profile:
             sub.add_argument("--profile", default="smoke", help="a file of profiles/ (default: smoke)")
@@ -57,9 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     vouch = command("vouch", _vouch, "accept changed code for a committed result, with the reason kept in it")
     vouch.add_argument("stage")
     vouch.add_argument("--why", required=True)
-    command("site", _site, "build the book from the committed notebooks, executing nothing", profile=False)
-    command("check", _check, "check the committed notebooks, results and book", profile=False)
-    job = command("job", _job, argparse.SUPPRESS)
+    command("site", _site, "check the committed notebooks and build the book from them, executing nothing", profile=False)
+    job = command("job", _job, None)
     job.add_argument("kind", choices=("stage", "chapter", "book"))
     job.add_argument("name")
     return parser
@@ -73,12 +79,12 @@ def _run(options) -> int:
     from decoupled_esc.workflow.session import RUNS_ONLY, StageError
 
     profile = load_profile(options.profile)
-    origin = dag.note_data(profile.name)
     graph = dag.jobs(profile.name)
     names = [job.name for job in graph]
     for target in options.targets:
         if target not in names:
             raise StageError(f"nothing called {target!r}{nearest(target, names)}. Known: {', '.join(names)}")
+    origin = dag.note_data(profile.name)
     due = dag.due(graph)
     folder = dag.build(profile.name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +97,7 @@ def _run(options) -> int:
     command = [
         sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT),
         "--config", f"profile={profile.name}", "--cores", str(options.cores), "--resources", "gpu=1",
-        "--rerun-triggers", "mtime", "--rerun-incomplete", "--nolock", "--quiet", "all",
+        "--rerun-triggers", "mtime", "--max-checksum-file-size", "0", "--rerun-incomplete", "--nolock", "--quiet", "all",
         "--", *[job.marker for job in graph if job.name in options.targets],
     ]  # fmt: skip
     environment = {
@@ -160,11 +166,11 @@ def _status(options) -> int:
 
     session = Session(options.profile)
     print(f"profile {session.profile.name}: {session.profile.description}")
-    print(f"{'stage':<24}{'run here':<46}published")
+    print(f"{'stage':<24}{'run here':<44}  published")
     for name in STAGES:
         here, published = (session.state(name, store) for store in (session.runs, session.published))
         words = [f"{s.word} ({s.why})" if s.why else s.word for s in (here, published)]
-        print(f"{name:<24}{words[0]:<46}{words[1]}")
+        print(f"{name:<24}{words[0]:<44}  {words[1]}")
     return 0
 
 
@@ -203,22 +209,15 @@ def _vouch(options) -> int:
 def _site(options) -> int:
     from decoupled_esc.workflow import book, chapters
 
+    problems = book.check_notebooks(chapters.NOTEBOOKS) + chapters.check_stamps()
+    if problems:
+        raise book.BookError("the committed notebooks have problems:\n" + "\n".join(problems))
     index = book.build_book(chapters.NOTEBOOKS, ROOT / "build" / "site")
     problems = book.check_site(index.parent)
     if problems:
         raise book.BookError("the built book has problems:\n" + "\n".join(problems))
     print(f"open {_shown(index)}")
     return 0
-
-
-def _check(options) -> int:
-    from decoupled_esc.workflow import book, chapters
-
-    problems = book.check_notebooks(chapters.NOTEBOOKS) + chapters.check_stamps()
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    print("the committed notebooks are executed, paired with their sources, and fresh" if not problems else "", end="\n")
-    return 1 if problems else 0
 
 
 def _span(seconds: float) -> str:

@@ -1,13 +1,15 @@
 """The code version of a stage: a digest of the source that its result depends on.
 
-Taken over the stage's function, the functions beside it that it calls, and every module of this library that these
-import, directly or not.  Comments, docstrings and blank lines don't count.
+Taken over the stage's function, the functions and constants beside it that it uses, and every module of this library
+that these import, directly or not.  Comments, docstrings and blank lines don't count.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import io
+import tokenize
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -20,25 +22,37 @@ WITHOUT_EFFECT = tuple(PACKAGE / name for name in ("corpus/fetch.py", "corpus/er
 
 def stage_code(function_name: str, module: Path) -> tuple[str, tuple[Path, ...]]:
     """(digest, files) for the function ``function_name`` of the file ``module``."""
-    functions = {node.name: node for node in _tree(module).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    tree, lines = _read(module)
+    defined = {name: node for node in tree.body for name in _defines(node)}
     wanted, queue = {}, [function_name]
     while queue:
         name = queue.pop()
-        if name in functions and name not in wanted:
-            wanted[name] = functions[name]
-            queue += [node.id for node in ast.walk(functions[name]) if isinstance(node, ast.Name)]
+        if name in defined and name not in wanted:
+            wanted[name] = defined[name]
+            queue += [node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name)]
     files = tuple(path for path in _closure(wanted.values()) if path not in WITHOUT_EFFECT)
-    sha = hashlib.sha256()
-    for name in sorted(wanted):
-        sha.update("\n".join(_code_lines(module, wanted[name])).encode())
+    parts = []
+    for node in sorted(wanted.values(), key=lambda node: node.lineno):
+        first = min(part.lineno for part in (node, *getattr(node, "decorator_list", ())))
+        parts += [line for row, line in lines.items() if first <= row <= node.end_lineno]
     for path in files:
-        sha.update(f"\n{path.relative_to(PACKAGE)}\n".encode() + "\n".join(_code_lines(path, _tree(path))).encode())
-    return sha.hexdigest()[:16], files
+        parts += ["", path.relative_to(PACKAGE).as_posix(), *_read(path)[1].values()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16], files
 
 
 def files_behind(script: Path) -> tuple[Path, ...]:
     """The files of this library that ``script`` imports, directly or not."""
-    return _closure([_tree(script)])
+    return _closure([_read(script)[0]])
+
+
+def _defines(node: ast.stmt) -> list[str]:
+    """The names of the functions, classes and constants that ``node``, a statement of a module, defines.
+
+    A constant with an annotation, such as the table of all stages, is left out: no function's result hangs on all of it.
+    """
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    return [target.id for target in node.targets if isinstance(target, ast.Name)] if isinstance(node, ast.Assign) else []
 
 
 def _closure(nodes: Iterable[ast.AST]) -> tuple[Path, ...]:
@@ -48,7 +62,7 @@ def _closure(nodes: Iterable[ast.AST]) -> tuple[Path, ...]:
         path = queue.pop()
         if path not in files:
             files.add(path)
-            queue += _imports(_tree(path))
+            queue += _imports(_read(path)[0])
     return tuple(sorted(files))
 
 
@@ -74,23 +88,24 @@ def _file(module: str) -> Path | None:
 
 
 @cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+def _read(path: Path) -> tuple[ast.Module, dict[int, str]]:
+    """(syntax tree, {row: line}) of a file, without the rows and ends of rows that are docstring, comment or blank.
 
-
-def _code_lines(path: Path, node: ast.AST) -> list[str]:
-    """The lines of ``node`` without docstrings, comment lines and blank lines.
-
-    Text, not a syntax tree: the dump of a tree differs between versions of Python, and a result must not go stale by
-    being looked at with another one.
+    Text, not the dump of the tree: that differs between versions of Python, and a result must not go stale by being
+    looked at with another one.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
-    first, last = (1, len(lines)) if isinstance(node, ast.Module) else (node.lineno, node.end_lineno)
-    skipped: set[int] = set()
-    for child in ast.walk(node):
-        for statement in getattr(child, "body", []) if not isinstance(child, ast.Lambda | ast.IfExp) else []:
-            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-                if isinstance(statement.value.value, str):
-                    skipped |= set(range(statement.lineno, statement.end_lineno + 1))
-    kept = (lines[n - 1].rstrip() for n in range(first, last + 1) if n not in skipped)
-    return [line for line in kept if line and not line.lstrip().startswith("#")]
+    text = path.read_text(encoding="utf-8")
+    tree, lines = ast.parse(text), text.split("\n")
+    skipped, quoted = set(), set()
+    for statement in ast.walk(tree):
+        if isinstance(statement, ast.Expr) and isinstance(getattr(statement.value, "value", None), str):
+            if not lines[statement.lineno - 1][: statement.col_offset].strip():
+                skipped |= set(range(statement.lineno, statement.end_lineno + 1))
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        (first, column), (last, _) = token.start, token.end
+        if token.type == tokenize.COMMENT:
+            lines[first - 1] = lines[first - 1][:column].rstrip()
+        elif first != last:
+            quoted |= set(range(first, last + 1))  # inside a string every blank and every # counts
+    rows = {row: line if row in quoted else line.rstrip() for row, line in enumerate(lines, start=1)}
+    return tree, {row: line for row, line in rows.items() if row not in skipped and (line or row in quoted)}

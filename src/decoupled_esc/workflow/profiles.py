@@ -91,30 +91,35 @@ def load_profile(name: str) -> Profile:
     if name not in names():
         raise ProfileError(f"no profile {name!r}{nearest(name, names())}. Profiles: {', '.join(names())}")
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.safe_load(path.read_bytes())
     except yaml.YAMLError as error:
         raise ProfileError(f"profiles/{path.name}: not valid YAML: {' '.join(str(error).split())}") from None
-    return parse_profile({"name": name, **(data or {})}, f"profiles/{path.name}")
+    if not isinstance(data, dict):
+        raise ProfileError(f"profiles/{path.name}: not a mapping of keys to values, got {data!r}")
+    if "name" in data:
+        raise ProfileError(f"profiles/{path.name}: unknown key 'name': a profile is called what its file is called")
+    return parse_profile({"name": name, **data}, f"profiles/{path.name}")
 
 
 def parse_profile(data: dict, source: str) -> Profile:
     """A profile from plain data; ``source`` is named in errors."""
     try:
-        return Profile.model_validate(data)
+        return Profile.model_validate(data, strict=True)  # strict in the sections that other rooms define, too
     except ValidationError as error:
         lines = [_explain(problem) for problem in error.errors()]
         raise ProfileError(f"{source}: " + "; ".join(lines)) from None
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """``, did you mean 'x'?`` or nothing."""
+    """`` (did you mean 'x'?)`` or nothing."""
     near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
-    return f", did you mean {near[0]!r}?" if near else ""
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _explain(problem: dict) -> str:
-    # pydantic names the union's branch ("embedded", "hub") in the path; a reader of the file sees no such level.
-    path = [str(part) for part in problem["loc"] if part not in ("embedded", "hub")]
+    path = [str(part) for part in problem["loc"]]
+    if path[0] == "backbone":
+        del path[1:2]  # pydantic names the union's branch ("embedded", "hub"); a reader of the file sees no such level
     where = ".".join(path)
     if problem["type"] == "extra_forbidden":
         return f"unknown key {where!r}{nearest(path[-1], _keys_beside(path))}"
@@ -126,14 +131,16 @@ def _explain(problem: dict) -> str:
 def _keys_beside(path: list[str]) -> list[str]:
     """The known keys of the section that ``path`` points into."""
     schema = Profile.model_json_schema()
-    node = schema
+    keys = _keys(schema, schema)
     for part in path[:-1]:
-        node = _resolve(node, schema).get("properties", {}).get(part, {})
-    found: list[str] = []
+        keys = _keys(keys.get(part, {}), schema)
+    return list(keys)
+
+
+def _keys(node: dict, schema: dict) -> dict[str, dict]:
+    """The keys of a section of ``schema``, whichever of its forms it takes."""
+    found: dict[str, dict] = {}
     for option in [node, *node.get("anyOf", []), *node.get("oneOf", [])]:
-        found += _resolve(option, schema).get("properties", {})
+        section = schema["$defs"][option["$ref"].rsplit("/", 1)[-1]] if "$ref" in option else option
+        found |= section.get("properties", {})
     return found
-
-
-def _resolve(node: dict, schema: dict) -> dict:
-    return schema["$defs"][node["$ref"].rsplit("/", 1)[-1]] if "$ref" in node else node

@@ -88,12 +88,16 @@ class Session:
         # A run has fetched what it could before its first job: the jobs keep off the network.
         return {name: corpus.load(name, download=not self.runs_only) for name in ("esconv", "failed_esconv")}
 
-    def source(self, what: str) -> str:
-        """The line that stands in every figure: who made it, from how much (``what``), and how far it may be read."""
+    def source(self, what: str, counted: bool = False) -> str:
+        """The line that stands in every figure: who made it, from how much (``what``), and how far it may be read.
+
+        ``counted``: no model had a part in it, and every profile counts the same.
+        """
         reach = {"smoke": "shows that the steps work, not a result", "small": "a small model", "paper": "paper scale"}
         data = self.result("data").payload["corpus"]
         synthetic = "SYNTHETIC miniature data · " if data == "miniature" else ""
-        return f"{synthetic}profile {self.profile.name} ({reach[self.profile.scale]}) · {what}"
+        how_far = "the same under every profile" if counted else reach[self.profile.scale]
+        return f"{synthetic}profile {self.profile.name} ({how_far}) · {what}"
 
     def result(self, name: str) -> Result:
         """The result of stage ``name``: published, or run before, or run now."""
@@ -136,8 +140,12 @@ class Session:
         code, _ = stage_code(stage.run.__name__, Path(stages.__file__))
         if code != result.code and code not in {entry["code"] for entry in result.vouched}:
             return State("stale", "the code it depends on has changed")
-        if store is self.runs and not all((store.folder / name / left).exists() for left in result.provenance["left"]):
-            return State("stale", "its weights are gone")
+        folder, left = store.folder / name, result.provenance["left"]
+        if store is self.runs and left:
+            if not all((folder / kept).exists() for kept in left):
+                return State("stale", "its weights are gone")
+            if not _belongs(folder, _key(result.inputs, result.code)):  # an interrupted run of other work left them
+                return State("stale", "its folder holds other weights")
         return State("fresh")
 
     def vouch(self, name: str, why: str) -> None:
@@ -191,8 +199,7 @@ class Session:
             "needs": {need: result.digest for need, result in needs.items()},
         }
         code, _ = stage_code(stage.run.__name__, Path(stages.__file__))
-        key = digest({"inputs": inputs, "code": code})
-        _start_over_if_changed(folder, key)
+        _start_over_if_changed(folder, _key(inputs, code))
         started = time.perf_counter()
         payload = _plain(stage.run(context))
         seconds = time.perf_counter() - started
@@ -214,16 +221,25 @@ class Session:
 _VERSIONS = ("decoupled-esc", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "scikit-learn", "nltk")
 
 
+def _key(inputs: dict, code: str) -> str:
+    return digest({"inputs": inputs, "code": code})
+
+
+def _belongs(folder: Path, key: str) -> bool:
+    """Whether what lies in ``folder`` was left by the work that ``key`` names."""
+    marker = folder / ".key"
+    return marker.exists() and marker.read_text() == key
+
+
 def _start_over_if_changed(folder: Path, key: str) -> None:
     """Keep what an interrupted run of the same work left in ``folder``; set aside what belongs to other inputs."""
-    marker = folder / ".key"
-    if marker.exists() and marker.read_text() == key:
+    if _belongs(folder, key):
         return
     for old in folder.iterdir():
         if old.name == ".lock":
             continue
         shutil.rmtree(old) if old.is_dir() else old.unlink()
-    marker.write_text(key)
+    (folder / ".key").write_text(key)
 
 
 def _plain(value) -> dict:
@@ -245,14 +261,20 @@ def _today() -> str:
 
 
 def _commit() -> str | None:
-    """The git commit of this tree, marked ``+`` where files differ from it; None outside a checkout."""
+    """The git commit of this tree, marked ``+`` where files differ from it; None outside a checkout or without git."""
+    if shutil.which("git") is None:
+        return None
     run = subprocess.run(["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"], cwd=ROOT,
                          capture_output=True, text=True)  # fmt: skip
     return run.stdout.strip() or None
 
 
+def _cores() -> int | None:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # macOS has no affinity
+
+
 def _hardware() -> dict:
-    found = {"machine": platform.machine(), "system": platform.system(), "cores": len(os.sched_getaffinity(0))}
+    found = {"machine": platform.machine(), "system": platform.system(), "cores": _cores()}
     torch = sys.modules.get("torch")
     if torch is not None:
         found["threads"] = torch.get_num_threads()

@@ -42,6 +42,9 @@ SYSTEMS = ("vanilla-base", "vanilla-sft", "decoupled-base", "decoupled-sft")
 
 ROLES = ("vanilla", "planner", "generator")
 
+PRETRAINING_THREADS = 2
+"""Nothing runs beside the pre-training, so it has the cores to itself; every other stage has one."""
+
 EXAMPLE = "esconv/0071"
 """The dialogue whose first four messages the book quotes: ordinary, and without anything that names a person."""
 
@@ -89,7 +92,7 @@ def base_model(context: Context) -> dict:
     profile = context.profile
     if profile.backbone.kind == "hub":
         return {"kind": "hub", "name": profile.backbone.name, "revision": profile.backbone.revision}
-    _be_repeatable(STAGES["base-model"].threads)
+    _be_repeatable(PRETRAINING_THREADS)
     how = profile.pretraining
     dialogues = context.corpus.split("train")[: how.dialogues]
     held_out = context.corpus.split("validation")
@@ -350,7 +353,7 @@ STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
         Stage("data", data, lambda profile: {}, corpora=("esconv", "failed_esconv"), uses_model=False),
-        Stage("base-model", base_model, _settings("backbone", "pretraining"), threads=2, leaves=("policy",)),
+        Stage("base-model", base_model, _settings("backbone", "pretraining"), threads=PRETRAINING_THREADS, leaves=("policy",)),
         *(
             Stage(
                 f"sft-{role}",

@@ -51,11 +51,14 @@ def write_atomically(path: Path, text: str) -> None:
     """Write ``text`` so that a reader, or a crash at any moment, finds the old file or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class Rows:
@@ -69,10 +72,10 @@ class Rows:
         if path.exists():
             for line in path.read_bytes().splitlines(keepends=True):
                 try:
-                    row = json.loads(line) if line.endswith(b"\n") else None
+                    row = json.loads(line) if line.endswith(b"\n") else {}
                 except ValueError:
-                    row = None
-                if row is None:
+                    row = {}
+                if not isinstance(row, dict) or "id" not in row:
                     break
                 self.by_id[row["id"]] = row
                 whole += len(line)
@@ -81,12 +84,15 @@ class Rows:
 
     def append(self, rows: Iterable[dict]) -> None:
         """Add ``rows`` whose ids are new, and make sure they are on disk."""
-        new = [row for row in rows if row["id"] not in self.by_id]
+        new: dict[str, dict] = {}
+        for row in rows:
+            if row["id"] not in self.by_id:
+                new.setdefault(row["id"], row)
         with open(self.path, "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in new)
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in new.values())
             file.flush()
             os.fsync(file.fileno())
-        self.by_id |= {row["id"]: row for row in new}
+        self.by_id |= new
 
 
 class Store:
@@ -102,18 +108,16 @@ class Store:
         """The stored result of ``stage``, or None.  An unreadable one counts as none."""
         try:
             data = json.loads(self.path(stage).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            data["vouched"] = tuple(data.get("vouched", ()))
+            if data["rows_digest"] is not None:
+                written = self.path(stage).with_suffix(".jsonl").read_bytes()
+                if hashlib.sha256(written).hexdigest()[:16] != data["rows_digest"]:
+                    return None
+                # Not str.splitlines: it would also split at U+2028 and its like, which JSON leaves as they are.
+                data["rows"] = tuple(json.loads(line) for line in written.splitlines())
+            return Result(**data)
+        except (FileNotFoundError, ValueError, AttributeError, KeyError, TypeError):
             return None
-        data["vouched"] = tuple(data.get("vouched", ()))
-        if data.get("rows_digest") is not None:
-            try:
-                text = self.path(stage).with_suffix(".jsonl").read_text(encoding="utf-8")
-            except FileNotFoundError:
-                return None
-            if hashlib.sha256(text.encode()).hexdigest()[:16] != data["rows_digest"]:
-                return None
-            data["rows"] = tuple(json.loads(line) for line in text.splitlines())
-        return Result(**data)
 
     def write(self, result: Result) -> Result:
         """Store ``result``; rows first, so that a result never names rows that are not there."""

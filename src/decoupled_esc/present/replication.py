@@ -1,0 +1,153 @@
+"""The tables that this repository has measured so far, beside the paper's; and a status for every cell of both papers.
+
+One function a table, each from stored results to a ``ComparisonTable``.  ``report`` joins them with everything that was
+not attempted, so that no number of either paper is without a status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from decoupled_esc.evaluate import Estimate, Evaluation
+from decoupled_esc.present.paper import Status, load_tables
+from decoupled_esc.present.tables import ComparisonTable, compare
+
+BACKBONES = ("qwen2.5-7b", "llama3.1-8b")
+FEWEST_VALID = 30
+"""Below so many valid answers, numbers about a system's strategies would be numbers about nothing."""
+
+_NO_JUDGE = dict.fromkeys(("Flu", "Pro", "Emp", "Hel"), "needs an LLM judge, which this book does not have yet")
+_STRATEGY_METRICS = ("B", "Q_W", "Q")
+
+NOT_YET: dict[str, str] = {
+    "decoupledesc/table-1": "the mined pairs of its second half await the mining chapter",
+    "decoupledesc/table-2": "needs mined pairs and an LLM judge",
+    "decoupledesc/table-3": "rows of refinement, DPO and chain of thought await their chapters",
+    "decoupledesc/table-4": "needs the DPO generator and an LLM judge",
+    "decoupledesc/table-5": "awaits the controlled study of preference data",
+    "decoupledesc/table-7": "hyperparameters, to be used by the DPO chapters; nothing to measure",
+    "decoupledesc/in-text": "needs the error judge, the DPO models or human evaluation",
+    "cso/table-1": "needs ESC-Pro and a judge",
+    "cso/table-2": "awaits the CSO chapter",
+    "cso/table-3": "human evaluation",
+    "cso/table-4": "awaits the CSO chapter",
+    "cso/table-5": "awaits the tree-search chapter",
+    "cso/table-6": "human evaluation",
+    "cso/table-7": "awaits the tree-search chapter; the paper used a paid service",
+    "cso/table-9": "awaits the CSO chapter",
+    "cso/table-10": "awaits the CSO chapter",
+    "cso/table-11": "awaits the CSO chapter",
+    "cso/table-13": "hyperparameters, to be used by the CSO chapter; nothing to measure",
+    "cso/table-14": "hyperparameters, to be used by the CSO chapter; nothing to measure",
+    "cso/in-text": "awaits the tree-search chapter",
+}
+"""Why the cells of a table that no function here measures are not attempted."""
+
+
+def table_1(data: Mapping, profile: str) -> ComparisonTable:
+    """Table 1 of DecoupledESC, ESConv's half.  ``data``: payload of stage ``data``."""
+    kinds = {
+        "utterances": "utterances",
+        "turns-per-dialogue": "turns_per_dialogue",
+        "characters-per-utterance": "characters_per_utterance",
+    }
+    sides = ("total", "assistant", "user")
+    measured = {
+        f"esconv/{row}": {side: Estimate(data["size"][side][key]) for side in sides} for row, key in kinds.items()
+    }
+    measured["esconv/dialogues"] = {"total": Estimate(data["dialogues"]["train"])}
+    n = f"{data['dialogues']['train']:,} dialogues of {data['corpus']}"
+    rows = ["esconv/dialogues", *(f"esconv/{row}" for row in kinds)]
+    return compare(load_tables()["decoupledesc/table-1"], measured, profile=profile, n=n, rows=rows, columns=sides)
+
+
+def table_6(data: Mapping, profile: str) -> ComparisonTable:
+    """Table 6 of DecoupledESC.  ``data``: payload of stage ``data``."""
+    counts = data["strategy_counts"]
+    total = sum(counts.values())
+    measured = {
+        name: {"number": Estimate(count), "proportion": Estimate(100 * count / total)} for name, count in counts.items()
+    }
+    measured["Overall"] = {"number": Estimate(total), "proportion": Estimate(100.0)}
+    n = f"{total:,} supporter turns of the training split"
+    return compare(load_tables()["decoupledesc/table-6"], measured, profile=profile, n=n)
+
+
+def table_3(evaluation: Evaluation, paradigm: str, profile: str) -> ComparisonTable:
+    """Table 3 of DecoupledESC: the Base and SFT rows of one paradigm, a line a metric, against both backbones.
+
+    Each row is compared with the other: a number that misses the paper's can still differ in the paper's direction.
+    """
+    systems = {f"{paradigm}/{method}": f"{paradigm}-{method}" for method in ("base", "sft")}
+    columns = [column.key for column in load_tables()["decoupledesc/table-3"].columns]
+    rows = {
+        row: {
+            key: estimate
+            for key, estimate in evaluation.systems[name]["paper"].items()
+            if key in columns and (key not in _STRATEGY_METRICS or _valid(evaluation, name) >= FEWEST_VALID)
+        }
+        for row, name in systems.items()
+    }
+    too_few = {
+        (row, key): f"fewer than {FEWEST_VALID} answers of this system name a strategy"
+        for row in rows
+        for key in _STRATEGY_METRICS
+        if key not in rows[row]
+    }
+    shared = set.intersection(*(set(scores) for scores in rows.values()))
+    (base, base_name), (sft, sft_name) = systems.items()
+    gain = {key: evaluation.contrasts[f"{sft_name} - {base_name}"]["paper"][key] for key in shared}
+    loss = {key: Estimate(-e.value, *((-e.high, -e.low) if e.low is not None else ())) for key, e in gain.items()}
+    details = evaluation.details[sft_name]
+    return compare(
+        load_tables()["decoupledesc/table-3"],
+        rows,
+        profile=profile,
+        n=f"{details.turns:,} test turns of {details.dialogues} dialogues",
+        backbones=BACKBONES,
+        rows=list(rows),
+        contrasts={(sft, base): gain, (base, sft): loss},
+        not_attempted=_NO_JUDGE | too_few,
+    ).transposed()
+
+
+def _valid(evaluation: Evaluation, system: str) -> int:
+    details = evaluation.details[system]
+    return round((1 - details.invalid_rate) * details.turns)
+
+
+def report(measured: Sequence[ComparisonTable]) -> pd.DataFrame:
+    """One line for every number of both papers: table, row, column, paper, measured, low, high, status, why.
+
+    Raises ValueError for a cell without a status, that is for a table of the papers that ``NOT_YET`` does not know, and
+    for a cell that two tables measure.
+    """
+    frame = pd.concat([table.to_frame() for table in measured], ignore_index=True)
+    frame = frame[frame.paper.notna()]
+    if frame.duplicated(["table", "row", "column"]).any():
+        raise ValueError("a cell of the papers is measured twice")
+    done = set(zip(frame.table, frame.row, frame.column, strict=True))
+    rest = []
+    for table in load_tables().values():
+        for row in table.rows:
+            for column in table.columns:
+                value = table.value(row.key, column.key) if table.kind == "numbers" else None
+                if value is None or (table.id, row.key, column.key) in done:
+                    continue
+                if table.id not in NOT_YET:
+                    raise ValueError(f"{table.id}, row {row.key}, column {column.key} has no status")
+                why = NOT_YET[table.id]
+                rest.append((table.id, row.key, column.key, value, None, None, None, str(Status.NOT_ATTEMPTED), why))
+    numbers = dict.fromkeys(["paper", "measured", "low", "high"], float)
+    return pd.concat([frame, pd.DataFrame(rest, columns=frame.columns).astype(numbers)], ignore_index=True)
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of :func:`report`'s lines: how many cells of each table have each status, tables in the papers' order."""
+    counts = frame.groupby(["table", "status"]).size().unstack(fill_value=0)
+    order = [table for table in load_tables() if table in counts.index]
+    counts = counts.reindex(index=order, columns=[str(s) for s in Status if str(s) in counts.columns])
+    counts.insert(0, "cells", counts.sum(axis=1))
+    return counts

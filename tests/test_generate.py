@@ -1,0 +1,272 @@
+"""Replies and scores from a policy, against the model called the plain way: one prompt at a time, no cache."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from decoupled_esc import models
+from decoupled_esc.corpus import read_raw
+from decoupled_esc.corpus.split import MANIFEST
+from decoupled_esc.generate import Sampling, TransformersEngine
+from decoupled_esc.prompts import Prompt, ids, render
+from decoupled_esc.taxonomy import STRATEGIES
+
+SHAPE = models.EmbeddedModel(
+    kind="embedded", vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=512
+)
+GREEDY = Sampling(temperature=0, top_p=1, max_new_tokens=8)
+SAMPLED = Sampling(temperature=0.7, top_p=0.95, max_new_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    dialogues, _ = read_raw(MANIFEST.parent / "miniature" / "ESConv.json", "miniature")
+    return models.train_tokenizer((u.text for d in dialogues for u in d.utterances), SHAPE.vocabulary)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    model = models.create(SHAPE, tokenizer, seed=5).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(8)  # fresh weights say nearly the same after every prompt
+    return model
+
+
+@pytest.fixture(scope="module")
+def engine(model, tokenizer):
+    return TransformersEngine(model, tokenizer, batch_tokens=600)
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[Prompt]:
+    """Twelve prompts of about 30 to 200 tokens, shuffled."""
+    words = "I am here to listen . what has been on your mind most today ?".split()
+    draw = np.random.default_rng(2)
+    made = []
+    for i, length in enumerate([1, 2, 3, 4, 5, 6, 9, 14, 20, 40, 60, 90]):
+        said = " ".join(draw.choice(words, length))
+        made.append(Prompt(f"d/{i:04d}/00", (("system", "Be kind."), ("user", said)), "unused"))
+    return [made[i] for i in draw.permutation(len(made))]
+
+
+def everything(engine, prompts, sampling, **kwargs) -> dict:
+    return {c.id: c for batch in engine.complete(prompts, sampling, **kwargs) for c in batch}
+
+
+# Batches --------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 60), max_size=14),
+    budget=st.integers(1, 900),
+    new=st.integers(0, 30),
+    copies=st.integers(1, 8),
+)
+def test_batches_cover_every_prompt_once_within_the_budget(model, tokenizer, lengths, budget, new, copies):
+    asked = [Prompt(f"d/{i:04d}/00", (("user", "a" * n),), "") for i, n in enumerate(lengths)]
+    engine = TransformersEngine(model, tokenizer, batch_tokens=budget)
+    batches = engine.batches(asked, new, copies=copies)
+    assert sorted(p.id for batch in batches for p in batch) == [p.id for p in asked]
+    counts = [engine.count(p) for batch in batches for p in batch]
+    assert counts == sorted(counts, reverse=True)
+    widths = [(engine.count(batch[0]) + new) * copies for batch in batches]
+    for batch, width in zip(batches, widths, strict=True):
+        assert len(batch) == 1 or len(batch) * width <= budget
+    for batch, width in zip(batches[:-1], widths, strict=False):
+        assert (len(batch) + 1) * width > budget  # no room was left
+    assert engine.batches(asked[::-1], new, copies=copies) == batches
+
+
+def test_count_is_what_the_model_reads(engine, tokenizer, prompts):
+    for prompt in prompts:
+        assert engine.count(prompt) == len(ids(render(prompt, tokenizer)[0], tokenizer))
+    assert max(map(engine.count, prompts)) > 6 * min(map(engine.count, prompts))  # very different lengths
+
+
+# Completions ----------------------------------------------------------------------------------------------------
+
+
+def greedy_by_hand(model, tokenizer, prompt, steps: int) -> str:
+    tokens = ids(render(prompt, tokenizer)[0], tokenizer)
+    printed = []
+    for _ in range(steps):
+        with torch.no_grad():
+            best = model(torch.tensor([tokens + printed], device=model.device)).logits[0, -1].argmax().item()
+        if best == tokenizer.eos_token_id:
+            break
+        printed.append(best)
+    return tokenizer.decode(printed, skip_special_tokens=True)
+
+
+def test_greedy_in_batches_is_greedy_one_at_a_time_and_by_hand(engine, model, tokenizer, prompts):
+    together = everything(engine, prompts, GREEDY, seed=0)
+    assert len(engine.batches(prompts, GREEDY.max_new_tokens)[-1]) > 3
+    assert sorted(together) == sorted(p.id for p in prompts)
+    assert len({c.text for c in together.values()}) > 4  # the model does say different things
+    for prompt in prompts:
+        alone = everything(engine, [prompt], GREEDY, seed=1)  # without a draw, a seed is of no influence
+        assert alone[prompt.id] == together[prompt.id]
+        assert together[prompt.id].text == greedy_by_hand(model, tokenizer, prompt, GREEDY.max_new_tokens)
+
+
+def test_a_seed_decides_the_text(engine, prompts):
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = everything(engine, prompts, SAMPLED, seed=7)
+    assert torch.equal(torch.get_rng_state(), state)  # the caller's generator is left alone
+    torch.manual_seed(2)
+    assert everything(engine, prompts[::-1], SAMPLED, seed=7) == first
+    other = everything(engine, prompts, SAMPLED, seed=8)
+    assert sum(other[id].text != first[id].text for id in first) > len(first) / 2
+
+
+def test_sampling_draws_from_the_models_own_probabilities(model, tokenizer):
+    """2,000 draws of one token at temperature 0.7 and top-p 0.5, against the distribution worked out here."""
+    prompt = (("user", "Hi"),)
+    tokens = torch.tensor([ids(render(Prompt("d", prompt, ""), tokenizer)[0], tokenizer)], device=model.device)
+    with torch.no_grad():
+        p = torch.softmax(model(tokens).logits[0, -1].double() / 0.7, 0).cpu().numpy()
+    order = np.argsort(-p)
+    nucleus = order[: np.searchsorted(np.cumsum(p[order]), 0.5) + 1]
+    expected: dict[str, float] = {}  # by text: pieces of characters all read as the same sign
+    for token, share in zip(nucleus, p[nucleus] / p[nucleus].sum(), strict=True):
+        text = tokenizer.decode([token], skip_special_tokens=True)
+        expected[text] = expected.get(text, 0) + share
+    draws = [Prompt(f"d/{i:04d}/00", prompt, "") for i in range(2000)]
+    sampling = Sampling(temperature=0.7, top_p=0.5, max_new_tokens=1)
+    engine = TransformersEngine(model, tokenizer, batch_tokens=100_000)
+    texts = [c.text for c in everything(engine, draws, sampling, seed=3).values()]
+    assert set(texts) <= set(expected) and len(expected) > 5
+    for text, share in expected.items():
+        error = math.sqrt(share * (1 - share) / len(texts))
+        assert texts.count(text) / len(texts) == pytest.approx(share, abs=5 * error)
+
+
+def test_done_skips_whole_batches_and_the_rest_is_as_before(engine, prompts):
+    whole = list(engine.complete(prompts, SAMPLED, seed=7))
+    assert len(whole) >= 3
+    for stopped in range(len(whole) + 1):
+        done = frozenset(c.id for batch in whole[:stopped] for c in batch)
+        assert list(engine.complete(prompts, SAMPLED, seed=7, done=done)) == whole[stopped:]
+    big = max(range(len(whole)), key=lambda i: len(whole[i]))
+    half = frozenset({whole[big][0].id})  # a batch that is done in part is made again, and comes out the same
+    assert list(engine.complete(prompts, SAMPLED, seed=7, done=half)) == whole
+
+
+@pytest.fixture
+def hasty(model, tokenizer):
+    """An engine whose model has many ends of turn: every third token, as a list in its generation settings."""
+    before = model.generation_config.eos_token_id
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, *range(3, len(tokenizer), 3)]
+    yield TransformersEngine(model, tokenizer, batch_tokens=600)
+    model.generation_config.eos_token_id = before
+
+
+@pytest.mark.parametrize("limit", [1, 3, 8])
+def test_replies_end_at_the_end_of_turn_or_at_the_limit(hasty, model, tokenizer, prompts, limit):
+    ends = set(model.generation_config.eos_token_id)
+    sampling = SAMPLED.model_copy(update={"max_new_tokens": limit})
+    printed = {}  # what the model printed, by prompt
+    generate = model.generate
+
+    def watched(**inputs):
+        rows = generate(**inputs)
+        for row, mask in zip(rows.tolist(), inputs["attention_mask"].tolist(), strict=True):
+            asked = row[mask.index(1) : len(mask)]
+            printed[tuple(asked)] = row[len(mask) :]
+        return rows
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "generate", watched)
+        completions = everything(hasty, prompts, sampling, seed=4)
+    assert len(completions) == len(prompts)
+    for prompt in prompts:
+        row = printed[tuple(ids(render(prompt, tokenizer)[0], tokenizer))]
+        end = next((i for i, token in enumerate(row) if token in ends), None)
+        completion = completions[prompt.id]
+        assert completion.finished == (end is not None)
+        assert completion.tokens == (limit if end is None else end + 1) <= limit
+        assert completion.text == tokenizer.decode(row[:end], skip_special_tokens=True)
+        assert models.END not in completion.text and models.PAD not in completion.text
+    if limit == 3:
+        assert {c.finished for c in completions.values()} == {True, False}
+
+
+def test_no_prompts_no_batches(engine):
+    assert list(engine.complete([], SAMPLED, seed=1)) == []
+    assert list(engine.score_choices([], STRATEGIES)) == []
+
+
+# Scores ---------------------------------------------------------------------------------------------------------
+
+
+def log_probability(model, tokenizer, prompt: Prompt, choice: str) -> float:
+    """Sum of log P(token | all before it) over the choice and its end of turn, in one plain pass."""
+    asked, answer = (ids(part, tokenizer) for part in render(Prompt(prompt.id, prompt.messages, choice), tokenizer))
+    assert answer[-1] == tokenizer.eos_token_id
+    with torch.no_grad():
+        logits = model(torch.tensor([asked + answer], device=model.device)).logits[0].double()
+    log_p = torch.log_softmax(logits, dim=-1)
+    return sum(log_p[len(asked) + k - 1, token].item() for k, token in enumerate(answer))
+
+
+@pytest.mark.parametrize("budget", [1, 20_000, 10**6])
+def test_scores_are_the_plain_log_probabilities(model, tokenizer, prompts, budget):
+    engine = TransformersEngine(model, tokenizer, batch_tokens=budget)
+    scored = list(engine.score_choices(prompts, STRATEGIES))
+    sizes = [len(batch) for batch, _ in scored]
+    if budget == 20_000:
+        assert len(sizes) > 1 and max(sizes) > 1
+    else:
+        assert sizes == ([1] * len(prompts) if budget == 1 else [len(prompts)])
+    assert sorted(id for batch, _ in scored for id in batch) == sorted(p.id for p in prompts)
+    by_id = {p.id: p for p in prompts}
+    for batch, scores in scored:
+        assert scores.shape == (len(batch), 8) and scores.dtype == np.float64
+        for id, row in zip(batch, scores, strict=True):
+            expected = [log_probability(model, tokenizer, by_id[id], choice) for choice in STRATEGIES]
+            assert row == pytest.approx(expected, abs=1e-5, rel=1e-6)
+
+
+def test_a_choice_without_words_scores_the_end_of_turn(model, tokenizer, prompts):
+    engine = TransformersEngine(model, tokenizer, batch_tokens=10**5)
+    ((batch, scores),) = engine.score_choices(prompts, [""])
+    for id, (score,) in zip(batch, scores, strict=True):
+        prompt = next(p for p in prompts if p.id == id)
+        asked = torch.tensor([ids(render(prompt, tokenizer)[0], tokenizer)], device=model.device)
+        with torch.no_grad():
+            end = torch.log_softmax(model(asked).logits[0, -1].double(), 0)[tokenizer.eos_token_id].item()
+        assert score == pytest.approx(end, abs=1e-5)
+
+
+def test_the_order_of_choices_is_the_order_of_columns(engine, prompts):
+    forward = np.concatenate([scores for _, scores in engine.score_choices(prompts, STRATEGIES)])
+    backward = np.concatenate([scores for _, scores in engine.score_choices(prompts, STRATEGIES[::-1])])
+    assert np.allclose(forward, backward[:, ::-1], atol=1e-5)
+    assert forward.std(axis=0).min() > 1e-3  # scores do depend on the prompt
+
+
+def test_scores_work_with_an_adapter(model, tokenizer, prompts, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    model.save_pretrained(tmp_path / "base")
+    config = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(models.load(tmp_path / "base"), config).save_pretrained(tmp_path / "adapter")
+    adapted = models.load(tmp_path / "base", adapter=tmp_path / "adapter")
+    engine = TransformersEngine(adapted, tokenizer, batch_tokens=10**5)
+    ((batch, scores),) = engine.score_choices(prompts[:4], STRATEGIES)
+    by_id = {p.id: p for p in prompts}
+    for id, row in zip(batch, scores, strict=True):
+        assert row == pytest.approx([log_probability(adapted, tokenizer, by_id[id], c) for c in STRATEGIES], abs=1e-4)
+    greedy = everything(engine, prompts[:4], GREEDY, seed=0)
+    for prompt in prompts[:4]:
+        assert greedy[prompt.id].text == greedy_by_hand(adapted, tokenizer, prompt, GREEDY.max_new_tokens)

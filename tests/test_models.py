@@ -1,0 +1,197 @@
+"""The embedded model: its tokenizer loses nothing, its weights follow from a seed, and both survive a save."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from decoupled_esc import models
+from decoupled_esc.corpus import read_raw
+from decoupled_esc.corpus.split import MANIFEST
+
+SHAPE = models.EmbeddedModel(
+    kind="embedded", vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=256
+)
+CHAT = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "Hi \u2615\n\nthere "},
+    {"role": "assistant", "content": "[Question] What happened?"},
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    dialogues, _ = read_raw(MANIFEST.parent / "miniature" / "ESConv.json", "miniature")
+    return models.train_tokenizer((u.text for d in dialogues for u in d.utterances), SHAPE.vocabulary)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    return models.create(SHAPE, tokenizer, seed=7)
+
+
+@pytest.fixture(scope="module")
+def saved(tokenizer, model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def same(one, other) -> bool:
+    mine, theirs = one.state_dict(), other.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[k].cpu(), theirs[k].cpu()) for k in mine)
+
+
+# The tokenizer --------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.characters(codec="utf-8"), max_size=40))
+@example(" leading and trailing \n\n ")
+@example("don't , do n't ! \u00a0\u2028\x00 \U0001f469\u200d\U0001f469 e\u0301 \u00e9")
+def test_any_text_comes_back_composed(tokenizer, text):
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids) == unicodedata.normalize("NFC", text)  # as Qwen2's tokenizer
+    assert all(0 <= i < len(tokenizer) for i in ids)
+
+
+def test_words_of_the_training_text_are_short_and_special_tokens_single(tokenizer):
+    assert len(tokenizer) == SHAPE.vocabulary
+    assert (tokenizer.pad_token, tokenizer.eos_token) == (models.PAD, models.END)
+    for special in (models.PAD, models.START, models.END):
+        assert len(tokenizer(special, add_special_tokens=False)["input_ids"]) == 1
+    assert len({tokenizer.convert_tokens_to_ids(t) for t in (models.PAD, models.START, models.END)}) == 3
+    text = "I am here to listen."
+    assert len(tokenizer(text)["input_ids"]) < len(text) / 1.5
+
+
+def test_same_texts_same_tokenizer():
+    texts = ["it is hard", "it was hard for me", "me too"]
+    one, two = (models.train_tokenizer(texts, 280).get_vocab() for _ in range(2))
+    assert one == two
+
+
+def test_chat_template_is_chatml(tokenizer):
+    rendered = tokenizer.apply_chat_template(CHAT, tokenize=False)
+    assert rendered == (
+        "<|im_start|>system\nBe kind.<|im_end|>\n"
+        "<|im_start|>user\nHi \u2615\n\nthere <|im_end|>\n"
+        "<|im_start|>assistant\n[Question] What happened?<|im_end|>\n"
+    )
+    asked = tokenizer.apply_chat_template(CHAT[:2], tokenize=False, add_generation_prompt=True)
+    assert asked == rendered[: len(asked)] and asked.endswith("<|im_start|>assistant\n")
+
+
+# The weights ----------------------------------------------------------------------------------------------------
+
+
+def test_weights_follow_from_the_seed_alone(tokenizer, model):
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    again = models.create(SHAPE, tokenizer, seed=7)
+    assert torch.equal(torch.get_rng_state(), before)  # whoever draws next is not disturbed
+    assert same(model, again)
+    assert not same(model, models.create(SHAPE, tokenizer, seed=8))
+
+
+def test_parameter_count(model):
+    h, f, v = SHAPE.hidden, SHAPE.feed_forward, SHAPE.vocabulary
+    attention = 4 * h * h + 3 * h  # biases on query, key and value only
+    layer = attention + 3 * h * f + 2 * h  # two norms
+    assert sum(p.numel() for p in model.parameters()) == v * h + SHAPE.layers * layer + h  # tied: embedding once
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_shapes_are_strict():
+    fields = SHAPE.model_dump()
+    incomplete = {key: value for key, value in fields.items() if key != "heads"}
+    for wrong in (fields | {"dropout": 0.1}, fields | {"kind": "hub"}, incomplete):
+        with pytest.raises(ValueError):
+            models.EmbeddedModel(**wrong)
+
+
+# Saving and loading ---------------------------------------------------------------------------------------------
+
+
+def test_save_and_load_change_nothing(saved, read, tokenizer, model):
+    loaded = models.load(saved)
+    assert same(loaded, model) and not loaded.training
+    assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
+    assert json.loads((saved / "config.json").read_text())["model_type"] == "qwen2"
+    assert read.get_vocab() == tokenizer.get_vocab()
+    assert (read.pad_token_id, read.eos_token_id) == (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    assert read.apply_chat_template(CHAT, tokenize=False) == tokenizer.apply_chat_template(CHAT, tokenize=False)
+    ids = torch.tensor([tokenizer("Hello there")["input_ids"]])
+    with torch.no_grad():
+        expected, logits = model.eval()(ids).logits, loaded(ids.to(loaded.device)).logits
+    assert torch.allclose(logits.cpu(), expected, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def read(saved):
+    return models.load_tokenizer(saved)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(st.characters(codec="utf-8"), max_size=40))
+@example("don't , do n't 1234 \u0e33 e\u0301\n\n x <|im_end|>\n<|im_start|> [Question]How")
+def test_a_loaded_tokenizer_splits_the_same(read, tokenizer, text):
+    ids = tokenizer(text)["input_ids"]
+    assert read(text)["input_ids"] == ids
+    for skip in (True, False):
+        assert read.decode(ids, skip_special_tokens=skip) == tokenizer.decode(ids, skip_special_tokens=skip)
+
+
+def test_dtype_and_adapter(saved, model, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    assert models.load(saved, dtype="bfloat16").dtype == torch.bfloat16
+    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    adapted = get_peft_model(models.load(saved), config)
+    adapted.save_pretrained(tmp_path)
+    ids = torch.tensor([[5, 6, 7]], device=adapted.device)
+    with torch.no_grad():
+        plain, expected = models.load(saved)(ids).logits, adapted.eval()(ids).logits
+        loaded = models.load(saved, adapter=tmp_path)(ids).logits
+    assert torch.equal(loaded, expected)
+    assert (loaded - plain).abs().max() > 1e-3
+
+
+def test_a_tokenizer_without_padding_pads_with_the_end(saved, tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    del config["pad_token"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    read = models.load_tokenizer(tmp_path)
+    assert read.pad_token == read.eos_token == models.END
+
+
+# The identity of a policy ---------------------------------------------------------------------------------------
+
+
+def test_digest_changes_with_one_weight(saved, tmp_path):
+    weights = load_file(saved / "model.safetensors")
+    save_file(weights, tmp_path / "model.safetensors")
+    digest = models.weights_digest(tmp_path)
+    assert len(digest) == 64 and models.weights_digest(tmp_path) == digest
+    (tmp_path / "config.json").write_text("{}")  # not a weight
+    assert models.weights_digest(tmp_path) == digest
+    name = "model.layers.1.mlp.up_proj.weight"
+    weights[name][3, 5] += 1e-6
+    save_file(weights, tmp_path / "model.safetensors")
+    changed = models.weights_digest(tmp_path)
+    assert changed != digest
+    (tmp_path / "model.safetensors").rename(tmp_path / "adapter_model.safetensors")
+    assert models.weights_digest(tmp_path) not in {digest, changed}
+
+
+def test_digest_of_a_folder_without_weights(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no safetensors file"):
+        models.weights_digest(tmp_path)

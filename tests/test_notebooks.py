@@ -1,0 +1,58 @@
+"""The committed notebooks: executed, paired with their sources, fresh, and worth re-running with nbval."""
+
+import configparser
+import json
+import re
+
+import pytest
+
+from decoupled_esc.workflow import chapters
+from decoupled_esc.workflow.book import check_notebooks
+from decoupled_esc.workflow.store import ROOT
+
+COMMITTED = sorted(chapters.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+# What nbval leaves out of its comparison (nbval.plugin.IPyNbFile.skip_compare, and images without --nbdime).
+SKIPPED = {"image/png", "image/jpeg", "application/vnd.jupyter.widget-view+json"}
+
+
+def compared(path):
+    """The outputs of a notebook that nbval would compare."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    for cell in cells:
+        for output in cell.get("outputs", []):
+            if output["output_type"] == "stream" or set(output.get("data", {})) - SKIPPED:
+                yield output
+
+
+def test_every_source_has_its_notebook():
+    assert [path.stem for path in COMMITTED] == [source.stem for source in chapters.sources()]
+
+
+def test_executed_paired_and_stamped():
+    assert check_notebooks(chapters.NOTEBOOKS) == []
+
+
+def test_fresh():
+    assert chapters.check_stamps() == []
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_nbval_has_something_to_compare(path):
+    outputs = list(compared(path))
+    assert len(outputs) >= 4
+    numbers = re.findall(r"\d+\.\d+|\d{2,}", json.dumps(outputs))
+    assert len(numbers) >= 20, "a notebook whose compared outputs hold no numbers would pass whatever it computed"
+
+
+def test_the_sanitizer_touches_no_number():
+    rules = configparser.ConfigParser()
+    rules.read(ROOT / "tests" / "nbval_sanitize.cfg")
+    assert rules.sections()
+    for text in ("24.1 [22.0, 26.3]", "14,763", "-0.04", "2026-01-01", "100%", "1.2e-05", "esconv/0123/07"):
+        for section in rules.sections():
+            assert re.sub(rules[section]["regex"], rules[section]["replace"], text) == text
+
+
+def test_no_notebook_reads_the_profile_of_another():
+    stamps = [json.loads(path.read_text(encoding="utf-8"))["metadata"]["decoupled_esc"] for path in COMMITTED]
+    assert {stamp["profile"] for stamp in stamps} == {chapters.parameters(chapters.sources()[0])["profile"]}

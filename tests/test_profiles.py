@@ -1,0 +1,209 @@
+"""Profiles: the shipped ones say what they should, and a wrong one is an error that names the file and the key."""
+
+import json
+
+import pytest
+import yaml
+
+from decoupled_esc.workflow import profiles
+from decoupled_esc.workflow.profiles import ProfileError, load_profile, parse_profile
+
+FOLDER = profiles.FOLDER
+SHIPPED = profiles.names()
+PAPER = ("llama3.1-8b", "qwen2.5-7b")
+
+
+def plain(name: str = "smoke") -> dict:
+    """A shipped profile as plain data, to be broken by a test."""
+    data = yaml.safe_load((FOLDER / f"{name}.yaml").read_bytes())
+    return {"name": name, **json.loads(json.dumps(data))}  # sections that share an anchor come apart
+
+
+def put(data: dict, where: str, value) -> dict:
+    *path, last = where.split(".")
+    section = data
+    for key in path:
+        section = section[key]
+    section[last] = value
+    return data
+
+
+def message(data: dict) -> str:
+    with pytest.raises(ProfileError) as caught:
+        parse_profile(data, "profiles/x.yaml")
+    text = str(caught.value)
+    assert text.startswith("profiles/x.yaml: ") and "\n" not in text
+    return text
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(profiles, "FOLDER", tmp_path)
+    return tmp_path
+
+
+# --- What is shipped ---
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_profile_loads_under_its_own_name(name):
+    profile = load_profile(name)
+    assert profile.name == name
+    assert profile.description
+    assert profile.needs_gpu == (profile.backbone.kind == "hub")
+    assert (profile.pretraining is None) == (profile.backbone.kind == "hub")
+    for training in (profile.sft.vanilla, profile.sft.planner, profile.sft.generator):
+        assert training.batch % training.micro_batch == 0
+
+
+def test_smoke_laptop_and_the_papers_backbones_are_shipped():
+    assert {"smoke", "laptop", *PAPER} <= set(SHIPPED)
+    assert [name for name in SHIPPED if load_profile(name).scale == "paper"] == sorted(PAPER)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_paper_profiles_hold_the_papers_numbers(name):
+    profile = load_profile(name)
+    assert profile.data.train_dialogues is None and profile.data.test_dialogues is None  # the whole splits
+    for role in ("vanilla", "planner", "generator"):
+        training = getattr(profile.sft, role)
+        assert (training.learning_rate, training.batch, training.epochs) == (1e-5, 32, 3)
+        assert (training.lora.rank, training.lora.alpha, training.lora.dropout) == (16, 16, 0.05)
+    for sampling in (profile.generation.reply, profile.generation.plan):
+        assert (sampling.temperature, sampling.top_p) == (0.7, 0.95)
+    assert len(profile.backbone.revision) == 40, "a backbone is pinned to a commit"
+
+
+def test_the_laptop_reads_all_data_with_the_papers_adapter_and_batch():
+    laptop, paper = load_profile("laptop"), load_profile("qwen2.5-7b")
+    assert laptop.sft.vanilla.lora == paper.sft.vanilla.lora
+    assert (laptop.sft.vanilla.batch, laptop.sft.vanilla.epochs) == (32, 3)
+    assert laptop.data.train_dialogues is None and laptop.data.test_dialogues is None
+
+
+def test_a_profile_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        load_profile("smoke").seed = 14
+
+
+# --- What is refused ---
+
+
+@pytest.mark.parametrize(
+    ("where", "near"),
+    [
+        ("sed", "seed"),
+        ("data.windows", "window"),
+        ("backbone.hiden", "hidden"),
+        ("pretraining.blok", "block"),
+        ("pretraining.training.learning_rat", "learning_rate"),
+        ("sft.planer", "planner"),
+        ("sft.vanilla.epoch", "epochs"),
+        ("generation.reply.temprature", "temperature"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest_known_one(where, near):
+    assert message(put(plain(), where, 1)) == f"profiles/x.yaml: unknown key {where!r} (did you mean {near!r}?)"
+
+
+def test_an_unknown_key_below_an_optional_section_is_named_too():
+    found = message(put(plain("laptop"), "sft.generator.lora.rnk", 16))
+    assert found.endswith("unknown key 'sft.generator.lora.rnk' (did you mean 'rank'?)")
+
+
+@pytest.mark.parametrize("key", ["hub", "zzz"])
+def test_an_unknown_key_without_a_near_one_is_named_alone(key):
+    assert message({**plain(), key: 1}) == f"profiles/x.yaml: unknown key {key!r}"
+
+
+def test_a_key_of_the_other_kind_of_backbone_is_unknown():
+    assert "unknown key 'backbone.revision'" in message(put(plain(), "backbone.revision", "main"))
+
+
+@pytest.mark.parametrize("where", ["seed", "data.window", "backbone.layers", "sft.vanilla.lora", "generation.plan.top_p"])
+def test_a_missing_key_is_named(where):
+    data = plain()
+    *path, last = where.split(".")
+    section = data
+    for key in path:
+        section = section[key]
+    del section[last]
+    assert f"missing key {where!r}" in message(data)
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("seed", "13"),
+        ("seed", 13.0),
+        ("seed", True),
+        ("needs_gpu", "no"),
+        ("needs_gpu", 0),
+        ("data.window", None),
+        ("backbone.layers", "4"),
+        ("sft.vanilla.epochs", "3"),
+        ("sft.vanilla.epochs", 3.0),
+        ("sft.vanilla.learning_rate", "1e-5"),  # what YAML makes of 1e-5 without a point
+        ("sft.vanilla.schedule", "cosin"),
+        ("sft.vanilla.precision", "float16"),
+        ("generation.reply.temperature", "0.7"),
+        ("scale", "big"),
+        ("sft", 3),
+    ],
+)
+def test_a_wrong_type_or_word_is_named_with_the_value(where, value):
+    found = message(put(plain(), where, value))
+    assert where in found and found.endswith(f"got {value!r}")
+
+
+def test_a_wrong_word_comes_with_the_known_ones():
+    assert "'cosine', 'linear' or 'constant'" in message(put(plain(), "sft.vanilla.schedule", "cosin"))
+
+
+def test_a_wrong_kind_of_backbone_comes_with_the_known_ones():
+    found = message(put(plain(), "backbone.kind", "embeded"))
+    assert "backbone: " in found and "'embedded'" in found and "'hub'" in found
+
+
+def test_whole_numbers_stand_for_real_ones():
+    assert parse_profile(put(plain(), "generation.reply.temperature", 0), "x").generation.reply.temperature == 0.0
+
+
+def test_every_problem_is_told_at_once():
+    found = message({**put(plain(), "data.windows", 1), "seed": "x"})
+    assert "data.windows" in found and "seed" in found
+
+
+# --- Files ---
+
+
+@pytest.mark.parametrize("name", ["smok", "smoke.yaml", "../profiles/smoke", ""])
+def test_an_unknown_profile_lists_those_that_exist(name):
+    with pytest.raises(ProfileError) as caught:
+        load_profile(name)
+    assert repr(name) in str(caught.value) and f"Profiles: {', '.join(SHIPPED)}" in str(caught.value)
+
+
+def test_an_unknown_profile_comes_with_the_nearest():
+    with pytest.raises(ProfileError, match="did you mean 'laptop'"):
+        load_profile("labtop")
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "just words\n", "3\n", "", "# nothing but a comment\n"])
+def test_yaml_that_is_no_mapping(folder, text):
+    (folder / "odd.yaml").write_text(text)
+    with pytest.raises(ProfileError, match="^profiles/odd.yaml: not a mapping"):
+        load_profile("odd")
+
+
+@pytest.mark.parametrize("content", [b"seed: [1, 2\n", b"a: b: c\n", b"\tseed: 1\n", b"\xff\xfe\x00seed", b"seed: \xe9\n"])
+def test_what_is_no_yaml(folder, content):
+    (folder / "odd.yaml").write_bytes(content)
+    with pytest.raises(ProfileError, match="^profiles/odd.yaml: not valid YAML: [^\n]+$"):
+        load_profile("odd")
+
+
+def test_a_file_cant_go_by_another_name(folder):
+    (folder / "odd.yaml").write_text(yaml.safe_dump(plain("laptop")))
+    with pytest.raises(ProfileError, match="profiles/odd.yaml: unknown key 'name'"):
+        load_profile("odd")

@@ -1,0 +1,82 @@
+"""The report that gives every number of both papers a status."""
+
+import pytest
+
+from decoupled_esc.evaluate import EvaluatedTurn, evaluate_systems
+from decoupled_esc.present import replication
+from decoupled_esc.present.paper import Status, load_tables
+from decoupled_esc.taxonomy import STRATEGIES
+
+DATA = {
+    "corpus": "esconv",
+    "dialogues": {"train": 1040},
+    "size": {
+        side: {"utterances": 10, "turns_per_dialogue": 2.0, "characters_per_utterance": 90.0}
+        for side in ("total", "assistant", "user")
+    },
+    "strategy_counts": {name: 100 + i for i, name in enumerate(STRATEGIES)},
+}
+
+
+def evaluation(invalid_base: bool):
+    """Two paradigms on 8 dialogues of 8 turns; SFT is right more often than Base."""
+    def turns(right, strategy=True):
+        rows = []
+        for d in range(8):
+            for t in range(8):
+                gold, index = STRATEGIES[t], 8 * d + t
+                said = gold if index % 4 < right else STRATEGIES[(t + 1 + d % 3) % 8]
+                reply = "i hear you and that is hard" if index % 4 < right else "maybe tomorrow"
+                rows.append(EvaluatedTurn(f"d/{d}/{t}", f"d/{d}", gold, "i hear you", said if strategy else None, reply))
+        return rows
+
+    systems = {f"{p}-{m}": turns(3 if m == "sft" else 1, not (invalid_base and m == "base"))
+               for p in ("vanilla", "decoupled") for m in ("base", "sft")}  # fmt: skip
+    contrasts = [(f"{p}-sft", f"{p}-base") for p in ("vanilla", "decoupled")]
+    return evaluate_systems(systems, contrasts=contrasts, replicates=200, seed=0)
+
+
+def tables(result):
+    return [
+        replication.table_1(DATA, "smoke"), replication.table_6(DATA, "smoke"),
+        replication.table_3(result, "vanilla", "smoke"), replication.table_3(result, "decoupled", "smoke"),
+    ]  # fmt: skip
+
+
+def test_every_number_of_both_papers_has_one_status():
+    report = replication.report(tables(evaluation(invalid_base=False)))
+    printed = sum(
+        table.value(row.key, column.key) is not None
+        for table in load_tables().values() if table.kind == "numbers"
+        for row in table.rows for column in table.columns
+    )  # fmt: skip
+    assert len(report) == printed
+    assert set(report.status) <= {str(status) for status in Status}
+    assert (report[report.status == "not attempted"].why.str.len() > 10).all()
+    assert replication.summary(report)["cells"].sum() == printed
+
+
+def test_a_table_without_a_reason_fails(monkeypatch):
+    monkeypatch.delitem(replication.NOT_YET, "cso/table-2")
+    with pytest.raises(ValueError, match="cso/table-2.*has no status"):
+        replication.report(tables(evaluation(invalid_base=False)))
+
+
+def test_a_cell_measured_twice_fails():
+    measured = tables(evaluation(invalid_base=False))
+    with pytest.raises(ValueError, match="twice"):
+        replication.report([*measured, measured[0]])
+
+
+def test_numbers_about_no_strategies_are_not_shown():
+    frame = replication.table_3(evaluation(invalid_base=True), "vanilla", "smoke").to_frame()
+    base = frame[frame.row.str.endswith("vanilla/base") & frame.column.isin(["B", "Q", "Q_W"])]
+    assert len(base) == 6 and (base.status == "not attempted").all() and base.measured.isna().all()
+    assert frame[frame.row.str.endswith("vanilla/sft") & (frame.column == "Q")].measured.notna().all()
+
+
+def test_base_and_sft_are_judged_by_the_same_difference():
+    frame = replication.table_3(evaluation(invalid_base=False), "decoupled", "smoke").to_frame()
+    q = frame[frame.column == "Q"].set_index("row").status
+    # SFT is far better than Base here and in the paper, and both numbers miss the paper's: the same direction, twice.
+    assert q["qwen2.5-7b/decoupled/sft"] == q["qwen2.5-7b/decoupled/base"] == "same direction"
