@@ -4,6 +4,8 @@ from decoupled_esc.workflow import dag
 
 PROFILE = config.get("profile", "smoke")
 JOBS = dag.jobs(PROFILE)
+if not (dag.build(PROFILE) / "data.txt").exists():
+    dag.note_data(PROFILE)  # `decoupled-esc run` has done it already
 
 
 rule all:

@@ -65,7 +65,8 @@ def test_data_is_listed_with_licence_and_source(capsys):
 
 def test_one_data_set_is_listed_alone(capsys):
     assert main(["data", "list", "esconv"]) == 0
-    assert [line for line in capsys.readouterr().out.splitlines() if line and line[0].islower()][0].startswith("esconv: ")
+    out = capsys.readouterr().out
+    assert out.startswith("esconv: ") and "failed_esconv: " not in out
 
 
 def test_verifying_what_is_not_here_is_an_error_with_a_remedy(capsys):

@@ -129,6 +129,12 @@ def test_a_seed_decides_the_text(engine, prompts):
     assert sum(other[id].text != first[id].text for id in first) > len(first) / 2
 
 
+def test_batches_draw_apart(model, tokenizer):
+    one_each = TransformersEngine(model, tokenizer, batch_tokens=1)
+    same = [Prompt(f"d/{i:04d}/00", (("user", "Hi"),), "") for i in range(10)]
+    assert len({c.text for c in everything(one_each, same, SAMPLED, seed=7).values()}) > 5
+
+
 def test_sampling_draws_from_the_models_own_probabilities(model, tokenizer):
     """2,000 draws of one token at temperature 0.7 and top-p 0.5, against the distribution worked out here."""
     prompt = (("user", "Hi"),)

@@ -120,7 +120,9 @@ def test_a_key_of_the_other_kind_of_backbone_is_unknown():
     assert "unknown key 'backbone.revision'" in message(put(plain(), "backbone.revision", "main"))
 
 
-@pytest.mark.parametrize("where", ["seed", "data.window", "backbone.layers", "sft.vanilla.lora", "generation.plan.top_p"])
+@pytest.mark.parametrize(
+    "where", ["seed", "data.window", "backbone.layers", "sft.vanilla.lora", "generation.plan.top_p"]
+)
 def test_a_missing_key_is_named(where):
     data = plain()
     *path, last = where.split(".")
@@ -196,7 +198,9 @@ def test_yaml_that_is_no_mapping(folder, text):
         load_profile("odd")
 
 
-@pytest.mark.parametrize("content", [b"seed: [1, 2\n", b"a: b: c\n", b"\tseed: 1\n", b"\xff\xfe\x00seed", b"seed: \xe9\n"])
+@pytest.mark.parametrize(
+    "content", [b"seed: [1, 2\n", b"a: b: c\n", b"\tseed: 1\n", b"\xff\xfe\x00seed", b"seed: \xe9\n"]
+)
 def test_what_is_no_yaml(folder, content):
     (folder / "odd.yaml").write_bytes(content)
     with pytest.raises(ProfileError, match="^profiles/odd.yaml: not valid YAML: [^\n]+$"):

@@ -202,6 +202,19 @@ def interrupted(how, tokenizer, rows, folder: Path, after: int) -> None:
     assert not (folder / "policy").exists()
 
 
+@pytest.fixture
+def steps(monkeypatch) -> list[int]:
+    """The steps that are really made from here on (a batch is one micro batch)."""
+    made, step = [], Trainer.training_step
+
+    def noted(self, *args, **kwargs):
+        made.append(self.state.global_step + 1)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "training_step", noted)
+    return made
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tokenizer, rows, tmp_path_factory) -> dict:
     """how -> (folder, log, model, model's weights at the start) of a training left in peace."""
@@ -218,17 +231,19 @@ def uninterrupted(tokenizer, rows, tmp_path_factory) -> dict:
 
 @pytest.mark.parametrize(("name", "how"), [("full", FULL), ("lora", LORA)])
 @pytest.mark.parametrize("after", [1, 2])  # step 2 of 3 in the first epoch; step 1 of 3 in the second
-def test_a_resumed_run_ends_with_the_same_weights(uninterrupted, tokenizer, rows, tmp_path, name, how, after):
+def test_a_resumed_run_ends_with_the_same_weights(uninterrupted, tokenizer, rows, tmp_path, steps, name, how, after):
     folder, log, _, _ = uninterrupted[name]
     interrupted(how, tokenizer, rows, tmp_path, after)
+    assert steps == [1, 2, 3, 4][: 2 * after]
     torch.manual_seed(99)  # a new process starts from another state of the global generator
     model = fresh(tokenizer)
     resumed = train.fine_tune(model, tokenizer, rows, how, tmp_path, seed=11)
+    assert steps == [1, 2, 3, 4, 5, 6]  # none twice
     assert models.weights_digest(tmp_path / "policy") == models.weights_digest(folder / "policy")
     assert resumed == log  # losses and tokens seen, too
 
 
-def test_a_run_killed_while_writing_a_checkpoint(uninterrupted, tokenizer, rows, tmp_path):
+def test_a_run_killed_while_writing_a_checkpoint(uninterrupted, tokenizer, rows, tmp_path, steps):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     if torch.cuda.is_available():
         pytest.skip("the other runs of this file were made on the GPU")
@@ -240,6 +255,7 @@ def test_a_run_killed_while_writing_a_checkpoint(uninterrupted, tokenizer, rows,
     (tmp_path / "checkpoints" / "checkpoint-4" / "trainer_state.json").write_text('{"epoch": 1')  # cut short, even
     folder, log, _, _ = uninterrupted["full"]
     assert train.fine_tune(fresh(tokenizer), tokenizer, rows, FULL, tmp_path, seed=11) == log
+    assert steps == [3, 4, 5, 6]
     assert models.weights_digest(tmp_path / "policy") == models.weights_digest(folder / "policy")
 
 

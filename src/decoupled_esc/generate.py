@@ -158,9 +158,11 @@ class TransformersEngine:
 
 
 def _decoding(sampling: Sampling) -> dict:
+    # Everything is said, because a published backbone brings defaults of its own (Qwen2.5: a repetition penalty of 1.05).
     if sampling.temperature == 0:
-        return {"do_sample": False}
-    return {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        return {"do_sample": False, "repetition_penalty": 1.0}
+    drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+    return {"do_sample": True, "repetition_penalty": 1.0, **drawn}
 
 
 def _seed(seed: int, id: str) -> int:
