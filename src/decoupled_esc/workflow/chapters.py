@@ -102,7 +102,7 @@ def execute(source: Path, target: Path, profile: str | None = None) -> Path:
         papermill.execute_notebook(
             str(fresh), str(done), {"profile": profile} if profile != default else {},
             kernel_name="python3", progress_bar=False, cwd=str(ROOT),
-            extra_arguments=["--IPKernelApp.log_level=40"],  # it would warn of its local port at every start
+            extra_arguments=["--IPKernelApp.log_level=50"],  # it would warn of its local port at every start
         )  # fmt: skip
     except PapermillExecutionError as error:
         cell, what = (" ".join(str(text).split()) for text in (error.source, error.evalue))
