@@ -52,8 +52,9 @@ trained = {
 # $$ (eq-sft)
 #
 # By the chain rule the first is the sum of the other two, if one model had to serve both.
-# So decoupling does not change *what* is learned in SFT; it changes who learns it, and what can be corrected later without touching the other half.
-# That is the point of {eq}`eq-sft` for the rest of the book.
+# With equal contexts and equal weights, decoupling would change nothing about *what* is learned in SFT, only who learns it.
+# Neither is equal, as the next sections show: the models see different contexts, and a mean over tokens weighs a long reply more than a short name.
+# What {eq}`eq-sft` buys for the rest of the book is that one half can be corrected later without touching the other.
 
 # %% [markdown]
 # ## What each model is shown
@@ -76,7 +77,7 @@ for role, layout in prompts.LAYOUTS.items():
 # The vanilla model sees the supporter's earlier strategies, because its own past answers carry tags.
 # The planner sees a transcript without tags, so it has to infer what has been tried.
 # The generator is told the strategy before the dialogue, and is never asked to choose.
-# The layouts follow the paper; the wording of the instructions is ours.
+# The layouts follow the paper's description; the wording of the instructions is ours, and so is the order of what they say.
 
 # %% [markdown]
 # ## The base model
@@ -97,7 +98,7 @@ if base["kind"] == "embedded":
     }
 else:
     facts = {"backbone": base["name"], "revision": base["revision"]}
-plain(pd.DataFrame({"base model": facts}), f"The base model of profile {book.profile.name}.")
+plain(pd.DataFrame({"base model": facts}), f"The base model of profile {book.label}.")
 
 # %% [markdown]
 # The last two lines are the ones to compare: how far the model has come from knowing nothing.
@@ -109,6 +110,12 @@ plain(pd.DataFrame({"base model": facts}), f"The base model of profile {book.pro
 # Dialogues that do not fit in the window lose their oldest messages, two at a time; the table counts the turns to which that happened.
 
 # %% tags=["hide-input"]
+def last_quarter(role):
+    """Mean of the last quarter of the logged losses: a single one is a single batch."""
+    losses = [step["loss"] for step in trained[role].payload["steps"]]
+    return np.mean(losses[-max(1, len(losses) // 4) :])
+
+
 def summary(role):
     log, how = trained[role].payload, getattr(book.profile.sft, role)
     return {
@@ -120,18 +127,18 @@ def summary(role):
         "of these graded": f"{log['target_tokens']:,}",
         "learning rate": f"{how.learning_rate:g}",
         "turns per step × epochs": f"{how.batch} × {how.epochs}",
-        "first → last logged loss": f"{log['steps'][0]['loss']:.2f} → {log['steps'][-1]['loss']:.2f}",
+        "loss, first → mean of the last quarter": f"{log['steps'][0]['loss']:.2f} → {last_quarter(role):.2f}",
     }
 
 
-plain(pd.DataFrame({role: summary(role) for role in trained}), f"The three trainings, profile {book.profile.name}.")
+plain(pd.DataFrame({role: summary(role) for role in trained}), f"The three trainings, profile {book.label}.")
 
 # %% tags=["hide-input"]
 read = {role: result.payload["tokens"] for role, result in trained.items()}
 graded = {role: result.payload["target_tokens"] for role, result in trained.items()}
 target_length = graded["planner"] / trained["planner"].payload["turns"] / book.profile.sft.planner.epochs
 figures.say(
-    profile_name=book.profile.name,
+    profile_name=book.label,
     n_turns=f"{trained['vanilla'].payload['turns']:,}",
     graded_vanilla=f"{100 * graded['vanilla'] / read['vanilla']:.0f}",
     graded_planner=f"{100 * graded['planner'] / read['planner']:.1f}",
@@ -141,7 +148,7 @@ figures.say(
 # %% [markdown]
 # Look at how little of what is read is graded: {glue:text}`graded_vanilla`% of the tokens for the vanilla model and {glue:text}`graded_planner`% for the planner, whose whole target is {glue:text}`planner_target` tokens long.
 # The rest is context, read again for every turn of the same dialogue.
-# A later chapter removes that repetition; here it is left in, as every public training stack has it.
+# A planned chapter removes that repetition; here it is left in.
 
 # %% tags=["hide-input", "remove-output"]
 logs = {role: result.payload["steps"] for role, result in trained.items()}
@@ -151,7 +158,7 @@ figures.show("fig_sft", figures.training_curves(logs, book.source(f"n = {n_turns
 # %% [markdown]
 # ```{glue:figure} fig_sft
 # :name: fig-sft
-# :alt: Two line charts over tokens read. Left, the loss of the vanilla model, the planner and the generator, each falling. Right, the learning rate rising briefly and then falling along a cosine.
+# :alt: Two line charts over tokens read. Left, the training loss of the vanilla model, the planner and the generator. Right, the learning rate rising briefly and then falling along a cosine.
 #
 # Training loss and learning rate of the three fine-tunings.
 # Profile {glue:text}`profile_name`; n = {glue:text}`n_turns` training turns; single runs, so without interval.
@@ -170,18 +177,18 @@ figures.show("fig_sft", figures.training_curves(logs, book.source(f"n = {n_turns
 # ## Try it
 #
 # A planner that ignores the context and always answers with the training shares of the eight strategies has a loss, in nats per *turn*, equal to the entropy of those shares.
-# Compute it from Table 6 in chapter 01, and compare it with the planner's last loss times its tokens per turn.
+# Compute it from Table 6 in chapter 01, and compare it with the planner's loss, averaged over the last quarter of its training, times its tokens per turn.
 
 # %% tags=["hide-input"]
 counts = np.array(list(data["strategy_counts"].values()))
 share = counts / counts.sum()
-per_turn = trained["planner"].payload["steps"][-1]["loss"] * target_length
+per_turn = last_quarter("planner") * target_length
 figures.say(entropy=f"{-(share * np.log(share)).sum():.2f}", planner_loss=f"{per_turn:.2f}")
 
 # %% [markdown]
 # ```{admonition} Answer
 # :class: dropdown
-# The entropy is {glue:text}`entropy` nats per turn, and the planner's last logged loss amounts to {glue:text}`planner_loss`.
-# A value above the entropy means that the planner has not yet learned even the shares (or their spelling); a value below it means that it uses the context, or has begun to remember its training turns.
-# Which of the two it is, only held-out turns can tell.
+# The entropy is {glue:text}`entropy` nats per turn, and the planner's loss amounts to {glue:text}`planner_loss`.
+# Well above the entropy, the planner has not yet learned even the shares, or their spelling; well below it, it uses the context, or has begun to remember its training turns.
+# Which of the last two it is, only held-out turns can tell, and a difference of a few tenths on one short run tells nothing.
 # ```

@@ -14,7 +14,7 @@
 #
 # :::{admonition} Research output
 # :class: research-output
-# The replies on this page were written by small experimental models.
+# The replies on this page were written by experimental models.
 # They are shown so that a reader can see what the numbers are made of; they are not counselling, and some are nonsense.
 # :::
 
@@ -27,7 +27,8 @@ import json
 import numpy as np
 import pandas as pd
 
-from decoupled_esc.evaluate import Evaluation
+from decoupled_esc import taxonomy
+from decoupled_esc.evaluate import Evaluation, strategy
 from decoupled_esc.present import figures, replication
 from decoupled_esc.present.tables import plain
 from decoupled_esc.workflow import open_chapter
@@ -42,14 +43,15 @@ replies = {
 measured = Evaluation.from_json(json.dumps(book.result("metrics").payload))
 n_turns = measured.details["vanilla-sft"].turns
 n_dialogues = measured.details["vanilla-sft"].dialogues
-figures.say(profile_name=book.profile.name, n_turns=f"{n_turns:,}", n_dialogues=n_dialogues, replicates=f"{measured.replicates:,}")
+figures.say(profile_name=book.label, n_turns=f"{n_turns:,}", n_dialogues=n_dialogues, replicates=f"{measured.replicates:,}")
 
 # %% [markdown]
 # ## What was said
 #
 # Replies are drawn as in the paper, at temperature 0.7 and top-p 0.95, one for each turn, but with a seed.
 # The vanilla model's strategy is read from its tag; the planner's from its whole answer.
-# An answer that is not one of the eight names is *invalid*: it is counted, and never repaired.
+# Case, brackets and a closing full stop are forgiven; any other answer that is not one of the eight names is *invalid*: it is counted and not repaired.
+# Where a plan is invalid, the generator still has to answer: it is told *Others*, and the plan stays invalid.
 
 # %% tags=["hide-input"]
 said = {
@@ -62,11 +64,12 @@ said = {
     }
     for name, result in replies.items()
 }
-plain(pd.DataFrame(said), f"What the four systems printed, profile {book.profile.name}.")
+plain(pd.DataFrame(said), f"What the four systems printed, profile {book.label}.")
 
 # %% [markdown]
-# The base rows show what "base" means for an embedded model: it has seen neither a tag nor an instruction, so it names no strategy.
-# Numbers about its strategies would be numbers about nothing, and the tables below leave them out with that reason.
+# "Base" means two things here.
+# In the paper it is an instruction-tuned model that has not seen ESConv.
+# Under a profile that makes its own model, it is a network trained on plain ESConv dialogues, which has seen neither a tag nor an instruction and can hardly name a strategy; its row stands for no model of the paper, and numbers about its strategies are left out where too few answers name one.
 #
 # Here are the first replies of each fine-tuned system.
 # They are the models' own words; what the seeker had written is not repeated here.
@@ -77,29 +80,35 @@ shown = [
     for name in ("vanilla-sft", "decoupled-sft")
     for row in replies[name].rows[1:5]
 ]
-plain(pd.DataFrame(shown).set_index("turn"), f"Generated replies, research output; profile {book.profile.name}.")
+plain(pd.DataFrame(shown).set_index("turn"), f"Generated replies, research output; profile {book.label}.")
 
 # %% [markdown]
 # ## Table 3, Base and SFT
 #
 # The automatic metrics compare each reply with the one that a person wrote; the strategy metrics compare the strategies.
 # They are computed in the variant named `paper`, which follows how Table 3 was made: Distinct, BLEU, F1 and ROUGE-L are taken reply by reply and averaged.
-# Brackets hold 95% intervals from a {term}`bootstrap clustered by dialogue` with {glue:text}`replicates` replicates.
+# Brackets hold 95% intervals from a {term}`bootstrap clustered by dialogue` with {glue:text}`replicates` replicates: percentiles, except that for B the replicates are first moved onto the estimate, because resampling inflates B.
+# With few dialogues such intervals are too narrow rather than too wide.
 # Two verdicts stand in each cell, one against each of the paper's backbones.
-# Where our number misses the paper's, the verdict asks a weaker question: is the difference between Base and SFT on the paper's side of zero?
+# Where an SFT number misses the paper's, the verdict asks a weaker question: is the difference from Base on the paper's side of zero?
 
 # %% tags=["hide-input"]
-vanilla = replication.table_3(measured, "vanilla", book.profile.name)
+note = None
+if book.profile.backbone.kind == "embedded":
+    note = "Our base was trained on plain ESConv dialogues; the paper's is an instruction-tuned model that was not."
+vanilla = replication.table_3(measured, "vanilla", book.label, note)
 vanilla
 
 # %% tags=["hide-input"]
-decoupled = replication.table_3(measured, "decoupled", book.profile.name)
+decoupled = replication.table_3(measured, "decoupled", book.label, note)
 decoupled
 
 # %% tags=["hide-input"]
 counted = pd.Series(vanilla.counts()).add(pd.Series(decoupled.counts()), fill_value=0).astype(int)
 gain = measured.contrasts["decoupled-sft - decoupled-base"]["paper"]["F1"]
-split = measured.contrasts["decoupled-sft - vanilla-sft"]["paper"]
+split = measured.contrasts["decoupled-sft - vanilla-sft"]["standard"]
+same = measured.contrasts["decoupled-sft - vanilla-sft"]["paper"]
+valid = {name: round((1 - details.invalid_rate) * details.turns) for name, details in measured.details.items()}
 
 
 def interval(estimate, digits=1):
@@ -108,15 +117,16 @@ def interval(estimate, digits=1):
 
 figures.say(
     cells=int(counted.sum()), verdicts=", ".join(f"{count} {status}" for status, count in counted.items()),
-    f1_gain=interval(gain), split_f1=interval(split["F1"]), split_b=interval(split["B"], 2), split_q=interval(split["Q"]),
+    f1_gain=interval(gain), split_f1=interval(same["F1"]), split_q=interval(split["Q"]),
+    valid_vanilla=f"{valid['vanilla-sft']:,}", valid_decoupled=f"{valid['decoupled-sft']:,}",
 )
 
 # %% [markdown]
 # Of {glue:text}`cells` cells: {glue:text}`verdicts`.
 # Fine-tuning changes the decoupled system's F1 by {glue:text}`f1_gain` points.
-# Decoupling, after SFT, changes F1 by {glue:text}`split_f1`, macro F1 of strategies by {glue:text}`split_q` and preference bias by {glue:text}`split_b`.
+# Decoupling, after SFT, changes F1 by {glue:text}`split_f1`, and macro F1 of strategies by {glue:text}`split_q` when an invalid answer counts as a miss.
 # Read an interval that contains zero as "this run can't tell".
-# Read none of it as a statement about the paper while the profile is `smoke`: such a page shows that every step works, on a model thousands of times smaller than the paper's.
+# Read none of it as a statement about the paper where the profile is `smoke`: it shows that every step works.
 #
 # ## The same numbers as a picture
 #
@@ -126,7 +136,7 @@ figures.say(
 NAMES = {"vanilla-sft": "vanilla", "decoupled-sft": "decoupled, sampled", "decoupled-sft-scored": "decoupled, scored"}
 LABELS = {"B": "preference bias B", "Q_W": "weighted F1", "Q": "macro F1"}
 values = {
-    label: {NAMES[name]: measured.systems[name]["paper"][key] for name in NAMES} for key, label in LABELS.items()
+    label: {NAMES[name]: measured.systems[name]["standard"][key] for name in NAMES} for key, label in LABELS.items()
 }
 figures.show("fig_strategy_metrics", figures.estimates(values, book.source(f"n = {n_turns:,} turns, 95% intervals")))
 
@@ -135,8 +145,8 @@ figures.show("fig_strategy_metrics", figures.estimates(values, book.source(f"n =
 # :name: fig-strategy-metrics
 # :alt: Three panels with points and intervals for the fine-tuned systems. Preference bias, weighted F1 and macro F1 for the vanilla model, the sampled planner and the planner that takes the most probable strategy.
 #
-# Strategy metrics after SFT, with 95% intervals.
-# Profile {glue:text}`profile_name`; n = {glue:text}`n_turns` turns of {glue:text}`n_dialogues` dialogues.
+# Strategy metrics after SFT (variant `standard`: an invalid answer is a miss for both F1, and left out of B), with 95% intervals.
+# Profile {glue:text}`profile_name`; n = {glue:text}`n_turns` turns of {glue:text}`n_dialogues` dialogues, of which {glue:text}`valid_vanilla` (vanilla) and {glue:text}`valid_decoupled` (decoupled, sampled) have a valid answer; scored answers are always valid.
 # ```
 #
 # The third line is the same planner as the second, with the same weights.
@@ -162,7 +172,7 @@ figures.say(closest=closest, farthest=farthest, off_closest=f"{off[closest]:.0f}
 # %% [markdown]
 # ```{glue:figure} fig_strategies
 # :name: fig-strategies
-# :alt: Three bar charts of the share of eight strategies, for the vanilla model, the sampled planner and the scored planner, with diamonds for the gold shares. The scored planner uses few strategies.
+# :alt: Three bar charts of the share of eight strategies, for the vanilla model, the sampled planner and the scored planner, with diamonds for the gold shares.
 #
 # Strategy distribution of the fine-tuned systems against the gold annotation, after Figure 3 of {cite:t}`zhang2025decoupledesc`.
 # Profile {glue:text}`profile_name`; n = {glue:text}`n_turns` turns; invalid answers left out; shares without intervals.
@@ -200,9 +210,25 @@ figures.show("fig_confusion", figures.confusion(matrices, book.source(f"n = {n_t
 # $$ (eq-bias)
 #
 # This is a Bradley–Terry model {cite}`newman2023rankings`, and {eq}`eq-bias` has two ends worth knowing.
-# A predictor without favourites has $\mathcal{B} = 0$.
+# With endless data, a predictor without favourites has $\mathcal{B} = 0$; on a real test set noise alone makes it positive, the more so the fewer the turns.
 # One that always predicts the same strategy has all strength on one: $\mathcal{B} = \sqrt{7} \approx 2.65$, the largest value there is for eight strategies.
 # CSO's tables print 2.65 for several fine-tuned models {cite}`zhao2025cso`: at that bound, the number no longer tells how often the favourite was wrongly chosen.
+#
+# How much noise alone makes can be simulated: a predictor that draws each strategy with its gold share, whatever the turn, has no preference beyond people's own.
+# Here is its mean $\mathcal{B}$ for several numbers of turns.
+
+# %% tags=["hide-input"]
+sizes = {"vanilla, valid answers": valid["vanilla-sft"], "decoupled, valid answers": valid["decoupled-sft"], "the paper's test split": replication.PAPER_TURNS}
+chance = {
+    what: {"turns": f"{turns:,}", "mean B of chance": f"{strategy.bias_of_chance(measured.gold_distribution, turns, 1000, book.profile.seed):.2f}"}
+    for what, turns in sizes.items() if turns
+}  # fmt: skip
+figures.say(chance_paper=chance["the paper's test split"]["mean B of chance"])
+plain(pd.DataFrame(chance).T, f"Preference bias that noise alone makes, 1,000 draws each; gold shares of profile {book.label}.")
+
+# %% [markdown]
+# So a $\mathcal{B}$ counted on few turns can't be set beside one counted on many, and the tables above do not.
+# And on the paper's own test split, where chance makes {glue:text}`chance_paper`, reported values as low as 0.15 {cite}`zhang2025decoupledesc` have little room left to fall.
 #
 # The variant `paper` stops after 20 sweeps; the variant `standard` goes on until nothing changes.
 
@@ -212,7 +238,7 @@ both = pd.DataFrame({
     variant: {key: interval(measured.systems["decoupled-sft"][variant][key], 2 if key == "B" else 1) for key in METRICS}
     for variant in ("paper", "standard")
 })  # fmt: skip
-plain(both, f"One system (decoupled SFT), two ways to compute each metric; profile {book.profile.name}.")
+plain(both, f"One system (decoupled SFT), two ways to compute each metric; profile {book.label}.")
 
 # %% tags=["hide-input"]
 system = measured.systems["decoupled-sft"]
@@ -224,6 +250,23 @@ figures.say(distinct_paper=f"{system['paper']['D-1'].value:.0f}", distinct_stand
 # Whoever compares papers should ask which.
 
 # %% [markdown]
+# ## Strategy by strategy
+#
+# A macro average hides which strategies are never chosen, and a strength $p_i$ says which are chosen too often.
+
+# %% tags=["hide-input"]
+details = measured.details["decoupled-sft"]
+by_strategy = pd.DataFrame({
+    "gold share, %": 100 * np.array(measured.gold_distribution),
+    "predicted share, %": 100 * np.array(details.distribution),
+    "F1": details.strategy_f1["standard"],
+    "strength p": details.preference["paper"],
+}, index=list(taxonomy.STRATEGIES))  # fmt: skip
+plain(by_strategy, f"Decoupled SFT, sampled, {valid['decoupled-sft']:,} valid answers; profile {book.label}.", "{:.1f}")
+
+# %% [markdown]
+# A strength of 1 is neither favoured nor avoided; 0 is a strategy that was missed and never wrongly predicted.
+#
 # ## Try it
 #
 # Invalid answers can be dropped or counted as wrong; `paper` drops them and `standard` counts them.
@@ -232,5 +275,6 @@ figures.say(distinct_paper=f"{system['paper']['D-1'].value:.0f}", distinct_stand
 # ```{admonition} Answer
 # :class: dropdown
 # B is computed from valid predictions in both variants, so it can't change for this reason.
-# Q and Q_W can only fall when invalid answers count: each adds a miss to its gold strategy and takes nothing from the others.
+# Q can only fall when invalid answers count: each adds a miss to its gold strategy and takes nothing from the others.
+# Q_W can move either way, because the turns that come back also change the weights: if the strategies that are predicted well are those whose answers were dropped, it rises.
 # ```

@@ -30,7 +30,7 @@ from decoupled_esc.workflow import open_chapter
 book = open_chapter(globals())
 data = book.result("data").payload
 evaluation = Evaluation.from_json(json.dumps(book.result("metrics").payload))
-name = book.profile.name
+name = book.label
 measured = [
     replication.table_1(data, name),
     replication.table_6(data, name),
@@ -44,33 +44,33 @@ report = replication.report(measured)
 
 # %% tags=["hide-input"]
 counts = replication.summary(report)
-titles = {key: table.title for key, table in load_tables().items()}
+names = {key: table.name for key, table in load_tables().items()}
 attempted = report[report.status != "not attempted"]
 figures.say(
     profile_name=name, cells=f"{len(report):,}", attempted=len(attempted), tables=len(counts),
     share=f"{100 * len(attempted) / len(report):.0f}", exact=int((report.status == "exact").sum()),
     opposite=int((report.status == "opposite").sum()),
 )
-plain(counts, f"Status of every number of both papers, profile {name}.")
+plain(counts.rename(index=names), f"Status of every number of both papers, profile {name}.")
 
 # %% [markdown]
 # {glue:text}`attempted` of {glue:text}`cells` numbers in {glue:text}`tables` tables have been measured ({glue:text}`share`%), {glue:text}`exact` of them exactly, and {glue:text}`opposite` came out the other way round.
 # The rest waits for chapters that are not written yet, or can't be had: a paid judge, people's ratings.
 # Tables that hold no numbers (the rubrics, the map of strategies, the case study) are left out.
 #
-# The *exact* cells are counts of data, and hold under every profile.
-# The others were made by profile {glue:text}`profile_name`; as long as that is `smoke`, they show that the comparison works and say nothing about either paper.
+# The cells of Tables 1 and 6 are counts of data, and hold under every profile.
+# Those of Table 3 were made by profile {glue:text}`profile_name`; where that is `smoke`, they show that the comparison works and say nothing about either paper.
 
 # %% [markdown]
 # ## Why not
 
 # %% tags=["hide-input"]
-reasons = report[report.status == "not attempted"].groupby(["table", "why"], sort=False).size().rename("cells").reset_index()
-plain(reasons.set_index("table"), "Cells that were not attempted, and why.")
+missing = report[report.status == "not attempted"].replace({"table": names})
+reasons = missing.groupby(["table", "why"], sort=False).size().rename("cells").reset_index()
+plain(reasons.set_index("table"), f"Cells that were not attempted, and why; profile {name}.")
 
 # %% [markdown]
 # ## Every measured cell
 
 # %% tags=["hide-input"]
-shown = attempted.set_index("table")[["row", "column", "paper", "measured", "low", "high", "status"]]
-plain(shown, f"All cells with a measurement, profile {name}; low and high are 95% intervals.", "{:,.2f}")
+plain(replication.listing(attempted).set_index("table"), f"All cells with a measurement, profile {name}; 95% intervals.")

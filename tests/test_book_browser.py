@@ -140,5 +140,6 @@ def test_the_book_reads_from_the_disk(driver, site):
     driver.get_log("browser")
     _open(driver, (site / "index.html").as_uri(), WIDTHS["desk"])
     _wait(driver, lambda: not driver.current_url.endswith("index.html"), "the index leads nowhere")
+    _wait(driver, lambda: driver.find_elements("css selector", "article h1"), "the first page does not load")
     assert driver.find_element("css selector", "article h1").is_displayed()
     assert [e["message"] for e in driver.get_log("browser") if e["level"] == "SEVERE"] == []

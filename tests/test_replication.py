@@ -75,8 +75,23 @@ def test_numbers_about_no_strategies_are_not_shown():
     assert frame[frame.row.str.endswith("vanilla/sft") & (frame.column == "Q")].measured.notna().all()
 
 
-def test_base_and_sft_are_judged_by_the_same_difference():
+def test_sft_is_judged_by_its_difference_from_base():
     frame = replication.table_3(evaluation(invalid_base=False), "decoupled", "smoke").to_frame()
     q = frame[frame.column == "Q"].set_index("row").status
-    # SFT is far better than Base here and in the paper, and both numbers miss the paper's: the same direction, twice.
-    assert q["qwen2.5-7b/decoupled/sft"] == q["qwen2.5-7b/decoupled/base"] == "same direction"
+    # SFT is far better than Base here and in the paper, and both numbers miss the paper's.  The difference is one
+    # finding and speaks for one row.
+    assert q["qwen2.5-7b/decoupled/sft"] == "same direction"
+    assert q["qwen2.5-7b/decoupled/base"] == "differs"
+
+
+def test_bias_is_not_compared_across_sizes():
+    frame = replication.table_3(evaluation(invalid_base=False), "vanilla", "smoke").to_frame()
+    bias = frame[frame.column == "B"]
+    assert (bias.status == "not attempted").all() and bias.why.str.contains("64 here, 1,792 in the paper").all()
+
+
+def test_the_listing_prints_at_the_papers_precision():
+    report = replication.report(tables(evaluation(invalid_base=False)))
+    lines = replication.listing(report[report.status != "not attempted"])
+    total = lines[(lines.row == "Overall") & (lines.column == "number")].iloc[0]
+    assert (total.table, total.paper, total.ours, total.interval) == ("Table 6 of DecoupledESC", "14,763", "828", "")

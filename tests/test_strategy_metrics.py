@@ -279,3 +279,18 @@ def test_confusion_of_groups_adds_up():
     total = strategy.confusion(predicted, gold)
     assert (w.sum(0) == total[0]).all() and (invalid.sum(0) == total[1]).all()
     assert w.sum((1, 2)).tolist() == [1, 1, 1] and invalid.sum(1).tolist() == [0, 1, 0]
+
+
+def test_chance_has_a_bias_that_falls_with_the_turns():
+    shares = np.array([0.2, 0.06, 0.08, 0.09, 0.16, 0.16, 0.07, 0.18])
+    few, many = (strategy.bias_of_chance(shares, turns, 300, seed=0) for turns in (100, 1792))
+    assert 0.05 < many < 0.2 < few
+    assert few == strategy.bias_of_chance(shares, 100, 300, seed=0)
+
+
+def test_counting_invalid_answers_lowers_q_but_may_raise_q_w():
+    w, invalid = np.zeros((8, 8)), np.zeros(8)
+    w[0, 0], w[0, 1], invalid[0] = 5, 95, 50
+    dropped, counted = (strategy.weighted_f1(w, invalid, policy) for policy in ("drop", "wrong"))
+    assert counted > dropped
+    assert strategy.macro_f1(w, invalid, "wrong") <= strategy.macro_f1(w, invalid, "drop")

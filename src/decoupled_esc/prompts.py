@@ -33,7 +33,6 @@ class Prompt:
 Layout = Callable[[Turn], Prompt]
 
 _NAMES = ", ".join(taxonomy.STRATEGIES)
-_MEANING = {s.name: s.meaning for s in taxonomy.ESCONV}
 
 VANILLA_INSTRUCTION = (
     "You are a peer supporter talking with someone who is having a hard time. "
@@ -46,7 +45,7 @@ PLANNER_INSTRUCTION = (
 )
 GENERATOR_INSTRUCTION = (
     "You are a peer supporter talking with someone who is having a hard time. "
-    "Your next answer uses the strategy {strategy}: it {meaning}."
+    "Your next answer uses the strategy {strategy}."
 )
 
 
@@ -67,7 +66,7 @@ def generator(turn: Turn) -> Prompt:
 
     To generate under another strategy, pass the turn with that strategy (``dataclasses.replace``).
     """
-    instruction = GENERATOR_INSTRUCTION.format(strategy=turn.strategy, meaning=_MEANING[turn.strategy])
+    instruction = GENERATOR_INSTRUCTION.format(strategy=turn.strategy)
     return Prompt(turn.id, (("system", instruction), *_chat(turn.context, with_tags=False)), turn.reply)
 
 
@@ -135,7 +134,7 @@ def parse_strategy(text: str) -> str | None:
 def parse_tagged(text: str) -> tuple[str | None, str]:
     """(strategy or None, reply) of a vanilla model's answer ``[Strategy] reply``.
 
-    Without a readable tag the whole answer is the reply.
+    Without brackets the whole answer is the reply; a tag that names no strategy is left out of it.
     """
     match = _TAG.match(text)
     if not match:

@@ -1,4 +1,4 @@
-"""The closed vocabularies of both papers: support strategies, psychological errors, dialogue stages.
+"""The closed vocabularies of both papers: support strategies, dialogue stages.
 
 Names are spelled as ESConv spells them, because models are trained to print them and metrics compare them
 letter by letter.  The order is that of Table 6 of DecoupledESC and is the order of every 8-vector and 8 x 8
@@ -32,8 +32,6 @@ ESCONV: tuple[Strategy, ...] = (
 STRATEGIES: tuple[str, ...] = tuple(s.name for s in ESCONV)
 """The eight names; position ``i`` is index ``i`` of every strategy vector and confusion matrix."""
 
-ABBREVIATIONS: dict[str, str] = {s.name: s.abbreviation for s in ESCONV}
-
 # Earlier spellings, found in FailedESConv (196 dialogues collected before the names settled).
 STRATEGY_SYNONYMS: dict[str, str] = {
     "Questions": "Question",
@@ -43,15 +41,6 @@ STRATEGY_SYNONYMS: dict[str, str] = {
     "Direct Guidance": "Providing Suggestions",
     "Other": "Others",
 }
-
-PSYCHOLOGICAL_ERRORS: tuple[str, ...] = (
-    "Strategy Mismatch",
-    "Lack of Empathy",
-    "Early Emotion Shift",
-    "Template Response",
-    "Emotion Misread",
-)
-"""DecoupledESC, appendix A.2."""
 
 STAGES = 6
 """A turn's relative position falls in one of six stages, 0 to 5, in steps of 0.2 (CSO, section 4.3)."""

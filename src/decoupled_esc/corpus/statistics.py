@@ -60,11 +60,16 @@ def blank_contexts(dialogues: Iterable[Dialogue]) -> tuple[int, int]:
 
 
 def survey(dialogues: Iterable[Dialogue]) -> dict[str, dict]:
-    """Mean and count of each survey answer (1 to 5) over the dialogues that gave it; None where none did."""
+    """Mean and count of each survey answer (1 to 5) over the dialogues that gave it; None where none did.
+
+    ``fall`` is the initial minus the final intensity, over the dialogues that gave both.
+    """
     answers: dict[str, list[int]] = {}
     for dialogue in dialogues:
         for question, rating in vars(dialogue.survey).items():
             answers.setdefault(question, []).extend([] if rating is None else [rating])
+        before, after = dialogue.survey.initial_intensity, dialogue.survey.final_intensity
+        answers.setdefault("fall", []).extend([] if None in (before, after) else [before - after])
     return {
         question: {"mean": float(np.mean(ratings)) if ratings else None, "answers": len(ratings)}
         for question, ratings in answers.items()

@@ -54,6 +54,8 @@ class Resampled:
     copies: np.ndarray
     """float [R] bootstrap replicates, or [D] values with one dialogue left out."""
     jackknife: bool = False
+    least: float | None = None
+    """Where the score can't be below this, neither are the ends of its interval."""
 
     def __sub__(self, other: Resampled) -> Resampled:
         if self.jackknife != other.jackknife or self.copies.shape != other.copies.shape:
@@ -61,21 +63,20 @@ class Resampled:
         return Resampled(self.value - other.value, self.copies - other.copies, self.jackknife)
 
     def centred(self) -> Resampled:
-        """The copies moved so that their mean is ``value``, and cut at 0: for a score >= 0 that noise inflates.
+        """The copies moved so that their mean is ``value``: for a score >= 0 that noise inflates.
 
         Resampling adds noise to data that hold noise already, so copies of the preference bias B lie above B itself,
         and when B is small even their 2.5th percentile can.  The moved copies keep the spread.  Their interval is
         about the B expected on another test set of this size, which is what a printed B can be compared with;
         the B of infinitely many turns is smaller (see `strategy.bias`).
         """
-        moved = self.copies + (self.value - self.copies.mean())
-        return Resampled(self.value, np.maximum(moved, 0.0), self.jackknife)
+        return Resampled(self.value, self.copies + (self.value - self.copies.mean()), self.jackknife, least=0.0)
 
     def estimate(self) -> Estimate:
         """The score with its 95% interval: jackknife normal, or percentiles of the bootstrap."""
         if self.jackknife:
             return jackknife_interval(self.value, self.copies)
-        return percentile_interval(self.value, self.copies)
+        return percentile_interval(self.value, self.copies if self.least is None else self.copies.clip(self.least))
 
 
 def bootstrap(weights: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> Resampled:

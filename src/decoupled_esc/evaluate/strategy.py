@@ -150,6 +150,19 @@ def preference(w: np.ndarray, variant: Variant) -> np.ndarray:
     return (p * N / p.sum(-1, keepdims=True)).reshape(w.shape[:-1])
 
 
+def bias_of_chance(shares: Sequence[float], turns: int, replicates: int, seed: int) -> float:
+    """The mean B (variant ``paper``) of a predictor without any preference, on ``turns`` turns: what noise alone makes.
+
+    It draws each strategy with its gold share (``shares`` [8]) whatever the gold strategy is.  Raises ValueError
+    without turns or replicates.
+    """
+    if turns < 1 or replicates < 1:
+        raise ValueError(f"need at least one turn and one replicate, not {turns} and {replicates}")
+    joint = np.outer(shares, shares).ravel()
+    draws = np.random.default_rng(seed).multinomial(turns, joint / joint.sum(), size=replicates)
+    return float(bias(draws.reshape(-1, N, N), "paper").mean())
+
+
 def bias(w: np.ndarray, variant: Variant) -> np.ndarray:
     """Preference bias B, eq. 8 of DecoupledESC: the population standard deviation of `preference`.
 

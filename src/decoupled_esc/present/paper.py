@@ -180,7 +180,7 @@ def verdict(
 
     * not measured: *not attempted*, which needs `why`;
     * without an interval: *exact* where the measured value rounds (a half up or to even) to the paper's;
-    * with an interval: *within the interval* where it contains the paper's number; never *exact*;
+    * with an interval: *within the interval* where it contains a number that rounds to the paper's; never *exact*;
     * else, with a contrast: *undecided* where its interval contains 0 or the paper's difference is 0, otherwise
       *same direction* or *opposite* by the signs;
     * else *differs*.
@@ -202,7 +202,8 @@ def verdict(
     if contrast is not None and not _has_interval(contrast) and sampled:
         raise ValueError("the difference of sampled numbers needs an interval")
 
-    if sampled and measured.low <= paper <= measured.high:
+    half = 0.5 * 10.0**-decimals  # a printed 2.65 stands for every number that rounds to it
+    if sampled and measured.low - half <= paper <= measured.high + half:
         return Verdict(Status.WITHIN, why)
     if not sampled and rounds_to(measured.value, paper, decimals):
         return Verdict(Status.EXACT, why)

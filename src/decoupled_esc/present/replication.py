@@ -10,16 +10,17 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from decoupled_esc.evaluate import Estimate, Evaluation
+from decoupled_esc.evaluate import STRATEGY_METRICS, Estimate, Evaluation
 from decoupled_esc.present.paper import Status, load_tables
 from decoupled_esc.present.tables import ComparisonTable, compare
 
 BACKBONES = ("qwen2.5-7b", "llama3.1-8b")
 FEWEST_VALID = 30
 """Below so many valid answers, numbers about a system's strategies would be numbers about nothing."""
+PAPER_TURNS = 1792
+"""Turns of the paper's test split.  B depends on how many it is counted on, so it is compared only near this number."""
 
 _NO_JUDGE = dict.fromkeys(("Flu", "Pro", "Emp", "Hel"), "needs an LLM judge, which this book does not have yet")
-_STRATEGY_METRICS = ("B", "Q_W", "Q")
 
 NOT_YET: dict[str, str] = {
     "decoupledesc/table-1": "the mined pairs of its second half await the mining chapter",
@@ -75,41 +76,41 @@ def table_6(data: Mapping, profile: str) -> ComparisonTable:
     return compare(load_tables()["decoupledesc/table-6"], measured, profile=profile, n=n)
 
 
-def table_3(evaluation: Evaluation, paradigm: str, profile: str) -> ComparisonTable:
+def table_3(evaluation: Evaluation, paradigm: str, profile: str, note: str | None = None) -> ComparisonTable:
     """Table 3 of DecoupledESC: the Base and SFT rows of one paradigm, a line a metric, against both backbones.
 
-    Each row is compared with the other: a number that misses the paper's can still differ in the paper's direction.
+    The SFT row is compared with the Base row: a number that misses the paper's can still differ in its direction.
     """
-    systems = {f"{paradigm}/{method}": f"{paradigm}-{method}" for method in ("base", "sft")}
     columns = [column.key for column in load_tables()["decoupledesc/table-3"].columns]
-    rows = {
-        row: {
-            key: estimate
-            for key, estimate in evaluation.systems[name]["paper"].items()
-            if key in columns and (key not in _STRATEGY_METRICS or _valid(evaluation, name) >= FEWEST_VALID)
-        }
-        for row, name in systems.items()
-    }
-    too_few = {
-        (row, key): f"fewer than {FEWEST_VALID} answers of this system name a strategy"
-        for row in rows
-        for key in _STRATEGY_METRICS
-        if key not in rows[row]
-    }
-    shared = set.intersection(*(set(scores) for scores in rows.values()))
-    (base, base_name), (sft, sft_name) = systems.items()
-    gain = {key: evaluation.contrasts[f"{sft_name} - {base_name}"]["paper"][key] for key in shared}
-    loss = {key: Estimate(-e.value, *((-e.high, -e.low) if e.low is not None else ())) for key, e in gain.items()}
-    details = evaluation.details[sft_name]
+    rows: dict[str, dict[str, Estimate]] = {}
+    missing: dict[str | tuple[str, str], str] = dict(_NO_JUDGE)
+    counted = []
+    for method in ("base", "sft"):
+        row, name = f"{paradigm}/{method}", f"{paradigm}-{method}"
+        valid = _valid(evaluation, name)
+        counted.append(f"{valid:,} ({method.upper() if method == 'sft' else method.capitalize()})")
+        why = {}
+        if valid < FEWEST_VALID:
+            why = dict.fromkeys(STRATEGY_METRICS, f"fewer than {FEWEST_VALID} answers of this system name a strategy")
+        elif valid < 0.9 * PAPER_TURNS:
+            why = {"B": f"B depends on the number of turns: {valid:,} here, {PAPER_TURNS:,} in the paper"}
+        scores = evaluation.systems[name]["paper"]
+        rows[row] = {key: estimate for key, estimate in scores.items() if key in columns and key not in why}
+        missing |= {(row, key): reason for key, reason in why.items()}
+    base, sft = rows
+    difference = evaluation.contrasts[f"{paradigm}-sft - {paradigm}-base"]["paper"]
+    details = evaluation.details[f"{paradigm}-sft"]
     return compare(
         load_tables()["decoupledesc/table-3"],
         rows,
         profile=profile,
-        n=f"{details.turns:,} test turns of {details.dialogues} dialogues",
+        n=f"{details.turns:,} test turns of {details.dialogues} dialogues, strategy metrics on the valid answers: "
+        + " and ".join(counted),
         backbones=BACKBONES,
         rows=list(rows),
-        contrasts={(sft, base): gain, (base, sft): loss},
-        not_attempted=_NO_JUDGE | too_few,
+        contrasts={(sft, base): {key: difference[key] for key in rows[sft] if key in rows[base]}},
+        not_attempted=missing,
+        note=note,
     ).transposed()
 
 
@@ -151,3 +152,18 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     counts = counts.reindex(index=order, columns=[str(s) for s in Status if str(s) in counts.columns])
     counts.insert(0, "cells", counts.sum(axis=1))
     return counts
+
+
+def listing(frame: pd.DataFrame) -> pd.DataFrame:
+    """:func:`report`'s measured lines as text, at the paper's precision, for reading."""
+    tables = load_tables()
+
+    def written(line: pd.Series) -> pd.Series:
+        table = tables[line.table]
+        decimals = table.decimals(line.row, line.column)
+        numbers = [f"{line[key]:,.{decimals}f}" if pd.notna(line[key]) else "" for key in ("paper", "measured", "low", "high")]
+        interval = f"[{numbers[2]}, {numbers[3]}]" if numbers[2] else ""
+        return pd.Series([table.name, line.row, line.column, *numbers[:2], interval, line.status])
+
+    names = ["table", "row", "column", "paper", "ours", "interval", "status"]
+    return frame.apply(written, axis=1).set_axis(names, axis=1)

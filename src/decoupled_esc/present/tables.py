@@ -37,7 +37,7 @@ ARROW = {
     "lower": ' <abbr title="lower is better">↓</abbr>',
     None: "",
 }
-INTERVAL = "95% bootstrap over dialogues"
+INTERVAL = "95% intervals by bootstrap over dialogues"
 
 Measured = Mapping[str, Mapping[str, Estimate]]
 """Row key -> column key -> estimate. Row keys are the paper's, without the backbone in front."""
@@ -176,7 +176,6 @@ def compare(
     columns: Sequence[str] | None = None,
     contrasts: Mapping[tuple[str, str], Mapping[str, Estimate]] | None = None,
     not_attempted: Mapping[str | tuple[str, str], str] | None = None,
-    interval: str = INTERVAL,
     note: str | None = None,
 ) -> ComparisonTable:
     """The paper's table beside the measured numbers.
@@ -196,7 +195,7 @@ def compare(
       difference is computed from its cells. It decides between *same direction* and *opposite*.
     * `not_attempted`: the reason for a row, a column or a (row, column); the most specific one is used. A measured
       cell needs none, and neither does a cell that the paper leaves blank.
-    * `profile`, `n` (what was counted, in words), `interval` and `note` go into the caption.
+    * `profile`, `n` (what was counted, in words) and `note` go into the caption.
 
     Raises ValueError for a shown cell with neither a number nor a reason (it names table, row and column), a reason
     or a blank paper cell beside a number, two comparison rows for one row, nothing to show, or a table without
@@ -219,7 +218,7 @@ def compare(
         columns=tuple(Label(column.name, column.better) for column in shown),
         lines=lines,
     )
-    return replace(result, caption=_caption(result, table, profile, n, interval, note))
+    return replace(result, caption=_caption(result, table, profile, n, note))
 
 
 def plain(frame: pd.DataFrame, caption: str, numbers: str | None = None):
@@ -329,11 +328,11 @@ def _short(backbone: str) -> str:
 
 
 def _caption(
-    result: ComparisonTable, table: PaperTable, profile: str, n: str, interval: str, note: str | None
+    result: ComparisonTable, table: PaperTable, profile: str, n: str, note: str | None
 ) -> str:
     got = [cell.measured for cell in result.cells() if cell.measured]
     if any(estimate.low is not None for estimate in got):
-        how = f"brackets: {interval}"
+        how = f"brackets: {INTERVAL}"
     else:
         how = "computed without sampling, so without intervals" if got else "nothing measured"
     return f"{table.name}: {table.title}. Ours: profile {profile}; n = {n}; {how}." + (f" {note}" if note else "")

@@ -88,16 +88,20 @@ class Session:
         # A run has fetched what it could before its first job: the jobs keep off the network.
         return {name: corpus.load(name, download=not self.runs_only) for name in ("esconv", "failed_esconv")}
 
+    @property
+    def label(self) -> str:
+        """The profile's name for captions, with a warning where the data is the synthetic miniature."""
+        synthetic = self.result("data").payload["corpus"] == "miniature"
+        return f"{self.profile.name} on SYNTHETIC miniature data" if synthetic else self.profile.name
+
     def source(self, what: str, counted: bool = False) -> str:
         """The line that stands in every figure: who made it, from how much (``what``), and how far it may be read.
 
         ``counted``: no model had a part in it, and every profile counts the same.
         """
         reach = {"smoke": "shows that the steps work, not a result", "small": "a small model", "paper": "paper scale"}
-        data = self.result("data").payload["corpus"]
-        synthetic = "SYNTHETIC miniature data · " if data == "miniature" else ""
         how_far = "the same under every profile" if counted else reach[self.profile.scale]
-        return f"{synthetic}profile {self.profile.name} ({how_far}) · {what}"
+        return f"profile {self.label} ({how_far}) · {what}"
 
     def result(self, name: str) -> Result:
         """The result of stage ``name``: published, or run before, or run now."""

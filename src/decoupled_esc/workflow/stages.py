@@ -58,7 +58,6 @@ def data(context: Context) -> dict:
 
     whole, train, failed = context.corpus, context.corpus.split("train"), context.corpora["failed_esconv"]
     example = next((dialogue for dialogue in train if dialogue.id == EXAMPLE), train[0])
-    blank, test_turns = statistics.blank_contexts(whole.split("test"))
     return {
         "corpus": whole.name,
         "digest": whole.digest,
@@ -67,8 +66,7 @@ def data(context: Context) -> dict:
             split: statistics.blank_contexts(whole.split(split))[1] for split in ("train", "validation", "test")
         },
         "example": {"id": example.id, "messages": [vars(m) for m in corpora.chat_form(example)[:4]]},
-        "blank_test_turns": blank,
-        "test_turns": test_turns,
+        "blank_turns": {split: statistics.blank_contexts(whole.split(split))[0] for split in ("train", "test")},
         "size": statistics.size(train),
         "strategy_counts": statistics.strategy_counts(train),
         "strategy_by_stage": statistics.strategy_by_stage(train).tolist(),
@@ -175,7 +173,7 @@ def _vanilla_replies(context: Context, adapter: str | None) -> dict:
     from decoupled_esc import prompts
 
     engine, turns, sampling = _engine(context, adapter), _test_turns(context), context.profile.generation.reply
-    asked = _fit(engine, turns, prompts.vanilla, context.profile.data.window)
+    asked = _fit(context, engine, turns, prompts.vanilla, sampling)
     written = _complete(context, engine, asked, sampling, "replies")
     rows = []
     for turn in turns:
@@ -189,7 +187,7 @@ def _decoupled_replies(context: Context, planner: str | None, generator: str | N
 
     turns, generation = _test_turns(context), context.profile.generation
     engine = _engine(context, planner)
-    asked = _fit(engine, turns, prompts.planner, context.profile.data.window)
+    asked = _fit(context, engine, turns, prompts.planner, generation.plan)
     plans = _complete(context, engine, asked, generation.plan, "plans")
     scored = context.open_rows("scores")
     for ids, scores in engine.score_choices([p for p in asked if p.id not in scored.by_id], taxonomy.STRATEGIES):
@@ -199,7 +197,7 @@ def _decoupled_replies(context: Context, planner: str | None, generator: str | N
     # A plan that names no strategy still needs a reply: it is written under "Others", and the plan counts as invalid.
     under = [replace(turn, strategy=planned[turn.id] or "Others") for turn in turns]
     engine = engine if generator == planner else _engine(context, generator)
-    asked = _fit(engine, under, prompts.generator, context.profile.data.window)
+    asked = _fit(context, engine, under, prompts.generator, generation.reply)
     written = _complete(context, engine, asked, generation.reply, "replies")
     rows = [
         {
@@ -249,7 +247,13 @@ def metrics(context: Context) -> dict:
 
 
 def _be_repeatable(threads: int = 1) -> None:
-    """Same bytes out on the same machine: a fixed number of threads, deterministic kernels."""
+    """Same bytes out on the same CPU: a fixed number of threads, deterministic kernels.
+
+    On a GPU some kernels have no deterministic form; they are used all the same, and torch warns.
+    """
+    import os
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     import torch
     from transformers.utils import logging
 
@@ -291,10 +295,12 @@ def _test_turns(context: Context) -> list:
     return [turn for dialogue in dialogues for turn in corpus.turns(dialogue)]
 
 
-def _fit(engine, turns, layout, window: int) -> list:
+def _fit(context: Context, engine, turns, layout, sampling) -> list:
+    """Prompts with room for the answer: as in training, both share the window."""
     from decoupled_esc import prompts
 
-    return [prompts.fit(turn, layout, engine.count, window)[0] for turn in turns]
+    room = context.profile.data.window - sampling.max_new_tokens
+    return [prompts.fit(turn, layout, engine.count, room)[0] for turn in turns]
 
 
 def _complete(context: Context, engine, asked: list, sampling, what: str) -> dict[str, dict]:
