@@ -173,7 +173,7 @@ survey = {
     name: {questions[key]: answer["mean"] for key, answer in answers.items() if key in questions}
     for name, answers in data["survey"].items()
 }
-good, failed = data["survey"]
+good, failed = "esconv", "failed_esconv"
 fall = {name: answers["fall"]["mean"] for name, answers in data["survey"].items()}
 figures.say(
     fall_good=f"{fall[good]:.1f}", fall_failed=f"{fall[failed]:.1f}", failed_dialogues=data["failed"]["dialogues"],

@@ -70,15 +70,15 @@ def data(context: Context) -> dict:
         "size": statistics.size(train),
         "strategy_counts": statistics.strategy_counts(train),
         "strategy_by_stage": statistics.strategy_by_stage(train).tolist(),
-        "survey": {corpus.name: statistics.survey(corpus.dialogues) for corpus in (whole, failed)},
+        "survey": {name: statistics.survey(found.dialogues) for name, found in context.corpora.items()},
         "failed": {
             "corpus": failed.name,
             "dialogues": len(failed.dialogues),
             "strategy_counts": statistics.strategy_counts(failed.dialogues),
         },
         "flaws": {
-            corpus.name: dict(sorted(Counter(flaw.what for flaw in corpus.flaws).items()))
-            for corpus in (whole, failed)
+            name: dict(sorted(Counter(flaw.what for flaw in found.flaws).items()))
+            for name, found in context.corpora.items()
         },
     }
 

@@ -1,0 +1,97 @@
+"""The real stages, from dialogues to metrics, on the miniature corpus with a model of a few thousand parameters."""
+
+import json
+
+import pytest
+
+from decoupled_esc import corpus
+from decoupled_esc.corpus import fetch
+from decoupled_esc.evaluate import Evaluation
+from decoupled_esc.present import replication
+from decoupled_esc.train import Lora
+from decoupled_esc.workflow import stages
+from decoupled_esc.workflow.profiles import load_profile
+from decoupled_esc.workflow.session import Session
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory):
+    """A session without real data, network or published results; one role is trained with LoRA, two in full."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    smoke = load_profile("smoke")
+    quick = smoke.sft.planner.model_copy(update={"batch": 16, "micro_batch": 16})
+    lora = quick.model_copy(update={"lora": Lora(rank=4, alpha=4, dropout=0.05)})
+    profile = smoke.model_copy(update={
+        "backbone": smoke.backbone.model_copy(
+            update={"vocabulary": 400, "hidden": 32, "layers": 2, "heads": 2, "feed_forward": 64}),
+        "data": smoke.data.model_copy(update={"train_dialogues": 4, "test_dialogues": 2, "window": 700}),
+        "sft": smoke.sft.model_copy(update={"vanilla": lora, "planner": quick, "generator": quick}),
+        "bootstrap_replicates": 50,
+    })  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(fetch.FOLDER, raising=False)
+        patch.setenv(fetch.CACHE, str(folder / "cache"))
+        yield Session(profile, runs_only=True, runs=folder / "runs", published=folder / "published")
+
+
+@pytest.fixture(scope="module")
+def metrics(session):
+    return session.run("metrics")
+
+
+def test_every_system_answers_every_test_turn_once(session, metrics):
+    turns = [turn.id for d in session.corpora["esconv"].split("test")[:2] for turn in corpus.turns(d)]
+    for system in stages.SYSTEMS:
+        result = session.run(f"replies-{system}")
+        assert [row["id"] for row in result.rows] == turns
+        assert result.payload["turns"] == len(turns)
+        assert result.provenance["tokens"] == sum(row["tokens"] for row in result.rows)
+        for row in result.rows if system.startswith("decoupled") else ():
+            assert len(row["scores"]) == 8 and max(row["scores"]) < 0
+
+
+def test_what_was_trained_is_what_was_asked(session, metrics):
+    vanilla, planner = (session.run(f"sft-{role}").payload for role in ("vanilla", "planner"))
+    assert vanilla["trainable"] < vanilla["parameters"] and planner["trainable"] == planner["parameters"]
+    assert vanilla["target_tokens"] > planner["target_tokens"] > 0
+    assert planner["steps"][-1]["loss"] < planner["steps"][0]["loss"]
+    assert len({session.run(f"sft-{role}").payload["weights"] for role in stages.ROLES}) == 3
+
+
+def test_nothing_runs_twice(session, metrics):
+    paths = sorted(session.runs.folder.glob("*.json"))
+    before = [path.stat().st_mtime_ns for path in paths]
+    assert session.run("metrics") == metrics
+    assert [path.stat().st_mtime_ns for path in paths] == before
+
+
+@pytest.mark.parametrize("system", ["vanilla-sft", "decoupled-sft"])
+def test_interrupted_replies_end_the_same(session, metrics, system):
+    name = f"replies-{system}"
+    whole = session.run(name)
+    session.runs.path(name).unlink()
+    for growing in (session.runs.folder / name).glob("*.jsonl"):
+        lines = growing.read_text(encoding="utf-8").splitlines(keepends=True)
+        growing.write_text("".join(lines[: len(lines) // 2]) + '{"id": "torn', encoding="utf-8")
+    again = session.run(name)
+    assert again.rows == whole.rows and again.digest == whole.digest
+
+
+def test_metrics_and_report_read_back(session, metrics):
+    evaluation = Evaluation.from_json(json.dumps(metrics.payload))
+    assert {f"{p}-{m}" for p in ("vanilla", "decoupled") for m in ("base", "sft")} <= set(evaluation.systems)
+    data = session.run("data").payload
+    tables = [
+        replication.table_1(data, session.label), replication.table_6(data, session.label),
+        *(replication.table_3(evaluation, paradigm, session.label) for paradigm in ("vanilla", "decoupled")),
+    ]  # fmt: skip
+    assert replication.report(tables).status.notna().all()
+    assert all("SYNTHETIC" in table.caption for table in tables)
+
+
+def test_the_miniature_is_told_apart(session):
+    data = session.run("data").payload
+    assert data["corpus"] == data["failed"]["corpus"] == "miniature"
+    assert set(data["survey"]) == set(data["flaws"]) == {"esconv", "failed_esconv"}
+    assert data["survey"]["esconv"]["empathy"]["mean"] > data["survey"]["failed_esconv"]["empathy"]["mean"]
+    assert "SYNTHETIC" in session.source("n = 1") and "SYNTHETIC" in session.label
