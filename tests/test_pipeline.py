@@ -7,6 +7,7 @@ import pytest
 from decoupled_esc import corpus
 from decoupled_esc.corpus import fetch
 from decoupled_esc.evaluate import Evaluation
+from decoupled_esc.models import HubModel
 from decoupled_esc.present import replication
 from decoupled_esc.train import Lora
 from decoupled_esc.workflow import stages
@@ -95,3 +96,14 @@ def test_the_miniature_is_told_apart(session):
     assert set(data["survey"]) == set(data["flaws"]) == {"esconv", "failed_esconv"}
     assert data["survey"]["esconv"]["empathy"]["mean"] > data["survey"]["failed_esconv"]["empathy"]["mean"]
     assert "SYNTHETIC" in session.source("n = 1") and "SYNTHETIC" in session.label
+
+
+def test_a_published_backbone_takes_the_same_path(session, metrics, tmp_path):
+    """The code of the large profiles, proven on the small model: loaded by name and revision, it answers the same."""
+    base = session.runs.folder / "base-model" / "policy"
+    hub = HubModel(kind="hub", name=str(base), revision="main", dtype="float32")
+    profile = session.profile.model_copy(update={"backbone": hub, "pretraining": None})
+    other = Session(profile, runs_only=True, runs=tmp_path / "runs", published=tmp_path / "published")
+    for name in ("replies-decoupled-base", "replies-vanilla-sft"):
+        assert other.run(name).rows == session.run(name).rows
+    assert other.run("base-model").payload == {"kind": "hub", "name": str(base), "revision": "main"}
