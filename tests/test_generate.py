@@ -11,8 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decoupled_esc import models
-from decoupled_esc.corpus import read_raw
-from decoupled_esc.corpus.split import MANIFEST
 from decoupled_esc.generate import Sampling, TransformersEngine
 from decoupled_esc.prompts import Prompt, ids, render
 from decoupled_esc.taxonomy import STRATEGIES
@@ -22,12 +20,6 @@ SHAPE = models.EmbeddedModel(
 )
 GREEDY = Sampling(temperature=0, top_p=1, max_new_tokens=8)
 SAMPLED = Sampling(temperature=0.7, top_p=0.95, max_new_tokens=8)
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    dialogues, _ = read_raw(MANIFEST.parent / "miniature" / "ESConv.json", "miniature")
-    return models.train_tokenizer((u.text for d in dialogues for u in d.utterances), SHAPE.vocabulary)
 
 
 @pytest.fixture(scope="module")

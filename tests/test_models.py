@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from decoupled_esc import models
-from decoupled_esc.corpus import read_raw
-from decoupled_esc.corpus.split import MANIFEST
 
 SHAPE = models.EmbeddedModel(
     kind="embedded", vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=256
@@ -23,12 +21,6 @@ CHAT = [
     {"role": "user", "content": "Hi \u2615\n\nthere "},
     {"role": "assistant", "content": "[Question] What happened?"},
 ]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    dialogues, _ = read_raw(MANIFEST.parent / "miniature" / "ESConv.json", "miniature")
-    return models.train_tokenizer((u.text for d in dialogues for u in d.utterances), SHAPE.vocabulary)
 
 
 @pytest.fixture(scope="module")

@@ -64,8 +64,6 @@ class Log:
     """Tokens read over all epochs, context included."""
     target_tokens: int
     """Tokens that the loss was taken on, over all epochs."""
-    cut: int
-    """Turns whose oldest messages did not fit in the window."""
     trainable: int
     """Trainable parameters."""
     parameters: int
@@ -101,11 +99,11 @@ def encode_plain(dialogues: Iterable[Dialogue], tokenizer, block: int) -> list[d
     return [{"id": str(n), "input_ids": tokens, "labels": list(tokens)} for n, tokens in enumerate(blocks)]
 
 
-def fine_tune(model, tokenizer, rows: Sequence[dict], how: Training, folder: Path, *, seed: int, cut: int = 0) -> Log:
+def fine_tune(model, tokenizer, rows: Sequence[dict], how: Training, folder: Path, *, seed: int) -> Log:
     """Train ``model`` on encoded ``rows``; the policy (adapter, or all weights) is saved to ``folder/policy``.
 
     Resumes from the last checkpoint under ``folder/checkpoints``.  Weights end the same on the same machine and thread
-    count, interrupted or not.
+    count, interrupted or not.  Raises ValueError where ``how.batch`` is not a multiple of ``how.micro_batch``.
     """
     import torch
     from datasets import Dataset
@@ -167,7 +165,6 @@ def fine_tune(model, tokenizer, rows: Sequence[dict], how: Training, folder: Pat
         ),
         tokens=how.epochs * sum(len(row["input_ids"]) for row in rows),
         target_tokens=how.epochs * sum(label != IGNORED for row in rows for label in row["labels"]),
-        cut=cut,
         trainable=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         parameters=sum(p.numel() for p in trainer.model.parameters()),
     )

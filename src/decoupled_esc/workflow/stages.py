@@ -13,7 +13,7 @@ code version is taken from, and a reader of stored results never loads torch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def base_model(context: Context) -> dict:
         "dialogues": len(dialogues),
         "held_out_dialogues": len(held_out),
         "held_out_loss": train.held_out_loss(model, train.encode_plain(held_out, tokenizer, how.block)),
-        **_log(log),
+        **asdict(log),
     }
 
 
@@ -138,14 +138,14 @@ def _sft(context: Context, role: str) -> dict:
     turns = [turn for dialogue in dialogues for turn in corpus.turns(dialogue)]
     rows, cut = train.encode(turns, prompts.LAYOUTS[role], tokenizer, profile.data.window)
     how = getattr(profile.sft, role)
-    log = train.fine_tune(model, tokenizer, rows, how, context.folder, seed=profile.seed, cut=cut)
+    log = train.fine_tune(model, tokenizer, rows, how, context.folder, seed=profile.seed)
     context.tokens = log.tokens
     return {
         "weights": models.weights_digest(context.folder / "policy"),
         "dialogues": len(dialogues),
         "turns": len(turns),
         "cut": cut,
-        **_log(log),
+        **asdict(log),
     }
 
 
@@ -215,8 +215,6 @@ def _decoupled_replies(context: Context, planner: str | None, generator: str | N
 
 def metrics(context: Context) -> dict:
     """Every automatic and strategy metric of every system, both variants, with intervals and paired differences."""
-    from dataclasses import asdict
-
     from decoupled_esc import taxonomy
     from decoupled_esc.evaluate import EvaluatedTurn, evaluate_systems
 
@@ -305,8 +303,6 @@ def _fit(context: Context, engine, turns, layout, sampling) -> list:
 
 def _complete(context: Context, engine, asked: list, sampling, what: str) -> dict[str, dict]:
     """Completions by id, written down batch by batch."""
-    from dataclasses import asdict
-
     from decoupled_esc import progress
 
     written = context.open_rows(what)
@@ -330,12 +326,6 @@ def _summary(context: Context, rows: list[dict]) -> dict:
         "unfinished": sum(not row["finished"] for row in rows),
         "empty": sum(not row["reply"] for row in rows),
     }
-
-
-def _log(log) -> dict:
-    from dataclasses import asdict
-
-    return {key: value for key, value in asdict(log).items() if key != "cut"}
 
 
 def _settings(*parts: str) -> Callable[[Profile], dict]:
