@@ -32,7 +32,7 @@ test: $(READY)
 	@$(MAKE) --no-print-directory nbval
 
 nbval: $(READY)
-	@$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
+	@$(BIN)/python -m pytest --nbval --nbval-current-env notebooks
 
 site: $(READY)
 	@$(BIN)/decoupled-esc site

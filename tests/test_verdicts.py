@@ -310,5 +310,7 @@ def test_one_backbone_with_small_numbers():
 def test_plain_tables_have_stable_html_and_format_numbers_only():
     frame = pd.DataFrame({"name": ["a", "b"], "x": [1.234, None]}).set_index("name")
     frame["word"] = ["<i>", "w"]
-    first, again = (plain(frame, "Caption", "{:.1f}").to_html() for _ in range(2))
-    assert first == again and "1.2" in first and "–" in first and "name" in first
+    first, again = (plain(frame, "Caption", "{:.1f}") for _ in range(2))
+    assert first == again and repr(first) == "<PlainTable Caption>"
+    first = first._repr_html_()
+    assert "1.2" in first and "–" in first and "name" in first

@@ -221,7 +221,21 @@ def compare(
     return replace(result, caption=_caption(result, table, profile, n, note))
 
 
-def plain(frame: pd.DataFrame, caption: str, numbers: str | None = None):
+@dataclass(frozen=True, repr=False)
+class PlainTable:
+    """A rendered table.  Its text form is its caption: a pandas Styler would print its address, which always differs."""
+
+    caption: str
+    html: str
+
+    def __repr__(self) -> str:
+        return f"<PlainTable {self.caption}>"
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def plain(frame: pd.DataFrame, caption: str, numbers: str | None = None) -> PlainTable:
     """``frame`` as a table of our own numbers, with no paper beside it.  The same frame gives the same HTML.
 
     ``numbers`` is a format for every number, such as ``"{:.2f}"``; a missing one is shown as a dash.
@@ -231,7 +245,9 @@ def plain(frame: pd.DataFrame, caption: str, numbers: str | None = None):
     frame = frame.rename_axis(columns=frame.index.name).rename_axis(index=None)
     styler = frame.style.set_caption(caption).set_uuid(uuid).set_table_attributes('class="plain-table"')
     styler = styler.format(na_rep="–")
-    return styler.format(numbers, na_rep="–", subset=list(frame.select_dtypes("number"))) if numbers else styler
+    if numbers:
+        styler = styler.format(numbers, na_rep="–", subset=list(frame.select_dtypes("number")))
+    return PlainTable(caption, styler.to_html())
 
 
 @dataclass(frozen=True)
