@@ -5,6 +5,9 @@ Three layouts, after DecoupledESC section 5 (wording ours):
 * *vanilla*: one model says ``[Strategy] reply``; the supporter's earlier messages carry their tags.
 * *planner*: one user message holds the transcript; the target is the strategy's name.
 * *generator*: the system message names the strategy; the dialogue follows as chat, without tags.
+
+The generator has a second form, *trunk*, in which the strategy stands after the dialogue.  A dialogue's turns then share
+all that comes before, and can be trained and sampled in one pass (``packing``); the paper's form shares almost nothing.
 """
 
 from __future__ import annotations
@@ -43,10 +46,8 @@ PLANNER_INSTRUCTION = (
     "You advise a peer supporter. Read the talk so far and name the one strategy the supporter should use next. "
     f"Strategies: {_NAMES}. Answer with the name alone."
 )
-GENERATOR_INSTRUCTION = (
-    "You are a peer supporter talking with someone who is having a hard time. "
-    "Your next answer uses the strategy {strategy}."
-)
+GENERATOR_ROLE = "You are a peer supporter talking with someone who is having a hard time."
+GENERATOR_STRATEGY = "Your next answer uses the strategy {strategy}."
 
 
 def vanilla(turn: Turn) -> Prompt:
@@ -62,15 +63,26 @@ def planner(turn: Turn) -> Prompt:
 
 
 def generator(turn: Turn) -> Prompt:
-    """The generator's layout under ``turn.strategy``: target the reply.
+    """The generator's layout under ``turn.strategy``, as in the paper: target the reply.
 
     To generate under another strategy, pass the turn with that strategy (``dataclasses.replace``).
     """
-    instruction = GENERATOR_INSTRUCTION.format(strategy=turn.strategy)
+    instruction = f"{GENERATOR_ROLE} {GENERATOR_STRATEGY.format(strategy=turn.strategy)}"
     return Prompt(turn.id, (("system", instruction), *_chat(turn.context, with_tags=False)), turn.reply)
 
 
-LAYOUTS: dict[str, Layout] = {"vanilla": vanilla, "planner": planner, "generator": generator}
+def generator_trunk(turn: Turn) -> Prompt:
+    """The generator's layout with the strategy in a second system message, after the dialogue."""
+    strategy = ("system", GENERATOR_STRATEGY.format(strategy=turn.strategy))
+    return Prompt(turn.id, (("system", GENERATOR_ROLE), *_chat(turn.context, with_tags=False), strategy), turn.reply)
+
+
+LAYOUTS: dict[str, Layout] = {
+    "vanilla": vanilla,
+    "planner": planner,
+    "generator": generator,
+    "generator-trunk": generator_trunk,
+}
 
 
 def _chat(context: tuple[Message, ...], *, with_tags: bool) -> list[tuple[str, str]]:

@@ -1,0 +1,178 @@
+"""Many prompts and answers in one pass: whatever two of them share is read once.
+
+The turns of a dialogue repeat each other: the prompt of turn k is, up to its last few tokens, a beginning of the prompt
+of turn k+1.  Laid out as a tree of prefixes, every token stands once, below the tokens it follows:
+
+    instruction - message 1 - message 2 - message 3 - …              the trunk: the dialogue, once
+                           \\             \\
+                            answer 1      answer 2                   a tail for every turn
+
+A tree becomes one sequence by writing it down in preorder.  Each token keeps the position it has in its own prompt and
+attends to its ancestors alone, so that the model computes for it what it would have computed there.  Depth is all that
+has to be kept: a token's descendants are the tokens after it that lie deeper, up to the first that does not.  Several
+trees one after the other are a forest and need nothing else, because each begins at depth 0.
+
+Nothing here knows of dialogues: sharing is found by comparing tokens, and is exact whatever the layout, the tokenizer
+and the window did to a prompt.  What can't be shared is read twice, and nothing changes but the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt and the answers to it whose log-probabilities are asked for, as token ids."""
+
+    id: str
+    prompt: list[int]
+    answers: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Examples as one sequence of ``L`` tokens, and where in it the ``P`` tokens of their answers are predicted."""
+
+    tokens: list[int]
+    """[L]"""
+    depths: list[int]
+    """[L] How many tokens are above each: its position in its own prompt, and the shape of the forest."""
+    asked: list[int]
+    """[examples] Where each example's prompt ends."""
+    predictors: list[int]
+    """[P] The index in ``tokens`` of the token before each token of an answer."""
+    targets: list[int]
+    """[P] The token that is asked for there."""
+    owners: list[int]
+    """[P] The answer it belongs to, counted over all answers of all examples."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def answers(self) -> int:
+        """How many answers there are."""
+        return 1 + max(self.owners, default=-1)
+
+
+def pack(examples: Sequence[Example]) -> Packed:
+    """The tree of ``examples``.  An answer's last token is asked for and never read, so it has no place in it.
+
+    Raises ValueError for an example without a prompt, or with an empty answer.
+    """
+    wanted: list[tuple[list[int], int, list[int]]] = []  # (what is read, owner or -1, answer)
+    owner = 0
+    for example in examples:
+        if not example.prompt or not all(example.answers):
+            raise ValueError(f"{example.id}: a prompt and each of its answers take at least one token")
+        wanted.append((example.prompt, -1, []))
+        for answer in example.answers:
+            wanted.append((example.prompt + answer[:-1], owner, answer))
+            owner += 1
+    # Sorted, sequences that share a prefix are neighbours: each branches off the path of the one before it.
+    order = sorted(range(len(wanted)), key=lambda n: wanted[n][0])
+    tokens: list[int] = []
+    depths: list[int] = []
+    ends: dict[int, int] = {}
+    places: list[list[int]] = [[] for _ in range(owner)]
+    path: list[int] = []
+    before: list[int] = []
+    for n in order:
+        read, owner, answer = wanted[n]
+        shared = _common_prefix(before, read)
+        path = path[:shared] + list(range(len(tokens), len(tokens) + len(read) - shared))
+        tokens += read[shared:]
+        depths += range(shared, len(read))
+        before = read
+        if owner < 0:
+            ends[n] = path[-1]
+        else:
+            places[owner] = path[len(read) - len(answer) :]
+    answers = [answer for _, owner, answer in wanted if owner >= 0]
+    return Packed(
+        tokens,
+        depths,
+        asked=[ends[n] for n in sorted(ends)],
+        predictors=[index for place in places for index in place],
+        targets=[token for answer in answers for token in answer],
+        owners=[owner for owner, answer in enumerate(answers) for _ in answer],
+    )
+
+
+def join(trees: Iterable[Packed]) -> Packed:
+    """Several packed sequences as one forest; examples and answers keep their order."""
+    joined = Packed([], [], [], [], [], [])
+    for tree in trees:
+        tokens, answers = len(joined.tokens), joined.answers
+        joined.asked.extend(tokens + index for index in tree.asked)
+        joined.predictors.extend(tokens + index for index in tree.predictors)
+        joined.owners.extend(answers + owner for owner in tree.owners)
+        joined.tokens.extend(tree.tokens)
+        joined.depths.extend(tree.depths)
+        joined.targets.extend(tree.targets)
+    return joined
+
+
+def subtree_ends(depths: Sequence[int]) -> list[int]:
+    """[L] For each token the index after its last descendant: token i attends to token j where j <= i < end of j."""
+    ends = [len(depths)] * len(depths)
+    path: list[int] = []
+    for index, depth in enumerate(depths):
+        while path and depths[path[-1]] >= depth:
+            ends[path.pop()] = index
+        path.append(index)
+    return ends
+
+
+def attention_mask(depths: Sequence[int], implementation: str = "sdpa", device=None):
+    """What each of ``L`` tokens attends to, in the form that a transformers model with ``implementation`` takes.
+
+    A bool tensor [1, 1, L, L] (query, key); for "flex_attention" a BlockMask of the same shape, whose empty blocks
+    cost nothing; None where every token attends to all before it, which any implementation does by itself.
+    """
+    import torch
+
+    length = len(depths)
+    if list(depths) == list(range(length)):
+        return None
+    ends = torch.tensor(subtree_ends(depths), device=device)
+    if implementation == "flex_attention":
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        def attends(batch, head, query, key):
+            return (key <= query) & (query < ends[key])
+
+        return create_block_mask(attends, B=None, H=None, Q_LEN=length, KV_LEN=length, device=device or "cpu")
+    index = torch.arange(length, device=device)
+    return ((index[None, :] <= index[:, None]) & (index[:, None] < ends[None, :]))[None, None]
+
+
+def answer_logps(model, packed: Packed):
+    """[answers] float32: the log-probability of each answer of ``packed``, summed over its tokens, with gradient.
+
+    The output layer runs at the ``P`` places where a token is asked for, and nowhere else.
+    """
+    import torch
+
+    device = model.device
+    predictors, targets, owners = (
+        torch.tensor(column, device=device) for column in (packed.predictors, packed.targets, packed.owners)
+    )
+    logits = model(
+        input_ids=torch.tensor([packed.tokens], device=device),
+        position_ids=torch.tensor([packed.depths], device=device),
+        attention_mask=attention_mask(packed.depths, model.config._attn_implementation, device),
+        logits_to_keep=predictors,
+        use_cache=False,
+    ).logits[0]
+    logps = -torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+    return torch.zeros(packed.answers, device=device).index_add(0, owners, logps)
+
+
+def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    for length, (left, right) in enumerate(zip(a, b, strict=False)):
+        if left != right:
+            return length
+    return min(len(a), len(b))

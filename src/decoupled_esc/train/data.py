@@ -1,0 +1,132 @@
+"""From turns and preference pairs to packed sequences.
+
+A sequence is a whole dialogue, every turn of which is a tail on the dialogue's one trunk; or a single turn, for a layout
+whose turns share nothing.  Contexts are cut to the window turn by turn and before packing, so that packed and unpacked
+training see the same tokens.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+from decoupled_esc.corpus import Dialogue, Turn, chat_form
+from decoupled_esc.packing import Example, Packed, pack
+from decoupled_esc.prompts import Layout, Prompt, fit, ids, render
+
+Unit = Literal["dialogue", "turn"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A turn, whose own answer is the chosen one, and the answer that it is preferred to."""
+
+    id: str
+    """A turn may stand in several pairs, so this says more than the turn's id."""
+    turn: Turn
+    rejected: str
+    """In the form of the layout's target: a strategy, a reply, or ``[Strategy] reply``."""
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """What a training reads: packed sequences, and what they hold."""
+
+    packed: tuple[Packed, ...]
+    ids: tuple[tuple[str, ...], ...]
+    """The turns or pairs of each sequence; every one has ``answers_each`` answers, in the order of ``losses``."""
+    answers_each: int
+    cut: int
+    """Turns or pairs that lost their oldest messages to the window."""
+    tokens_apart: int
+    """Tokens that one sequence for every answer would take: what is read where nothing is shared."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are read."""
+        return sum(map(len, self.packed))
+
+    @property
+    def target_tokens(self) -> int:
+        """Tokens that are learned, end of turn included."""
+        return sum(len(packed.targets) for packed in self.packed)
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+
+def encode(turns: Iterable[Turn], layout: Layout, tokenizer, window: int, unit: Unit = "dialogue") -> Sequences:
+    """Turns for supervised fine-tuning: prompt and target of each within ``window`` tokens."""
+    return _encode(((turn.id, turn, ()) for turn in turns), layout, tokenizer, window, unit)
+
+
+def encode_pairs(
+    pairs: Iterable[Pair], layout: Layout, tokenizer, window: int, unit: Unit = "dialogue", *, mismatched: int | None = None
+) -> Sequences:
+    """Pairs for preference optimisation, two answers each: chosen, rejected.
+
+    With ``mismatched``, a seed, each gets a third: the chosen answer of another pair drawn at random, which is what
+    KTO estimates its reference point from.
+    """
+    pairs = list(pairs)
+    others: list[tuple[str, ...]] = [()] * len(pairs)
+    if mismatched is not None:
+        shuffled = random.Random(mismatched).sample(range(len(pairs)), len(pairs))
+        for n, other in zip(shuffled, shuffled[1:] + shuffled[:1], strict=True):
+            others[n] = (layout(pairs[other].turn).target,)
+    items = ((pair.id, pair.turn, (pair.rejected, *other)) for pair, other in zip(pairs, others, strict=True))
+    return _encode(items, layout, tokenizer, window, unit)
+
+
+def encode_plain(dialogues: Iterable[Dialogue], tokenizer, block: int) -> Sequences:
+    """Blocks of ``block`` tokens of whole dialogues, one after the other, without tags or instruction; all learned."""
+    stream: list[int] = []
+    for dialogue in dialogues:
+        messages = [
+            {"role": "user" if m.role == "seeker" else "assistant", "content": m.text} for m in chat_form(dialogue)
+        ]
+        stream += ids(tokenizer.apply_chat_template(messages, tokenize=False), tokenizer)
+    blocks = [stream[i : i + block] for i in range(0, len(stream) - 1, block)]
+    names = [str(n) for n in range(len(blocks))]
+    packed = [pack([Example(name, b[:1], [b[1:]])]) for name, b in zip(names, blocks, strict=True) if len(b) > 1]
+    return Sequences(tuple(packed), tuple((name,) for name in names[: len(packed)]), 1, 0, sum(map(len, packed)))
+
+
+def _encode(
+    items: Iterable[tuple[str, Turn, tuple[str, ...]]], layout: Layout, tokenizer, window: int, unit: Unit
+) -> Sequences:
+    packed, names, cut, apart, answers_each = [], [], 0, 0, 1
+
+    @lru_cache(maxsize=4)
+    def tokens(prompt: Prompt) -> tuple[list[int], list[int]]:
+        asked, answer = render(prompt, tokenizer)
+        return ids(asked, tokenizer), ids(answer, tokenizer)
+
+    for _, group in itertools.groupby(items, key=lambda item: item[1].dialogue if unit == "dialogue" else item[1].id):
+        examples = []
+        for id, turn, others in group:
+            example, dropped = _fitted(id, turn, others, layout, tokens, window)
+            cut += dropped > 0
+            examples.append(example)
+            answers_each = len(example.answers)
+        packed.append(pack(examples))
+        names.append(tuple(example.id for example in examples))
+        # As in ``pack``, nothing is predicted from an answer's last token.
+        apart += sum(len(example.prompt) + len(answer) - 1 for example in examples for answer in example.answers)
+    return Sequences(tuple(packed), tuple(names), answers_each, cut, apart)
+
+
+def _fitted(
+    id: str, turn: Turn, others: Sequence[str], layout: Layout, tokens: Callable[[Prompt], tuple], window: int
+) -> tuple[Example, int]:
+    """The example for ``turn`` with its context cut until prompt and longest answer fit; and how many messages went."""
+
+    def answers(prompt: Prompt) -> list[list[int]]:
+        return [tokens(prompt)[1], *(tokens(replace(prompt, target=other))[1] for other in others)]
+
+    prompt, dropped = fit(turn, layout, lambda p: len(tokens(p)[0]) + max(map(len, answers(p))), window)
+    return Example(id, tokens(prompt)[0], answers(prompt)), dropped

@@ -1,0 +1,89 @@
+"""Preference losses as pure functions of log-probabilities.
+
+Every tensor has one entry a pair, shape [n]; every loss comes back with one entry a pair, shape [n], not averaged.
+``chosen`` and ``rejected`` are the policy's log-probabilities of the two answers; ``reference_*`` those of the frozen
+policy that training started from.  Losses that say "per token" take log-probabilities divided by the answer's length.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def dpo(chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor, beta: float) -> Tensor:
+    """Direct preference optimisation (Rafailov et al. 2023, Eq. 7): ``-log sigma(beta * margin of the log-ratios)``.
+
+    ln 2 where the policy is the reference.
+    """
+    from torch.nn.functional import logsigmoid
+
+    return -logsigmoid(beta * ((chosen - reference_chosen) - (rejected - reference_rejected)))
+
+
+def ipo(chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor, beta: float) -> Tensor:
+    """Identity preference optimisation (Azar et al. 2023, Eq. 17): ``(margin of the log-ratios - 1 / (2 beta))^2``.
+
+    All four per token: with sums the target margin would be spread over answers of any length.  trl and LLaMA-Factory,
+    with which CSO was trained, do the same.
+    """
+    margin = (chosen - reference_chosen) - (rejected - reference_rejected)
+    return (margin - 1 / (2 * beta)) ** 2
+
+
+def simpo(chosen: Tensor, rejected: Tensor, beta: float, gamma: float) -> Tensor:
+    """Simple preference optimisation (Meng et al. 2024, Eq. 6): ``-log sigma(beta * margin - gamma)``, both per token.
+
+    It knows no reference, and no supervised term is added.
+    """
+    from torch.nn.functional import logsigmoid
+
+    return -logsigmoid(beta * (chosen - rejected) - gamma)
+
+
+def kto(
+    chosen: Tensor,
+    rejected: Tensor,
+    reference_chosen: Tensor,
+    reference_rejected: Tensor,
+    mismatched: Tensor,
+    reference_mismatched: Tensor,
+    beta: float,
+    chosen_weight: float,
+    rejected_weight: float,
+) -> Tensor:
+    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, Eqs. 7 and 8), each pair as one wanted and one unwanted answer.
+
+    ``w_chosen * (1 - sigma(beta (r_chosen - z))) + w_rejected * (1 - sigma(beta (z - r_rejected)))``, where the
+    reference point ``z``, an estimate of the divergence from the reference, is the mean log-ratio of answers that
+    belong to other prompts (``mismatched``), at least 0 and without gradient.  Half the sum, so that the mean over
+    pairs is the mean over answers.
+    """
+    from torch import sigmoid
+
+    z = (mismatched - reference_mismatched).mean().detach().clamp(min=0)
+    wanted = chosen_weight * (1 - sigmoid(beta * ((chosen - reference_chosen) - z)))
+    unwanted = rejected_weight * (1 - sigmoid(beta * (z - (rejected - reference_rejected))))
+    return (wanted + unwanted) / 2
+
+
+def orpo(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
+    """Odds ratio preference optimisation (Hong et al. 2024, Eqs. 6 and 7): ``-log p + beta * -log sigma(log odds ratio)``.
+
+    Both per token, p the chosen answer's.  The supervised term is taken on the answer alone, as everywhere in this
+    book; the published code takes it on the prompt as well.
+    """
+    from torch.nn.functional import logsigmoid
+
+    odds = _log_odds(chosen) - _log_odds(rejected)
+    return -chosen - beta * logsigmoid(odds)
+
+
+def _log_odds(logp: Tensor) -> Tensor:
+    """log(p / (1 - p)); p is kept from 1, where the odds are infinite."""
+    import torch
+
+    logp = logp.clamp(max=-torch.finfo(logp.dtype).eps)
+    return logp - torch.log(-torch.expm1(logp))
