@@ -13,6 +13,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from decoupled_esc import packing
+
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
 CHAT_TEMPLATE = (
@@ -102,9 +104,10 @@ def create(shape: EmbeddedModel, tokenizer, seed: int):
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    packing.register_attention()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Qwen2ForCausalLM(config)
+        return Qwen2ForCausalLM._from_config(config, attn_implementation=packing.ATTENTION)
 
 
 def load_tokenizer(source: str | Path, revision: str | None = None):
@@ -117,17 +120,32 @@ def load_tokenizer(source: str | Path, revision: str | None = None):
     return tokenizer
 
 
-def load(source: str | Path, *, revision: str | None = None, dtype: str = "float32", adapter: Path | None = None):
-    """The causal language model at ``source``, on the GPU where there is one, with an optional LoRA adapter."""
+def load(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    adapter: Path | None = None,
+    for_training: bool = False,
+):
+    """The causal language model at ``source``, on the GPU where there is one, with an optional LoRA adapter.
+
+    ``for_training`` leaves the adapter free to be trained on, and takes FlexAttention on a GPU.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=getattr(torch, dtype))
+    packing.register_attention()
+    gpu = torch.cuda.is_available()
+    attention = "flex_attention" if gpu and for_training else packing.ATTENTION
+    model = AutoModelForCausalLM.from_pretrained(
+        source, revision=revision, dtype=getattr(torch, dtype), attn_implementation=attention
+    )
     if adapter is not None:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, adapter)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        model = PeftModel.from_pretrained(model, adapter, is_trainable=for_training)
+    return model.to("cuda" if gpu else "cpu").eval()
 
 
 def weights_digest(folder: Path) -> str:

@@ -126,26 +126,12 @@ def subtree_ends(depths: Sequence[int]) -> list[int]:
     return ends
 
 
-def attention_mask(depths: Sequence[int], implementation: str = "sdpa", device=None):
-    """What each of ``L`` tokens attends to, in the form that a transformers model with ``implementation`` takes.
-
-    A bool tensor [1, 1, L, L] (query, key); for "flex_attention" a BlockMask of the same shape, whose empty blocks
-    cost nothing; None where every token attends to all before it, which any implementation does by itself.
-    """
+def attention_mask(depths: Sequence[int], device=None):
+    """What each of ``L`` tokens attends to, as a bool tensor [1, 1, L, L] (query, key)."""
     import torch
 
-    length = len(depths)
-    if list(depths) == list(range(length)):
-        return None
     ends = torch.tensor(subtree_ends(depths), device=device)
-    if implementation == "flex_attention":
-        from torch.nn.attention.flex_attention import create_block_mask
-
-        def attends(batch, head, query, key):
-            return (key <= query) & (query < ends[key])
-
-        return create_block_mask(attends, B=None, H=None, Q_LEN=length, KV_LEN=length, device=device or "cpu")
-    index = torch.arange(length, device=device)
+    index = torch.arange(len(depths), device=device)
     return ((index[None, :] <= index[:, None]) & (index[:, None] < ends[None, :]))[None, None]
 
 
@@ -163,12 +149,95 @@ def answer_logps(model, packed: Packed):
     logits = model(
         input_ids=torch.tensor([packed.tokens], device=device),
         position_ids=torch.tensor([packed.depths], device=device),
-        attention_mask=attention_mask(packed.depths, model.config._attn_implementation, device),
         logits_to_keep=predictors,
         use_cache=False,
+        **_attention(packed.depths, model),
     ).logits[0]
     logps = -torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
     return torch.zeros(packed.answers, device=device).index_add(0, owners, logps)
+
+
+# How a model is told what attends to what ---------------------------------------------------------------------------
+
+ATTENTION = "prefix_tree"
+"""The name under which transformers knows :func:`tree_attention`; on anything but a packed sequence it is "sdpa"."""
+
+CHUNK = 256
+"""Queries that are attended from at once.  On two cores 128 and 384 were slower (bench/)."""
+
+
+def register_attention() -> None:
+    """Make ``attn_implementation="prefix_tree"`` known to transformers."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(ATTENTION, tree_attention)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+def tree_attention(module, query, key, value, attention_mask, tree=None, **kwargs):
+    """Attention [1, L, heads, size] over a packed sequence, chunk by chunk of its queries.
+
+    A chunk needs its own keys and those of its ancestors; all other tails are left out, not masked.  So time and memory
+    grow with what is attended to, where one dense mask would make them grow with L squared.  ``tree`` comes from
+    :func:`chunks`; without it this is transformers' "sdpa".
+    """
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if tree is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    keys, masks = tree
+    queries, sizes = [mask.shape[2] for mask in masks], [mask.shape[3] for mask in masks]
+    parts = zip(
+        query.split(queries, 2), key.index_select(2, keys).split(sizes, 2), value.index_select(2, keys).split(sizes, 2),
+        masks, strict=True,
+    )  # fmt: skip
+    return torch.cat([sdpa_attention_forward(module, *part, **kwargs)[0] for part in parts], dim=1), None
+
+
+def chunks(depths: Sequence[int], device=None):
+    """(indices [K] of the keys of all chunks, one chunk after the other; a bool mask [1, 1, queries, keys] for each)."""
+    import torch
+
+    ends = torch.tensor(subtree_ends(depths))
+    keys, masks = [], []
+    for start in range(0, len(depths), CHUNK):
+        query = torch.arange(start, min(start + CHUNK, len(depths)))
+        # What has ended before the chunk begins is nobody's ancestor in it.
+        key = torch.nonzero(ends[: start + CHUNK] > start)[:, 0]
+        keys.append(key)
+        masks.append(((key <= query[:, None]) & (query[:, None] < ends[key]))[None, None].to(device))
+    return torch.cat(keys).to(device), masks
+
+
+def _attention(depths: Sequence[int], model) -> dict:
+    """The arguments of ``model``'s forward pass that say what attends to what."""
+    import torch
+
+    if list(depths) == list(range(len(depths))):
+        return {}  # a plain sequence
+    implementation = model.config._attn_implementation
+    if implementation == ATTENTION:
+        return {"tree": chunks(depths, model.device)}
+    if implementation == "flex_attention":
+        return {"attention_mask": _block_mask(depths, model.device)}
+    allowed = attention_mask(depths, model.device)
+    added = torch.zeros(allowed.shape, dtype=model.dtype, device=model.device)
+    return {"attention_mask": added.masked_fill(~allowed, -torch.inf)}
+
+
+def _block_mask(depths: Sequence[int], device):
+    """The mask as FlexAttention's BlockMask: what is empty in it is never computed on a GPU either."""
+    import torch
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    ends = torch.tensor(subtree_ends(depths), device=device)
+
+    def attends(batch, head, query, key):
+        return (key <= query) & (query < ends[key])
+
+    return create_block_mask(attends, B=None, H=None, Q_LEN=len(depths), KV_LEN=len(depths), device=device)
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
