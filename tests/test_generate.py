@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from decoupled_esc import models
 from decoupled_esc.generate import Sampling, TransformersEngine
+from decoupled_esc.packing import Example, pack
 from decoupled_esc.prompts import Prompt, ids, render
 from decoupled_esc.taxonomy import STRATEGIES
 
@@ -49,6 +52,25 @@ def prompts() -> list[Prompt]:
     return [made[i] for i in draw.permutation(len(made))]
 
 
+@pytest.fixture(scope="module")
+def dialogues() -> list[Prompt]:
+    """The turns of four dialogues: each prompt is a beginning of the next, up to its last message's end."""
+    words = "I am here to listen . what has been on your mind most today ?".split()
+    draw = np.random.default_rng(3)
+    made = []
+    for d in range(4):
+        said: list[tuple[str, str]] = []
+        for turn in range(2 + d):
+            said.append(("user", " ".join(draw.choice(words, 3 + 4 * d))))
+            made.append(Prompt(f"d/{d:04d}/{turn:02d}", (("system", "Be kind."), *said), "unused"))
+            said.append(("assistant", " ".join(draw.choice(words, 5))))
+    return made
+
+
+def encoded(prompt: Prompt, tokenizer) -> list[int]:
+    return ids(render(prompt, tokenizer)[0], tokenizer)
+
+
 def everything(engine, prompts, sampling, **kwargs) -> dict:
     return {c.id: c for batch in engine.complete(prompts, sampling, **kwargs) for c in batch}
 
@@ -58,24 +80,35 @@ def everything(engine, prompts, sampling, **kwargs) -> dict:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    lengths=st.lists(st.integers(1, 60), max_size=14),
+    dialogues=st.lists(st.lists(st.integers(1, 20), min_size=1, max_size=5), max_size=8),
     budget=st.integers(1, 900),
     new=st.integers(0, 30),
-    copies=st.integers(1, 8),
 )
-def test_batches_cover_every_prompt_once_within_the_budget(model, tokenizer, lengths, budget, new, copies):
-    asked = [Prompt(f"d/{i:04d}/00", (("user", "a" * n),), "") for i, n in enumerate(lengths)]
+def test_batches_are_whole_dialogues_within_the_budget(model, tokenizer, dialogues, budget, new):
+    asked = [
+        Prompt(f"d/{d:04d}/{i:02d}", (("user", f"{d} " + "a" * n),), "")
+        for d, lengths in enumerate(dialogues)
+        for i, n in enumerate(lengths)
+    ]
     engine = TransformersEngine(model, tokenizer, batch_tokens=budget)
-    batches = engine.batches(asked, new, copies=copies)
-    assert sorted(p.id for batch in batches for p in batch) == [p.id for p in asked]
-    counts = [engine.count(p) for batch in batches for p in batch]
-    assert counts == sorted(counts, reverse=True)
-    widths = [(engine.count(batch[0]) + new) * copies for batch in batches]
-    for batch, width in zip(batches, widths, strict=True):
-        assert len(batch) == 1 or len(batch) * width <= budget
-    for batch, width in zip(batches[:-1], widths, strict=False):
-        assert (len(batch) + 1) * width > budget  # no room was left
-    assert engine.batches(asked[::-1], new, copies=copies) == batches
+    batches = list(engine.batches(asked, new))
+    assert [p for batch in batches for p in batch] == asked
+
+    def names(batch) -> set[str]:
+        return {p.id[:6] for p in batch}
+
+    def size(batch) -> int:
+        """An upper bound: dialogues of one batch may share a beginning, which the engine does not count on."""
+        return sum(
+            len(pack([Example(p.id, encoded(p, tokenizer), []) for p in batch if p.id[:6] == d])) for d in names(batch)
+        ) + new * len(batch)
+
+    assert sum(len(names(batch)) for batch in batches) == len(dialogues)  # none is torn apart
+    for batch in batches:
+        assert len(names(batch)) == 1 or size(batch) <= budget
+    for batch, following in zip(batches, batches[1:], strict=False):
+        first = [p for p in following if p.id[:6] == following[0].id[:6]]
+        assert size(batch) + size(first) > budget  # no room was left
 
 
 def test_count_is_what_the_model_reads(engine, tokenizer, prompts):
@@ -99,9 +132,11 @@ def greedy_by_hand(model, tokenizer, prompt, steps: int) -> str:
     return tokenizer.decode(printed, skip_special_tokens=True)
 
 
-def test_greedy_in_batches_is_greedy_one_at_a_time_and_by_hand(engine, model, tokenizer, prompts):
+def test_greedy_in_batches_is_greedy_one_at_a_time_and_by_hand(engine, model, tokenizer, prompts, dialogues):
+    prompts = [*prompts, *dialogues]
+    prompts = [replace(p, id=f"{'short' if n < 12 else 'talk'}/{p.id}") for n, p in enumerate(prompts)]
     together = everything(engine, prompts, GREEDY, seed=0)
-    assert len(engine.batches(prompts, GREEDY.max_new_tokens)[-1]) > 3
+    assert max(len(batch) for batch in engine.batches(prompts, GREEDY.max_new_tokens)) > 3
     assert sorted(together) == sorted(p.id for p in prompts)
     assert len({c.text for c in together.values()}) > 4  # the model does say different things
     for prompt in prompts:
@@ -121,7 +156,15 @@ def test_a_seed_decides_the_text(engine, prompts):
     assert sum(other[id].text != first[id].text for id in first) > len(first) / 2
 
 
-def test_batches_draw_apart(model, tokenizer):
+def test_company_changes_nothing(engine, model, tokenizer, dialogues):
+    """All turns of a dialogue in one go draw what each draws alone, from the same tokens: packing is exact."""
+    together = everything(engine, dialogues, SAMPLED, seed=7)
+    one_each = TransformersEngine(model, tokenizer, batch_tokens=1)
+    for prompt in dialogues:
+        assert everything(one_each, [prompt], SAMPLED, seed=7)[prompt.id] == together[prompt.id]
+
+
+def test_prompts_draw_apart(model, tokenizer):
     one_each = TransformersEngine(model, tokenizer, batch_tokens=1)
     same = [Prompt(f"d/{i:04d}/00", (("user", "Hi"),), "") for i in range(10)]
     assert len({c.text for c in everything(one_each, same, SAMPLED, seed=7).values()}) > 5
@@ -149,7 +192,8 @@ def test_sampling_draws_from_the_models_own_probabilities(model, tokenizer):
         assert texts.count(text) / len(texts) == pytest.approx(share, abs=5 * error)
 
 
-def test_done_skips_whole_batches_and_the_rest_is_as_before(engine, prompts):
+def test_done_skips_whole_batches_and_the_rest_is_as_before(model, tokenizer, prompts):
+    engine = TransformersEngine(model, tokenizer, batch_tokens=300)
     whole = list(engine.complete(prompts, SAMPLED, seed=7))
     assert len(whole) >= 3
     for stopped in range(len(whole) + 1):
@@ -169,28 +213,32 @@ def hasty(model, tokenizer):
     model.generation_config.eos_token_id = before
 
 
+def drawn_by_hand(model, tokens: list[int], sampling: Sampling, seed: int, id: str) -> list[int]:
+    """Token after token from the whole sequence, without a cache; it goes on beyond an end of turn."""
+    chance = np.random.default_rng(int.from_bytes(hashlib.sha256(f"{seed}/{id}".encode()).digest()[:8], "big"))
+    row: list[int] = []
+    for u in chance.random(sampling.max_new_tokens):
+        with torch.no_grad():
+            logits = model(torch.tensor([tokens + row], device=model.device)).logits[0, -1].double().cpu().numpy()
+        p = np.exp((logits - logits.max()) / sampling.temperature)
+        p /= p.sum()
+        order = np.argsort(-p)
+        nucleus = order[: np.searchsorted(np.cumsum(p[order]), sampling.top_p) + 1]
+        line = np.cumsum(np.where(np.isin(np.arange(len(p)), nucleus), p, 0))
+        row.append(int(np.searchsorted(line, u * line[-1], side="right")))
+    return row
+
+
 @pytest.mark.parametrize("limit", [1, 3, 8])
 def test_replies_end_at_the_end_of_turn_or_at_the_limit(hasty, model, tokenizer, prompts, limit):
     ends = set(model.generation_config.eos_token_id)
     sampling = SAMPLED.model_copy(update={"max_new_tokens": limit})
-    printed = {}  # what the model printed, by prompt
-    generate = model.generate
-
-    def watched(**inputs):
-        rows = generate(**inputs)
-        for row, mask in zip(rows.tolist(), inputs["attention_mask"].tolist(), strict=True):
-            asked = row[mask.index(1) : len(mask)]
-            printed[tuple(asked)] = row[len(mask) :]
-        return rows
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "generate", watched)
-        completions = everything(hasty, prompts, sampling, seed=4)
+    completions = everything(hasty, prompts, sampling, seed=4)
     assert len(completions) == len(prompts)
     for prompt in prompts:
-        row = printed[tuple(ids(render(prompt, tokenizer)[0], tokenizer))]
-        end = next((i for i, token in enumerate(row) if token in ends), None)
         completion = completions[prompt.id]
+        row = drawn_by_hand(model, encoded(prompt, tokenizer), sampling, 4, prompt.id)
+        end = next((i for i, token in enumerate(row) if token in ends), None)
         assert completion.finished == (end is not None)
         assert completion.tokens == (limit if end is None else end + 1) <= limit
         assert completion.text == tokenizer.decode(row[:end], skip_special_tokens=True)
@@ -217,22 +265,22 @@ def log_probability(model, tokenizer, prompt: Prompt, choice: str) -> float:
     return sum(log_p[len(asked) + k - 1, token].item() for k, token in enumerate(answer))
 
 
-@pytest.mark.parametrize("budget", [1, 20_000, 10**6])
+@pytest.mark.parametrize("budget", [1, 2_000, 10**6])
 def test_scores_are_the_plain_log_probabilities(model, tokenizer, prompts, budget):
     engine = TransformersEngine(model, tokenizer, batch_tokens=budget)
     scored = list(engine.score_choices(prompts, STRATEGIES))
     sizes = [len(batch) for batch, _ in scored]
-    if budget == 20_000:
+    if budget == 2_000:
         assert len(sizes) > 1 and max(sizes) > 1
     else:
         assert sizes == ([1] * len(prompts) if budget == 1 else [len(prompts)])
     assert sorted(id for batch, _ in scored for id in batch) == sorted(p.id for p in prompts)
     by_id = {p.id: p for p in prompts}
     for batch, scores in scored:
-        assert scores.shape == (len(batch), 8) and scores.dtype == np.float64
+        assert scores.shape == (len(batch), 8) and scores.dtype == np.float32
         for id, row in zip(batch, scores, strict=True):
             expected = [log_probability(model, tokenizer, by_id[id], choice) for choice in STRATEGIES]
-            assert row == pytest.approx(expected, abs=1e-5, rel=1e-6)
+            assert row == pytest.approx(expected, abs=1e-4, rel=1e-6)
 
 
 def test_a_choice_without_words_scores_the_end_of_turn(model, tokenizer, prompts):

@@ -151,7 +151,7 @@ def answer_logps(model, packed: Packed):
         position_ids=torch.tensor([packed.depths], device=device),
         logits_to_keep=predictors,
         use_cache=False,
-        **_attention(packed.depths, model),
+        **attention(packed.depths, model),
     ).logits[0]
     logps = -torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
     return torch.zeros(packed.answers, device=device).index_add(0, owners, logps)
@@ -211,7 +211,7 @@ def chunks(depths: Sequence[int], device=None):
     return torch.cat(keys).to(device), masks
 
 
-def _attention(depths: Sequence[int], model) -> dict:
+def attention(depths: Sequence[int], model) -> dict:
     """The arguments of ``model``'s forward pass that say what attends to what."""
     import torch
 
