@@ -73,6 +73,9 @@ class Profile(Strict):
     backbone: Backbone = Field(discriminator="kind")
     data: Data
     pretraining: Pretraining | None
+    generator_layout: Literal["paper", "trunk"]
+    """Where the generator reads its strategy: before the dialogue as in the paper, turn by turn; or after it, so that a
+    dialogue is read once for all its turns."""
     sft: SupervisedFineTuning
     generation: Generation
     bootstrap_replicates: int

@@ -99,8 +99,8 @@ def base_model(context: Context) -> dict:
     names = [f" {word}" for name in taxonomy.STRATEGIES for word in name.split()]
     tokenizer = models.train_tokenizer(texts + [*taxonomy.STRATEGIES, *names] * 100, profile.backbone.vocabulary)
     model = models.create(profile.backbone, tokenizer, profile.seed)
-    rows = train.encode_plain(dialogues, tokenizer, how.block)
-    log = train.fine_tune(model, tokenizer, rows, how.training, context.folder, seed=profile.seed)
+    blocks = train.encode_plain(dialogues, tokenizer, how.block)
+    log = train.fine_tune(model, tokenizer, blocks, how.training, context.folder, seed=profile.seed)
     context.tokens = log.tokens
     return {
         "kind": "embedded",
@@ -133,18 +133,24 @@ def _sft(context: Context, role: str) -> dict:
 
     profile = context.profile
     _be_repeatable()
-    model, tokenizer = _load(context)
+    model, tokenizer = _load(context, for_training=True)
     dialogues = context.corpus.split("train")[: profile.data.train_dialogues]
     turns = [turn for dialogue in dialogues for turn in corpus.turns(dialogue)]
-    rows, cut = train.encode(turns, prompts.LAYOUTS[role], tokenizer, profile.data.window)
+    layout = _layout(profile, role)
+    # The paper's generator prompt names the strategy first, and its turns have next to nothing in common.
+    unit = "turn" if layout == "generator" else "dialogue"
+    sequences = train.encode(turns, prompts.LAYOUTS[layout], tokenizer, profile.data.window, unit)
     how = getattr(profile.sft, role)
-    log = train.fine_tune(model, tokenizer, rows, how, context.folder, seed=profile.seed)
+    log = train.fine_tune(model, tokenizer, sequences, how, context.folder, seed=profile.seed)
     context.tokens = log.tokens
     return {
         "weights": models.weights_digest(context.folder / "policy"),
         "dialogues": len(dialogues),
         "turns": len(turns),
-        "cut": cut,
+        "layout": layout,
+        "unit": unit,
+        "sequences": len(sequences),
+        "cut": sequences.cut,
         **asdict(log),
     }
 
@@ -185,6 +191,7 @@ def _vanilla_replies(context: Context, adapter: str | None) -> dict:
 def _decoupled_replies(context: Context, planner: str | None, generator: str | None) -> dict:
     from decoupled_esc import prompts, taxonomy
 
+    layout = prompts.LAYOUTS[_layout(context.profile, "generator")]
     turns, generation = _test_turns(context), context.profile.generation
     engine = _engine(context, planner)
     asked = _fit(context, engine, turns, prompts.planner, generation.plan)
@@ -197,7 +204,7 @@ def _decoupled_replies(context: Context, planner: str | None, generator: str | N
     # A plan that names no strategy still needs a reply: it is written under "Others", and the plan counts as invalid.
     under = [replace(turn, strategy=planned[turn.id] or "Others") for turn in turns]
     engine = engine if generator == planner else _engine(context, generator)
-    asked = _fit(context, engine, under, prompts.generator, generation.reply)
+    asked = _fit(context, engine, under, layout, generation.reply)
     written = _complete(context, engine, asked, generation.reply, "replies")
     rows = [
         {
@@ -261,7 +268,12 @@ def _be_repeatable(threads: int = 1) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def _load(context: Context, adapter: str | None = None):
+def _layout(profile: Profile, role: str) -> str:
+    """The name in ``prompts.LAYOUTS`` of what ``role`` is shown under this profile."""
+    return "generator-trunk" if role == "generator" and profile.generator_layout == "trunk" else role
+
+
+def _load(context: Context, adapter: str | None = None, *, for_training: bool = False):
     """(model, tokenizer) of the profile's backbone, with the adapter that stage ``adapter`` left."""
     from decoupled_esc import models
 
@@ -274,7 +286,7 @@ def _load(context: Context, adapter: str | None = None):
     lora = adapter is not None and getattr(context.profile.sft, adapter.removeprefix("sft-")).lora is not None
     if policy is not None and not lora:
         source, revision, policy = policy, None, None  # full fine-tuning left a whole model
-    model = models.load(source, revision=revision, dtype=dtype, adapter=policy)
+    model = models.load(source, revision=revision, dtype=dtype, adapter=policy, for_training=for_training)
     return model, models.load_tokenizer(source, revision)
 
 
@@ -354,7 +366,9 @@ STAGES: dict[str, Stage] = {
             Stage(
                 f"sft-{role}",
                 {"vanilla": sft_vanilla, "planner": sft_planner, "generator": sft_generator}[role],
-                _settings("data.train_dialogues", "data.window", f"sft.{role}"),
+                _settings(
+                    "data.train_dialogues", "data.window", f"sft.{role}", *["generator_layout"] * (role == "generator")
+                ),
                 needs=("base-model",),
                 leaves=("policy",),
             )
@@ -363,12 +377,12 @@ STAGES: dict[str, Stage] = {
         Stage("replies-vanilla-base", replies_vanilla_base, _settings(*_TEST), ("base-model",)),
         Stage("replies-vanilla-sft", replies_vanilla_sft, _settings(*_TEST), ("base-model", "sft-vanilla")),
         Stage(
-            "replies-decoupled-base", replies_decoupled_base, _settings(*_TEST, "generation.plan"), ("base-model",)
+            "replies-decoupled-base", replies_decoupled_base, _settings(*_TEST, "generation.plan", "generator_layout"), ("base-model",)
         ),
         Stage(
             "replies-decoupled-sft",
             replies_decoupled_sft,
-            _settings(*_TEST, "generation.plan"),
+            _settings(*_TEST, "generation.plan", "generator_layout"),
             ("base-model", "sft-planner", "sft-generator"),
         ),
         Stage(
