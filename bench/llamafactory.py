@@ -6,7 +6,7 @@ installs it into FOLDER (about 1.4 GB, once) and prints its Python; ``sft`` and 
 
 What is as LLaMA-Factory has it: rows are padded to a multiple of 8, the newline after the target is learned too, the
 norm of the gradient is cut at 1, and weights are saved at the end.  What is chosen in its favour: no gradient
-checkpointing, rows of similar length together (``sft``; it can't for pairs), nothing logged or saved on the way.
+checkpointing, nothing logged or saved on the way.  ``sft`` can also put rows of similar length together.
 """
 
 import json
@@ -59,17 +59,17 @@ def install(folder: Path) -> Path:
 
 def sft(
     python: Path, model: Path, rows: list[dict], folder: Path,
-    *, batch: int, micro_batch: int, learning_rate: float, window: int, threads: int,
+    *, batch: int, micro_batch: int, learning_rate: float, window: int, threads: int, by_length: bool = False,
 ) -> dict:  # fmt: skip
     """Train the model in ``model`` on ``rows`` ({"messages", "target"}) for one epoch; files go to ``folder``.
 
-    Returns seconds (of training alone, as LLaMA-Factory reports them), tokens (read, without padding), loss (mean over
+    Returns seconds (of training alone, as LLaMA-Factory reports them), tokens (read, padding included), loss (mean over
     the steps), steps, and peak_bytes (resident, of the whole process tree from its start, sampled as bench/measure.py
     does).  Rows must fit in ``window`` tokens: LLaMA-Factory cuts longer ones at a token.  Raises RuntimeError when the
     training fails or leaves rows out.
     """
     told = [{"messages": [*r["messages"], {"role": "assistant", "content": r["target"]}]} for r in rows]
-    how = {"stage": "sft", "mask_history": True, "train_sampling_strategy": "group_by_length"}
+    how = {"stage": "sft", "mask_history": True, "train_sampling_strategy": "group_by_length" if by_length else "random"}
     return _train(python, model, told, DATA, how, folder, batch, micro_batch, learning_rate, window, threads)
 
 
@@ -107,7 +107,7 @@ def _train(python, model, told, data, how, folder, batch, micro_batch, learning_
         "num_train_epochs": 1.0, "per_device_train_batch_size": micro_batch,
         "gradient_accumulation_steps": batch // micro_batch, "learning_rate": learning_rate,
         "optim": "adamw_torch", "lr_scheduler_type": "constant",
-        "include_num_input_tokens_seen": "non_padding", "logging_strategy": "epoch", "save_strategy": "no",
+        "include_num_input_tokens_seen": "all", "logging_strategy": "epoch", "save_strategy": "no",
         "eval_strategy": "no", "report_to": "none", "disable_tqdm": True, "plot_loss": False,
     }  # fmt: skip
     (folder / "rows.json").write_text(json.dumps(told), encoding="utf-8")

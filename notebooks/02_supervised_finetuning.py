@@ -59,7 +59,7 @@ trained = {
 # %% [markdown]
 # ## What each model is shown
 #
-# The three layouts below are built from the dialogue that chapter 01 quoted.
+# The layouts below are built from the dialogue that chapter 01 quoted.
 # Only the last line, after `target`, is graded; everything before it is {term}`context`.
 
 # %% tags=["hide-input"]
@@ -76,8 +76,11 @@ for role, layout in prompts.LAYOUTS.items():
 # Look at three differences.
 # The vanilla model sees the supporter's earlier strategies, because its own past answers carry tags.
 # The planner sees a transcript without tags, so it has to infer what has been tried.
-# The generator is told the strategy before the dialogue, and is never asked to choose.
+# The generator is told the strategy, and is never asked to choose.
+#
 # The layouts follow the paper's description; the wording of the instructions is ours, and so is the order of what they say.
+# One of them is not the paper's: `generator-trunk` says the strategy after the dialogue, not before it, so that a dialogue has to be read only once for all its turns ([chapter 15](15_train_each_turn_once.ipynb)).
+# The profile decides which of the two forms is trained and sampled; this page shows profile {glue:text}`profile_name`, and there it is {glue:text}`generator_layout`.
 
 # %% [markdown]
 # ## The base model
@@ -106,7 +109,7 @@ plain(pd.DataFrame({"base model": facts}), f"The base model of profile {book.lab
 # %% [markdown]
 # ## Training
 #
-# All three runs go through trl's `SFTTrainer` {cite}`vonwerra2020trl`; the profile says whether a low-rank adapter {cite}`hu2022lora` or all weights are trained.
+# All three runs go through trl's `SFTTrainer` {cite}`vonwerra2020trl`, whole dialogues at a time; the profile says whether a low-rank adapter {cite}`hu2022lora` or all weights are trained.
 # Dialogues that do not fit in the window lose their oldest messages, two at a time; the table counts the turns to which that happened.
 
 # %% tags=["hide-input"]
@@ -123,10 +126,12 @@ def summary(role):
         "trainable parameters": f"{log['trainable']:,}",
         "turns": f"{log['turns']:,}",
         "turns cut to the window": f"{log['cut']:,}",
+        "layout": log["layout"],
+        "tokens, one sequence a turn": f"{log['tokens_apart']:,}",
         "tokens read": f"{log['tokens']:,}",
         "of these graded": f"{log['target_tokens']:,}",
         "learning rate": f"{how.learning_rate:g}",
-        "turns per step × epochs": f"{how.batch} × {how.epochs}",
+        "per step × epochs": f"{how.batch} {log['unit']}{'s' * (how.batch > 1)} × {how.epochs}",
         "loss, first → mean of the last quarter": f"{log['steps'][0]['loss']:.2f} → {last_quarter(role):.2f}",
     }
 
@@ -134,21 +139,23 @@ def summary(role):
 plain(pd.DataFrame({role: summary(role) for role in trained}), f"The three trainings, profile {book.label}.")
 
 # %% tags=["hide-input"]
-read = {role: result.payload["tokens"] for role, result in trained.items()}
+apart = {role: result.payload["tokens_apart"] for role, result in trained.items()}
 graded = {role: result.payload["target_tokens"] for role, result in trained.items()}
 target_length = graded["planner"] / trained["planner"].payload["turns"] / book.profile.sft.planner.epochs
 figures.say(
     profile_name=book.label,
     n_turns=f"{trained['vanilla'].payload['turns']:,}",
-    graded_vanilla=f"{100 * graded['vanilla'] / read['vanilla']:.0f}",
-    graded_planner=f"{100 * graded['planner'] / read['planner']:.1f}",
+    generator_layout=trained["generator"].payload["layout"],
+    graded_vanilla=f"{100 * graded['vanilla'] / apart['vanilla']:.0f}",
+    graded_planner=f"{100 * graded['planner'] / apart['planner']:.1f}",
+    saved_planner=f"{apart['planner'] / trained['planner'].payload['tokens']:.1f}",
     planner_target=f"{target_length:.1f}",
 )
 
 # %% [markdown]
-# Look at how little of what is read is graded: {glue:text}`graded_vanilla`% of the tokens for the vanilla model and {glue:text}`graded_planner`% for the planner, whose whole target is {glue:text}`planner_target` tokens long.
-# The rest is context, read again for every turn of the same dialogue.
-# A planned chapter removes that repetition; here it is left in.
+# Look at how little of a turn is graded: {glue:text}`graded_vanilla`% of its tokens for the vanilla model and {glue:text}`graded_planner`% for the planner, whose whole target is {glue:text}`planner_target` tokens long.
+# The rest is context, and turn by turn it would be read again for every turn of the same dialogue.
+# Here it is read once, which for the planner is {glue:text}`saved_planner` times less; [chapter 15](15_train_each_turn_once.ipynb) shows how, and that it changes no number.
 
 # %% tags=["hide-input", "remove-output"]
 logs = {role: result.payload["steps"] for role, result in trained.items()}

@@ -93,9 +93,7 @@ plain(pd.DataFrame(shown).set_index("turn"), f"Generated replies, research outpu
 # Where an SFT number misses the paper's, the verdict asks a weaker question: is the difference from Base on the paper's side of zero?
 
 # %% tags=["hide-input"]
-note = None
-if book.profile.backbone.kind == "embedded":
-    note = "Our base was trained on plain ESConv dialogues; the paper's is an instruction-tuned model that was not."
+note = " ".join(book.profile.deviations)
 vanilla = replication.table_3(measured, "vanilla", book.label, note)
 vanilla
 

@@ -58,6 +58,13 @@ plain(counts.rename(index=names), f"Status of every number of both papers, profi
 # The rest waits for chapters that are not written yet, or can't be had: a paid judge, people's ratings.
 # Tables that hold no numbers (the rubrics, the map of strategies, the case study) are left out.
 #
+# Where a number depends on training, this profile departs from the papers in what follows.
+
+# %% tags=["hide-input"]
+for deviation in book.profile.deviations:
+    print(f"* {deviation}")
+
+# %% [markdown]
 # The cells of Tables 1 and 6 are counts of data, and hold under every profile.
 # Those of Table 3 were made by profile {glue:text}`profile_name`; where that is `smoke`, they show that the comparison works and say nothing about either paper.
 

@@ -20,7 +20,7 @@ def session(tmp_path_factory):
     """A session without real data, network or published results; one role is trained with LoRA, two in full."""
     folder = tmp_path_factory.mktemp("pipeline")
     smoke = load_profile("smoke")
-    quick = smoke.sft.planner.model_copy(update={"batch": 16, "micro_batch": 16})
+    quick = smoke.sft.planner.model_copy(update={"batch": 2, "micro_batch": 2})
     lora = quick.model_copy(update={"lora": Lora(rank=4, alpha=4, dropout=0.05)})
     profile = smoke.model_copy(update={
         "backbone": smoke.backbone.model_copy(

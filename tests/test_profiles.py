@@ -67,17 +67,20 @@ def test_paper_profiles_hold_the_papers_numbers(name):
     assert profile.data.train_dialogues is None and profile.data.test_dialogues is None  # the whole splits
     for role in ("vanilla", "planner", "generator"):
         training = getattr(profile.sft, role)
-        assert (training.learning_rate, training.batch, training.epochs) == (1e-5, 32, 3)
+        assert (training.learning_rate, training.epochs) == (1e-5, 3)
+        # A dialogue has 14.2 turns on average.
+        assert training.batch == (32 if role == "generator" else round(32 / 14.2))
         assert (training.lora.rank, training.lora.alpha, training.lora.dropout) == (16, 16, 0.05)
     for sampling in (profile.generation.reply, profile.generation.plan):
         assert (sampling.temperature, sampling.top_p) == (0.7, 0.95)
+    assert profile.generator_layout == "paper"
     assert len(profile.backbone.revision) == 40, "a backbone is pinned to a commit"
 
 
-def test_the_laptop_reads_all_data_with_the_papers_adapter_and_batch():
+def test_the_laptop_reads_all_data_with_the_papers_adapter():
     laptop, paper = load_profile("laptop"), load_profile("qwen2.5-7b")
     assert laptop.sft.vanilla.lora == paper.sft.vanilla.lora
-    assert (laptop.sft.vanilla.batch, laptop.sft.vanilla.epochs) == (32, 3)
+    assert (laptop.sft.vanilla.batch, laptop.sft.vanilla.epochs) == (2, 3) and laptop.generator_layout == "trunk"
     assert laptop.data.train_dialogues is None and laptop.data.test_dialogues is None
 
 

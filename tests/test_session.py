@@ -130,7 +130,7 @@ def test_a_stage_runs_once_after_what_it_needs(house):
 def test_a_result_says_what_it_was_computed_from_and_how(house):
     house.session().run("count")
     grown, written = (house.session().runs.read(name) for name in ("grow", "write"))
-    assert grown.inputs == {"settings": {"seed": 13, "data": {"window": 384}}, "data": {"esconv": "d1"}, "needs": {}}
+    assert grown.inputs == {"settings": {"seed": 13, "data": {"window": 1024}}, "data": {"esconv": "d1"}, "needs": {}}
     assert written.inputs == {"settings": {}, "data": {}, "needs": {"grow": grown.digest}}
     assert written.rows[3] == {"id": "3", "text": "3 of 26"}
     how = grown.provenance
@@ -217,7 +217,7 @@ def test_a_changed_setting_is_named_with_both_values(house):
     house.session().run("count")
     assert house.why("grow", seed=14) == ("stale", "the profile changed: seed was 13 and is 14")
     window = load_profile("smoke").data.model_copy(update={"window": 512})
-    assert house.why("grow", data=window) == ("stale", "the profile changed: data.window was 384 and is 512")
+    assert house.why("grow", data=window) == ("stale", "the profile changed: data.window was 1024 and is 512")
     assert house.why("count", seed=14)[1].endswith("grow is stale (the profile changed: seed was 13 and is 14))")
     assert house.why("grow", bootstrap_replicates=5) == ("fresh", ""), "a setting that this stage doesn't read"
 
@@ -499,12 +499,12 @@ def test_a_one_line_class_counts_in_spite_of_its_docstring(library):
 # --- The rooms ---
 
 ORDER = [
-    "taxonomy", "corpus", "prompts", "models", "generate", "train", "evaluate", "mining", "search", "present",
-    "workflow",
+    "taxonomy", "corpus", "prompts", "packing", "models", "generate", "train", "evaluate", "mining", "search",
+    "present", "workflow",
 ]  # fmt: skip
 BESIDE = {"progress"}  # knows nothing, and any room may use it
 
-BASE = {"taxonomy", "corpus", "prompts", "models", "train"}
+BASE = {"taxonomy", "corpus", "prompts", "packing", "models", "train"}
 USED = {
     "data": {"taxonomy", "corpus"},
     "base-model": BASE,
@@ -534,7 +534,7 @@ def test_a_stages_code_reaches_the_rooms_it_uses(name):
     if name in USED:
         assert rooms == USED[name]
     else:  # replies
-        assert {"taxonomy", "corpus", "prompts", "models", "generate"} <= rooms <= {*BASE, "generate"}
+        assert {"taxonomy", "corpus", "prompts", "packing", "models", "generate"} <= rooms <= {*BASE, "generate"}
     assert digest and not {"workflow", "present", "progress"} & rooms
     assert PACKAGE / "corpus" / "fetch.py" not in files
 

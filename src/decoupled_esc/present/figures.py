@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
 from decoupled_esc.evaluate.bootstrap import Estimate
+from decoupled_esc.packing import subtree_ends
 from decoupled_esc.taxonomy import ESCONV
 
 plt.style.use(Path(__file__).with_name("book.mplstyle"))
@@ -132,3 +134,77 @@ def estimates(values: Mapping[str, Mapping[str, Estimate]], source: str) -> Figu
         axes.grid(axis="y", visible=False)
         axes.margins(x=0.12)
     return source_line(figure, source)
+
+
+def tree_of_words(words: Sequence[str], depths: Sequence[int], learned: Sequence[int], source: str) -> Figure:
+    """Who attends to whom in a small packed sequence: rows ask, columns are read; ``learned`` rows predict a target."""
+    seen = _mask(depths)
+    figure, axes = plt.subplots(figsize=(6.6, 6.4))
+    axes.imshow(np.where(seen, 1.0 + np.isin(np.arange(len(words)), learned)[:, None], 0.0), cmap=_BLUES, vmin=0, vmax=2)
+    places = np.arange(len(words))
+    axes.set_xticks(places, [f"{depth}" for depth in depths], fontsize=7)
+    axes.set_yticks(places, words, fontsize=7.5)
+    axes.set_xticks(places - 0.5, minor=True)
+    axes.set_yticks(places - 0.5, minor=True)
+    axes.grid(visible=False)
+    axes.grid(visible=True, which="minor", linewidth=0.5)
+    axes.tick_params(which="both", length=0)
+    axes.set(xlabel="position of the token that is read", ylabel="the token that reads")
+    return source_line(figure, source)
+
+
+def masks(trees: Mapping[str, Sequence[int]], source: str) -> Figure:
+    """The attention mask of one dialogue in several layouts, at one scale.  ``trees``: layout -> depths [L]."""
+    lengths = [len(depths) for depths in trees.values()]
+    figure, panels = plt.subplots(1, len(trees), figsize=(7.6, 3.0), width_ratios=lengths)
+    for axes, (name, depths) in zip(np.atleast_1d(panels), trees.items(), strict=True):
+        axes.imshow(_mask(depths), cmap=_BLUES, vmin=0, vmax=2, interpolation="nearest")
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel(f"{len(depths):,} tokens", fontsize=8)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.grid(visible=False)
+    return source_line(figure, source)
+
+
+def speed_ratios(rows: Sequence[Mapping], source: str) -> Figure:
+    """How many times faster packed training is.  ``rows``: name, contender, ratio, ideal (of tokens alone)."""
+    figure, axes = plt.subplots(figsize=(7.4, 0.6 + 0.32 * len(rows)))
+    contenders = list(dict.fromkeys(row["contender"] for row in rows))
+    for place, row in enumerate(rows):
+        colour = PALETTE[contenders.index(row["contender"])]
+        axes.barh(-place, row["ratio"], color=colour, height=0.66)
+        axes.text(row["ratio"], -place, f" {row['ratio']:.1f}", va="center", fontsize=8)
+        axes.plot([row["ideal"]] * 2, [-place - 0.4, -place + 0.4], color="black", linewidth=2)
+    axes.set_yticks(-np.arange(len(rows)), [f"{row['name']} against {row['contender']}" for row in rows], fontsize=8)
+    axes.grid(axis="y", visible=False)
+    axes.set(xlabel="times faster (bar); ratio of tokens (line)", xlim=(0, 1.12 * max(row["ratio"] for row in rows)))
+    return source_line(figure, source)
+
+
+def growth(series: Mapping[str, Sequence[Mapping]], source: str) -> Figure:
+    """Time and peak memory over the number of dialogues.  ``series``: name -> rows with dialogues, seconds, peak_bytes."""
+    figure, (time, memory) = plt.subplots(1, 2, figsize=(7.6, 3.1))
+    for (name, rows), marker in zip(series.items(), "os^", strict=False):
+        count = np.array([row["dialogues"] for row in rows])
+        seconds = np.array([row["seconds"] for row in rows])
+        (line,) = time.plot(count, seconds, marker=marker, linestyle="none", label=name)
+        time.plot(count, count * seconds[-1] / count[-1], color=line.get_color(), linewidth=0.8)
+        memory.plot(count, [row["peak_bytes"] / 2**30 for row in rows], marker=marker, label=name)
+    time.set(xlabel="dialogues", ylabel="seconds", title="Time of one epoch", xscale="log", yscale="log")
+    memory.set(xlabel="dialogues", ylabel="GiB", title="Peak memory", xscale="log", ylim=(0, None))
+    for axes in (time, memory):
+        axes.set_xticks(count, [f"{n:,}" for n in count])
+        axes.minorticks_off()
+    time.legend(fontsize=8)
+    return source_line(figure, source)
+
+
+_BLUES = matplotlib.colors.ListedColormap(["#ffffff", "#9cc7e4", "#0072B2"])
+
+
+def _mask(depths: Sequence[int]) -> np.ndarray:
+    """bool [L, L]: row attends to column."""
+    ends = np.array(subtree_ends(depths))
+    index = np.arange(len(ends))
+    return (index[None, :] <= index[:, None]) & (index[:, None] < ends[None, :])

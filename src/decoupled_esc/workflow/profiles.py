@@ -82,6 +82,16 @@ class Profile(Strict):
     scale: Literal["smoke", "small", "paper"]
     """How far figures may be read: a smoke figure shows that the steps work, and nothing else."""
 
+    @property
+    def deviations(self) -> tuple[str, ...]:
+        """What a reader of a comparison with the papers has to know about this profile, a sentence each."""
+        found = ["An optimiser step takes whole dialogues; the paper's takes 32 turns from anywhere."]
+        if self.generator_layout == "trunk":
+            found.append("The generator reads its strategy after the dialogue; the paper's reads it before.")
+        if self.backbone.kind == "embedded":
+            found.append("Our base was trained on plain ESConv dialogues; the paper's is an instruction-tuned model that was not.")
+        return tuple(found)
+
 
 def names() -> list[str]:
     """The profiles that exist."""

@@ -1,0 +1,348 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 15 Training each turn without reading it twice
+#
+# Every {term}`turn` of a dialogue is a training example of its own: the whole talk so far, then what the supporter said next.
+# Written out like that, a dialogue of fourteen turns is read fourteen times, a little further each time; a {term}`preference pair` reads it twice over, and once more for the {term}`reference`.
+# This is how trl, LLaMA-Factory and the papers' own code train, and it is most of their work.
+#
+# This chapter lays the turns of a dialogue out as one tree, reads it once, and gets the same loss, the same gradient and the same weights.
+#
+# What to look at: where the repetition comes from, why leaving it out is exact, what it saves by count, and what it saves on the clock.
+
+# %% tags=["parameters", "hide-input"]
+profile = "smoke"
+
+# %% tags=["hide-input"]
+import pandas as pd
+
+from decoupled_esc import models, packing
+from decoupled_esc.present import benchmarks, figures
+from decoupled_esc.present.tables import plain
+from decoupled_esc.workflow import open_chapter
+
+book = open_chapter(globals())
+data = book.result("data").payload
+bench = benchmarks.load("turn_training")
+split, measured = bench["training_split"], bench["measurements"]
+hardware = f"{bench['provenance']['hardware']['threads']} CPU threads, float32, not a profile's run"
+
+# %% [markdown]
+# ## What is read twice
+#
+# Let a dialogue have turns $1, \dots, n$ with contexts of $c_1 < c_2 < \dots < c_n$ tokens and answers of $a_1, \dots, a_n$.
+# One sequence a turn reads $\sum_k (c_k + a_k)$ tokens, which grows with the square of the dialogue's length.
+# But context $k$ is the beginning of context $k+1$, so that all of them together hold no more than $c_n$ different places; with the answers beside them it is
+#
+# $$
+# c_n + \sum_{k=1}^{n} (e_k + a_k),
+# $$ (eq-packed)
+#
+# where $e_k$ is the short end of prompt $k$ that the next prompt does not share: the marks that hand the word to the supporter, and in one layout the strategy.
+#
+# The table counts both for the whole training split, each turn once for supervised fine-tuning (SFT) and with one pair for {term}`DPO`.
+
+# %% tags=["hide-input"]
+names = {"vanilla": "vanilla", "planner": "planner", "generator": "generator, as in the paper", "generator-trunk": "generator, trunk"}
+rows = {}
+for layout, name in names.items():
+    for kind in ("sft", "dpo"):
+        count = split[f"{kind}-{layout}"]
+        rows[f"{name}, {kind.upper()}"] = {
+            "tokens, one sequence an answer": f"{count['tokens_apart']:,}",
+            "tokens, one tree a dialogue": f"{count['tokens']:,}",
+            "ratio": f"{count['tokens_apart'] / count['tokens']:.1f}",
+            "longest tree": f"{count['longest']:,}",
+        }
+plain(
+    pd.DataFrame(rows).T,
+    f"Tokens of one pass over the {split['sft-planner']['turns']:,} training turns. "
+    "The pairs' rejected answers are drawn at random and matter by their length alone.",
+)
+
+# %% tags=["hide-input"]
+figures.say(
+    ratio_planner=f"{split['sft-planner']['tokens_apart'] / split['sft-planner']['tokens']:.1f}",
+    ratio_paper=f"{split['sft-generator']['tokens_apart'] / split['sft-generator']['tokens']:.1f}",
+    ratio_trunk=f"{split['sft-generator-trunk']['tokens_apart'] / split['sft-generator-trunk']['tokens']:.1f}",
+    ratio_dpo=f"{split['dpo-planner']['tokens_apart'] / split['dpo-planner']['tokens']:.1f}",
+)
+
+# %% [markdown]
+# The planner's turns share most: {glue:text}`ratio_planner` times fewer tokens for SFT and {glue:text}`ratio_dpo` for DPO, where the two answers of a pair share the context as well.
+#
+# The generator is the exception.
+# The paper names the strategy in the system message, *before* the dialogue, so two turns have a common beginning only where they use the same strategy; a tree finds even that, and the ratio is {glue:text}`ratio_paper`.
+# The form called *trunk* says the same sentence after the dialogue instead and reaches {glue:text}`ratio_trunk`.
+# It is a deviation from the paper: the model is asked the same thing in another place.
+# The profile decides: `generator_layout: trunk` in `smoke` and `laptop`; `paper`, turn by turn and in batches of 32 as published, in the profiles of the published backbones.
+
+# %% [markdown]
+# ## A tree of prefixes, in one row
+#
+# Take the four messages that chapter 01 quoted, cut to a few words, with words for tokens and the planner's task: after the seeker has spoken, name a strategy.
+# There are two turns, so two prompts and two targets.
+
+# %% tags=["hide-input"]
+first, second, third, fourth = data["example"]["messages"]
+
+
+def words(message, count=None):
+    return [f"{message['role']}:", *message["text"].split()[:count]]
+
+
+talk = [*words(first), *words(second, 4), *words(third, 6)]
+asks = len(words(first))
+prompts = {"turn 1": [*talk[:asks], "→"], "turn 2": [*talk, "→"]}
+targets = {"turn 1": [*second["strategy"].split(), "■"], "turn 2": [*fourth["strategy"].split(), "■"]}
+vocabulary = sorted({word for turn in prompts for word in prompts[turn] + targets[turn]})
+number = {word: index for index, word in enumerate(vocabulary)}
+examples = [
+    packing.Example(turn, [number[w] for w in prompts[turn]], [[number[w] for w in targets[turn]]]) for turn in prompts
+]
+tree = packing.pack(examples)
+apart = sum(len(e.prompt) + len(e.answers[0]) - 1 for e in examples)
+print("in one row:", " ".join(vocabulary[token] for token in tree.tokens))
+print("position:  ", " ".join(str(depth) for depth in tree.depths))
+print(f"{len(tree)} tokens in place of {apart}")
+
+# %% [markdown]
+# Read the positions: where a number falls back, a branch ends and the next one goes on from a place further left.
+# Nothing else has to be kept.
+# A token's descendants are the tokens behind it that stand deeper, up to the first that does not, and a token attends to its ancestors alone.
+
+# %% tags=["hide-input", "remove-output"]
+figures.show(
+    "fig_tree",
+    figures.tree_of_words(
+        [vocabulary[token] for token in tree.tokens], tree.depths, tree.predictors, book.source("two turns of one dialogue")
+    ),
+)
+
+# %% [markdown]
+# ```{glue:figure} fig_tree
+# :name: fig-tree
+# :alt: A square grid with one row and one column for each word of a short dialogue. The lower triangle is filled, except where a row belongs to another branch than its column; the rows that predict a strategy are darker.
+#
+# What each token attends to, filled; in the darker rows the next token is learned.
+# A tail, `→` and the strategy after it, sees the dialogue up to its turn and itself; nothing sees it.
+# Words of ESConv dialogue 71 {cite}`liu2021esconv`, a word in place of a token.
+# ```
+#
+# A transformer knows order from positions and company from its attention mask.
+# Both are, for every token of the tree, what they were in the token's own sequence; so its hidden state is the same, and so is every log-probability read from it.
+# That is the whole argument, and it needs no property of dialogues: any set of prompts can be packed, and what they do not share costs what it did before.
+
+# %% [markdown]
+# ## The same numbers
+#
+# A small network with random weights shows it.
+# It reads the tree once, and then each turn by itself.
+
+# %% tags=["hide-input"]
+import torch
+
+torch.set_num_threads(1)
+tokenizer = models.train_tokenizer([message["text"] for message in data["example"]["messages"]], 300)
+shape = models.EmbeddedModel(kind="embedded", vocabulary=300, hidden=64, layers=2, heads=4, feed_forward=128, context=64)
+model = models.create(shape, tokenizer, seed=1)
+together = packing.answer_logps(model, tree)
+alone = torch.cat([packing.answer_logps(model, packing.pack([example])) for example in examples])
+
+
+def gradient(logps):
+    grads = torch.autograd.grad(logps.sum(), list(model.parameters()))
+    return torch.cat([grad.flatten() for grad in grads])
+
+
+of_tree, of_turns = gradient(together), gradient(alone)
+for example, one, other in zip(examples, together.tolist(), alone.tolist(), strict=True):
+    print(f"log-probability of the strategy of {example.id}: {one:.3f} in the tree, {other:.3f} alone")
+print("gradients agree to one part in 100,000:", bool((of_tree - of_turns).norm() < 1e-5 * of_turns.norm()))
+
+# %% [markdown]
+# Tests of this repository hold the library to this for all layouts, with batches of several dialogues, blank seeker turns and dialogues that the supporter opens, against trl's own trainers: loss and gradient, the weights after several optimiser steps, DPO rewards, and the scores of the eight strategies.
+#
+# What packing does change is the company in a batch.
+# An optimiser step takes whole dialogues, two of them with about 28 turns where the paper has 32 turns drawn from anywhere.
+# The loss is averaged over the same kind of thing, and a turn weighs what it weighed; but turns of one dialogue are more alike than strangers, so a step's gradient is somewhat noisier.
+
+# %% [markdown]
+# ## A real dialogue
+#
+# The same picture for a dialogue of eight turns, in the four layouts, with the tokenizer of the benchmark below.
+
+# %% tags=["hide-input", "remove-output"]
+drawn = {names[layout].replace("generator, ", "generator,\n"): split[f"sft-{layout}"]["example"]["depths"] for layout in names}
+figures.show("fig_masks", figures.masks(drawn, f"one dialogue of the training split; {hardware}"))
+figures.say(drawn_dialogue=split["sft-planner"]["example"]["dialogue"])
+
+# %% [markdown]
+# ```{glue:figure} fig_masks
+# :name: fig-masks
+# :alt: Four square attention masks of growing size. Vanilla is a plain filled triangle. The planner is a triangle with narrow steps. The generator as in the paper falls into several separate triangles. The generator in trunk form has one triangle with wider tails.
+#
+# Attention masks of dialogue {glue:text}`drawn_dialogue` in the four layouts, drawn to scale.
+# White is what is never computed together.
+# ```
+#
+# The *vanilla* layout needs no tails at all: the supporter's earlier answers stand in the context exactly as they were learned, so the trunk holds every target.
+# In the paper's generator layout each strategy grows a trunk of its own.
+#
+# White inside the triangle is not only masked.
+# On a CPU attention goes through the row in chunks of queries and takes along no keys but their ancestors'; on a GPU the same mask is given to FlexAttention, which skips its empty blocks.
+# So time and memory grow with what is filled.
+
+# %% [markdown]
+# ## Preference losses on the same tree
+#
+# A pair adds one tail: the rejected answer grows from the same place as the chosen one.
+# Everything a preference loss needs is then the log-probability of each tail, for the policy with gradient and for the reference without.
+# With $r_\theta(a) = \log \pi_\theta(a \mid c) - \log \pi_\text{ref}(a \mid c)$ and answers $a_w$ (chosen) and $a_l$ (rejected):
+#
+# $$
+# \begin{aligned}
+# \mathcal{L}_{\text{DPO}} &= -\log \sigma\left(\beta\,[r_\theta(a_w) - r_\theta(a_l)]\right) \\
+# \mathcal{L}_{\text{IPO}} &= \left(\bar r_\theta(a_w) - \bar r_\theta(a_l) - \tfrac{1}{2\beta}\right)^2 \\
+# \mathcal{L}_{\text{SimPO}} &= -\log \sigma\left(\beta\,[\bar\ell_\theta(a_w) - \bar\ell_\theta(a_l)] - \gamma\right)
+# \end{aligned}
+# $$ (eq-preference)
+#
+# A bar divides by the answer's length, and $\ell_\theta$ is the policy's log-probability alone {cite}`rafailov2023dpo,azar2024ipo,meng2024simpo`.
+# KTO {cite}`ethayarajh2024kto` and ORPO {cite}`hong2024orpo` are there in the same form.
+# KTO's third tail is an answer that belongs to another dialogue, drawn at random: its divergence estimate would be biased by a neighbour's.
+#
+# The reference never changes, so its log-probabilities are computed once, on the same trees, and kept on disk.
+# Before the first step policy and reference are the same, so every reward must be 0 and the DPO loss $\ln 2 \approx 0.693$.
+# Training checks that and refuses to start otherwise; the usual way to fail is an adapter trained on a fine-tuned adapter, compared with the bare backbone.
+
+# %% [markdown]
+# ## On the clock
+#
+# Counting tokens is not timing.
+# The benchmark `bench/turn_training.py` trains the same weights on the same dialogues with this library, with trl's own trainers and with LLaMA-Factory in an environment of its own.
+# It times whole optimiser steps and the reference pass, and leaves out reading and tokenising for all.
+
+# %% tags=["hide-input"]
+titles = {"sft-planner": "SFT, planner", "dpo-planner": "DPO, planner", "dpo-generator": "DPO, generator (trunk)", "score": "eight strategies scored"}
+labels = {
+    "packed": "this library, packed",
+    "trl": "trl",
+    "trl-by-length": "trl, rows of similar length together",
+    "llamafactory": "LLaMA-Factory",
+    "llamafactory-by-length": "LLaMA-Factory, rows of similar length together",
+    "apart": "each name as a sequence of its own",
+}
+table = [
+    {
+        "parameters": row["size"],
+        "task": titles[row["task"]],
+        "by": labels[row["contender"]],
+        "seconds": f"{row['seconds']:.1f}",
+        "tokens read, padding included": f"{row['tokens']:,}",
+        "targets per second": f"{row['target_tokens'] / row['seconds']:,.0f}" if "target_tokens" in row else "",
+        "peak memory (GiB)": f"{row['peak_bytes'] / 2**30:.1f}",
+    }
+    for size in ("1.4M", "4.5M")
+    for task in titles
+    for row in measured
+    if row["group"] != "growth" and row["size"] == size and row["task"] == task
+]
+some = next(row for row in measured if row["group"] == "side-by-side")
+plain(
+    pd.DataFrame(table).set_index("parameters"),
+    f"One pass over the {some['turns']} turns of {some['dialogues']} training dialogues drawn at random, and over the "
+    f"{next(r for r in measured if r['group'] == 'scoring')['turns']:,} test turns for the scores ({hardware}). "
+    "Targets are the learned tokens; memory is the process's, about half a GiB of it the libraries.",
+)
+
+# %% tags=["hide-input", "remove-output"]
+bars = []
+for size in ("1.4M", "4.5M"):
+    for task in titles:
+        cases = [row for row in measured if row["group"] != "growth" and row["size"] == size and row["task"] == task]
+        ours = next(row for row in cases if row["contender"] == "packed")
+        for row in cases:
+            if row is not ours:
+                bars.append({
+                    "name": f"{titles[task]}, {size}",
+                    "contender": labels[row["contender"]].replace("rows of similar length together", "by length"),
+                    "ratio": benchmarks.ratio(measured, row["contender"], group=row["group"], task=task, size=size),
+                    "ideal": ours["tokens_apart"] / ours["tokens"] if "tokens_apart" in ours else row["tokens"] / ours["tokens"],
+                })
+figures.show("fig_speed", figures.speed_ratios(bars, hardware))
+
+# %% [markdown]
+# ```{glue:figure} fig_speed
+# :name: fig-speed
+# :alt: Horizontal bars, one for each task, model size and contender, with the number of times that packed training is faster; a black line in each marks the ratio of tokens.
+#
+# How many times longer the same pass takes elsewhere.
+# The black line is the ratio of tokens without padding: what the repetition alone explains.
+# ```
+#
+# A bar may be longer than its line for three reasons.
+# The contenders pad the short rows of a batch to its longest, which putting similar lengths together mostly avoids.
+# They run the output layer, or a fused form of it, over every token they read, where the tree asks it only for the targets.
+# And trl computes the reference anew in every step, with a second copy of the model.
+# It is shorter than its line where attention and the optimiser, which packing does not save, take their share.
+#
+# The weights here are random and the rejected answers drawn, since neither changes the time; what packing does to what is *learned* is nothing, by the tests above.
+# A GPU was not at hand: the ratios there, for backbones of half a billion and seven billion parameters, are not measured.
+
+# %% [markdown]
+# ## Linear in the data
+#
+# A tree is never longer than one dialogue, so an epoch over more dialogues takes more time and no more memory.
+
+# %% tags=["hide-input", "remove-output"]
+series = {
+    f"{titles[task]}, {size}": [row for row in measured if row["group"] == "growth" and row["task"] == task]
+    for task, size in (("sft-planner", "4.5M"), ("dpo-generator", "1.4M"))
+}
+figures.show("fig_growth", figures.growth(series, hardware))
+largest = {task: max((r for r in measured if r["group"] == "growth" and r["task"] == task), key=lambda r: r["dialogues"]) for task in ("sft-planner", "dpo-generator")}
+figures.say(
+    growth_dialogues=f"{largest['sft-planner']['dialogues']:,}",
+    growth_minutes=f"{largest['sft-planner']['seconds'] / 60:.1f}",
+    growth_dpo=f"{largest['dpo-generator']['seconds'] / 60:.1f}",
+)
+
+# %% [markdown]
+# ```{glue:figure} fig_growth
+# :name: fig-growth
+# :alt: Two charts over 64, 256 and 1,024 dialogues. Left, the time of an epoch lies on straight lines through the origin. Right, peak memory stays nearly level.
+#
+# Time and peak memory of one packed epoch.
+# The thin lines are straight lines through zero and the last point.
+# ```
+#
+# {glue:text}`growth_dialogues` dialogues, nearly the whole training split, take {glue:text}`growth_minutes` minutes for the planner's SFT at 4.5 million parameters, and {glue:text}`growth_dpo` for the generator's DPO at 1.4 million.
+# That is what makes the `laptop` profile possible.
+
+# %% [markdown]
+# ## Sampling and scoring
+#
+# The same tree serves after training.
+# To score the eight strategies at every turn, each prompt gets eight tails.
+# To write replies, the model reads the dialogue once, and all its turns then continue side by side from that one cache, each seeing its own past and its own words.
+# Each turn draws from random numbers of its own, so a reply does not depend on which other turns were sampled with it.
+#
+# ## Try it
+#
+# The generator's two layouts say the same sentence in two places.
+# Which of the two is the better teacher is an empirical question, and cheap to ask of a small model.
+# Run `decoupled-esc run --profile smoke` once as it is and once with `generator_layout: paper`, and compare the generators' losses in chapter 02.
+#
+# ```{admonition} Answer
+# :class: dropdown
+# Compare them at the same number of *turns* seen: with `paper`, `batch` counts turns, so the same number makes an epoch of many more and smaller steps.
+# A difference of a few hundredths of a nat between two runs of `smoke` is within what another seed does.
+# ```

@@ -1,0 +1,365 @@
+"""The preference losses: each against trl's own, against numbers worked out by hand, and by what must hold of it."""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from math import exp, log, log1p
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trl.trainer.dpo_trainer import DPOTrainer
+from trl.trainer.kto_trainer import KTOTrainer
+
+from decoupled_esc.train.losses import dpo, ipo, kto, orpo, simpo
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # that it may change
+    from trl.experimental.cpo import CPOTrainer
+    from trl.experimental.orpo import ORPOTrainer
+
+torch.set_num_threads(1)
+
+betas = st.floats(0.01, 0.2)
+weights = st.floats(0.1, 3)
+
+
+@st.composite
+def logps(draw, columns: int, least: float = -100.0, size: int | None = None) -> list[torch.Tensor]:
+    """``columns`` float64 tensors [n] of log-probabilities, n the same for all."""
+    n = size or draw(st.integers(1, 4))
+    one = st.floats(least, 0, allow_subnormal=False)
+    return [torch.tensor(draw(st.lists(one, min_size=n, max_size=n)), dtype=torch.float64) for _ in range(columns)]
+
+
+def near(value: torch.Tensor, expected, tolerance: float = 1e-9) -> bool:
+    expected = torch.as_tensor(expected, dtype=value.dtype)
+    assert value.shape == expected.shape
+    return torch.allclose(value, expected, rtol=tolerance, atol=tolerance)
+
+
+# How each loss is called with chosen and rejected alone, the rest held fixed, for the properties that all share.
+LOSSES = {
+    "dpo": lambda c, r: dpo(c, r, torch.full_like(c, -40.0), torch.full_like(r, -50.0), 0.1),
+    "ipo": lambda c, r: ipo(c, r, torch.full_like(c, -2.0), torch.full_like(r, -3.0), 0.2),
+    "simpo": lambda c, r: simpo(c, r, 2.0, 0.5),
+    "kto": lambda c, r: kto(
+        c, r, torch.full_like(c, -40.0), torch.full_like(r, -50.0), torch.full_like(c, -9.0), torch.full_like(c, -10.0),
+        0.1, 1.0, 2.0,
+    ),
+    "orpo": lambda c, r: orpo(c, r, 0.3),
+}  # fmt: skip
+EACH = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+
+
+# Against trl --------------------------------------------------------------------------------------------------------
+
+TOKENS = 6
+
+
+@st.composite
+def answers(draw, columns: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(log-probabilities per token [columns, n, TOKENS], 0 outside the answer; mask; reference sums [columns, n])."""
+    n = draw(st.integers(1, 3))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    starts = torch.randint(0, TOKENS, (columns, n, 1), generator=generator)
+    mask = torch.arange(TOKENS) >= starts
+    scale = draw(st.sampled_from([0.1, 2.0, 9.0]))
+    per_token = -scale * torch.rand(columns, n, TOKENS, generator=generator, dtype=torch.float64) * mask
+    return per_token, mask, -scale * TOKENS / 2 * torch.rand(columns, n, generator=generator, dtype=torch.float64)
+
+
+def alone(value, *_, **__):
+    return value
+
+
+def trainer(**settings) -> SimpleNamespace:
+    """What trl's losses ask of the trainer that they belong to."""
+    return SimpleNamespace(
+        accelerator=SimpleNamespace(device="cpu", gather=alone, gather_for_metrics=alone),
+        model=SimpleNamespace(training=False), aux_loss_enabled=False, precompute_ref_logps=True, _total_train_tokens=0,
+        _metrics=defaultdict(lambda: defaultdict(list)), **settings,
+    )  # fmt: skip
+
+
+def printed(per_token: torch.Tensor, mask: torch.Tensor):
+    """A model that gives these log-probabilities, and the inputs that ask it for them."""
+    shape = (len(mask), 1 + TOKENS)
+    zeros = torch.zeros(per_token.shape)
+    outputs = SimpleNamespace(log_probs=per_token, entropy=zeros, mean_logits=zeros, is_top1=zeros.bool())
+    inputs = {
+        "input_ids": torch.zeros(shape, dtype=torch.long), "attention_mask": torch.ones(shape, dtype=torch.long),
+        "completion_mask": torch.nn.functional.pad(mask, (1, 0)).long(),
+    }  # fmt: skip
+    return outputs, inputs
+
+
+def trl_dpo(loss: str, per_token, mask, reference, beta: float) -> torch.Tensor:
+    """[n], pair by pair, because trl gives the mean."""
+    owner = trainer(
+        loss_types=[loss], loss_weights=[1.0], beta=beta, ld_alpha=None, f_divergence_type="reverse_kl",
+        use_weighting=False,
+    )  # fmt: skip
+    made = []
+    for n in range(mask.shape[1]):
+        outputs, inputs = printed(per_token[:, n], mask[:, n])
+        inputs |= {"ref_chosen_logps": reference[0, n : n + 1], "ref_rejected_logps": reference[1, n : n + 1]}
+        made.append(DPOTrainer._compute_loss(owner, lambda outputs=outputs, **_: outputs, inputs, False))
+    return torch.stack(made)
+
+
+@settings(deadline=None)
+@given(answers(2), betas)
+def test_dpo_is_trls(drawn, beta):
+    per_token, mask, reference = drawn
+    assert near(dpo(*per_token.sum(-1), *reference, beta), trl_dpo("sigmoid", per_token, mask, reference, beta))
+
+
+@settings(deadline=None)
+@given(answers(2), betas)
+def test_ipo_per_token_is_trls(drawn, beta):
+    per_token, mask, reference = drawn
+    tokens = mask.sum(-1)
+    four = (*(per_token.sum(-1) / tokens), *(reference / tokens))
+    assert near(ipo(*four, beta), trl_dpo("ipo", per_token, mask, reference, beta))
+
+
+@settings(deadline=None)
+@given(answers(3), betas, weights, weights)
+def test_kto_is_trls(drawn, beta, chosen_weight, rejected_weight):
+    per_token, mask, reference = drawn
+    sums, n = per_token.sum(-1), mask.shape[1]
+    owner = trainer(
+        loss_type="kto", beta=beta, desirable_weight=chosen_weight, undesirable_weight=rejected_weight,
+        calculate_KL=True,
+    )  # fmt: skip
+    owner._compute_kl_logps = lambda model, batch: sums[2]
+    outputs, inputs = printed(per_token[:2].flatten(0, 1), mask[:2].flatten(0, 1))
+    inputs |= {
+        "label": torch.tensor([True] * n + [False] * n),
+        "ref_logps": reference[:2].flatten(), "ref_KL_logps": reference[2],
+    }  # fmt: skip
+    expected = KTOTrainer._compute_loss(owner, lambda **_: outputs, inputs, False)
+    mine = kto(*sums[:2], *reference[:2], sums[2], reference[2], beta, chosen_weight, rejected_weight)
+    assert near(mine.mean(), expected)
+
+
+@given(logps(2, least=-20), st.floats(0.5, 5), st.floats(0, 3))
+def test_simpo_is_trls(pair, beta, gamma):
+    owner = trainer(alpha=0.0, beta=beta, simpo_gamma=gamma, loss_type="simpo", label_smoothing=0.0)
+    assert near(simpo(*pair, beta, gamma), CPOTrainer.cpo_loss(owner, *pair)[0])
+
+
+@given(logps(2, least=-20), st.floats(0, 2))
+def test_orpo_is_trls(pair, beta):
+    pair = [column.clamp(max=-1e-3).float() for column in pair]  # theirs is infinite where p is 1
+    expected = ORPOTrainer.odds_ratio_loss(trainer(beta=beta), *pair)[0]
+    assert near(orpo(*pair, beta), -pair[0] - expected, 1e-5)
+
+
+# By hand ------------------------------------------------------------------------------------------------------------
+
+
+def one(*numbers: float) -> list[torch.Tensor]:
+    return [torch.tensor([number], dtype=torch.float64) for number in numbers]
+
+
+def test_dpo_by_hand():
+    # log-ratios +3 and -2
+    assert near(dpo(*one(-10, -20, -13, -18), 0.2), [log1p(exp(-1.0))])
+
+
+def test_ipo_by_hand():
+    # log-ratios +1 and -0.5; target 1 / 0.5
+    assert near(ipo(*one(-1, -2.5, -2, -2), 0.25), [0.25])
+
+
+def test_simpo_by_hand():
+    # 2 * 1.5 - 1
+    assert near(simpo(*one(-1, -2.5), 2.0, 1.0), [log1p(exp(-2.0))])
+
+
+def test_kto_by_hand():
+    # log-ratios +3 and -2; z = 1: 1 - sigma(0.5 * 2) and 1 - sigma(0.5 * 3)
+    expected = (1.5 / (1 + exp(1.0)) + 0.5 / (1 + exp(1.5))) / 2
+    assert near(kto(*one(-10, -20, -13, -18, -30, -31), 0.5, 1.5, 0.5), [expected])
+
+
+def test_orpo_by_hand():
+    # odds 4 and 1/4: log sigma(log 16) = log(16 / 17)
+    assert near(orpo(*one(log(0.8), log(0.2)), 0.5), [-log(0.8) - 0.5 * log(16 / 17)])
+
+
+# What holds of every one --------------------------------------------------------------------------------------------
+
+
+@EACH
+@pytest.mark.parametrize("n", [0, 1, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_n_pairs_in_n_losses_out(loss, n, dtype):
+    generator = torch.Generator().manual_seed(n)
+    chosen, rejected = (-10 * torch.rand(n, generator=generator, dtype=dtype) for _ in range(2))
+    made = loss(chosen, rejected)
+    assert made.shape == (n,) and made.dtype == dtype and (made >= 0).all()
+    # Each of its own pair alone: here all mismatched answers are alike, so that z is the same.
+    apart = [loss(chosen[i : i + 1], rejected[i : i + 1]) for i in range(n)]
+    assert near(made, torch.cat(apart) if apart else [], 1e-6)
+
+
+@EACH
+@given(pair=logps(2))
+def test_a_step_downhill_raises_the_chosen_and_lowers_the_rejected(loss, pair):
+    chosen, rejected = (column.requires_grad_() for column in pair)
+    up, down = torch.autograd.grad(loss(chosen, rejected).sum(), (chosen, rejected))
+    assert up.isfinite().all() and down.isfinite().all()
+    if loss is LOSSES["ipo"]:  # which draws to its target from either side
+        beyond = (chosen.detach() + 2) - (rejected.detach() + 3) > 1 / (2 * 0.2)
+        up, down = torch.where(beyond, -up, up), torch.where(beyond, -down, down)
+    assert (up <= 0).all() and (down >= 0).all()
+
+
+@EACH
+def test_the_gradient_is_there_where_it_matters(loss):
+    chosen, rejected = (torch.tensor([x], dtype=torch.float64, requires_grad=True) for x in (-2.0, -1.5))
+    up, down = torch.autograd.grad(loss(chosen, rejected).sum(), (chosen, rejected))
+    assert up < -1e-4 and down > 1e-4
+    assert torch.autograd.gradcheck(loss, (chosen, rejected))
+
+
+# DPO ----------------------------------------------------------------------------------------------------------------
+
+
+@given(logps(2, least=-1000), betas)
+def test_dpo_is_ln_2_at_the_reference(pair, beta):
+    assert near(dpo(*pair, *pair, beta), torch.full_like(pair[0], log(2)))
+
+
+@given(logps(4), betas, st.floats(0.1, 10))
+def test_dpo_falls_as_the_margin_grows(four, beta, more):
+    chosen, rejected, *reference = four
+    before = dpo(chosen, rejected, *reference, beta)
+    assert (dpo(chosen + more, rejected, *reference, beta) < before).all()
+    assert (dpo(chosen, rejected - more, *reference, beta) < before).all()
+    assert (before > 0).all()
+
+
+@given(logps(4), betas, st.floats(-50, 50))
+def test_dpo_sees_the_margin_alone(four, beta, shift):
+    chosen, rejected, reference_chosen, reference_rejected = four
+    loss = dpo(*four, beta)
+    assert near(dpo(chosen + shift, rejected + shift, reference_chosen, reference_rejected, beta), loss)
+    assert near(dpo(chosen + shift, rejected, reference_chosen + shift, reference_rejected, beta), loss)
+
+
+@given(logps(4), betas)
+def test_dpo_of_the_pair_turned_round_is_the_other_probability(four, beta):
+    chosen, rejected, reference_chosen, reference_rejected = four
+    loss, turned = dpo(*four, beta), dpo(rejected, chosen, reference_rejected, reference_chosen, beta)
+    assert near((-loss).exp() + (-turned).exp(), torch.ones_like(loss))
+    assert near(turned - loss, beta * ((chosen - reference_chosen) - (rejected - reference_rejected)))
+    # The same as a loss: where it is large, 1 - exp(-loss) loses nothing.
+    large = loss > 0.5
+    assert near(turned[large], -torch.log(-torch.expm1(-loss[large])))
+
+
+# IPO ----------------------------------------------------------------------------------------------------------------
+
+
+@given(logps(3, least=-9), betas)
+def test_ipo_is_zero_at_its_target_margin_and_nowhere_else(three, beta):
+    rejected, reference_chosen, reference_rejected = three
+    at = reference_chosen + (rejected - reference_rejected) + 1 / (2 * beta)
+    rest = (rejected, reference_chosen, reference_rejected, beta)
+    assert near(ipo(at, *rest), torch.zeros_like(at))
+    for away in (-2.0, 0.5):
+        assert near(ipo(at + away, *rest), torch.full_like(at, away**2))
+
+
+# SimPO --------------------------------------------------------------------------------------------------------------
+
+
+@given(logps(2), betas)
+def test_simpo_without_gamma_is_dpo_with_an_even_reference(pair, beta):
+    none = torch.zeros_like(pair[0])
+    assert torch.equal(simpo(*pair, beta, 0.0), dpo(*pair, none, none, beta))
+
+
+@given(logps(2, least=-20), st.floats(0.5, 3), st.floats(0, 3))
+def test_simpo_asks_for_gamma_more(pair, beta, gamma):
+    chosen, rejected = pair
+    assert near(simpo(chosen + gamma / beta, rejected, beta, gamma), simpo(chosen, rejected, beta, 0.0))
+
+
+# KTO ----------------------------------------------------------------------------------------------------------------
+
+
+@given(logps(6), betas, weights, weights)
+def test_kto_stays_between_nothing_and_all(six, beta, chosen_weight, rejected_weight):
+    loss = kto(*six, beta, chosen_weight, rejected_weight)
+    assert (loss >= 0).all() and (loss <= (chosen_weight + rejected_weight) / 2 * (1 + 1e-12)).all()
+
+
+@given(logps(3), betas, weights, weights)
+def test_kto_is_half_of_all_at_the_reference(three, beta, chosen_weight, rejected_weight):
+    chosen, rejected, mismatched = three
+    loss = kto(chosen, rejected, chosen, rejected, mismatched, mismatched, beta, chosen_weight, rejected_weight)
+    assert near(loss, torch.full_like(chosen, 0.5 * (chosen_weight + rejected_weight) / 2))
+
+
+@given(logps(6), betas)
+def test_ktos_point_of_reference_is_a_mean_and_at_least_0(six, beta):
+    chosen, rejected, reference_chosen, reference_rejected, mismatched, reference_mismatched = six
+    z = max(0.0, (mismatched - reference_mismatched).mean().item())
+    none = torch.zeros_like(chosen)
+    expected = kto(chosen - z, rejected - z, reference_chosen, reference_rejected, none, none, beta, 1.0, 1.0)
+    assert near(kto(*six, beta, 1.0, 1.0), expected)
+    below = torch.minimum(mismatched, reference_mismatched)
+    assert torch.equal(
+        kto(chosen, rejected, reference_chosen, reference_rejected, below, reference_mismatched, beta, 1.0, 1.0),
+        kto(chosen, rejected, reference_chosen, reference_rejected, none, none, beta, 1.0, 1.0),
+    )
+
+
+@given(logps(6), betas)
+def test_nothing_is_learned_through_ktos_point_of_reference(six, beta):
+    chosen, mismatched = six[0].requires_grad_(), six[4].requires_grad_()
+    loss = kto(*six, beta, 1.0, 1.0).sum()
+    of_chosen, of_mismatched = torch.autograd.grad(loss, (chosen, mismatched), allow_unused=True)
+    assert of_chosen is not None and of_mismatched is None
+
+
+@given(logps(6), betas, weights, weights)
+def test_ktos_weights_weigh_an_answer_each(six, beta, chosen_weight, rejected_weight):
+    wanted, unwanted = kto(*six, beta, 1.0, 0.0), kto(*six, beta, 0.0, 1.0)
+    assert near(kto(*six, beta, chosen_weight, rejected_weight), chosen_weight * wanted + rejected_weight * unwanted)
+    # The chosen answer's part doesn't see the rejected one, nor the other way round.
+    other = [six[0] - 1, six[1] - 1, *six[2:]]
+    assert torch.equal(kto(six[0], other[1], *six[2:], beta, 1.0, 0.0), wanted)
+    assert torch.equal(kto(other[0], six[1], *six[2:], beta, 0.0, 1.0), unwanted)
+
+
+# ORPO ---------------------------------------------------------------------------------------------------------------
+
+
+@given(logps(2, least=-20), st.floats(0, 2))
+def test_orpo_is_the_log_odds_ratio_beside_the_likelihood(pair, beta):
+    chosen, rejected = (column.clamp(max=-1e-2) for column in pair)
+    odds = [column.exp() / (1 - column.exp()) for column in (chosen, rejected)]
+    penalty = torch.log1p(odds[1] / odds[0])  # -log sigma(log of the ratio)
+    assert near(orpo(chosen, rejected, beta), -chosen + beta * penalty)
+    assert torch.equal(orpo(chosen, rejected, 0.0), -chosen)
+    assert near(orpo(chosen, chosen, beta), -chosen + beta * log(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_orpo_is_finite_where_answers_are_certain_or_impossible(dtype):
+    extremes = [0.0, -1e-30, -1e-8, -1e-7, -1e-3, -50.0, -1e4, -1e30]
+    chosen, rejected = torch.cartesian_prod(*[torch.tensor(extremes, dtype=dtype)] * 2).T.contiguous()
+    chosen.requires_grad_(), rejected.requires_grad_()
+    loss = orpo(chosen, rejected, 0.1)
+    up, down = torch.autograd.grad(loss.sum(), (chosen, rejected))
+    assert loss.isfinite().all() and up.isfinite().all() and down.isfinite().all()
+    assert (loss >= 0).all() and (up <= -1).all() and (down >= 0).all()

@@ -1,0 +1,452 @@
+"""Packed training is plain training: the same losses, rewards and weights as trl's own trainers, one row an answer.
+
+trl is given every turn (or pair) as a sequence of its own, all those of one optimiser step as one padded batch.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
+from trl.experimental.cpo import CPOConfig, CPOTrainer
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+from decoupled_esc import models, packing, prompts, taxonomy, train
+from decoupled_esc.corpus import BLANK, OPENING, Dialogue, Message, Turn, Utterance, read_raw, tagged, turns
+from decoupled_esc.corpus.split import MANIFEST
+from decoupled_esc.prompts import fit, ids, render
+
+SHAPE = models.EmbeddedModel(
+    kind="embedded", vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=4096
+)
+STEPS = 4
+HOW = train.Training(
+    epochs=STEPS, learning_rate=1e-3, batch=2, micro_batch=2, schedule="cosine", warmup_share=0.0, lora=None,
+    precision="float32", checkpoint_every=100,
+)  # fmt: skip
+LORA = train.Lora(rank=4, alpha=8, dropout=0.3)
+WINDOW = 4096
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def dialogues() -> list[Dialogue]:
+    """One in which the supporter speaks first, and one in which the supporter speaks twice in a row."""
+    read, _ = read_raw(MANIFEST.parent / "miniature" / "ESConv.json", "miniature")
+    return [read[0], read[22]]
+
+
+@pytest.fixture(scope="module")
+def asked(dialogues) -> list[Turn]:
+    first, second = ([t for t in turns(d)[:3]] for d in dialogues)
+    assert first[0].context[0].text == OPENING and second[1].context[-1].text == BLANK
+    return [*first, *second]
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer, asked, tmp_path_factory) -> Path:
+    """A base model (``base``) whose attention matters, and an adapter fine-tuned on it with dropout (``policy``)."""
+    folder, model = tmp_path_factory.mktemp("model"), models.create(SHAPE, tokenizer, seed=3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # Fresh weights are so small that a token hardly depends on what it attends to.
+            parameter.mul_(8 if parameter.dim() > 1 else 1)
+    model.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    sequences = train.encode(asked, prompts.generator_trunk, tokenizer, WINDOW)
+    how = HOW.model_copy(update={"lora": LORA, "epochs": 20, "learning_rate": 1e-2})
+    train.fine_tune(model, tokenizer, sequences, how, folder, seed=1)
+    return folder
+
+
+def load(folder: Path, kind: str):
+    """The policy that training starts from: all weights of the base, or the fine-tuned adapter on it."""
+    adapter = folder / "policy" if kind == "lora" else None
+    return models.load(folder / "base", adapter=adapter, for_training=True)
+
+
+def trained(model) -> dict[str, torch.Tensor]:
+    """The weights that are trained; trl keeps its reference as a second adapter, which is not one of them."""
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad and ".ref." not in name}
+    return {name: p.detach().cpu().clone() for name, p in named.items()}
+
+
+def plain(turn: Turn, layout, tokenizer, window: int, *others: str) -> tuple[list[int], list[list[int]], int]:
+    """(prompt, its answers, how many messages were cut), from the definition."""
+
+    def tokens(prompt):
+        question, answer = (ids(text, tokenizer) for text in render(prompt, tokenizer))
+        rest = [ids(render(replace(prompt, target=other), tokenizer)[1], tokenizer) for other in others]
+        return question, [answer, *rest]
+
+    def count(prompt):
+        question, answers = tokens(prompt)
+        return max(len(question) + len(answer) for answer in answers)
+
+    prompt, cut = fit(turn, layout, count, window)
+    return *tokens(prompt), cut
+
+
+# Against trl ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training logged, and the weights it trained as they were and as they became."""
+
+    steps: list[dict]
+    start: dict[str, torch.Tensor]
+    end: dict[str, torch.Tensor]
+
+    def logged(self, *names: str) -> list[float]:
+        return [step[name] for step in self.steps for name in names]
+
+
+def ours(model, tokenizer, sequences: train.Sequences, how=HOW, *, batch=None, micro=None, **options) -> Outcome:
+    """All of ``sequences`` in a step, unless told otherwise, so that the shuffle can't matter."""
+    start, batch = trained(model), batch or len(sequences)
+    how = how.model_copy(update={"batch": batch, "micro_batch": micro or batch})
+    with tempfile.TemporaryDirectory() as scratch:
+        log = train.fine_tune(model, tokenizer, sequences, how, Path(scratch), seed=1, **options)
+    return Outcome(list(log.steps), start, trained(model))
+
+
+def theirs(trainer_class, config_class, model, tokenizer, rows, how=HOW, *, batch=None, **options) -> Outcome:
+    """trl's trainer on ``rows`` in their order."""
+    start, data = trained(model), Dataset.from_list(rows)
+    with tempfile.TemporaryDirectory() as scratch:
+        config = config_class(
+            output_dir=scratch,
+            num_train_epochs=how.epochs,
+            learning_rate=how.learning_rate,
+            lr_scheduler_type=how.schedule,
+            per_device_train_batch_size=batch or len(rows),
+            train_sampling_strategy="sequential",
+            bf16=False,
+            use_cpu=not torch.cuda.is_available(),
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            gradient_checkpointing=False,
+            **{"max_length": None, **options},
+        )
+        trainer = trainer_class(model=model, args=config, train_dataset=data, processing_class=tokenizer)
+        trainer.train()
+    return Outcome([step for step in trainer.state.log_history if "loss" in step], start, trained(trainer.model))
+
+
+def assert_same(a: Outcome, b: Outcome, steps: int = STEPS, **tolerance: float) -> None:
+    """The losses of all steps, and what they did to the weights.
+
+    A gradient is the same to float32's rounding (1e-6 of a tensor's norm, see the definition below), but AdamW divides
+    it by its own size: the few entries that are no larger than that rounding are moved by noise, as far as any other.
+    """
+    assert len(a.steps) == len(b.steps) == steps
+    assert a.logged("learning_rate") == pytest.approx(b.logged("learning_rate"))
+    assert a.logged("loss") == pytest.approx(b.logged("loss"), **tolerance)
+    for name, start in b.start.items():
+        assert torch.equal(a.start[name], start)
+        update, apart = b.end[name] - start, a.end[name] - b.end[name]
+        assert update.abs().max() > 1e-3, name
+        assert apart.abs().flatten().quantile(0.95) < 1e-6, name
+        assert apart.norm() < 1e-2 * update.norm(), name
+
+
+def rows(name: str, asked: list[Turn], tokenizer) -> list[dict]:
+    made = []
+    for turn in asked:
+        question, (answer,), _ = plain(turn, prompts.LAYOUTS[name], tokenizer, WINDOW)
+        made.append({"input_ids": question + answer, "labels": [-100] * len(question) + answer})
+    return made
+
+
+@pytest.fixture(scope="module")
+def sft(tokenizer, asked, folder):
+    """layout's name -> trl's SFTTrainer on its rows; trained once for both units."""
+    done = {}
+
+    def train_once(name: str) -> Outcome:
+        if name not in done:
+            done[name] = plain_sft(load(folder, "full"), tokenizer, rows(name, asked, tokenizer))
+        return done[name]
+
+    return train_once
+
+
+def plain_sft(model, tokenizer, rows: list[dict], how=HOW, **options) -> Outcome:
+    prepared = {"dataset_kwargs": {"skip_prepare_dataset": True}}
+    return theirs(SFTTrainer, SFTConfig, model, tokenizer, rows, how, **prepared, **options)
+
+
+@pytest.mark.parametrize("name", prompts.LAYOUTS)
+@pytest.mark.parametrize(("unit", "micro"), [("dialogue", None), ("turn", 2)])
+def test_fine_tuning_is_trls(tokenizer, asked, folder, sft, name, unit, micro):
+    sequences = train.encode(asked, prompts.LAYOUTS[name], tokenizer, WINDOW, unit)
+    assert_same(ours(load(folder, "full"), tokenizer, sequences, micro=micro), sft(name), rel=1e-5)
+
+
+def test_fine_tuning_is_trls_over_epochs_of_several_steps(tokenizer, dialogues, folder):
+    """A dialogue a step, in the order of the packed run: which one it was is known by its length."""
+    of = [turns(d)[:3] for d in dialogues]
+    sequences = train.encode([t for asked in of for t in asked], prompts.vanilla, tokenizer, WINDOW)
+    how = HOW.model_copy(update={"epochs": 3})
+    mine = ours(load(folder, "full"), tokenizer, sequences, how, batch=1)
+    seen = [0, *mine.logged("tokens")]
+    lengths = [len(packed) for packed in sequences.packed]
+    order = [lengths.index(after - before) for before, after in zip(seen, seen[1:], strict=False)]
+    assert sorted(order) == [0, 0, 0, 1, 1, 1]
+    one_epoch = [row for n in order for row in rows("vanilla", of[n], tokenizer)]
+    trls = plain_sft(load(folder, "full"), tokenizer, one_epoch, how.model_copy(update={"epochs": 1}), batch=3)
+    assert_same(mine, trls, steps=6, rel=1e-5)
+
+
+def preferred(name: str, asked: list[Turn]) -> list[train.Pair]:
+    """One pair of every other turn, two of the rest; what is rejected was said elsewhere."""
+    pairs = []
+    for n, turn in enumerate(asked):
+        for k in range(1 + n % 2):
+            strategy = [s for s in taxonomy.STRATEGIES if s != turn.strategy][k]
+            reply = asked[(n + k + 1) % len(asked)].reply
+            text = {"planner": strategy, "vanilla": tagged(Message("supporter", reply, strategy))}.get(name, reply)
+            pairs.append(train.Pair(f"{turn.id}#{k}", turn, text))
+    return pairs
+
+
+@pytest.fixture(scope="module")
+def pairs(asked):
+    """layout's name -> three pairs of two turns of the first dialogue, one pair of the second's blank turn."""
+    return lambda name: preferred(name, [*asked[:2], asked[4]])
+
+
+def answered(name: str, pair: train.Pair, tokenizer) -> dict[str, list[int]]:
+    """A pair as trl has it, in token ids."""
+    question, (chosen, rejected), _ = plain(pair.turn, prompts.LAYOUTS[name], tokenizer, WINDOW, pair.rejected)
+    return {"prompt_ids": question, "chosen_ids": chosen, "rejected_ids": rejected}
+
+
+class Tokenised:
+    """trl's trainer on rows that hold token ids already, as its own preparation would leave them."""
+
+    def _prepare_dataset(self, dataset, *args):
+        return dataset
+
+
+class PlainDPO(Tokenised, DPOTrainer):
+    pass
+
+
+class PlainKTO(Tokenised, KTOTrainer):
+    pass
+
+
+class PlainORPO(ORPOTrainer):
+    """The supervised term on the answer alone, where trl takes it on the prompt, too (see ``losses.orpo``)."""
+
+    def concatenated_forward(self, model, batch):
+        chosen, *rest, _ = super().concatenated_forward(model, batch)
+        return chosen, *rest, -chosen.mean()
+
+
+TRLS_REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/accuracies")
+REWARDS = ("reward_chosen", "reward_rejected", "accuracy")
+# An answer's log-probability is some -300 nats, which float32 knows to 3e-5; beta is 0.1.
+NEARLY = {"rel": 1e-5, "abs": 1e-5}
+
+
+@pytest.mark.parametrize("name", ["planner", "generator-trunk", "vanilla"])
+@pytest.mark.parametrize(
+    ("loss", "loss_type", "at_first"), [("dpo", "sigmoid", math.log(2)), ("ipo", "ipo", 25)], ids=["dpo", "ipo"]
+)
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_preference_optimisation_is_trls(tokenizer, pairs, folder, tmp_path, name, loss, loss_type, at_first, kind):
+    sequences = train.encode_pairs(pairs(name), prompts.LAYOUTS[name], tokenizer, WINDOW)
+    reference = train.reference_logps(load(folder, kind), sequences, kind, tmp_path)
+    preference = train.Preference(loss=loss, beta=0.1)
+    mine = ours(load(folder, kind), tokenizer, sequences, preference=preference, reference=reference)
+    assert mine.logged("loss")[0] == pytest.approx(at_first, rel=1e-6)
+    assert mine.logged("reward_chosen", "reward_rejected")[:2] == pytest.approx([0, 0], abs=2e-6)
+    plain_rows = [answered(name, pair, tokenizer) for pair in pairs(name)]
+    # trl's reference is its own: the base as it was loaded, or a frozen copy of the fine-tuned adapter.
+    options = {"beta": 0.1, "loss_type": loss_type}
+    trls = theirs(PlainDPO, DPOConfig, load(folder, kind), tokenizer, plain_rows, **options)
+    assert_same(mine, trls, **NEARLY)
+    # Before the first step accuracy is decided by rounding.
+    assert mine.logged(*REWARDS)[3:] == pytest.approx(trls.logged(*TRLS_REWARDS)[3:], **NEARLY)
+    assert min(map(abs, mine.logged("reward_rejected")[1:])) > 1e-3
+
+
+def test_kto_is_trls_with_the_same_mismatched_answers(tokenizer, pairs, folder, tmp_path):
+    sequences = train.encode_pairs(pairs("vanilla"), prompts.vanilla, tokenizer, WINDOW, mismatched=4)
+    reference = train.reference_logps(load(folder, "full"), sequences, "full", tmp_path)
+    preference = train.Preference(loss="kto", beta=0.1, chosen_weight=1.0, rejected_weight=0.7)
+    mine = ours(load(folder, "full"), tokenizer, sequences, preference=preference, reference=reference)
+    third = [targets(packed, n) for packed in sequences.packed for n in range(2, packed.answers, 3)]
+    plain_rows = []
+    for pair, other in zip(pairs("vanilla"), third, strict=True):
+        row = answered("vanilla", pair, tokenizer)
+        for answer, wanted in (("chosen_ids", True), ("rejected_ids", False)):
+            both = {"prompt_ids": row["prompt_ids"], "completion_ids": row[answer]}
+            plain_rows.append({**both, "KL_completion_ids": other, "label": wanted})
+    options = {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 0.7}
+    trls = theirs(PlainKTO, KTOConfig, load(folder, "full"), tokenizer, plain_rows, **options)
+    assert_same(mine, trls, **NEARLY)
+    assert mine.logged(*REWARDS[:2]) == pytest.approx(trls.logged(*TRLS_REWARDS[:2]), **NEARLY)
+
+
+def targets(packed: packing.Packed, answer: int) -> list[int]:
+    return [token for token, owner in zip(packed.targets, packed.owners, strict=True) if owner == answer]
+
+
+@pytest.mark.parametrize(
+    ("preference", "trainer_class", "config_class", "options"),
+    [
+        (
+            train.Preference(loss="simpo", beta=2.0, gamma=0.7), CPOTrainer, CPOConfig,
+            {"beta": 2.0, "simpo_gamma": 0.7, "loss_type": "simpo", "cpo_alpha": 0.0},
+        ),
+        (train.Preference(loss="orpo", beta=0.3), PlainORPO, ORPOConfig, {"beta": 0.3}),
+    ],
+    ids=["simpo", "orpo"],
+)  # fmt: skip
+def test_preferences_without_a_reference_are_trls(
+    tokenizer, pairs, folder, preference, trainer_class, config_class, options
+):
+    sequences = train.encode_pairs(pairs("vanilla"), prompts.vanilla, tokenizer, WINDOW)
+    mine = ours(load(folder, "full"), tokenizer, sequences, preference=preference)
+    plain_rows = [
+        {column.removesuffix("_ids"): tokenizer.decode(tokens) for column, tokens in row.items()}
+        for row in (answered("vanilla", pair, tokenizer) for pair in pairs("vanilla"))
+    ]
+    options = options | {"max_length": WINDOW}
+    trls = theirs(trainer_class, config_class, load(folder, "full"), tokenizer, plain_rows, **options)
+    assert_same(mine, trls, **NEARLY)
+
+
+def test_logged_rewards_do_not_depend_on_the_micro_batch(tokenizer, pairs, folder, tmp_path):
+    sequences = train.encode_pairs(pairs("planner"), prompts.planner, tokenizer, WINDOW)
+    assert len({packed.answers for packed in sequences.packed}) > 1
+    options = {
+        "preference": train.Preference(loss="dpo", beta=0.1),
+        "reference": train.reference_logps(load(folder, "full"), sequences, "full", tmp_path),
+    }
+    whole, parts = (ours(load(folder, "full"), tokenizer, sequences, micro=micro, **options) for micro in (2, 1))
+    assert_same(whole, parts, **NEARLY)
+    assert whole.logged(*REWARDS)[3:] == pytest.approx(parts.logged(*REWARDS)[3:], **NEARLY)
+
+
+# Against the definition -----------------------------------------------------------------------------------------
+
+
+def logp(model, question: list[int], answer: list[int]) -> torch.Tensor:
+    """Of ``answer`` after ``question``, on a plain sequence of its own."""
+    logits = model(torch.tensor([question + answer], device=model.device)).logits[0, len(question) - 1 : -1]
+    return torch.log_softmax(logits.double(), 1).gather(1, torch.tensor(answer, device=model.device)[:, None]).sum()
+
+
+@pytest.mark.parametrize("name", prompts.LAYOUTS)
+def test_gradients_are_those_of_plain_sequences(tokenizer, asked, folder, name):
+    layout, gradients = prompts.LAYOUTS[name], []
+    (packed, *_) = train.encode(asked[:3], layout, tokenizer, WINDOW).packed
+    for packed_or_not in (True, False):
+        model = load(folder, "full")
+        if packed_or_not:
+            packing.answer_logps(model, packed).sum().backward()
+        else:
+            for turn in asked[:3]:
+                question, (answer,), _ = plain(turn, layout, tokenizer, WINDOW)
+                logp(model, question, answer).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    for name, expected in gradients[1].items():
+        assert (gradients[0][name] - expected).norm() <= 1e-5 * expected.norm(), name
+
+
+def test_strategy_scores_are_those_of_each_name_alone(tokenizer, dialogues, folder):
+    model, asked = load(folder, "lora"), turns(dialogues[1])
+    examples, expected = [], []
+    with torch.inference_mode():
+        for turn in asked:
+            question, (_, *names), _ = plain(turn, prompts.planner, tokenizer, WINDOW, *taxonomy.STRATEGIES)
+            examples.append(packing.Example(turn.id, question, names))
+            expected += [logp(model, question, name) for name in names]
+        scores = packing.answer_logps(model, packing.pack(examples))
+    assert len(asked) > 5 and len(scores) == 8 * len(asked)
+    assert scores.tolist() == pytest.approx(torch.stack(expected).tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "window"), [("vanilla", 420), ("planner", 420), ("generator", 300), ("generator-trunk", 300)]
+)
+def test_a_small_window_cuts_packed_and_plain_alike(tokenizer, dialogues, folder, name, window):
+    layout, asked, model = prompts.LAYOUTS[name], [t for d in dialogues for t in turns(d)], load(folder, "full")
+    found = [plain(turn, layout, tokenizer, window) for turn in asked]
+    cut = sum(dropped > 0 for *_, dropped in found)
+    assert 0 < cut < len(asked)
+    for unit in ("dialogue", "turn"):
+        sequences = train.encode(asked, layout, tokenizer, window, unit)
+        assert sequences.cut == cut
+        assert [tokens for packed in sequences.packed for tokens in read(packed)] == [
+            (question, answer) for question, (answer,), _ in found
+        ]
+        if unit == "dialogue":
+            with torch.inference_mode():
+                expected = sum(logp(model, question, answer) for question, (answer,), _ in found)
+            loss = train.held_out_loss(model, sequences)
+            assert loss == pytest.approx(-expected.item() / sequences.target_tokens, rel=1e-5)
+
+
+def read(packed: packing.Packed) -> list[tuple[list[int], list[int]]]:
+    """(prompt, answer) of every answer, read off the tree by the mask that attention is given."""
+    allowed = packing.attention_mask(packed.depths)[0, 0]
+    found = []
+    for answer in range(packed.answers):
+        seen = allowed[packed.predictors[packed.owners.index(answer)]]
+        found.append((torch.tensor(packed.tokens)[seen].tolist(), targets(packed, answer)))
+    return found
+
+
+words = st.text(st.characters(codec="utf-8"), max_size=12)
+roles = st.sampled_from(["seeker", "supporter"])
+
+
+@st.composite
+def talks(draw) -> list[Dialogue]:
+    """One or two: the supporter may speak first, and several times in a row."""
+    made = []
+    for d in range(draw(st.integers(1, 2))):
+        said = draw(st.lists(st.tuples(roles, words, st.sampled_from(taxonomy.STRATEGIES)), max_size=6))
+        said.append(("supporter", draw(words), draw(st.sampled_from(taxonomy.STRATEGIES))))
+        made.append(Dialogue(f"d/{d}", tuple(
+            Utterance(f"d/{d}/{n:02}", role, text, strategy if role == "supporter" else None)
+            for n, (role, text, strategy) in enumerate(said)
+        )))  # fmt: skip
+    return made
+
+
+@settings(deadline=None, max_examples=30)
+@given(dialogues=talks(), name=st.sampled_from(list(prompts.LAYOUTS)))
+def test_any_dialogue_has_the_loss_of_its_rows(tokenizer, folder, dialogues, name):
+    model, asked = loaded(folder), [t for d in dialogues for t in turns(d)]
+    total, count = 0.0, 0
+    with torch.inference_mode():
+        for turn in asked:
+            question, (answer,), _ = plain(turn, prompts.LAYOUTS[name], tokenizer, WINDOW)
+            total, count = total - logp(model, question, answer).item(), count + len(answer)
+    for unit in ("dialogue", "turn"):
+        sequences = train.encode(asked, prompts.LAYOUTS[name], tokenizer, WINDOW, unit)
+        assert train.held_out_loss(model, sequences) == pytest.approx(total / count, rel=1e-5)
+
+
+@lru_cache(maxsize=1)
+def loaded(folder: Path):
+    return load(folder, "full")
