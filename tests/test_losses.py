@@ -363,3 +363,9 @@ def test_orpo_is_finite_where_answers_are_certain_or_impossible(dtype):
     up, down = torch.autograd.grad(loss.sum(), (chosen, rejected))
     assert loss.isfinite().all() and up.isfinite().all() and down.isfinite().all()
     assert (loss >= 0).all() and (up <= -1).all() and (down >= 0).all()
+
+
+@given(st.lists(st.floats(-6, 1), min_size=2, max_size=2))
+def test_orpo_loses_no_digits_near_certainty(powers):
+    pair = [torch.tensor([-(10.0**power)]) for power in powers]
+    assert near(orpo(*pair, 1.0).double(), orpo(*(column.double() for column in pair), 1.0), 1e-5)

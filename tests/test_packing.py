@@ -279,8 +279,8 @@ def check(model, plain, trees: Sequence[Sequence[Example]], chunk: int | None = 
     norm = torch.stack([g.norm() for g in theirs.values()]).norm()
     assert torch.stack([(mine[name] - theirs[name]).norm() for name in theirs]).norm() <= BOUND * norm
     for name, gradient in theirs.items():
-        # A parameter that hardly matters has little but rounding noise for a gradient.
-        assert (mine[name] - gradient).norm() <= BOUND * max(gradient.norm(), norm / 100), name
+        # What hardly matters has but rounding noise for a gradient: where a query has one key, it is all there is.
+        assert (mine[name] - gradient).norm() <= BOUND * max(gradient.norm(), norm / 10), name
 
 
 def shaken(model):

@@ -95,10 +95,20 @@ def test_a_model_in_evaluation_mode_stays_in_it(model, sequences, tmp_path):
 def test_a_reference_on_disk_is_read_and_not_computed(model, sequences, tmp_path):
     found = train.reference_logps(model, sequences, "w", tmp_path / "new" / "folder")
     written = file_in(tmp_path / "new" / "folder").read_bytes()
-    assert train.reference_logps(Dying(model, 0), sequences, "w", tmp_path / "new" / "folder") == found  # to the last bit
+    assert train.reference_logps(None, sequences, "w", tmp_path / "new" / "folder") == found  # to the last bit
     assert file_in(tmp_path / "new" / "folder").read_bytes() == written
     with pytest.raises(KeyboardInterrupt):
         train.reference_logps(Dying(model, 0), sequences, "other weights", tmp_path / "new" / "folder")
+
+
+def test_each_precision_has_its_own_reference(model, sequences, tmp_path):
+    exact, rounded = (train.reference_logps(model, sequences, "w", tmp_path, p) for p in ("float32", "bfloat16"))
+    assert len(list(tmp_path.glob("reference-*.jsonl"))) == 2
+    for a, b in zip(exact, rounded, strict=True):
+        assert a != b and a == pytest.approx(b, rel=1e-2)
+    with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
+        assert packing.answer_logps(model.eval(), sequences.packed[0]).tolist() == rounded[0]
+    assert train.reference_logps(None, sequences, "w", tmp_path, "bfloat16") == rounded
 
 
 def test_the_key_names_weights_data_and_layout(tokenizer, asked, sequences):

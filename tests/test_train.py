@@ -466,6 +466,13 @@ def test_preferences_start_at_no_reward_and_are_learned(uninterrupted, runs):
     assert not any(module.p for module in model.modules() if isinstance(module, torch.nn.Dropout))
 
 
+def test_preferences_in_bfloat16_start_at_no_reward(runs, tokenizer, pairs, tmp_path):
+    reference = train.reference_logps(runs["dpo"].start(), pairs, "fine-tuned", tmp_path, "bfloat16")
+    run = replace(runs["dpo"], options={"preference": DPO, "reference": reference})
+    log, _ = run.fine_tune(tokenizer, tmp_path, precision="bfloat16", epochs=1)
+    assert log.steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-3)
+
+
 def test_preferences_with_a_new_adapter_start_from_the_base(tokenizer, pairs, fine_tuned, tmp_path):
     base = models.load(fine_tuned / "base")
     reference = train.reference_logps(base, pairs, "base", tmp_path)

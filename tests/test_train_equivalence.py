@@ -260,7 +260,7 @@ class PlainORPO(ORPOTrainer):
 
 TRLS_REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/accuracies")
 REWARDS = ("reward_chosen", "reward_rejected", "accuracy")
-# An answer's log-probability is some -300 nats, which float32 knows to 3e-5; beta is 0.1.
+# An answer's log-probability is some -300 nats, which float32 knows to 3e-5; a reward is a tenth of two such.
 NEARLY = {"rel": 1e-5, "abs": 1e-5}
 
 

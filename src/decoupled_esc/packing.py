@@ -144,7 +144,8 @@ def answer_logps(model, packed: Packed):
 
     device = model.device
     predictors, targets, owners = (
-        torch.tensor(column, device=device) for column in (packed.predictors, packed.targets, packed.owners)
+        torch.tensor(column, dtype=torch.long, device=device)
+        for column in (packed.predictors, packed.targets, packed.owners)
     )
     logits = model(
         input_ids=torch.tensor([packed.tokens], device=device),
@@ -212,14 +213,21 @@ def chunks(depths: Sequence[int], device=None):
 
 
 def attention(depths: Sequence[int], model) -> dict:
-    """The arguments of ``model``'s forward pass that say what attends to what."""
+    """The arguments of ``model``'s forward pass that say what attends to what.
+
+    Raises ValueError where a prompt is longer than a window beyond which the model's own attention does not look.
+    """
     import torch
 
     if list(depths) == list(range(len(depths))):
         return {}  # a plain sequence
+    window = getattr(model.config, "sliding_window", None)
+    if window and max(depths) >= window:
+        raise ValueError(f"a prompt of {max(depths) + 1} tokens, and this model attends to {window}. Lower data.window")
     implementation = model.config._attn_implementation
     if implementation == ATTENTION:
-        return {"tree": chunks(depths, model.device)}
+        # A mask of four dimensions is taken as it is.  Without one, transformers makes L x L entries that nothing reads.
+        return {"tree": chunks(depths, model.device), "attention_mask": torch.empty(1, 1, 1, 1, device=model.device)}
     if implementation == "flex_attention":
         return {"attention_mask": _block_mask(depths, model.device)}
     allowed = attention_mask(depths, model.device)

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from decoupled_esc import progress
-from decoupled_esc.packing import answer_logps
+from decoupled_esc.packing import Packed, answer_logps
 from decoupled_esc.train.data import Sequences
 
 
@@ -23,31 +23,40 @@ def reference_key(weights: str, sequences: Sequences) -> str:
     return sha.hexdigest()[:16]
 
 
-def reference_logps(model, sequences: Sequences, weights: str, folder: Path) -> list[list[float]]:
+def reference_logps(
+    model, sequences: Sequences, weights: str, folder: Path, precision: str = "float32"
+) -> list[list[float]]:
     """For each sequence the log-probability of each of its answers under ``model``, dropout off, without gradient.
 
-    Read from ``folder`` where it holds them under the key of these weights and sequences; what is missing is computed
-    and written down sequence by sequence, so that a killed run goes on where it stopped.
+    ``precision`` is the training's, so that reference and policy round alike.
+    Read from ``folder`` where it holds them under this precision and the key of these weights and sequences; what is
+    missing is computed and written down sequence by sequence, so that a killed run goes on where it stopped.
     """
-    import torch
-
-    file = folder / f"reference-{reference_key(weights, sequences)}.jsonl"
+    file = folder / f"reference-{precision}-{reference_key(weights, sequences)}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     done = _read(file)
-    was_training = model.training
-    model.eval()
     with (
         file.open("a", encoding="utf-8") as out,
-        torch.inference_mode(),
         progress.bar(len(sequences), "reference", initial=len(done)) as bar,
     ):
         for packed in sequences.packed[len(done) :]:
-            done.append(answer_logps(model, packed).tolist())
+            done.append(frozen_logps(model, packed, precision).tolist())
             out.write(json.dumps(done[-1]) + "\n")
             out.flush()
             bar.update()
-    model.train(was_training)
     return done
+
+
+def frozen_logps(model, packed: Packed, precision: str):
+    """[answers] float32: ``answer_logps`` without dropout or gradient, in the arithmetic that training uses."""
+    import torch
+
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        logps = answer_logps(model, packed)
+    model.train(was_training)
+    return logps
 
 
 def _read(file: Path) -> list[list[float]]:
