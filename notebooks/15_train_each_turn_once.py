@@ -80,7 +80,7 @@ figures.say(
 #
 # The generator is the exception.
 # The paper names the strategy in the system message, *before* the dialogue, so two turns have a common beginning only where they use the same strategy; a tree finds even that, and the ratio is {glue:text}`ratio_paper`.
-# The form called *trunk* says the same sentence after the dialogue instead and reaches {glue:text}`ratio_trunk`.
+# The form called {term}`trunk` says the same sentence after the dialogue instead and reaches {glue:text}`ratio_trunk`.
 # It is a deviation from the paper: the model is asked the same thing in another place.
 # The profile decides: `generator_layout: trunk` in `smoke` and `laptop`; `paper`, turn by turn and in batches of 32 as published, in the profiles of the published backbones.
 
@@ -132,7 +132,7 @@ figures.show(
 # :alt: A square grid with one row and one column for each word of a short dialogue. The lower triangle is filled, except where a row belongs to another branch than its column; the rows that predict a strategy are darker.
 #
 # What each token attends to, filled; in the darker rows the next token is learned.
-# A tail, `→` and the strategy after it, sees the dialogue up to its turn and itself; nothing sees it.
+# A {term}`tail`, `→` and the strategy after it, sees the dialogue up to its turn and itself; nothing sees it.
 # Words of ESConv dialogue 71 {cite}`liu2021esconv`, a word in place of a token.
 # ```
 #

@@ -262,6 +262,7 @@ TRLS_REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/accuracies")
 REWARDS = ("reward_chosen", "reward_rejected", "accuracy")
 # An answer's log-probability is some -300 nats, which float32 knows to 3e-5; a reward is a tenth of two such.
 NEARLY = {"rel": 1e-5, "abs": 1e-5}
+REWARD = {"rel": 1e-5, "abs": 3e-5}
 
 
 @pytest.mark.parametrize("name", ["planner", "generator-trunk", "vanilla"])
@@ -274,15 +275,15 @@ def test_preference_optimisation_is_trls(tokenizer, pairs, folder, tmp_path, nam
     reference = train.reference_logps(load(folder, kind), sequences, kind, tmp_path)
     preference = train.Preference(loss=loss, beta=0.1)
     mine = ours(load(folder, kind), tokenizer, sequences, preference=preference, reference=reference)
-    assert mine.logged("loss")[0] == pytest.approx(at_first, rel=1e-6)
-    assert mine.logged("reward_chosen", "reward_rejected")[:2] == pytest.approx([0, 0], abs=2e-6)
+    assert mine.logged("loss")[0] == pytest.approx(at_first, rel=2e-6)
+    assert mine.logged("reward_chosen", "reward_rejected")[:2] == pytest.approx([0, 0], abs=5e-6)
     plain_rows = [answered(name, pair, tokenizer) for pair in pairs(name)]
     # trl's reference is its own: the base as it was loaded, or a frozen copy of the fine-tuned adapter.
     options = {"beta": 0.1, "loss_type": loss_type}
     trls = theirs(PlainDPO, DPOConfig, load(folder, kind), tokenizer, plain_rows, **options)
     assert_same(mine, trls, **NEARLY)
     # Before the first step accuracy is decided by rounding.
-    assert mine.logged(*REWARDS)[3:] == pytest.approx(trls.logged(*TRLS_REWARDS)[3:], **NEARLY)
+    assert mine.logged(*REWARDS)[3:] == pytest.approx(trls.logged(*TRLS_REWARDS)[3:], **REWARD)
     assert min(map(abs, mine.logged("reward_rejected")[1:])) > 1e-3
 
 
@@ -301,7 +302,7 @@ def test_kto_is_trls_with_the_same_mismatched_answers(tokenizer, pairs, folder, 
     options = {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 0.7}
     trls = theirs(PlainKTO, KTOConfig, load(folder, "full"), tokenizer, plain_rows, **options)
     assert_same(mine, trls, **NEARLY)
-    assert mine.logged(*REWARDS[:2]) == pytest.approx(trls.logged(*TRLS_REWARDS[:2]), **NEARLY)
+    assert mine.logged(*REWARDS[:2]) == pytest.approx(trls.logged(*TRLS_REWARDS[:2]), **REWARD)
 
 
 def targets(packed: packing.Packed, answer: int) -> list[int]:
@@ -342,7 +343,7 @@ def test_logged_rewards_do_not_depend_on_the_micro_batch(tokenizer, pairs, folde
     }
     whole, parts = (ours(load(folder, "full"), tokenizer, sequences, micro=micro, **options) for micro in (2, 1))
     assert_same(whole, parts, **NEARLY)
-    assert whole.logged(*REWARDS)[3:] == pytest.approx(parts.logged(*REWARDS)[3:], **NEARLY)
+    assert whole.logged(*REWARDS)[3:] == pytest.approx(parts.logged(*REWARDS)[3:], **REWARD)
 
 
 # Against the definition -----------------------------------------------------------------------------------------

@@ -1,0 +1,77 @@
+"""What bench/ measured, as committed: complete, consistent with itself, and read with a clear error where it is missing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from decoupled_esc.present import benchmarks
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+import turn_training  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def bench() -> dict:
+    return benchmarks.load("turn_training")
+
+
+def find(bench, **case) -> dict:
+    (row,) = [row for row in bench["measurements"] if case.items() <= row.items()]
+    return row
+
+
+def test_every_case_was_measured_once(bench):
+    keys = ("group", "task", "size", "contender", "dialogues")
+    assert [{key: row[key] for key in keys} for row in bench["measurements"]] == turn_training.cases()
+    assert all(row["seconds"] > 0 and row["peak_bytes"] > 0 for row in bench["measurements"])
+    provenance = bench["provenance"]
+    assert provenance["data"]["corpus"] == "esconv" and provenance["settings"]["dialogues"] == turn_training.DIALOGUES
+
+
+def test_contenders_trained_on_the_same_turns_from_the_same_weights(bench):
+    for size in turn_training.HIDDEN:
+        for task in ("sft-planner", "dpo-planner", "dpo-generator"):
+            cases = [r for r in bench["measurements"] if (r["group"], r["size"], r["task"]) == ("side-by-side", size, task)]
+            assert len({row["turns"] for row in cases}) == len({row["target_tokens"] for row in cases}) == 1
+            losses = [row["loss"] for row in cases]  # of a few steps, over batches of different composition
+            assert max(losses) - min(losses) < 0.15 * max(losses)
+        scores = [r for r in bench["measurements"] if r["group"] == "scoring" and r["size"] == size]
+        assert {row["turns"] for row in scores} == {1792}
+        assert scores[0]["loss"] == pytest.approx(scores[1]["loss"], rel=1e-5)  # the same log-probabilities
+
+
+def test_only_what_is_shared_is_saved(bench):
+    for row in bench["measurements"]:
+        if row["contender"] == "packed" and row["task"] != "score":
+            assert row["tokens"] < row["tokens_apart"]
+            if row["group"] == "side-by-side":
+                case = {key: row[key] for key in ("group", "task", "size", "dialogues")}
+                # trl reads every token of every answer, and pads.
+                assert find(bench, contender="trl", **case)["tokens"] >= row["tokens_apart"]
+    split = bench["training_split"]
+    assert split["sft-planner"]["turns"] == 14_763
+    for layout in ("vanilla", "planner", "generator-trunk"):
+        assert split[f"sft-{layout}"]["tokens_apart"] > 3 * split[f"sft-{layout}"]["tokens"]
+        assert split[f"dpo-{layout}"]["tokens_apart"] > 1.9 * split[f"sft-{layout}"]["tokens_apart"]
+
+
+def test_a_ratio_compares_the_same_case():
+    rows = [
+        {"contender": "packed", "task": "a", "size": "s", "seconds": 2.0, "turns": 10},
+        {"contender": "trl", "task": "a", "size": "s", "seconds": 30.0, "turns": 10},
+        {"contender": "llamafactory", "task": "a", "size": "s", "seconds": 30.0, "turns": 11},
+    ]
+    assert benchmarks.ratio(rows, "trl", task="a", size="s") == 15
+    with pytest.raises(ValueError, match="11 turns against 10"):
+        benchmarks.ratio(rows, "llamafactory", task="a", size="s")
+    with pytest.raises(KeyError, match="trl"):
+        benchmarks.ratio(rows, "trl", task="b", size="s")
+
+
+def test_a_missing_file_names_the_command(monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmarks, "FOLDER", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"results/bench/turn_training.json is missing. Run python bench/turn_training.py"):
+        benchmarks.load("turn_training")
