@@ -61,11 +61,8 @@ def cases() -> list[dict]:
             found.append(case("side-by-side", "sft-planner", size, contender))
         for task in ("dpo-planner", "dpo-generator"):
             found += [case("side-by-side", task, size, contender) for contender in ("packed", "trl")]
-        found += [case("scoring", "score", size, contender, None) for contender in ("packed", "apart")]
-    for dialogues in (64, 256, 1024):
-        found.append(case("growth", "sft-planner", "4.5M", "packed", dialogues))
-        found.append(case("growth", "dpo-generator", "1.4M", "packed", dialogues))
-    return found
+    found += [case("scoring", "score", "1.4M", contender, None) for contender in ("packed", "apart")]
+    return found + [case("growth", "sft-planner", "4.5M", "packed", dialogues) for dialogues in (64, 256, 1024)]
 
 
 # Material -----------------------------------------------------------------------------------------------------------
@@ -281,7 +278,7 @@ def ideal() -> dict:
 
     tokenizer = models.load_tokenizer(folder("4.5M"))
     found = {}
-    drawn = next(d for d in dialogues("train", 64) if len(corpus.turns(d)) == 8)
+    drawn = min(dialogues("train", 64), key=lambda d: (len(corpus.turns(d)), d.id))  # short, so that it can be drawn
     for name, layout in prompts.LAYOUTS.items():
         turns, pairs = material("dpo-planner" if name == "planner" else "dpo", None)
         for kind, sequences in (
@@ -294,7 +291,7 @@ def ideal() -> dict:
                 "longest": max(map(len, sequences.packed)),
             }  # fmt: skip
         one = train.encode(corpus.turns(drawn), layout, tokenizer, WINDOW).packed[0]
-        found[f"sft-{name}"]["example"] = {"dialogue": drawn.id, "depths": one.depths, "predictors": one.predictors}
+        found[f"sft-{name}"]["example"] = {"dialogue": drawn.id, "turns": len(corpus.turns(drawn)), "depths": one.depths, "predictors": one.predictors}
     return found
 
 

@@ -220,8 +220,8 @@ def _trainer_class():
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             forest = inputs["forest"]
             total, metrics = self.loss(answer_logps(model, forest), forest, inputs["reference"])
-            for name, value in metrics.items():
-                self._metrics["train"][name].append(self.accelerator.gather(value).mean().item())
+            for name, values in metrics.items():  # a value a pair: the log's mean weighs pairs, not micro-batches
+                self._metrics["train"][name].extend(values.tolist())
             # Devices average their gradients, and each of them divides by the items of all.
             return total / num_items_in_batch * self.accelerator.num_processes
 
@@ -238,7 +238,7 @@ def _collate(rows: list[dict]) -> dict:
 
 
 class _Loss:
-    """(answers' log-probabilities [answers], forest, reference [answers] or [0]) -> (sum of losses, metrics)."""
+    """(answers' log-probabilities [answers], forest, reference [answers] or [0]) -> (sum of losses, metrics [pairs])."""
 
     def __init__(self, preference: Preference | None, answers_each: int):
         self.preference, self.answers_each = preference, answers_each
@@ -264,9 +264,9 @@ class _Loss:
         reference = reference.to(logps.device).view(-1, self.answers_each)
         rewards = how.beta * (logps - reference).detach()
         metrics = {
-            "reward_chosen": rewards[:, 0].mean(),
-            "reward_rejected": rewards[:, 1].mean(),
-            "accuracy": (rewards[:, 0] > rewards[:, 1]).float().mean(),
+            "reward_chosen": rewards[:, 0],
+            "reward_rejected": rewards[:, 1],
+            "accuracy": (rewards[:, 0] > rewards[:, 1]).float(),
         }
         if how.loss == "ipo":
             (chosen, rejected), reference = (logps / lengths).unbind(1), reference / lengths
