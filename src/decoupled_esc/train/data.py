@@ -69,15 +69,19 @@ def encode_pairs(
 ) -> Sequences:
     """Pairs for preference optimisation, two answers each: chosen, rejected.
 
-    With ``mismatched``, a seed, each gets a third: the chosen answer of another pair drawn at random, which is what
+    With ``mismatched``, a seed, each gets a third: the chosen answer of another turn drawn at random, which is what
     KTO estimates its reference point from.
     """
     pairs = list(pairs)
     others: list[tuple[str, ...]] = [()] * len(pairs)
     if mismatched is not None:
         shuffled = random.Random(mismatched).sample(range(len(pairs)), len(pairs))
-        for n, other in zip(shuffled, shuffled[1:] + shuffled[:1], strict=True):
-            others[n] = (layout(pairs[other].turn).target,)
+        for place, n in enumerate(shuffled):
+            following = (pairs[shuffled[(place + step) % len(pairs)]].turn for step in range(1, len(pairs)))
+            other = next((turn for turn in following if turn.id != pairs[n].turn.id), None)
+            if other is None:
+                raise ValueError(f"{pairs[n].id}: KTO compares with the answer to another prompt, and there is none")
+            others[n] = (layout(other).target,)
     items = ((pair.id, pair.turn, (pair.rejected, *other)) for pair, other in zip(pairs, others, strict=True))
     return _encode(items, layout, tokenizer, window, unit)
 

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import MutableMapping
 from pathlib import Path
 
@@ -64,6 +65,8 @@ def open_chapter(namespace: MutableMapping) -> Session:
     Raises ProfileError for a parameter that the chapter does not have, naming the nearest: papermill itself would set
     it and go on.
     """
+    # Said by libraries that would draw progress bars in a notebook; it names a path of this machine.
+    warnings.filterwarnings("ignore", message="IProgress not found")
     known = ["profile"]
     for cell in namespace.get("In", []):
         if cell.startswith("# Parameters\n"):  # how papermill opens the cell that it injects
