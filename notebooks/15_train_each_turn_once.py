@@ -69,6 +69,7 @@ plain(
 
 # %% tags=["hide-input"]
 figures.say(
+    ratio_vanilla=f"{split['sft-vanilla']['tokens_apart'] / split['sft-vanilla']['tokens']:.1f}",
     ratio_planner=f"{split['sft-planner']['tokens_apart'] / split['sft-planner']['tokens']:.1f}",
     ratio_paper=f"{split['sft-generator']['tokens_apart'] / split['sft-generator']['tokens']:.1f}",
     ratio_trunk=f"{split['sft-generator-trunk']['tokens_apart'] / split['sft-generator-trunk']['tokens']:.1f}",
@@ -76,7 +77,7 @@ figures.say(
 )
 
 # %% [markdown]
-# The planner's turns share most: {glue:text}`ratio_planner` times fewer tokens for SFT and {glue:text}`ratio_dpo` for DPO, where the two answers of a pair share the context as well.
+# For SFT the vanilla layout takes {glue:text}`ratio_vanilla` times fewer tokens and the planner's {glue:text}`ratio_planner`; for DPO, where the two answers of a pair share the context as well, the planner's takes {glue:text}`ratio_dpo` times fewer.
 #
 # The generator is the exception.
 # The paper names the strategy in the system message, *before* the dialogue, so two turns have a common beginning only where they use the same strategy; a tree finds even that, and the ratio is {glue:text}`ratio_paper`.
@@ -218,7 +219,7 @@ figures.say(drawn_dialogue=one["dialogue"], drawn_turns=one["turns"])
 #
 # A bar divides by the answer's length, and $\ell_\theta$ is the policy's log-probability alone {cite}`rafailov2023dpo,azar2024ipo,meng2024simpo`.
 # KTO {cite}`ethayarajh2024kto` and ORPO {cite}`hong2024orpo` are there in the same form.
-# KTO's third tail is an answer that belongs to another dialogue, drawn at random: its divergence estimate would be biased by a neighbour's.
+# KTO has a third tail, an answer to some other turn drawn at random, from which it estimates how far the policy has moved.
 #
 # The reference never changes, so its log-probabilities are computed once, on the same trees, and kept on disk.
 # Before the first step policy and reference are the same, so every reward must be 0 and the DPO loss $\ln 2 \approx 0.693$.
@@ -257,10 +258,12 @@ table = [
     if row["group"] != "growth" and row["size"] == size and row["task"] == task
 ]
 some = next(row for row in measured if row["group"] == "side-by-side")
+repeats = bench["provenance"]["settings"]["repeats_packed"]
 plain(
     pd.DataFrame(table).set_index("parameters"),
     f"One pass over the {some['turns']} turns of {some['dialogues']} training dialogues drawn at random, and over the "
     f"{next(r for r in measured if r['group'] == 'scoring')['turns']:,} test turns for the scores ({hardware}). "
+    f"Single runs on a machine with neighbours, whose speed varies by a third; the packed ones the median of {repeats}. "
     "Targets are the learned tokens; memory is the process's, about half a GiB of it the libraries.",
 )
 
@@ -324,7 +327,7 @@ figures.say(
 # ```
 #
 # {glue:text}`growth_dialogues` dialogues, nearly the whole training split, take {glue:text}`growth_minutes` minutes with {glue:text}`growth_size` parameters; with {glue:text}`growth_times` times the dialogues, memory is {glue:text}`growth_memory` times what it was.
-# What is left of growth in memory is the longest dialogue, which a larger sample is more likely to hold.
+# Some of that is the packed data, which is held in memory, and some the longest dialogue, which a larger sample is more likely to hold.
 # That is what makes the `laptop` profile possible.
 
 # %% [markdown]

@@ -192,7 +192,8 @@ def growth(series: Mapping[str, Sequence[Mapping]], source: str) -> Figure:
         time.plot(count, count * seconds[-1] / count[-1], color=line.get_color(), linewidth=0.8)
         memory.plot(count, [row["peak_bytes"] / 2**30 for row in rows], marker=marker, label=name)
     time.set(xlabel="dialogues", ylabel="seconds", title="Time of one epoch", xscale="log", yscale="log")
-    memory.set(xlabel="dialogues", ylabel="GiB", title="Peak memory", xscale="log", ylim=(0, None))
+    top = max(row["peak_bytes"] for rows in series.values() for row in rows) / 2**30
+    memory.set(xlabel="dialogues", ylabel="GiB", title="Peak memory", xscale="log", ylim=(0, 1.15 * top))
     for axes in (time, memory):
         axes.set_xticks(count, [f"{n:,}" for n in count])
         axes.minorticks_off()
