@@ -93,6 +93,7 @@ figures.say(
 
 # %% tags=["hide-input"]
 first, second, third, fourth = data["example"]["messages"]
+figures.say(example_id=data["example"]["id"])
 
 
 def words(message, count=None):
@@ -134,7 +135,7 @@ figures.show(
 #
 # What each token attends to, filled; in the darker rows the next token is learned.
 # A {term}`tail`, `→` and the strategy after it, sees the dialogue up to its turn and itself; nothing sees it.
-# Words of ESConv dialogue 71 {cite}`liu2021esconv`, a word in place of a token.
+# Words of dialogue {glue:text}`example_id` {cite}`liu2021esconv`, a word in place of a token.
 # ```
 #
 # A transformer knows order from positions and company from its attention mask.

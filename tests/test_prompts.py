@@ -75,11 +75,23 @@ def test_roles_alternate_and_end_on_the_seeker(turn):
     for layout in prompts.LAYOUTS.values():
         prompt = layout(turn)
         roles = [role for role, _ in prompt.messages]
+        if layout is prompts.generator_trunk:
+            assert roles.pop() == "system"
         assert roles[0] == "system" and roles[-1] == "user"
         assert all(a != b for a, b in zip(roles[1:], roles[2:], strict=False))
         assert prompt.chat() == [{"role": role, "content": content} for role, content in prompt.messages]
         assert prompt.id == turn.id
     assert len(prompts.vanilla(turn).messages) == len(prompts.generator(turn).messages) == len(turn.context) + 1
+
+
+@settings(deadline=None)
+@given(turns())
+def test_the_trunk_says_what_the_papers_generator_says_in_another_place(turn):
+    (_, said), *chat = prompts.generator(turn).messages
+    (_, role), *same, (_, strategy) = prompts.generator_trunk(turn).messages
+    assert same == chat and f"{role} {strategy}" == said and turn.strategy in strategy
+    other = prompts.generator_trunk(replace(turn, strategy="Information"))
+    assert other.messages[:-1] == prompts.generator_trunk(turn).messages[:-1]  # shared whatever the strategy
 
 
 @settings(deadline=None)
