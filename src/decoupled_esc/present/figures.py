@@ -140,7 +140,7 @@ def tree_of_words(words: Sequence[str], depths: Sequence[int], learned: Sequence
     """Who attends to whom in a small packed sequence: rows ask, columns are read; ``learned`` rows predict a target."""
     seen = _mask(depths)
     figure, axes = plt.subplots(figsize=(6.6, 6.4))
-    axes.imshow(np.where(seen, 1.0 + np.isin(np.arange(len(words)), learned)[:, None], 0.0), cmap=_BLUES, vmin=0, vmax=2)
+    axes.imshow(np.where(seen, 1.0 + np.isin(np.arange(len(words)), learned)[:, None], 0.0), cmap=_BLUES, vmin=0, vmax=2, clip_on=False)
     places = np.arange(len(words))
     axes.set_xticks(places, [f"{depth}" for depth in depths], fontsize=7)
     axes.set_yticks(places, words, fontsize=7.5)
@@ -158,7 +158,7 @@ def masks(trees: Mapping[str, Sequence[int]], source: str) -> Figure:
     lengths = [len(depths) for depths in trees.values()]
     figure, panels = plt.subplots(1, len(trees), figsize=(7.6, 3.0), width_ratios=lengths)
     for axes, (name, depths) in zip(np.atleast_1d(panels), trees.items(), strict=True):
-        axes.imshow(_mask(depths), cmap=_BLUES, vmin=0, vmax=2, interpolation="nearest")
+        axes.imshow(_mask(depths), cmap=_BLUES, vmin=0, vmax=2, interpolation="nearest", clip_on=False)
         axes.set_title(name, fontsize=9)
         axes.set_xlabel(f"{len(depths):,} tokens", fontsize=8)
         axes.set_xticks([])
