@@ -2,7 +2,7 @@
 
     python bench/llamafactory.py FOLDER
 
-installs it into FOLDER (about 1.4 GB, once) and prints its Python; ``sft`` and ``dpo`` train with that.
+installs it into FOLDER (about 1.4 GB, once) and prints its Python; ``sft`` trains with that.
 
 What is as LLaMA-Factory has it: rows are padded to a multiple of 8, the newline after the target is learned too, the
 norm of the gradient is cut at 1, and weights are saved at the end.  What is chosen in its favour: no gradient
@@ -14,11 +14,9 @@ import math
 import os
 import subprocess
 import sys
-import time
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
+from measure import peak_memory
 
 # The newest that llamafactory 0.9.5 admits; torch is ours.
 PINS = ["torch==2.13.0", "transformers==5.6.0", "trl==0.24.0", "peft==0.18.1", "accelerate==1.11.0", "datasets==4.0.0",
@@ -70,28 +68,6 @@ def sft(
     """
     told = [{"messages": [*r["messages"], {"role": "assistant", "content": r["target"]}]} for r in rows]
     how = {"stage": "sft", "mask_history": True, "train_sampling_strategy": "group_by_length" if by_length else "random"}
-    return _train(python, model, told, DATA, how, folder, batch, micro_batch, learning_rate, window, threads)
-
-
-def dpo(
-    python: Path, model: Path, rows: list[dict], folder: Path,
-    *, batch: int, micro_batch: int, learning_rate: float, window: int, threads: int, beta: float = 0.1,
-) -> dict:  # fmt: skip
-    """As ``sft``, on the sigmoid loss of DPO with the weights at the start as reference; rows have "rejected" as well.
-
-    ``batch`` and ``micro_batch`` count pairs; ``tokens`` counts a pair's prompt twice, as it is read twice.
-    """
-    told = [
-        {"messages": r["messages"]}
-        | {k: {"role": "assistant", "content": r[v]} for k, v in (("chosen", "target"), ("rejected", "rejected"))}
-        for r in rows
-    ]
-    data = DATA | {"ranking": True, "columns": {k: k for k in ("messages", "chosen", "rejected")}}
-    how = {"stage": "dpo", "pref_loss": "sigmoid", "pref_beta": beta}
-    return _train(python, model, told, data, how, folder, batch, micro_batch, learning_rate, window, threads)
-
-
-def _train(python, model, told, data, how, folder, batch, micro_batch, learning_rate, window, threads) -> dict:
     if batch % micro_batch:
         raise ValueError(f"batch {batch} is not a multiple of micro_batch {micro_batch}")
     folder = folder.absolute()
@@ -111,7 +87,7 @@ def _train(python, model, told, data, how, folder, batch, micro_batch, learning_
         "eval_strategy": "no", "report_to": "none", "disable_tqdm": True, "plot_loss": False,
     }  # fmt: skip
     (folder / "rows.json").write_text(json.dumps(told), encoding="utf-8")
-    (folder / "dataset_info.json").write_text(json.dumps({"rows": data}))
+    (folder / "dataset_info.json").write_text(json.dumps({"rows": DATA}))
     (folder / "train.yaml").write_text(json.dumps(config, indent=1))  # JSON is YAML; 0.9.5 fails on a file named .json
     environment = os.environ | {
         "OMP_NUM_THREADS": str(threads), "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4294967296",
@@ -124,7 +100,7 @@ def _train(python, model, told, data, how, folder, batch, micro_batch, learning_
             [python.absolute().parent / "llamafactory-cli", "train", folder / "train.yaml"],
             cwd=folder, env=environment, stdout=out, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        peak = _peak(process)
+        peak = peak_memory(process)
     said = log.read_text(errors="replace")
     if process.returncode:
         raise RuntimeError(f"LLaMA-Factory ended with {process.returncode}:\n{said[-4000:]}")
@@ -136,19 +112,6 @@ def _train(python, model, told, data, how, folder, batch, micro_batch, learning_
         "seconds": result["train_runtime"], "tokens": int(state["num_input_tokens_seen"]), "loss": result["train_loss"],
         "steps": state["global_step"], "peak_bytes": peak,
     }  # fmt: skip
-
-
-def _peak(process: subprocess.Popen) -> int:
-    family, peak = psutil.Process(process.pid), 0
-    while process.poll() is None:
-        resident = 0
-        with suppress(psutil.NoSuchProcess):
-            for member in [family, *family.children(recursive=True)]:
-                with suppress(psutil.NoSuchProcess):
-                    resident += member.memory_info().rss
-        peak = max(peak, resident)
-        time.sleep(0.2)
-    return peak
 
 
 if __name__ == "__main__":

@@ -13,9 +13,8 @@ import time
 import psutil
 
 
-def main() -> int:
-    started = time.perf_counter()
-    process = subprocess.Popen(sys.argv[1:])
+def peak_memory(process: subprocess.Popen) -> int:
+    """Bytes: the largest sum of resident sets of ``process`` and its children, watched until it ends."""
     family, peak = psutil.Process(process.pid), 0
     while process.poll() is None:
         resident = 0
@@ -29,6 +28,13 @@ def main() -> int:
             pass
         peak = max(peak, resident)
         time.sleep(0.2)
+    return peak
+
+
+def main() -> int:
+    started = time.perf_counter()
+    process = subprocess.Popen(sys.argv[1:])
+    peak = peak_memory(process)
     seconds = time.perf_counter() - started
     print(f"{' '.join(sys.argv[1:])}: {seconds:.1f} s, peak {peak / 2**20:,.0f} MiB, exit {process.returncode}")
     return process.returncode

@@ -41,7 +41,7 @@ BATCH = {"packed": 2, "apart": 32}  # dialogues; turns or pairs
 MICRO_BATCH = {"packed": 1, "apart": 8}
 RATE, BETA = 1e-4, 0.1
 
-TASKS = {"sft-planner": "planner", "sft-vanilla": "vanilla", "dpo-planner": "planner", "dpo-generator": "generator-trunk"}
+TASKS = {"sft-planner": "planner", "dpo-planner": "planner", "dpo-generator": "generator-trunk"}
 ENVIRONMENT = {
     "OMP_NUM_THREADS": str(THREADS), "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false",
     # Large blocks stay with the process: a third less time on a CPU, for whoever trains.
