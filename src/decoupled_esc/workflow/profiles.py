@@ -85,7 +85,8 @@ class Profile(Strict):
     @property
     def deviations(self) -> tuple[str, ...]:
         """What a reader of a comparison with the papers has to know about this profile, a sentence each."""
-        found = ["An optimiser step takes whole dialogues; the paper's takes 32 turns from anywhere."]
+        whole = "An optimiser step takes whole dialogues" + ", but for the generator" * (self.generator_layout == "paper")
+        found = [f"{whole}; the paper's takes 32 turns from anywhere."]
         if self.generator_layout == "trunk":
             found.append("The generator reads its strategy after the dialogue; the paper's reads it before.")
         if self.backbone.kind == "embedded":
