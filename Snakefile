@@ -18,6 +18,5 @@ for job in JOBS:
         input: job.needs, job.files,
         output: touch(job.marker),
         params: kind=job.kind, job=job.name,
-        threads: job.threads
         resources: gpu=int(job.gpu),
         shell: "decoupled-esc job {params.kind} {params.job} --profile " + PROFILE

@@ -72,8 +72,8 @@ def shape(size: str):
     from decoupled_esc import models
 
     hidden = HIDDEN[size]
-    return models.EmbeddedModel(
-        kind="embedded", vocabulary=VOCABULARY, hidden=hidden, layers=4, heads=4, feed_forward=3 * hidden, context=CONTEXT
+    return models.Shape(
+        vocabulary=VOCABULARY, hidden=hidden, layers=4, heads=4, feed_forward=3 * hidden, context=CONTEXT
     )
 
 

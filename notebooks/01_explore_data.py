@@ -15,7 +15,7 @@
 # Counting needs no model, so the numbers here must agree *exactly*, and a difference has to be explained.
 
 # %% tags=["parameters", "hide-input"]
-profile = "smoke"
+profile = "laptop"
 
 # %% tags=["hide-input"]
 import numpy as np

@@ -16,7 +16,7 @@
 # What to look at: what each model is *shown*, on which tokens it is *graded*, and how its loss falls.
 
 # %% tags=["parameters", "hide-input"]
-profile = "smoke"
+profile = "laptop"
 
 # %% tags=["hide-input"]
 import numpy as np
@@ -85,26 +85,25 @@ for role, layout in prompts.LAYOUTS.items():
 # %% [markdown]
 # ## The base model
 #
-# Under profiles with an embedded backbone, the run makes its own base model: a small network of the Qwen2 architecture {cite}`qwen2024qwen25`, trained on plain training dialogues without tags or instructions.
-# It has learned to talk a little, and has never been asked for a strategy.
+# Under `smoke` and `laptop` it is one of the two small {term}`base models <base model>` that are shipped with this repository: networks of the Qwen2 architecture {cite}`qwen2024qwen25`, trained on open dialogue text, ESConv's training dialogues without tags included ([chapter 16](16_make_a_base_model.ipynb)).
+# They have learned to talk a little, and have never been asked for a strategy.
 # Under the large profiles the base is the published instruction-tuned model.
 
 # %% tags=["hide-input"]
 if base["kind"] == "embedded":
     facts = {
+        "name": base["name"],
         "parameters": f"{base['parameters']:,}",
         "vocabulary": f"{base['vocabulary']:,}",
-        "dialogues read": f"{base['dialogues']:,}",
-        "tokens read": f"{base['tokens']:,}",
-        "loss on held-out dialogues (nats per token)": f"{base['held_out_loss']:.2f}",
-        "loss of guessing every token alike": f"{np.log(base['vocabulary']):.2f}",
+        f"perplexity on {base['held_out_dialogues']} validation dialogues": f"{base['held_out']['perplexity']:.1f}",
+        "perplexity of guessing every token alike": f"{base['vocabulary']:,}",
     }
 else:
     facts = {"backbone": base["name"], "revision": base["revision"]}
 plain(pd.DataFrame({"base model": facts}), f"The base model of profile {book.label}.")
 
 # %% [markdown]
-# The last two lines are the ones to compare: how far the model has come from knowing nothing.
+# For a small model the last two lines are the ones to compare: how far it has come from knowing nothing.
 
 # %% [markdown]
 # ## Training
@@ -133,6 +132,7 @@ def summary(role):
         "learning rate": f"{how.learning_rate:g}",
         "per step × epochs": f"{how.batch} {log['unit']}{'s' * (how.batch > 1)} × {how.epochs}",
         "loss, first → mean of the last quarter": f"{log['steps'][0]['loss']:.2f} → {last_quarter(role):.2f}",
+        f"loss on {log['held_out_turns']:,} validation turns": f"{log['held_out_loss']:.2f}",
     }
 
 
@@ -184,18 +184,22 @@ figures.show("fig_sft", figures.training_curves(logs, book.source(f"n = {n_turns
 # ## Try it
 #
 # A planner that ignores the context and always answers with the training shares of the eight strategies has a loss, in nats per *turn*, equal to the entropy of those shares.
-# Compute it from Table 6 in chapter 01, and compare it with the planner's loss, averaged over the last quarter of its training, times its tokens per turn.
+# Compute it from Table 6 in chapter 01, and compare it with the planner's loss on validation turns, times its tokens per turn.
 
 # %% tags=["hide-input"]
 counts = np.array(list(data["strategy_counts"].values()))
 share = counts / counts.sum()
-per_turn = last_quarter("planner") * target_length
-figures.say(entropy=f"{-(share * np.log(share)).sum():.2f}", planner_loss=f"{per_turn:.2f}")
+unseen = trained["planner"].payload
+per_turn = unseen["held_out_loss"] * unseen["held_out_tokens"] / unseen["held_out_turns"]
+figures.say(
+    entropy=f"{-(share * np.log(share)).sum():.2f}", planner_loss=f"{per_turn:.2f}",
+    planner_seen=f"{last_quarter('planner') * target_length:.2f}",
+)
 
 # %% [markdown]
 # ```{admonition} Answer
 # :class: dropdown
-# The entropy is {glue:text}`entropy` nats per turn, and the planner's loss amounts to {glue:text}`planner_loss`.
-# Well above the entropy, the planner has not yet learned even the shares, or their spelling; well below it, it uses the context, or has begun to remember its training turns.
-# Which of the last two it is, only held-out turns can tell, and a difference of a few tenths on one short run tells nothing.
+# The entropy is {glue:text}`entropy` nats per turn, and the planner's loss on turns it has not seen amounts to {glue:text}`planner_loss`.
+# Above the entropy, the planner has not yet learned even the shares, or their spelling; below it, it uses the context.
+# On the turns it was trained on it is {glue:text}`planner_seen`: the difference is what it remembers of them.
 # ```

@@ -18,7 +18,7 @@
 # What to look at: where the repetition comes from, why leaving it out is exact, what it saves by count, and what it saves on the clock.
 
 # %% tags=["parameters", "hide-input"]
-profile = "smoke"
+profile = "laptop"
 
 # %% tags=["hide-input"]
 import pandas as pd
@@ -153,7 +153,7 @@ import torch
 
 torch.set_num_threads(1)
 tokenizer = models.train_tokenizer([message["text"] for message in data["example"]["messages"]], 300)
-shape = models.EmbeddedModel(kind="embedded", vocabulary=300, hidden=64, layers=2, heads=4, feed_forward=128, context=64)
+shape = models.Shape(vocabulary=300, hidden=64, layers=2, heads=4, feed_forward=128, context=64)
 model = models.create(shape, tokenizer, seed=1)
 together = packing.answer_logps(model, tree)
 alone = torch.cat([packing.answer_logps(model, packing.pack([example])) for example in examples])

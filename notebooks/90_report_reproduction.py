@@ -16,7 +16,7 @@
 # What to look at: how much is still *not attempted*, and whether anything says *opposite*.
 
 # %% tags=["parameters", "hide-input"]
-profile = "smoke"
+profile = "laptop"
 
 # %% tags=["hide-input"]
 import json

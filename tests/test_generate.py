@@ -18,8 +18,8 @@ from decoupled_esc.packing import Example, pack
 from decoupled_esc.prompts import Prompt, ids, render
 from decoupled_esc.taxonomy import STRATEGIES
 
-SHAPE = models.EmbeddedModel(
-    kind="embedded", vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=512
+SHAPE = models.Shape(
+    vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=512
 )
 GREEDY = Sampling(temperature=0, top_p=1, max_new_tokens=8)
 SAMPLED = Sampling(temperature=0.7, top_p=0.95, max_new_tokens=8)

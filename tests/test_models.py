@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from decoupled_esc import models
 
-SHAPE = models.EmbeddedModel(
-    kind="embedded", vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=256
+SHAPE = models.Shape(
+    vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=256
 )
 CHAT = [
     {"role": "system", "content": "Be kind."},
@@ -106,7 +106,7 @@ def test_shapes_are_strict():
     incomplete = {key: value for key, value in fields.items() if key != "heads"}
     for wrong in (fields | {"dropout": 0.1}, fields | {"kind": "hub"}, incomplete):
         with pytest.raises(ValueError):
-            models.EmbeddedModel(**wrong)
+            models.Shape(**wrong)
 
 
 # Saving and loading ---------------------------------------------------------------------------------------------

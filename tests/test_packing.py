@@ -21,8 +21,8 @@ from decoupled_esc.packing import (
 )  # fmt: skip
 from decoupled_esc.prompts import ids, render
 
-SHAPE = models.EmbeddedModel(
-    kind="embedded", vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=2048
+SHAPE = models.Shape(
+    vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=2048
 )
 BOUND = 1e-5
 """What float32 may differ by, relative."""

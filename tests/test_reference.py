@@ -14,8 +14,8 @@ from decoupled_esc import models, packing, prompts, taxonomy, train
 from decoupled_esc.corpus import Turn, read_raw, turns
 from decoupled_esc.corpus.split import MANIFEST
 
-SHAPE = models.EmbeddedModel(
-    kind="embedded", vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=2048
+SHAPE = models.Shape(
+    vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=2048
 )
 WINDOW = 2048
 

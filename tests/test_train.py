@@ -24,8 +24,8 @@ from decoupled_esc.corpus.split import MANIFEST
 from decoupled_esc.packing import Packed
 from decoupled_esc.prompts import Prompt, ids, render
 
-SHAPE = models.EmbeddedModel(
-    kind="embedded", vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=512
+SHAPE = models.Shape(
+    vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=512
 )
 FULL = train.Training(
     epochs=2, learning_rate=1e-2, batch=4, micro_batch=4, schedule="cosine", warmup_share=0.1, lora=None,
@@ -168,21 +168,6 @@ def test_the_longest_answer_of_a_pair_fits_in_the_window(tokenizer, dialogues):
 def test_a_window_too_small_for_one_message(tokenizer, dialogues):
     with pytest.raises(prompts.PromptTooLong, match="miniature/0000/00"):
         train.encode(turns(dialogues[0]), prompts.vanilla, tokenizer, 40)
-
-
-def test_plain_blocks_are_the_dialogues_one_after_the_other(tokenizer, dialogues):
-    blocks = train.encode_plain(dialogues[:3], tokenizer, 50)
-    # A block's last token is asked for and never read.
-    assert {len(packed) for packed in blocks.packed[:-1]} == {49} and 1 <= len(blocks.packed[-1]) <= 49
-    # All is learned but the first token of a block, which nothing stands before.
-    assert all(packed.targets == packed.tokens[1:] + packed.targets[-1:] for packed in blocks.packed)
-    said = [
-        f"<|im_start|>{'user' if m.role == 'seeker' else 'assistant'}\n{m.text}<|im_end|>\n"
-        for d in dialogues[:3]
-        for m in chat_form(d)
-    ]
-    stream = [token for packed in blocks.packed for token in (packed.tokens[0], *packed.targets)]
-    assert tokenizer.decode(stream) == "".join(said)
 
 
 def test_a_template_that_rewrites_the_prompt_is_refused(tokenizer):

@@ -25,8 +25,8 @@ from decoupled_esc.corpus import BLANK, OPENING, Dialogue, Message, Turn, Uttera
 from decoupled_esc.corpus.split import MANIFEST
 from decoupled_esc.prompts import fit, ids, render
 
-SHAPE = models.EmbeddedModel(
-    kind="embedded", vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=4096
+SHAPE = models.Shape(
+    vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=4096
 )
 STEPS = 4
 HOW = train.Training(

@@ -25,18 +25,35 @@ CHAT_TEMPLATE = (
 )
 
 
-class EmbeddedModel(BaseModel):
-    """The shape of a small Qwen2 created from scratch."""
+EMBEDDED = Path(__file__).parents[2] / "data"
+"""Where the weights lie that are shipped with this repository, a folder each."""
+
+
+class Shape(BaseModel):
+    """The shape of a small Qwen2 made from scratch."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["embedded"]
     vocabulary: int
     hidden: int
     layers: int
     heads: int
     feed_forward: int
     context: int
+
+
+class EmbeddedModel(BaseModel):
+    """A small base model that is shipped with this repository; its model card and recipe lie beside the weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["embedded"]
+    name: Literal["esc-nano", "esc-base"]
+
+    @property
+    def folder(self) -> Path:
+        """Where its weights and tokenizer lie."""
+        return EMBEDDED / self.name
 
 
 class HubModel(BaseModel):
@@ -86,7 +103,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int):
     )
 
 
-def create(shape: EmbeddedModel, tokenizer, seed: int):
+def create(shape: Shape, tokenizer, seed: int):
     """A Qwen2 causal language model of ``shape`` with fresh float32 weights drawn from ``seed``."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from tqdm import tqdm
 
 PLAIN = "DECOUPLED_ESC_PLAIN"
 """Environment variable, set to 1 where several jobs share a terminal: lines, not bars."""
+
+
+T = TypeVar("T")
 
 
 class _Lines:
@@ -30,3 +35,11 @@ def bar(total: int, what: str, initial: int = 0) -> tqdm:
         total=total, desc=what, initial=initial, file=_Lines(), ascii=True, ncols=80, leave=False,
         delay=60, mininterval=60, maxinterval=60,
     )  # fmt: skip
+
+
+def each(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """``items`` as they come, with a bar over them."""
+    with bar(total, what) as shown:
+        for item in items:
+            yield item
+            shown.update()

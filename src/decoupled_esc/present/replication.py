@@ -114,6 +114,30 @@ def table_3(evaluation: Evaluation, paradigm: str, profile: str, note: str | Non
     ).transposed()
 
 
+def decoding(evaluation: Evaluation, paradigm: str) -> pd.DataFrame:
+    """Table 3's columns without a judge for one paradigm's SFT systems: the paper's two rows, ours drawn and by argmax.
+
+    Text, at the paper's precision; ours with 95% intervals.
+    """
+    table = load_tables()["decoupledesc/table-3"]
+
+    def ours(system: str, key: str, decimals: int) -> str:
+        score = evaluation.systems[system]["paper"][key]
+        return f"{score.value:.{decimals}f} [{score.low:.{decimals}f}, {score.high:.{decimals}f}]"
+
+    rows = {}
+    for column in table.columns:
+        if column.key not in _NO_JUDGE:
+            printed = {backbone: f"{backbone}/{paradigm}/sft" for backbone in BACKBONES}
+            decimals = table.decimals(printed[BACKBONES[0]], column.key)
+            rows[column.name] = {
+                **{f"paper, {name}": f"{table.value(row, column.key):.{decimals}f}" for name, row in printed.items()},
+                "ours, sampled": ours(f"{paradigm}-sft", column.key, decimals),
+                "ours, argmax": ours(f"{paradigm}-sft-argmax", column.key, decimals),
+            }
+    return pd.DataFrame(rows).T
+
+
 def _valid(evaluation: Evaluation, system: str) -> int:
     details = evaluation.details[system]
     return round((1 - details.invalid_rate) * details.turns)

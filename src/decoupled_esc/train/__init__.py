@@ -4,9 +4,10 @@ data      from turns and pairs to packed sequences
 losses    DPO, IPO, SimPO, KTO, ORPO as functions of log-probabilities
 reference the log-probabilities of the policy that preference optimisation starts from, computed once
 trainer   one trl trainer for all of it
+pretrain  making a small base model from open text, before all of these
 """
 
-from decoupled_esc.train.data import Pair, Sequences, encode, encode_pairs, encode_plain
+from decoupled_esc.train.data import Pair, Sequences, encode, encode_pairs
 from decoupled_esc.train.reference import reference_key, reference_logps
 from decoupled_esc.train.trainer import Log, Lora, Preference, ReferenceMismatch, Training, fine_tune, held_out_loss
 
@@ -20,7 +21,6 @@ __all__ = [
     "Training",
     "encode",
     "encode_pairs",
-    "encode_plain",
     "fine_tune",
     "held_out_loss",
     "reference_key",

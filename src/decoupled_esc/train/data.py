@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
-from decoupled_esc.corpus import Dialogue, Turn, chat_form
+from decoupled_esc.corpus import Turn
 from decoupled_esc.packing import Example, Packed, pack
 from decoupled_esc.prompts import Layout, Prompt, fit, ids, render
 
@@ -84,20 +84,6 @@ def encode_pairs(
             others[n] = (layout(other).target,)
     items = ((pair.id, pair.turn, (pair.rejected, *other)) for pair, other in zip(pairs, others, strict=True))
     return _encode(items, layout, tokenizer, window, unit)
-
-
-def encode_plain(dialogues: Iterable[Dialogue], tokenizer, block: int) -> Sequences:
-    """Blocks of ``block`` tokens of whole dialogues, one after the other, without tags or instruction; all learned."""
-    stream: list[int] = []
-    for dialogue in dialogues:
-        messages = [
-            {"role": "user" if m.role == "seeker" else "assistant", "content": m.text} for m in chat_form(dialogue)
-        ]
-        stream += ids(tokenizer.apply_chat_template(messages, tokenize=False), tokenizer)
-    blocks = [stream[i : i + block] for i in range(0, len(stream) - 1, block)]
-    names = [str(n) for n in range(len(blocks))]
-    packed = [pack([Example(name, b[:1], [b[1:]])]) for name, b in zip(names, blocks, strict=True) if len(b) > 1]
-    return Sequences(tuple(packed), tuple((name,) for name in names[: len(packed)]), 1, 0, sum(map(len, packed)))
 
 
 def _encode(

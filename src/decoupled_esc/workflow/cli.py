@@ -1,4 +1,4 @@
-"""The command line: ``decoupled-esc run | status | data | publish | vouch | site``."""
+"""The command line: ``decoupled-esc run | status | data | publish | vouch | pretrain | site``."""
 
 from __future__ import annotations
 
@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     vouch = command("vouch", _vouch, "accept changed code for a committed result, with the reason kept in it")
     vouch.add_argument("stage")
     vouch.add_argument("--why", required=True)
+    pretrain = command("pretrain", _pretrain, "make a base model of data/ anew, following its recipe", profile=False)
+    pretrain.add_argument("name", help="esc-nano or esc-base")
+    pretrain.add_argument("--publish", action="store_true", help="put the weights and their record where they are committed")
     command("site", _site, "check the committed notebooks and build the book from them, executing nothing", profile=False)
     job = command("job", _job, None)
     job.add_argument("kind", choices=("stage", "chapter", "book"))
@@ -203,6 +206,19 @@ def _vouch(options) -> int:
 
     Session(options.profile).vouch(options.stage, options.why)
     print(f"results/{options.profile}/{options.stage}.json now accepts the present code: {options.why}")
+    return 0
+
+
+def _pretrain(options) -> int:
+    from decoupled_esc.workflow import pretraining
+
+    if options.publish:
+        print("published: " + ", ".join(pretraining.publish(options.name)))
+        return 0
+    found = pretraining.run(options.name)
+    print(f"{found['name']}: {found['parameters']:,} parameters, {found['tokens']:,} tokens in {_span(found['provenance']['wall_seconds'])}")
+    for source, held in found["held_out"].items():
+        print(f"  held-out perplexity on {source}: {held['perplexity']:.1f} ({held['bits_per_byte']:.2f} bits per byte)")
     return 0
 
 

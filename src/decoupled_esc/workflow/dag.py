@@ -28,7 +28,6 @@ class Job:
     files: tuple[str, ...]
     marker: str
     gpu: bool = False
-    threads: int = 1
 
 
 def build(profile: str) -> Path:
@@ -40,6 +39,8 @@ def jobs(profile: str) -> list[Job]:
     """All jobs of ``profile``, each after those it needs."""
     settings, folder = load_profile(profile), build(profile)
 
+    weights = [settings.backbone.folder / "model.safetensors"] if settings.backbone.kind == "embedded" else []
+
     def marker(name: str) -> str:
         return str(folder / "done" / name)
 
@@ -49,12 +50,11 @@ def jobs(profile: str) -> list[Job]:
             stage.name,
             tuple(marker(need) for need in stage.needs),
             _files(
-                FOLDER / f"{profile}.yaml", folder / "data.txt", Path(stages.__file__),
+                FOLDER / f"{profile}.yaml", folder / "data.txt", Path(stages.__file__), *weights,
                 *stage_code(stage.run.__name__, Path(stages.__file__))[1],
             ),
             marker(stage.name),
             gpu=settings.needs_gpu and stage.uses_model,
-            threads=stage.threads,
         )
         for stage in stages.STAGES.values()
     ]  # fmt: skip

@@ -38,15 +38,6 @@ class Data(Strict):
     """Tokens that a prompt and its answer may take together; older messages are cut beyond it."""
 
 
-class Pretraining(Strict):
-    """The embedded model's first training: on plain dialogues, without tags or instructions."""
-
-    dialogues: int | None
-    block: int
-    """Tokens per sequence."""
-    training: Training
-
-
 class SupervisedFineTuning(Strict):
     """One training each for the three roles."""
 
@@ -72,7 +63,6 @@ class Profile(Strict):
     needs_gpu: bool
     backbone: Backbone = Field(discriminator="kind")
     data: Data
-    pretraining: Pretraining | None
     generator_layout: Literal["paper", "trunk"]
     """Where the generator reads its strategy: before the dialogue as in the paper, turn by turn; or after it, so that a
     dialogue is read once for all its turns."""
@@ -90,7 +80,10 @@ class Profile(Strict):
         if self.generator_layout == "trunk":
             found.append("The generator reads its strategy after the dialogue; the paper's reads it before.")
         if self.backbone.kind == "embedded":
-            found.append("Our base was trained on plain ESConv dialogues; the paper's is an instruction-tuned model that was not.")
+            found.append(
+                f"Our base, {self.backbone.name}, is a small model that has read ESConv's training dialogues without tags; "
+                "the paper's is an instruction-tuned model of seven or eight billion parameters."
+            )
         return tuple(found)
 
 

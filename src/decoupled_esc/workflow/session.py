@@ -148,7 +148,7 @@ class Session:
         if store is self.runs and left:
             if not all((folder / kept).exists() for kept in left):
                 return State("stale", "its weights are gone")
-            if not _belongs(folder, _key(result.inputs, result.code)):  # an interrupted run of other work left them
+            if not belongs(folder, _key(result.inputs, result.code)):  # an interrupted run of other work left them
                 return State("stale", "its folder holds other weights")
         return State("fresh")
 
@@ -203,21 +203,16 @@ class Session:
             "needs": {need: result.digest for need, result in needs.items()},
         }
         code, _ = stage_code(stage.run.__name__, Path(stages.__file__))
-        _start_over_if_changed(folder, _key(inputs, code))
+        start_over_if_changed(folder, _key(inputs, code))
         started = time.perf_counter()
         payload = _plain(stage.run(context))
         seconds = time.perf_counter() - started
         provenance = {
             "profile": self.profile.name,
-            "date": _today(),
             "wall_seconds": round(seconds, 1),
             "tokens": context.tokens,
-            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             "left": [name for name in stage.leaves if (folder / name).exists()],
-            "commit": _commit(),
-            "hardware": _hardware(),
-            "versions": {package: importlib.metadata.version(package) for package in _VERSIONS},
-            "python": platform.python_version(),
+            **surroundings(),
         }
         return self.runs.write(Result(stage.name, payload, inputs, code, provenance, rows=context.rows))
 
@@ -225,19 +220,31 @@ class Session:
 _VERSIONS = ("decoupled-esc", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "scikit-learn", "nltk")
 
 
+def surroundings() -> dict:
+    """Where and with what this process computes: date, commit, hardware, versions, and its peak memory so far."""
+    return {
+        "date": _today(),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "commit": _commit(),
+        "hardware": _hardware(),
+        "versions": {package: importlib.metadata.version(package) for package in _VERSIONS},
+        "python": platform.python_version(),
+    }
+
+
 def _key(inputs: dict, code: str) -> str:
     return digest({"inputs": inputs, "code": code})
 
 
-def _belongs(folder: Path, key: str) -> bool:
+def belongs(folder: Path, key: str) -> bool:
     """Whether what lies in ``folder`` was left by the work that ``key`` names."""
     marker = folder / ".key"
     return marker.exists() and marker.read_text() == key
 
 
-def _start_over_if_changed(folder: Path, key: str) -> None:
+def start_over_if_changed(folder: Path, key: str) -> None:
     """Keep what an interrupted run of the same work left in ``folder``; set aside what belongs to other inputs."""
-    if _belongs(folder, key):
+    if belongs(folder, key):
         return
     for old in folder.iterdir():
         if old.name == ".lock":

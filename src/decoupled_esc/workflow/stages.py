@@ -3,7 +3,7 @@
     data
     base-model -> sft-vanilla, sft-planner, sft-generator
     base-model -> replies-vanilla-base, replies-decoupled-base
-    sft-*      -> replies-vanilla-sft, replies-decoupled-sft
+    sft-*      -> replies-vanilla-sft, replies-decoupled-sft, and both again with argmax in place of sampling
     replies-*  -> metrics
 
 A stage is a function of its context that returns a JSON-able payload.  Its imports stand inside it: they are what its
@@ -31,19 +31,16 @@ class Stage:
     needs: tuple[str, ...] = ()
     corpora: tuple[str, ...] = ("esconv",)
     uses_model: bool = True
-    threads: int = 1
-    """CPU threads.  Fixed, because sums in another order give other bytes; stages side by side fill the cores."""
     leaves: tuple[str, ...] = ()
     """Folders that later stages read from this one's folder, where this profile has them."""
 
 
-SYSTEMS = ("vanilla-base", "vanilla-sft", "decoupled-base", "decoupled-sft")
-"""Paradigm and method of the rows of Table 3 that are measured so far."""
+SYSTEMS = (
+    "vanilla-base", "vanilla-sft", "vanilla-sft-argmax", "decoupled-base", "decoupled-sft", "decoupled-sft-argmax",
+)  # fmt: skip
+"""Paradigm and method of the rows of Table 3 that are measured so far; ``-argmax`` takes the most probable, never draws."""
 
 ROLES = ("vanilla", "planner", "generator")
-
-PRETRAINING_THREADS = 2
-"""Nothing runs beside the pre-training, so it has the cores to itself; every other stage has one."""
 
 EXAMPLE = "esconv/0071"
 """The dialogue whose first four messages the book quotes: ordinary, and without anything that names a person."""
@@ -84,32 +81,24 @@ def data(context: Context) -> dict:
 
 
 def base_model(context: Context) -> dict:
-    """The model that every fine-tuning starts from: made and pre-trained here, or a published backbone."""
-    from decoupled_esc import corpus, models, taxonomy, train
+    """The model that every fine-tuning starts from, shipped or published, and how well a shipped one predicts dialogues."""
+    from decoupled_esc.corpus import open_text
+    from decoupled_esc.train import pretrain
 
     profile = context.profile
     if profile.backbone.kind == "hub":
         return {"kind": "hub", "name": profile.backbone.name, "revision": profile.backbone.revision}
-    _be_repeatable(PRETRAINING_THREADS)
-    how = profile.pretraining
-    dialogues = context.corpus.split("train")[: how.dialogues]
-    held_out = context.corpus.split("validation")
-    texts = [message.text for dialogue in dialogues for message in corpus.chat_form(dialogue)]
-    # The strategies' names are words of the vocabulary, as they are for any large model, but no dialogue shows them.
-    names = [f" {word}" for name in taxonomy.STRATEGIES for word in name.split()]
-    tokenizer = models.train_tokenizer(texts + [*taxonomy.STRATEGIES, *names] * 100, profile.backbone.vocabulary)
-    model = models.create(profile.backbone, tokenizer, profile.seed)
-    blocks = train.encode_plain(dialogues, tokenizer, how.block)
-    log = train.fine_tune(model, tokenizer, blocks, how.training, context.folder, seed=profile.seed)
-    context.tokens = log.tokens
+    _be_repeatable()
+    model, tokenizer = _load(context)
+    held_out = open_text.from_dialogues(context.corpus.split("validation"))
     return {
         "kind": "embedded",
-        "weights": models.weights_digest(context.folder / "policy"),
+        "name": profile.backbone.name,
+        **_shipped(profile),
+        "parameters": model.num_parameters(),
         "vocabulary": len(tokenizer),
-        "dialogues": len(dialogues),
         "held_out_dialogues": len(held_out),
-        "held_out_loss": train.held_out_loss(model, train.encode_plain(held_out, tokenizer, how.block)),
-        **asdict(log),
+        "held_out": pretrain.perplexity(model, tokenizer, held_out, model.config.max_position_embeddings),
     }
 
 
@@ -143,7 +132,13 @@ def _sft(context: Context, role: str) -> dict:
     how = getattr(profile.sft, role)
     log = train.fine_tune(model, tokenizer, sequences, how, context.folder, seed=profile.seed)
     context.tokens = log.tokens
+    held_out = context.corpus.split("validation")[: profile.data.test_dialogues]
+    unseen = [turn for dialogue in held_out for turn in corpus.turns(dialogue)]
+    unseen_sequences = train.encode(unseen, prompts.LAYOUTS[layout], tokenizer, profile.data.window)
     return {
+        "held_out_turns": len(unseen),
+        "held_out_loss": train.held_out_loss(model, unseen_sequences),
+        "held_out_tokens": unseen_sequences.target_tokens,
         "weights": models.weights_digest(context.folder / "policy"),
         "dialogues": len(dialogues),
         "turns": len(turns),
@@ -165,6 +160,11 @@ def replies_vanilla_sft(context: Context) -> dict:
     return _vanilla_replies(context, adapter="sft-vanilla")
 
 
+def replies_vanilla_sft_argmax(context: Context) -> dict:
+    """The fine-tuned coupled model on every test turn, printing the most probable token each time."""
+    return _vanilla_replies(context, adapter="sft-vanilla", argmax=True)
+
+
 def replies_decoupled_base(context: Context) -> dict:
     """The base model as planner and as generator on every test turn."""
     return _decoupled_replies(context, planner=None, generator=None)
@@ -175,10 +175,21 @@ def replies_decoupled_sft(context: Context) -> dict:
     return _decoupled_replies(context, planner="sft-planner", generator="sft-generator")
 
 
-def _vanilla_replies(context: Context, adapter: str | None) -> dict:
+def replies_decoupled_sft_argmax(context: Context) -> dict:
+    """The fine-tuned planner's most probable strategy on every test turn, and the most probable tokens under it."""
+    from decoupled_esc import taxonomy
+
+    scores = {row["id"]: row["scores"] for row in context.needs["replies-decoupled-sft"].rows}
+    turns = _test_turns(context)
+    planned = {turn.id: taxonomy.STRATEGIES[max(range(8), key=scores[turn.id].__getitem__)] for turn in turns}
+    written = _generated(context, _engine(context, "sft-generator"), turns, planned, argmax=True)
+    return _summary(context, [{"id": turn.id, "strategy": planned[turn.id], **written[turn.id]} for turn in turns])
+
+
+def _vanilla_replies(context: Context, adapter: str | None, *, argmax: bool = False) -> dict:
     from decoupled_esc import prompts
 
-    engine, turns, sampling = _engine(context, adapter), _test_turns(context), context.profile.generation.reply
+    engine, turns, sampling = _engine(context, adapter), _test_turns(context), _reply_sampling(context, argmax)
     asked = _fit(context, engine, turns, prompts.vanilla, sampling)
     written = _complete(context, engine, asked, sampling, "replies")
     rows = []
@@ -191,69 +202,73 @@ def _vanilla_replies(context: Context, adapter: str | None) -> dict:
 def _decoupled_replies(context: Context, planner: str | None, generator: str | None) -> dict:
     from decoupled_esc import prompts, taxonomy
 
-    layout = prompts.LAYOUTS[_layout(context.profile, "generator")]
-    turns, generation = _test_turns(context), context.profile.generation
+    turns, sampling = _test_turns(context), context.profile.generation.plan
     engine = _engine(context, planner)
-    asked = _fit(context, engine, turns, prompts.planner, generation.plan)
-    plans = _complete(context, engine, asked, generation.plan, "plans")
+    asked = _fit(context, engine, turns, prompts.planner, sampling)
+    plans = _complete(context, engine, asked, sampling, "plans")
     scored = context.open_rows("scores")
     for ids, scores in engine.score_choices([p for p in asked if p.id not in scored.by_id], taxonomy.STRATEGIES):
         scored.append({"id": id, "scores": row} for id, row in zip(ids, scores.round(4).tolist(), strict=True))
 
     planned = {turn.id: prompts.parse_strategy(plans[turn.id]["text"]) for turn in turns}
-    # A plan that names no strategy still needs a reply: it is written under "Others", and the plan counts as invalid.
-    under = [replace(turn, strategy=planned[turn.id] or "Others") for turn in turns]
-    engine = engine if generator == planner else _engine(context, generator)
-    asked = _fit(context, engine, under, layout, generation.reply)
-    written = _complete(context, engine, asked, generation.reply, "replies")
+    written = _generated(context, engine if generator == planner else _engine(context, generator), turns, planned)
     rows = [
         {
             "id": turn.id,
             "strategy": planned[turn.id],
             "plan": plans[turn.id]["text"],
             "scores": scored.by_id[turn.id]["scores"],
-            "reply": " ".join(written[turn.id]["text"].split()),
-            **_kept(written[turn.id]),
+            **written[turn.id],
         }
         for turn in turns
     ]
     return _summary(context, rows)
 
 
+def _generated(context: Context, engine, turns, planned: dict[str, str | None], *, argmax: bool = False) -> dict[str, dict]:
+    """By turn id: the reply under its planned strategy, and how long it is."""
+    from decoupled_esc import prompts
+
+    layout, sampling = prompts.LAYOUTS[_layout(context.profile, "generator")], _reply_sampling(context, argmax)
+    # A plan that names no strategy still needs a reply: it is written under "Others", and the plan counts as invalid.
+    under = [replace(turn, strategy=planned[turn.id] or "Others") for turn in turns]
+    written = _complete(context, engine, _fit(context, engine, under, layout, sampling), sampling, "replies")
+    return {id: {"reply": " ".join(row["text"].split()), **_kept(row)} for id, row in written.items()}
+
+
+def _reply_sampling(context: Context, argmax: bool):
+    sampling = context.profile.generation.reply
+    return sampling.model_copy(update={"temperature": 0.0}) if argmax else sampling
+
+
 def metrics(context: Context) -> dict:
     """Every automatic and strategy metric of every system, both variants, with intervals and paired differences."""
-    from decoupled_esc import taxonomy
     from decoupled_esc.evaluate import EvaluatedTurn, evaluate_systems
 
     gold = {turn.id: turn for turn in _test_turns(context)}
 
-    def evaluated(row: dict, strategy: str | None, reply: str | None) -> EvaluatedTurn:
+    def evaluated(row: dict) -> EvaluatedTurn:
         turn = gold[row["id"]]
-        return EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, strategy, reply)
+        return EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, row["strategy"], row["reply"])
 
-    systems = {}
-    for name in SYSTEMS:
-        rows = context.needs[f"replies-{name}"].rows
-        systems[name] = [evaluated(row, row["strategy"], row["reply"]) for row in rows]
-        if name.startswith("decoupled"):
-            # The same planner without sampling: the most probable of the eight names.
-            best = (taxonomy.STRATEGIES[max(range(8), key=row["scores"].__getitem__)] for row in rows)
-            systems[f"{name}-scored"] = [evaluated(row, s, None) for row, s in zip(rows, best, strict=True)]
+    systems = {name: [evaluated(row) for row in context.needs[f"replies-{name}"].rows] for name in SYSTEMS}
     contrasts = [
         ("vanilla-sft", "vanilla-base"),
         ("decoupled-sft", "decoupled-base"),
         ("decoupled-sft", "vanilla-sft"),
         ("decoupled-base", "vanilla-base"),
-        ("decoupled-sft-scored", "decoupled-sft"),
+        ("vanilla-sft-argmax", "vanilla-sft"),
+        ("decoupled-sft-argmax", "decoupled-sft"),
     ]
     replicates, seed = context.profile.bootstrap_replicates, context.profile.seed
     measured = evaluate_systems(systems, contrasts=contrasts, replicates=replicates, seed=seed)
     return asdict(measured)
 
 
-def _be_repeatable(threads: int = 1) -> None:
-    """Same bytes out on the same CPU: a fixed number of threads, deterministic kernels.
+def _be_repeatable() -> None:
+    """Same bytes out on the same CPU: one thread, because sums in another order give other bytes, and deterministic kernels.
 
+    Stages side by side fill the cores.
     On a GPU some kernels have no deterministic form; they are used all the same, and torch warns.
     """
     import os
@@ -264,8 +279,15 @@ def _be_repeatable(threads: int = 1) -> None:
 
     logging.disable_progress_bar()  # a bar each for loading and saving a few megabytes
     logging.set_verbosity_error()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def _shipped(profile: Profile) -> dict[str, str]:
+    """The identity of the weights that are shipped with this repository, where the profile starts from such."""
+    from decoupled_esc import models
+
+    return {"weights": models.weights_digest(profile.backbone.folder)} if profile.backbone.kind == "embedded" else {}
 
 
 def _layout(profile: Profile, role: str) -> str:
@@ -279,7 +301,7 @@ def _load(context: Context, adapter: str | None = None, *, for_training: bool = 
 
     backbone = context.profile.backbone
     if backbone.kind == "embedded":
-        source, revision, dtype = context.folders["base-model"] / "policy", None, "float32"
+        source, revision, dtype = backbone.folder, None, "float32"
     else:
         source, revision, dtype = backbone.name, backbone.revision, backbone.dtype
     policy = context.folders[adapter] / "policy" if adapter else None
@@ -361,13 +383,13 @@ STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
         Stage("data", data, lambda profile: {}, corpora=("esconv", "failed_esconv"), uses_model=False),
-        Stage("base-model", base_model, _settings("backbone", "pretraining"), threads=PRETRAINING_THREADS, leaves=("policy",)),
+        Stage("base-model", base_model, lambda profile: _settings("backbone")(profile) | _shipped(profile)),
         *(
             Stage(
                 f"sft-{role}",
                 {"vanilla": sft_vanilla, "planner": sft_planner, "generator": sft_generator}[role],
                 _settings(
-                    "data.train_dialogues", "data.window", f"sft.{role}", *["generator_layout"] * (role == "generator")
+                    "data.train_dialogues", "data.test_dialogues", "data.window", f"sft.{role}", *["generator_layout"] * (role == "generator")
                 ),
                 needs=("base-model",),
                 leaves=("policy",),
@@ -384,6 +406,13 @@ STAGES: dict[str, Stage] = {
             replies_decoupled_sft,
             _settings(*_TEST, "generation.plan", "generator_layout"),
             ("base-model", "sft-planner", "sft-generator"),
+        ),
+        Stage("replies-vanilla-sft-argmax", replies_vanilla_sft_argmax, _settings(*_TEST), ("base-model", "sft-vanilla")),
+        Stage(
+            "replies-decoupled-sft-argmax",
+            replies_decoupled_sft_argmax,
+            _settings(*_TEST, "generator_layout"),
+            ("base-model", "sft-generator", "replies-decoupled-sft"),
         ),
         Stage(
             "metrics",

@@ -1,0 +1,102 @@
+"""Short trials behind the recipes of the base models: one choice changed at a time, judged by held-out bits per byte.
+
+    python bench/base_models.py            # those that results/pretraining/trials.json lacks; about five minutes each
+
+Needs the sources of chapter 16 and `pip install -e .[pretrain]`.  Each trial runs on one thread, two at a time on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+
+from decoupled_esc.workflow import pretraining
+from decoupled_esc.workflow.session import surroundings
+from decoupled_esc.workflow.store import write_atomically
+
+TOKENS = 800_000
+BASE = {"batch": 4, "learning_rate": 2e-3, "repeats": {"esconv": 2, "annomi": 1, "counsel_chat": 1, "dailydialog": 1}}
+HELD_OUT = {"esconv": 40, "annomi": 30, "counsel_chat": 30, "dailydialog": 30}
+"""Passages a trial is judged on."""
+
+# name: (what differs, changes to the recipe, changes to its shape, tokens read)
+TRIALS = {
+    "start": ("–", {}, {}, TOKENS),
+    "rate × 2": ("learning rate 4e-3", {"learning_rate": 4e-3}, {}, TOKENS),
+    "half batch": ("2 blocks a step", {"batch": 2}, {}, TOKENS),
+    "six layers": ("6 layers", {}, {"layers": 6}, TOKENS),
+    "small vocabulary": ("2,048 entries, as much text", {}, {"vocabulary": 2048}, 920_000),
+    "bfloat16": ("autocast, a quarter of the text", {"precision": "bfloat16"}, {}, 200_000),
+    "wide": ("hidden 320, 5 heads, 2 blocks a step", {"batch": 2}, {"hidden": 320, "heads": 5, "feed_forward": 896}, TOKENS),
+    "half batch, half rate": ("2 blocks a step, 1e-3", {"batch": 2, "learning_rate": 1e-3}, {}, TOKENS),
+    "one block": ("1 block a step, 1e-3", {"batch": 1, "learning_rate": 1e-3}, {}, TOKENS),
+    "short blocks": ("4 blocks of 512, 1.5e-3", {"block": 512, "batch": 4, "learning_rate": 1.5e-3}, {}, TOKENS),
+}
+TARGET = pretraining.PUBLISHED / "pretraining" / "trials.json"
+
+
+def measure(name: str) -> dict:
+    """One trial, in this process."""
+    import torch
+
+    from decoupled_esc import models
+    from decoupled_esc.train import pretrain
+
+    torch.set_num_threads(1)
+    differs, changes, shape, tokens = TRIALS[name]
+    recipe = pretraining.load_recipe("esc-base")
+    recipe = recipe.model_copy(update={**BASE, **changes, "shape": recipe.shape.model_copy(update=shape)})
+    train, held = pretraining.split(pretraining.text()[0])
+    tokenizer = pretrain.base_tokenizer(train, recipe.shape.vocabulary)
+    model = models.create(recipe.shape, tokenizer, recipe.seed)
+    sequences = pretrain.blocks(pretrain.mixed(train, recipe.repeats, recipe.seed), tokenizer, recipe.block)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        log = pretrain.pretrain(model, tokenizer, sequences[: tokens // recipe.block], recipe, Path(folder) / name)
+    seconds = time.perf_counter() - started
+    return {
+        "name": name,
+        "differs": differs,
+        "parameters": log.parameters,
+        "tokens": log.tokens,
+        "tokens_per_second": round(log.tokens / seconds),
+        "bits_per_byte": {
+            source: round(pretrain.perplexity(model, tokenizer, held[source][:count], 2048)["bits_per_byte"], 4)
+            for source, count in HELD_OUT.items()
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(options.one)))
+        return
+    pretraining.text()  # cleaned once, before two trials ask for it at the same time
+    found = pretraining.trials() if TARGET.exists() else {"trials": []}
+    known = {row["name"]: row for row in found["trials"]}
+    lock = Lock()
+
+    def run(name: str) -> None:
+        done = subprocess.run([sys.executable, __file__, "--one", name], stdout=subprocess.PIPE, text=True, check=True)
+        with lock:
+            known[name] = json.loads(done.stdout.splitlines()[-1])
+            rows = [known[name] for name in TRIALS if name in known]
+            write_atomically(TARGET, json.dumps({"trials": rows, "provenance": surroundings()}, indent=1) + "\n")
+            print(json.dumps(known[name]), flush=True)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(run, [name for name in TRIALS if name not in known]))
+
+
+if __name__ == "__main__":
+    main()

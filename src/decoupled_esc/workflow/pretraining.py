@@ -1,0 +1,226 @@
+"""Making the base models that are shipped with this repository: text, tokenizer, weights, and what is measured on them.
+
+    decoupled-esc pretrain esc-base              follows data/esc-base/recipe.yaml; interrupted, it goes on from where it was
+    decoupled-esc pretrain esc-base --publish    copies the weights to data/esc-base, and the record to results/pretraining
+
+Nothing else in the book runs this: profiles start from the shipped weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from decoupled_esc import corpus, models
+from decoupled_esc.corpus import open_text
+from decoupled_esc.corpus.open_text import Passage
+from decoupled_esc.train.pretrain import Recipe
+from decoupled_esc.workflow.profiles import ProfileError, nearest
+from decoupled_esc.workflow.session import start_over_if_changed, surroundings
+from decoupled_esc.workflow.store import PUBLISHED, RUNS, digest, write_atomically
+
+THREADS = 2
+"""Fixed, because sums in another order give other weights."""
+
+OPENERS = (
+    "Hi, I could use someone to talk to.",
+    "My best friend moved away last month and I feel lonely.",
+    "I can't sleep because I worry about my exams.",
+    "What did you do on the weekend?",
+)
+"""What the samples of the record answer; written for this project."""
+
+
+def names() -> list[str]:
+    """The base models that have a recipe."""
+    return sorted(path.parent.name for path in models.EMBEDDED.glob("*/recipe.yaml"))
+
+
+def load_recipe(name: str) -> Recipe:
+    """The recipe of base model ``name``.  Raises ProfileError naming the file, the key and what is wrong."""
+    if name not in names():
+        raise ProfileError(f"no base model {name!r}{nearest(name, names())}. Base models: {', '.join(names())}")
+    path = models.EMBEDDED / name / "recipe.yaml"
+    try:
+        return Recipe.model_validate(yaml.safe_load(path.read_bytes()), strict=True)
+    except yaml.YAMLError as error:
+        raise ProfileError(f"data/{name}/{path.name}: not valid YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg'].lower()}" for p in error.errors())
+        raise ProfileError(f"data/{name}/{path.name}: {problems}") from None
+
+
+def record(name: str, folder: Path = PUBLISHED) -> dict:
+    """What was measured on base model ``name``, as committed with its weights.  Raises FileNotFoundError naming the remedy."""
+    path = folder / "pretraining" / f"{name}.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path.name} is missing. Run decoupled-esc pretrain {name}")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def trials() -> dict:
+    """The trials that the recipes come from, as ``bench/base_models.py`` wrote them."""
+    return json.loads((PUBLISHED / "pretraining" / "trials.json").read_text(encoding="utf-8"))
+
+
+def text() -> tuple[list[Passage], dict]:
+    """All passages, cleaned, and the counts of the cleaning.  Kept under ``runs/pretraining``; made anew for other sources.
+
+    Raises CorpusError where a source is missing: a model on part of the text would be another model.
+    """
+    from decoupled_esc.corpus import cleaning
+
+    esconv = corpus.load("esconv", download=False)
+    if esconv.name != "esconv":
+        raise corpus.CorpusError("the base models are made from the real ESConv", remedy="decoupled-esc data fetch esconv")
+    sources = [*open_text.from_dialogues(esconv.split("train")), *open_text.read_open_text()]
+    folder = RUNS / "pretraining"
+    path, key = folder / "text.jsonl", digest([_plain(sources), Path(cleaning.__file__).read_text(encoding="utf-8")])
+    kept = folder / "text.json"
+    if not path.exists() or not kept.exists() or json.loads(kept.read_text())["key"] != key:
+        cleaned = cleaning.clean(sources, open_text.from_dialogues([*esconv.split("validation"), *esconv.split("test")]))
+        write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _plain(cleaned.passages)))
+        write_atomically(kept, json.dumps({"key": key, "counts": cleaned.counts}, indent=1))
+    rows = [json.loads(line) for line in path.read_bytes().splitlines()]
+    passages = [Passage(row["id"], tuple(corpus.Message(*said) for said in row["messages"])) for row in rows]
+    return passages, json.loads(kept.read_text())["counts"]
+
+
+def split(passages: list[Passage]) -> tuple[list[Passage], dict[str, list[Passage]]]:
+    """(what is trained on, what is held out by source).  ESConv's held-out dialogues are its validation split, uncleaned."""
+    held = {source: [] for source in open_text.SOURCES}
+    train = []
+    for passage in passages:
+        if passage.source != "esconv" and open_text.is_held_out(passage):
+            held[passage.source].append(passage)
+        else:
+            train.append(passage)
+    held["esconv"] = open_text.from_dialogues(corpus.load("esconv", download=False).split("validation"))
+    return train, held
+
+
+def run(name: str) -> dict:
+    """Make base model ``name`` under ``runs/pretraining/<name>`` and return its record, also kept there.
+
+    An interrupted run goes on from its last checkpoint; a finished one is not repeated while recipe and text are the same.
+    """
+    import torch
+
+    from decoupled_esc.train import pretrain
+
+    recipe = load_recipe(name)
+    passages, counts = text()
+    folder = RUNS / "pretraining" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    key = digest([recipe.model_dump(), text_digest(passages)])
+    start_over_if_changed(folder, key)
+    if (folder / "record.json").exists():
+        return json.loads((folder / "record.json").read_text(encoding="utf-8"))
+
+    if not torch.cuda.is_available():
+        torch.set_num_threads(THREADS)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    train, held = split(passages)
+    tokenizer = pretrain.base_tokenizer(train, recipe.shape.vocabulary)
+    model = models.create(recipe.shape, tokenizer, recipe.seed)
+    sequences = pretrain.blocks(pretrain.mixed(train, recipe.repeats, recipe.seed), tokenizer, recipe.block)
+    clock = _Clock(folder / "seconds")
+    with clock:
+        log = pretrain.pretrain(model, tokenizer, sequences, recipe, folder)
+    shipped = _rounded(folder / "policy", folder / "shipped")
+    measured = models.load(shipped)  # what is shipped is what is measured
+    found = {
+        "name": name,
+        "weights": models.weights_digest(shipped),
+        "bytes": sum(path.stat().st_size for path in shipped.glob("*.safetensors")),
+        "recipe": recipe.model_dump(),
+        "text": {"digest": text_digest(passages), "counts": counts, "tokens": _tokens(train, tokenizer)},
+        "esconv_dialogues": sorted({p.id.partition(".")[0] for p in train if p.source == "esconv"}),
+        "held_out": {
+            source: {"passages": len(found), **pretrain.perplexity(measured, tokenizer, found, recipe.shape.context)}
+            for source, found in held.items()
+        },
+        "samples": _samples(measured, tokenizer, recipe.seed),
+        **asdict(log),
+        "provenance": {"wall_seconds": round(clock.seconds, 1), **surroundings()},
+    }
+    write_atomically(folder / "record.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    return found
+
+
+def publish(name: str) -> list[str]:
+    """Copy the weights and the record of a finished run to where they are committed; returns what was written."""
+    folder, target = RUNS / "pretraining" / name, models.EMBEDDED / name
+    load_recipe(name)
+    if not (folder / "record.json").exists():
+        raise ProfileError(f"{name} has not been made here; run decoupled-esc pretrain {name} first")
+    written = []
+    for path in sorted((folder / "shipped").iterdir()):
+        shutil.copyfile(path, target / path.name)
+        written.append(f"data/{name}/{path.name}")
+    write_atomically(PUBLISHED / "pretraining" / f"{name}.json", (folder / "record.json").read_text(encoding="utf-8"))
+    return [*written, f"results/pretraining/{name}.json"]
+
+
+def text_digest(passages: list[Passage]) -> str:
+    """sha256 (hex, 16 digits) over ids and messages: the identity of the text a base model was made from."""
+    return hashlib.sha256(json.dumps(_plain(passages), ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+class _Clock:
+    """Seconds of work over all runs of it, those of interrupted ones included as far as they got to a checkpoint or an error."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.seconds = float(path.read_text()) if path.exists() else 0.0
+
+    def __enter__(self) -> None:
+        self.started = time.perf_counter()
+
+    def __exit__(self, *_) -> None:
+        self.seconds += time.perf_counter() - self.started
+        write_atomically(self.path, str(self.seconds))
+
+
+def _rounded(source: Path, target: Path) -> Path:
+    """The model at ``source`` with bfloat16 weights, at ``target``."""
+    model = models.load(source, dtype="bfloat16")
+    model.save_pretrained(target)
+    models.load_tokenizer(source).save_pretrained(target)
+    return target
+
+
+def _tokens(train: list[Passage], tokenizer) -> dict[str, int]:
+    """Tokens of the training text by source, each passage once."""
+    from decoupled_esc.train.pretrain import passage_ids
+
+    counted = dict.fromkeys(open_text.SOURCES, 0)
+    for passage in train:
+        counted[passage.source] += 1 + len(passage_ids(passage, tokenizer))
+    return counted
+
+
+def _samples(model, tokenizer, seed: int) -> list[dict]:
+    """Answers to ``OPENERS``, drawn as DecoupledESC draws its replies."""
+    from decoupled_esc.generate import Sampling, TransformersEngine
+    from decoupled_esc.prompts import Prompt
+
+    engine = TransformersEngine(model, tokenizer, batch_tokens=4096)
+    asked = [Prompt(f"sample/{n:02d}", (("user", opener),), "") for n, opener in enumerate(OPENERS)]
+    sampling = Sampling(temperature=0.7, top_p=0.95, max_new_tokens=60)
+    written = [completion for batch in engine.complete(asked, sampling, seed=seed) for completion in batch]
+    return [
+        {"opener": opener, "reply": " ".join(completion.text.split())}
+        for opener, completion in zip(OPENERS, written, strict=True)
+    ]
+
+
+def _plain(passages) -> list[dict]:
+    return [{"id": p.id, "messages": [[m.role, m.text] for m in p.messages]} for p in passages]

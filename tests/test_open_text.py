@@ -1,0 +1,169 @@
+"""Open text for the base models: what the readers make of small files in each format, and what the cleaning takes out."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from decoupled_esc import corpus
+from decoupled_esc.corpus import CorpusError, Message, cleaning, open_text
+from decoupled_esc.corpus.open_text import Passage
+
+CLEANS = pytest.mark.skipif(
+    importlib.util.find_spec("profanity_check") is None, reason="needs pip install -e .[pretrain], as .ci/run does"
+)
+
+
+def said(passage: Passage) -> list[tuple[str, str]]:
+    return [(m.role, m.text) for m in passage.messages]
+
+
+def talk(*texts: str, id: str = "dailydialog/x-0001") -> Passage:
+    return Passage(id, tuple(Message("supporter" if n % 2 else "seeker", text) for n, text in enumerate(texts)))
+
+
+# Readers --------------------------------------------------------------------------------------------------------
+
+ANNOMI = """mi_quality,transcript_id,utterance_id,interlocutor,utterance_text,annotator_id
+high,7,0,therapist,"Well, [laughs] how are you-",1
+high,7,0,therapist,"Well, [laughs] how are you-",2
+high,7,1,therapist,-today?,1
+high,7,2,client,"  Fine,
+thanks.",1
+low,12,0,client,[inaudible],1
+low,12,1,client,Hello.,1
+low,12,2,therapist,Hello.,1
+"""
+
+
+def test_annomi_gives_one_passage_a_transcript_whatever_its_annotators(tmp_path):
+    path = tmp_path / "annomi.csv"
+    path.write_text(ANNOMI)
+    first, second = open_text.read_annomi(path)
+    assert first.id == "annomi/0007" and first.source == "annomi"
+    assert said(first) == [("supporter", "Well, how are you today?"), ("seeker", "Fine, thanks.")]
+    assert said(second) == [("seeker", "Hello."), ("supporter", "Hello.")]
+
+
+COUNSEL = """questionID,questionTitle,questionText,answerText
+q1,I feel low.,Why is that?,"<p>It &#34;happens&#34;.</p><p>Talk <b>to</b> us.</p>"
+q1,I feel low.,Why is that?,A second answer.
+q2,I feel,"I feel low, always.",A second answer.
+q3,No text,,An answer.
+"""
+
+
+def test_counsel_chat_keeps_each_answer_once_and_without_markup(tmp_path):
+    path = tmp_path / "counsel_chat.csv"
+    path.write_text(COUNSEL)
+    first, second = open_text.read_counsel_chat(path)
+    assert said(first) == [("seeker", "I feel low. Why is that?"), ("supporter", 'It "happens". Talk to us.')]
+    assert said(second)[1] == ("supporter", "A second answer.")
+    assert (first.id, second.id) == ("counsel_chat/q1-0001", "counsel_chat/q1-0002")
+    assert open_text.is_held_out(first) == open_text.is_held_out(second), "answers to one question stay together"
+
+
+def test_dailydialog_closes_the_blanks_of_tokenisation(tmp_path):
+    path = tmp_path / "dailydialog_test.txt"
+    path.write_text("I ’ m fine , thanks ! __eou__ Isn ' t it ( a bit ) cold ? __eou__\n\nBye . __eou__ Bye . __eou__\n")
+    first, second = open_text.read_dailydialog([path])
+    assert said(first) == [("seeker", "I'm fine, thanks!"), ("supporter", "Isn't it (a bit) cold?")]
+    assert (first.id, second.id) == ("dailydialog/test-0001", "dailydialog/test-0003")
+
+
+@pytest.mark.parametrize(
+    ("read", "name", "content", "message"),
+    [
+        (open_text.read_annomi, "annomi.csv", "a,b\n1,2\n", "annomi.csv, field transcript_id: no such column"),
+        (open_text.read_annomi, "annomi.csv", ANNOMI.replace("client", "nurse"), "row 4, interlocutor: unexpected 'nurse'"),
+        (open_text.read_annomi, "annomi.csv", ANNOMI + "low,13\n", "row 8: fewer cells than the header"),
+        (open_text.read_counsel_chat, "counsel.csv", "questionID\nq\n", "counsel.csv, field questionTitle: no such column"),
+        (lambda path: open_text.read_dailydialog([path]), "d.txt", "Hello there\n", "d.txt, field line 1: no __eou__"),
+        (lambda path: open_text.read_dailydialog([path]), "d.txt", b"\xff\xfe", "d.txt: not UTF-8"),
+    ],
+)
+def test_a_file_in_another_form_is_named_with_the_place(tmp_path, read, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(CorpusError) as caught:
+        read(path)
+    assert message in str(caught.value) and "Remedy" in str(caught.value)
+
+
+def test_esconv_passages_show_no_strategy():
+    for passage in open_text.from_dialogues(corpus.load("esconv", download=False).split("train")):
+        assert all(m.strategy is None for m in passage.messages) and passage.source.endswith("esconv")
+
+
+@given(st.integers(0, 999))
+def test_what_is_held_out_is_held_out_with_all_its_pieces(number):
+    one, piece = (Passage(f"annomi/{number:04d}{end}", ()) for end in ("", ".2"))
+    assert open_text.is_held_out(one) == open_text.is_held_out(piece)
+
+
+def test_one_in_twenty_is_held_out():
+    share = sum(open_text.is_held_out(Passage(f"dailydialog/test-{n:04d}", ())) for n in range(4000)) / 4000
+    assert 0.04 < share < 0.065
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=12), st.integers(1, 5))
+def test_ngrams_are_the_windows_of_the_words(letters, n):
+    assert open_text.ngrams(", ".join(letters).upper() + "!", n) == {tuple(letters[i : i + n]) for i in range(len(letters) - n + 1)}
+
+
+# Cleaning -------------------------------------------------------------------------------------------------------
+
+
+@CLEANS
+def test_names_become_other_names_the_same_one_throughout():
+    text = "My sister Margaret Wilson called. I told Margaret that Peter is coming to Boston."
+    (kept,) = cleaning.clean([talk(text, "I see, it is good that Margaret called you.")], []).passages
+    whole = " ".join(m.text for m in kept.messages)
+    assert "Margaret" not in whole and "Wilson" not in whole and "Peter" not in whole
+    assert "My sister Sam called." in whole and "Boston" in whole
+
+
+@CLEANS
+def test_links_contacts_and_profanity_take_their_sentence():
+    found = cleaning.clean(
+        [
+            talk(
+                "Look at www.example.org now. I feel better.",
+                "Write to someone@example.org. Call 555 123 4567 today. That is good. You are a fucking idiot.",
+            )
+        ],
+        [],
+    )
+    assert said(found.passages[0]) == [("seeker", "I feel better."), ("supporter", "That is good.")]
+    count = found.counts["dailydialog"]
+    assert count["sentences with a link or contact"] == 3 and count["sentences with profanity"] == 1
+
+
+@CLEANS
+def test_a_message_shared_with_the_evaluation_goes_and_splits_its_passage():
+    shared = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+    evaluation = [talk(f"Well, {shared}, yes.", "Right.")]
+    near = shared.replace("seven", "and")  # no thirteen words in a row are the same
+    found = cleaning.clean([talk("Hello there.", "Hi.", shared.upper(), "Oh.", "Yes.", near)], evaluation)
+    assert [p.id for p in found.passages] == ["dailydialog/x-0001", "dailydialog/x-0001.2"]
+    assert [len(p.messages) for p in found.passages] == [2, 3]
+    assert not cleaning.overlaps_with(found.passages) & cleaning.overlaps_with(evaluation)
+    assert found.counts["dailydialog"]["messages shared with the evaluation dialogues"] == 1
+
+
+@CLEANS
+def test_another_language_goes_and_the_blank_message_stays():
+    spanish = "Hola, entiendo que la situación es muy difícil para usted y su familia. " * 3
+    found = cleaning.clean([talk("Hello, how are you today my friend?", "Fine.", " ", "And you?"), talk(spanish, "Yes.")], [])
+    assert [len(p.messages) for p in found.passages] == [4] and found.passages[0].messages[2].text == " "
+    assert found.counts["dailydialog"]["messages in another language"] == 1
+
+
+def test_a_missing_recogniser_names_the_remedy(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "profanity_check", None)
+    with pytest.raises(CorpusError, match=r"Remedy: pip install -e .\[pretrain\]"):
+        cleaning.clean([talk("a", "b")], [])
