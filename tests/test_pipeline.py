@@ -1,13 +1,13 @@
-"""The real stages, from dialogues to metrics, on the miniature corpus with a model of a few thousand parameters."""
+"""The real stages, from dialogues to metrics, on the miniature corpus with the smaller of the shipped models."""
 
 import json
 
 import pytest
 
-from decoupled_esc import corpus
+from decoupled_esc import corpus, taxonomy
 from decoupled_esc.corpus import fetch
 from decoupled_esc.evaluate import Evaluation
-from decoupled_esc.models import HubModel
+from decoupled_esc.models import HubModel, weights_digest
 from decoupled_esc.present import replication
 from decoupled_esc.train import Lora
 from decoupled_esc.workflow import stages
@@ -23,8 +23,6 @@ def session(tmp_path_factory):
     quick = smoke.sft.planner.model_copy(update={"batch": 2, "micro_batch": 2})
     lora = quick.model_copy(update={"lora": Lora(rank=4, alpha=4, dropout=0.05)})
     profile = smoke.model_copy(update={
-        "backbone": smoke.backbone.model_copy(
-            update={"vocabulary": 400, "hidden": 32, "layers": 2, "heads": 2, "feed_forward": 64}),
         "data": smoke.data.model_copy(update={"train_dialogues": 4, "test_dialogues": 2, "window": 700}),
         "sft": smoke.sft.model_copy(update={"vanilla": lora, "planner": quick, "generator": quick}),
         "bootstrap_replicates": 50,
@@ -57,6 +55,19 @@ def test_what_was_trained_is_what_was_asked(session, metrics):
     assert vanilla["target_tokens"] > planner["target_tokens"] > 0
     assert planner["steps"][-1]["loss"] < planner["steps"][0]["loss"]
     assert len({session.run(f"sft-{role}").payload["weights"] for role in stages.ROLES}) == 3
+
+
+def test_argmax_takes_the_most_probable_strategy(session, metrics):
+    drawn, best = (session.run(f"replies-decoupled-sft{end}").rows for end in ("", "-argmax"))
+    for row, scored in zip(best, drawn, strict=True):
+        assert scored["scores"][taxonomy.STRATEGIES.index(row["strategy"])] == max(scored["scores"])
+    assert metrics.payload["details"]["decoupled-sft-argmax"]["invalid_rate"] == 0
+
+
+def test_a_base_is_known_by_its_weights(session, metrics):
+    found = session.run("base-model")
+    assert found.payload["weights"] == found.inputs["settings"]["weights"] == weights_digest(session.profile.backbone.folder)
+    assert found.payload["held_out"]["perplexity"] < found.payload["vocabulary"] / 2
 
 
 def test_nothing_runs_twice(session, metrics):
@@ -100,9 +111,9 @@ def test_the_miniature_is_told_apart(session):
 
 def test_a_published_backbone_takes_the_same_path(session, metrics, tmp_path):
     """The code of the large profiles, proven on the small model: loaded by name and revision, it answers the same."""
-    base = session.runs.folder / "base-model" / "policy"
+    base = session.profile.backbone.folder
     hub = HubModel(kind="hub", name=str(base), revision="main", dtype="float32")
-    profile = session.profile.model_copy(update={"backbone": hub, "pretraining": None})
+    profile = session.profile.model_copy(update={"backbone": hub})
     other = Session(profile, runs_only=True, runs=tmp_path / "runs", published=tmp_path / "published")
     for name in ("replies-decoupled-base", "replies-vanilla-sft"):
         assert other.run(name).rows == session.run(name).rows

@@ -30,8 +30,8 @@ def evaluation(invalid_base: bool):
                 rows.append(EvaluatedTurn(f"d/{d}/{t}", f"d/{d}", gold, "i hear you", said if strategy else None, reply))
         return rows
 
-    systems = {f"{p}-{m}": turns(3 if m == "sft" else 1, not (invalid_base and m == "base"))
-               for p in ("vanilla", "decoupled") for m in ("base", "sft")}  # fmt: skip
+    systems = {f"{p}-{m}": turns(1 if m == "base" else 3, not (invalid_base and m == "base"))
+               for p in ("vanilla", "decoupled") for m in ("base", "sft", "sft-argmax")}  # fmt: skip
     contrasts = [(f"{p}-sft", f"{p}-base") for p in ("vanilla", "decoupled")]
     return evaluate_systems(systems, contrasts=contrasts, replicates=200, seed=0)
 
@@ -82,6 +82,15 @@ def test_sft_is_judged_by_its_difference_from_base():
     # finding and speaks for one row.
     assert q["qwen2.5-7b/decoupled/sft"] == "same direction"
     assert q["qwen2.5-7b/decoupled/base"] == "differs"
+
+
+def test_decoding_shows_the_papers_rows_beside_both_of_ours():
+    result = evaluation(invalid_base=False)
+    shown = replication.decoding(result, "vanilla")
+    assert list(shown.columns) == ["paper, qwen2.5-7b", "paper, llama3.1-8b", "ours, sampled", "ours, argmax"]
+    assert shown.loc["BLEU-1", "paper, qwen2.5-7b"] == "15.61" and len(shown) == 7  # eleven columns, four of them judged
+    score = result.systems["vanilla-sft-argmax"]["paper"]["Q"]
+    assert shown.loc["Macro strategy F1", "ours, argmax"] == f"{score.value:.2f} [{score.low:.2f}, {score.high:.2f}]"
 
 
 def test_bias_is_not_compared_across_sizes():
