@@ -145,11 +145,12 @@ rows = [
         "what differs": row["differs"],
         "parameters": f"{row['parameters'] / 1e6:.2f} M",
         "tokens read": f"{row['tokens'] / 1e3:,.0f} k",
-        "tokens per second, one thread": f"{row['tokens_per_second']:,.0f}",
         **{TITLES[s].split(",")[0]: f"{row['bits_per_byte'][s]:.3f}" for s in TITLES},
     }
     for row in trials["trials"]
 ]
+rates = trials["tokens_per_second"]
+figures.say(float32=f"{rates['float32']:,}", bfloat16=f"{rates['bfloat16']:,}")
 plain(pd.DataFrame(rows).set_index("trial"), "Trials: bits per byte on held-out text, lower is better. Single runs.")
 
 # %% [markdown]

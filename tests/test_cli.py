@@ -175,6 +175,7 @@ def test_jobs_need_what_they_read():
         assert str(Path(stages.__file__)) in GRAPH[stage.name].files
         assert any(file.endswith("profiles/smoke.yaml") for file in GRAPH[stage.name].files)
         assert any(file.endswith("smoke/data.txt") for file in GRAPH[stage.name].files)
+        assert str(ROOT / "data" / "esc-nano" / "model.safetensors") in GRAPH[stage.name].files
     for source in chapters.sources():
         assert set(GRAPH[source.stem].needs) == {marker[name] for name in chapters.stages_read(source)}
         assert str(source) in GRAPH[source.stem].files

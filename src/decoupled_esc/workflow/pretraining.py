@@ -175,7 +175,7 @@ def text_digest(passages: list[Passage]) -> str:
 
 
 class _Clock:
-    """Seconds of work over all runs of it, those of interrupted ones included as far as they got to a checkpoint or an error."""
+    """Seconds of work over all runs of it, interrupted ones included; what a run did that was killed outright is not known."""
 
     def __init__(self, path: Path):
         self.path = path
