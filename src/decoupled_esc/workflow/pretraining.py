@@ -112,9 +112,11 @@ def run(name: str) -> dict:
     An interrupted run goes on from its last checkpoint; a finished one is not repeated while recipe and text are the same.
     """
     import torch
+    from transformers.utils import logging
 
     from decoupled_esc.train import pretrain
 
+    logging.disable_progress_bar()  # a bar for each checkpoint
     recipe = load_recipe(name)
     passages, counts = text()
     folder = RUNS / "pretraining" / name
