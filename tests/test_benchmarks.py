@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from decoupled_esc.corpus import open_text
 from decoupled_esc.present import benchmarks
+from decoupled_esc.workflow import pretraining
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+import base_models  # noqa: E402
 import turn_training  # noqa: E402
 
 
@@ -75,3 +78,14 @@ def test_a_missing_file_names_the_command(monkeypatch, tmp_path):
     monkeypatch.setattr(benchmarks, "FOLDER", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"results/bench/turn_training.json is missing. Run python bench/turn_training.py"):
         benchmarks.load("turn_training")
+
+
+def test_every_trial_of_the_base_models_is_kept():
+    found = pretraining.trials()
+    assert [(row["name"], row["differs"]) for row in found["trials"]] == [(name, t[0]) for name, t in base_models.TRIALS.items()]
+    for row in found["trials"]:
+        assert set(row["bits_per_byte"]) == set(open_text.SOURCES)
+        assert all(1 < bits < 4 for bits in row["bits_per_byte"].values())
+        # Whole blocks of no more than the tokens that were allowed.
+        assert 0 <= base_models.TRIALS[row["name"]][3] - row["tokens"] < 1024
+    assert set(found["tokens_per_second"]) == {"float32", "bfloat16"}

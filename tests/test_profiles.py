@@ -109,7 +109,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(where, near):
 
 
 def test_an_unknown_key_below_an_optional_section_is_named_too():
-    found = message(put(plain("laptop"), "sft.generator.lora.rnk", 16))
+    found = message(put(plain("qwen2.5-7b"), "sft.generator.lora.rnk", 16))
     assert found.endswith("unknown key 'sft.generator.lora.rnk' (did you mean 'rank'?)")
 
 

@@ -79,6 +79,8 @@ class Profile(Strict):
         found = [f"{whole}; the paper's takes 32 turns from anywhere."]
         if self.generator_layout == "trunk":
             found.append("The generator reads its strategy after the dialogue; the paper's reads it before.")
+        if self.sft.vanilla.lora is None:
+            found.append("All weights are trained; the paper's trains a low-rank adapter.")
         if self.backbone.kind == "embedded":
             found.append(
                 f"Our base, {self.backbone.name}, is a small model that has read ESConv's training dialogues without tags; "
