@@ -121,7 +121,7 @@ def summary(record):
         "tokens read": f"{record['tokens']:,}",
         "block × batch": f"{how['block']:,} × {how['batch']}",
         "optimiser steps": f"{-(-record['tokens'] // (how['block'] * how['batch'])):,}",
-        "learning rate, schedule": f"{how['learning_rate']:g}, {how['schedule']}",
+        "highest learning rate": f"{how['learning_rate']:g}",
         "weight decay": f"{how['weight_decay']:g}",
         "wall time": f"{record['provenance']['wall_seconds'] / 60:.0f} minutes",
         "tokens per second": f"{record['tokens'] / record['provenance']['wall_seconds']:,.0f}",

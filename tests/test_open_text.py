@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 
 import pytest
 from hypothesis import given
@@ -64,7 +63,7 @@ def test_counsel_chat_keeps_each_answer_once_and_without_markup(tmp_path):
     assert said(first) == [("seeker", "I feel low. Why is that?"), ("supporter", 'It "happens". Talk to us.')]
     assert said(second)[1] == ("supporter", "A second answer.")
     assert (first.id, second.id) == ("counsel_chat/q1-0001", "counsel_chat/q1-0002")
-    assert open_text.is_held_out(first) == open_text.is_held_out(second), "answers to one question stay together"
+    assert first.group == second.group == "counsel_chat/q1", "answers to one question stay together"
 
 
 def test_dailydialog_closes_the_blanks_of_tokenisation(tmp_path):
@@ -99,15 +98,14 @@ def test_esconv_passages_show_no_strategy():
         assert all(m.strategy is None for m in passage.messages) and passage.source.endswith("esconv")
 
 
-@given(st.integers(0, 999))
-def test_what_is_held_out_is_held_out_with_all_its_pieces(number):
-    one, piece = (Passage(f"annomi/{number:04d}{end}", ()) for end in ("", ".2"))
-    assert open_text.is_held_out(one) == open_text.is_held_out(piece)
-
-
-def test_one_in_twenty_is_held_out():
-    share = sum(open_text.is_held_out(Passage(f"dailydialog/test-{n:04d}", ())) for n in range(4000)) / 4000
-    assert 0.04 < share < 0.065
+@given(st.sets(st.integers(0, 400), min_size=1))
+def test_one_in_twenty_groups_is_held_out_with_all_its_pieces(numbers):
+    passages = [Passage(f"annomi/{n:04d}{end}", ()) for n in numbers for end in ("", ".2")]
+    esconv = [Passage(f"esconv/{n:04d}", ()) for n in numbers]
+    groups = open_text.held_out_groups([*passages, *esconv])
+    assert len(groups) == -(-len(numbers) // 20) and all(group.startswith("annomi/") for group in groups)
+    assert groups <= {p.group for p in passages}
+    assert groups == open_text.held_out_groups(reversed(passages)), "whatever the order"
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=12), st.integers(1, 5))
@@ -128,6 +126,19 @@ def test_names_become_other_names_the_same_one_throughout():
 
 
 @CLEANS
+@pytest.mark.parametrize(
+    "contact",
+    [
+        "www.example.org", "Example.Com", "someone@example.org", "@someone", "555 123 4567", "(555) 123-4567", "5551234",
+        "555-1234", "12 Long Meadow Road", "1200 N. Main St", "Springfield, IL 62701",
+    ],
+)  # fmt: skip
+def test_a_contact_takes_its_sentence(contact):
+    (kept,) = cleaning.clean([talk(f"It was good. Find me at {contact} then.", "I had 12 cats in 2019.")], []).passages
+    assert said(kept) == [("seeker", "It was good."), ("supporter", "I had 12 cats in 2019.")]
+
+
+@CLEANS
 def test_links_contacts_and_profanity_take_their_sentence():
     found = cleaning.clean(
         [
@@ -140,7 +151,7 @@ def test_links_contacts_and_profanity_take_their_sentence():
     )
     assert said(found.passages[0]) == [("seeker", "I feel better."), ("supporter", "That is good.")]
     count = found.counts["dailydialog"]
-    assert count["sentences with a link or contact"] == 3 and count["sentences with profanity"] == 1
+    assert count["sentences with a link, address or number"] == 3 and count["sentences with profanity"] == 1
 
 
 @CLEANS

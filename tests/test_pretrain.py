@@ -28,7 +28,7 @@ SHIPPED = ("esc-nano", "esc-base")
 def recipe(**changes) -> pretrain.Recipe:
     return pretrain.Recipe(**{
         "description": "a test", "shape": SHAPE, "seed": 5, "repeats": {"miniature": 2}, "block": 64, "batch": 2,
-        "learning_rate": 1e-3, "schedule": "cosine", "warmup_share": 0.1, "weight_decay": 0.1, "precision": "float32",
+        "learning_rate": 1e-3, "warmup_share": 0.1, "weight_decay": 0.1, "precision": "float32",
         "checkpoint_every": 4, **changes,
     })  # fmt: skip
 

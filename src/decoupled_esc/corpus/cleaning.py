@@ -1,7 +1,7 @@
-"""What a base model must not learn from open text: names, links and contacts, profanity, and anything it is tested on.
+"""What a base model must not learn from open text: names, contacts, profanity, other languages, and what it is tested on.
 
-Names become other names, because a gap or a mark would teach the model to leave gaps; a sentence with a link, a contact
-or profanity goes; a message that shares an n-gram with the evaluation dialogues goes, and the passage is split there.
+Names become other names, because a gap or a mark would teach the model to leave gaps; a sentence with a link, an address,
+a telephone number or profanity goes; a message that is not in English, or that shares an n-gram with the evaluation dialogues goes, and the passage is split there.
 The recognisers are spaCy's and alt-profanity-check's (``pip install -e .[pretrain]``); what they miss stays.
 """
 
@@ -29,7 +29,12 @@ PROFANE = 0.8
 ENGLISH, LONG = 0.25, 20
 """Share of English function words below which a message of at least ``LONG`` words counts as written in another language."""
 
-_CONTACT = re.compile(r"\d[\d\s().-]{6,}\d|@\w|\bwww\b|https?:", re.I)
+_CONTACT = re.compile(
+    r"\d(?:[\s().-]?\d){6,}"  # seven digits: a telephone number
+    r"|(?i:@\w|\bwww\b|https?:|\.(?:com|org|net|edu|gov)\b)"
+    r"|\b\d{1,5}(?: [NSEW]\.?)?(?: [A-Z]\w+){1,3},? (?i:st|street|ave|avenue|rd|road|dr|drive|ln|lane|blvd|court|ct|way)\b"
+    r"|\b[A-Z]{2},? \d{5}\b"  # a state and a postcode
+)
 
 
 @dataclass(frozen=True)
@@ -97,9 +102,11 @@ def _recognisers():
 def _sentences(doc, profane: Sequence[bool], names: dict[str, str], lower: set[str], count: Counter) -> str:
     """The sentences of ``doc`` that may stay, with other names in them."""
     kept = []
+    contacts = [match.span() for match in _CONTACT.finditer(doc.text)]  # some of them hold a full stop
     for sentence, bad in zip(doc.sents, profane, strict=True):
-        if any(t.like_url or t.like_email for t in sentence) or _CONTACT.search(sentence.text):
-            count["sentences with a link or contact"] += 1
+        inside = any(start < sentence.end_char and sentence.start_char < end for start, end in contacts)
+        if inside or any(token.like_url or token.like_email for token in sentence):
+            count["sentences with a link, address or number"] += 1
         elif bad:
             count["sentences with profanity"] += 1
         else:
@@ -123,8 +130,8 @@ def _name_goes_on(token, sentence, lower: set[str]) -> bool:
 
 
 def _is_name(token, lower: set[str]) -> bool:
-    """A capitalised word that spaCy takes for (part of) a person, and that is no common word."""
-    return token.ent_type_ == "PERSON" and token.text.istitle() and token.is_alpha and token.lower_ not in lower
+    """A word with a capital that spaCy takes for (part of) a person, and that is no common word."""
+    return token.ent_type_ == "PERSON" and token.text[0].isupper() and token.is_alpha and token.lower_ not in lower
 
 
 def _common_words(passages: Iterable[Passage]) -> set[str]:

@@ -23,7 +23,7 @@ from decoupled_esc.corpus.types import Dialogue, Message
 
 SOURCES = ("esconv", "annomi", "counsel_chat", "dailydialog")
 
-HELD_OUT_SHARE = 20
+ONE_IN = 20
 """One in so many transcripts, questions and dialogues of each source but ESConv is kept from training."""
 
 
@@ -38,6 +38,12 @@ class Passage:
     def source(self) -> str:
         """One of ``SOURCES``."""
         return self.id.partition("/")[0]
+
+    @property
+    def group(self) -> str:
+        """The transcript, dialogue or question it is (a piece of, or an answer to): ``id`` without what tells these apart."""
+        whole = self.id.partition(".")[0]
+        return whole.partition("-")[0] if self.source == "counsel_chat" else whole
 
 
 def from_dialogues(dialogues: Iterable[Dialogue]) -> list[Passage]:
@@ -110,13 +116,17 @@ def read_open_text() -> list[Passage]:
     ]
 
 
-def is_held_out(passage: Passage) -> bool:
-    """Whether ``passage``, of any source but ESConv, is kept for measuring perplexity.
-
-    Decided by a hash of the transcript, the question or the dialogue, so that all answers to a question go together.
-    """
-    group = passage.id.partition(".")[0].partition("-")[0] if passage.source == "counsel_chat" else passage.id.partition(".")[0]
-    return hashlib.sha256(group.encode()).digest()[0] * HELD_OUT_SHARE < 256
+def held_out_groups(passages: Iterable[Passage]) -> set[str]:
+    """The groups of every source but ESConv that are kept for measuring perplexity: one in ``ONE_IN``, drawn by a hash."""
+    groups: dict[str, set[str]] = {}
+    for passage in passages:
+        groups.setdefault(passage.source, set()).add(passage.group)
+    return {
+        group
+        for source, found in groups.items()
+        if source != "esconv"
+        for group in sorted(found, key=lambda group: hashlib.sha256(group.encode()).digest())[: -(-len(found) // ONE_IN)]
+    }
 
 
 def words(text: str) -> list[str]:

@@ -19,7 +19,7 @@ from decoupled_esc import taxonomy
 from decoupled_esc.corpus.open_text import Passage
 from decoupled_esc.models import Shape, train_tokenizer
 from decoupled_esc.prompts import ids
-from decoupled_esc.train.trainer import _last_checkpoint, _progress
+from decoupled_esc.train.trainer import last_checkpoint, progress_callback
 
 
 class Recipe(BaseModel):
@@ -37,7 +37,7 @@ class Recipe(BaseModel):
     batch: int
     """Sequences per optimiser step."""
     learning_rate: float
-    schedule: Literal["cosine", "linear"]
+    """The highest; it rises from 0 over ``warmup_share`` of the steps and falls to 0 along a cosine."""
     warmup_share: float
     weight_decay: float
     precision: Literal["float32", "bfloat16"]
@@ -51,9 +51,12 @@ class PretrainingLog:
     """What a pre-training leaves behind besides its weights."""
 
     steps: tuple[dict, ...]
-    """One entry a logged step: step, loss (mean since the last entry, nats per token), learning_rate, grad_norm, tokens."""
+    """About a hundred entries: step, loss (nats per token, mean since the entry or the restart before), learning_rate,
+    grad_norm, tokens (read so far)."""
     tokens: int
+    """Tokens read, repeats included."""
     parameters: int
+    """Trained parameters; a shared embedding counts once."""
 
 
 def base_tokenizer(passages: Iterable[Passage], vocabulary: int):
@@ -121,7 +124,7 @@ def pretrain(model, tokenizer, sequences: Sequence[Sequence[int]], how: Recipe, 
         train_sampling_strategy="sequential",
         per_device_train_batch_size=how.batch,
         learning_rate=how.learning_rate,
-        lr_scheduler_type=how.schedule,
+        lr_scheduler_type="cosine",
         warmup_steps=round(how.warmup_share * steps),
         weight_decay=how.weight_decay,
         adam_beta2=0.95,
@@ -142,10 +145,10 @@ def pretrain(model, tokenizer, sequences: Sequence[Sequence[int]], how: Recipe, 
         args=arguments,
         train_dataset=_Blocks(sequences),
         data_collator=_collate,
-        callbacks=[_progress(folder.name, steps)],
+        callbacks=[progress_callback(folder.name, steps)],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     trainer.model.save_pretrained(folder / "policy")
     tokenizer.save_pretrained(folder / "policy")
     keys = ("step", "loss", "learning_rate", "grad_norm")

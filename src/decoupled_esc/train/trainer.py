@@ -134,7 +134,7 @@ def fine_tune(
         disable_dropout_in_model(model)
         lora = lora and lora.model_copy(update={"dropout": 0.0})
     checkpoints = folder / "checkpoints"
-    resume = _last_checkpoint(checkpoints)
+    resume = last_checkpoint(checkpoints)
     if preference is not None and preference.has_reference:
         if reference is None:
             raise ValueError(f"{preference.loss} needs reference log-probabilities (train.reference_logps)")
@@ -177,7 +177,7 @@ def fine_tune(
         data_collator=_collate,
         processing_class=tokenizer,
         peft_config=None if isinstance(model, PeftModel) else _peft(lora),
-        callbacks=[_progress(folder.name, steps)],
+        callbacks=[progress_callback(folder.name, steps)],
     )
     trainer.loss = _Loss(preference, sequences.answers_each)
     # Ours reports; trl's and transformers' own printing would fill the logs with one dictionary a step.
@@ -299,7 +299,7 @@ def _step(entry: dict) -> dict:
     return {**kept, "tokens": int(entry["num_input_tokens_seen"]), **rewards}
 
 
-def _last_checkpoint(folder: Path) -> str | None:
+def last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint under ``folder`` that was written to its end: the trainer's state is what comes last."""
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda c: int(c.name.split("-")[1]), reverse=True):
         try:
@@ -320,7 +320,7 @@ def _peft(lora: Lora | None):
     )
 
 
-def _progress(what: str, steps: int):
+def progress_callback(what: str, steps: int):
     from transformers import TrainerCallback
 
     class Progress(TrainerCallback):

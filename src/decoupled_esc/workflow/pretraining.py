@@ -16,11 +16,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import yaml
+from filelock import FileLock
 from pydantic import ValidationError
 
 from decoupled_esc import corpus, models
 from decoupled_esc.corpus import open_text
 from decoupled_esc.corpus.open_text import Passage
+from decoupled_esc.train import pretrain
 from decoupled_esc.train.pretrain import Recipe
 from decoupled_esc.workflow.profiles import ProfileError, nearest
 from decoupled_esc.workflow.session import start_over_if_changed, surroundings
@@ -82,7 +84,8 @@ def text() -> tuple[list[Passage], dict]:
         raise corpus.CorpusError("the base models are made from the real ESConv", remedy="decoupled-esc data fetch esconv")
     sources = [*open_text.from_dialogues(esconv.split("train")), *open_text.read_open_text()]
     folder = RUNS / "pretraining"
-    path, key = folder / "text.jsonl", digest([_plain(sources), Path(cleaning.__file__).read_text(encoding="utf-8")])
+    rules = [Path(module.__file__).read_text(encoding="utf-8") for module in (cleaning, open_text)]
+    path, key = folder / "text.jsonl", digest([_plain(sources), esconv.digest, rules])
     kept = folder / "text.json"
     if not path.exists() or not kept.exists() or json.loads(kept.read_text())["key"] != key:
         cleaned = cleaning.clean(sources, open_text.from_dialogues([*esconv.split("validation"), *esconv.split("test")]))
@@ -96,9 +99,9 @@ def text() -> tuple[list[Passage], dict]:
 def split(passages: list[Passage]) -> tuple[list[Passage], dict[str, list[Passage]]]:
     """(what is trained on, what is held out by source).  ESConv's held-out dialogues are its validation split, uncleaned."""
     held = {source: [] for source in open_text.SOURCES}
-    train = []
+    train, kept_back = [], open_text.held_out_groups(passages)
     for passage in passages:
-        if passage.source != "esconv" and open_text.is_held_out(passage):
+        if passage.group in kept_back:
             held[passage.source].append(passage)
         else:
             train.append(passage)
@@ -111,21 +114,28 @@ def run(name: str) -> dict:
 
     An interrupted run goes on from its last checkpoint; a finished one is not repeated while recipe and text are the same.
     """
-    import torch
-    from transformers.utils import logging
-
-    from decoupled_esc.train import pretrain
-
-    logging.disable_progress_bar()  # a bar for each checkpoint
     recipe = load_recipe(name)
     passages, counts = text()
     folder = RUNS / "pretraining" / name
     folder.mkdir(parents=True, exist_ok=True)
-    key = digest([recipe.model_dump(), text_digest(passages)])
-    start_over_if_changed(folder, key)
-    if (folder / "record.json").exists():
+    with FileLock(folder / ".lock"):  # two runs must not write the same checkpoints
+        start_over_if_changed(folder, _key(recipe, passages))
+        if not (folder / "record.json").exists():
+            write_atomically(folder / "record.json", json.dumps(_make(name, recipe, passages, counts, folder), indent=1, ensure_ascii=False) + "\n")
         return json.loads((folder / "record.json").read_text(encoding="utf-8"))
 
+
+def _key(recipe: Recipe, passages: list[Passage]) -> str:
+    """What the weights depend on: text, recipe, and the code that follows it."""
+    code = [Path(module.__file__).read_text(encoding="utf-8") for module in (models, pretrain)]
+    return digest([recipe.model_dump(exclude={"description", "checkpoint_every"}), text_digest(passages), code])
+
+
+def _make(name: str, recipe: Recipe, passages: list[Passage], counts: dict, folder: Path) -> dict:
+    import torch
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # a bar for each checkpoint
     if not torch.cuda.is_available():
         torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -138,7 +148,7 @@ def run(name: str) -> dict:
         log = pretrain.pretrain(model, tokenizer, sequences, recipe, folder)
     shipped = _rounded(folder / "policy", folder / "shipped")
     measured = models.load(shipped)  # what is shipped is what is measured
-    found = {
+    return {
         "name": name,
         "weights": models.weights_digest(shipped),
         "bytes": sum(path.stat().st_size for path in shipped.glob("*.safetensors")),
@@ -146,15 +156,13 @@ def run(name: str) -> dict:
         "text": {"digest": text_digest(passages), "counts": counts, "tokens": _tokens(train, tokenizer)},
         "esconv_dialogues": sorted({p.id.partition(".")[0] for p in train if p.source == "esconv"}),
         "held_out": {
-            source: {"passages": len(found), **pretrain.perplexity(measured, tokenizer, found, recipe.shape.context)}
-            for source, found in held.items()
+            source: {"conversations": len({p.group for p in unseen}), **pretrain.perplexity(measured, tokenizer, unseen, recipe.shape.context)}
+            for source, unseen in held.items()
         },
         "samples": _samples(measured, tokenizer, recipe.seed),
         **asdict(log),
         "provenance": {"wall_seconds": round(clock.seconds, 1), **surroundings()},
     }
-    write_atomically(folder / "record.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    return found
 
 
 def publish(name: str) -> list[str]:
@@ -201,11 +209,9 @@ def _rounded(source: Path, target: Path) -> Path:
 
 def _tokens(train: list[Passage], tokenizer) -> dict[str, int]:
     """Tokens of the training text by source, each passage once."""
-    from decoupled_esc.train.pretrain import passage_ids
-
     counted = dict.fromkeys(open_text.SOURCES, 0)
     for passage in train:
-        counted[passage.source] += 1 + len(passage_ids(passage, tokenizer))
+        counted[passage.source] += 1 + len(pretrain.passage_ids(passage, tokenizer))
     return counted
 
 

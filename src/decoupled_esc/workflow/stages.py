@@ -132,13 +132,12 @@ def _sft(context: Context, role: str) -> dict:
     how = getattr(profile.sft, role)
     log = train.fine_tune(model, tokenizer, sequences, how, context.folder, seed=profile.seed)
     context.tokens = log.tokens
-    held_out = context.corpus.split("validation")[: profile.data.test_dialogues]
-    unseen = [turn for dialogue in held_out for turn in corpus.turns(dialogue)]
-    unseen_sequences = train.encode(unseen, prompts.LAYOUTS[layout], tokenizer, profile.data.window)
+    unseen = [turn for dialogue in context.corpus.split("validation") for turn in corpus.turns(dialogue)]
+    held_out = train.encode(unseen, prompts.LAYOUTS[layout], tokenizer, profile.data.window, unit)
     return {
         "held_out_turns": len(unseen),
-        "held_out_loss": train.held_out_loss(model, unseen_sequences),
-        "held_out_tokens": unseen_sequences.target_tokens,
+        "held_out_loss": train.held_out_loss(model, held_out),
+        "held_out_tokens": held_out.target_tokens,
         "weights": models.weights_digest(context.folder / "policy"),
         "dialogues": len(dialogues),
         "turns": len(turns),
@@ -389,7 +388,7 @@ STAGES: dict[str, Stage] = {
                 f"sft-{role}",
                 {"vanilla": sft_vanilla, "planner": sft_planner, "generator": sft_generator}[role],
                 _settings(
-                    "data.train_dialogues", "data.test_dialogues", "data.window", f"sft.{role}", *["generator_layout"] * (role == "generator")
+                    "data.train_dialogues", "data.window", f"sft.{role}", *["generator_layout"] * (role == "generator")
                 ),
                 needs=("base-model",),
                 leaves=("policy",),
