@@ -46,5 +46,7 @@ status: $(READY)
 publish: $(READY)
 	@$(BIN)/decoupled-esc publish --profile $(PROFILE)
 
+# Base models in the making are kept: they take longer than anything else, and no run of the book reads them.
 clean:
-	rm -rf build runs .snakemake
+	rm -rf build .snakemake
+	@test ! -d runs || find runs -mindepth 1 -maxdepth 1 ! -name pretraining -exec rm -rf {} +

@@ -183,7 +183,7 @@ figures.show("fig_sft", figures.training_curves(logs, book.source(f"n = {n_turns
 #
 # ## Try it
 #
-# A planner that ignores the context and always answers with the training shares of the eight strategies has a loss, in nats per *turn*, equal to the entropy of those shares.
+# A planner that ignores the context and always answers with the training shares of the eight strategies has a loss, in nats per *turn*, close to the entropy of those shares.
 # Compute it from Table 6 in chapter 01, and compare it with the planner's loss on validation turns, times its tokens per turn.
 
 # %% tags=["hide-input"]
@@ -199,7 +199,8 @@ figures.say(
 # %% [markdown]
 # ```{admonition} Answer
 # :class: dropdown
-# The entropy is {glue:text}`entropy` nats per turn, and the planner's loss on turns it has not seen amounts to {glue:text}`planner_loss`.
-# Above the entropy, the planner has not yet learned even the shares, or their spelling; below it, it uses the context.
-# On the turns it was trained on it is {glue:text}`planner_seen`: the difference is what it remembers of them.
+# The entropy is {glue:text}`entropy` nats per turn, and the planner's loss on turns it has not seen amounts to {glue:text}`planner_loss`; on those of the last quarter of its training it was {glue:text}`planner_seen`.
+# Well above the entropy, a planner has not learned even the shares, or it has learned its training turns too well; well below it, it uses the context.
+# Where turns are read more than once, training that gets far below validation is remembering.
+# A difference of a few hundredths tells nothing.
 # ```

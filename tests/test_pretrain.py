@@ -27,7 +27,7 @@ SHIPPED = ("esc-nano", "esc-base")
 
 def recipe(**changes) -> pretrain.Recipe:
     return pretrain.Recipe(**{
-        "description": "a test", "shape": SHAPE, "seed": 5, "repeats": {"miniature": 2}, "block": 64, "batch": 2,
+        "description": "a test", "shape": SHAPE, "seed": 5, "repeats": dict.fromkeys(open_text.SOURCES, 2), "block": 64, "batch": 2,
         "learning_rate": 1e-3, "warmup_share": 0.1, "weight_decay": 0.1, "precision": "float32",
         "checkpoint_every": 4, **changes,
     })  # fmt: skip
@@ -83,7 +83,7 @@ def test_the_strategies_names_are_words_of_the_vocabulary(passages):
 
 
 def made(passages, tokenizer, folder, sequences=None):
-    how = recipe()
+    how = recipe(repeats={"miniature": 2})
     sequences = sequences or pretrain.blocks(pretrain.mixed(passages, how.repeats, how.seed), tokenizer, how.block)
     log = pretrain.pretrain(models.create(SHAPE, tokenizer, how.seed), tokenizer, sequences, how, folder)
     return sequences, log
@@ -137,6 +137,9 @@ def test_recipes_are_strict(tmp_path, monkeypatch):
     assert "batch: input should be a valid integer" in str(caught.value) and "blok: extra inputs" in str(caught.value)
     with pytest.raises(ProfileError, match=r"no base model 'esc-od' \(did you mean 'esc-odd'\?\)\. Base models: esc-odd"):
         pretraining.load_recipe("esc-od")
+    (folder / "recipe.yaml").write_text(json.dumps({**recipe().model_dump(), "repeats": {"esconv": 1}}))
+    with pytest.raises(ProfileError, match=r"repeats names \['esconv'\]; sources: esconv, annomi, counsel_chat, dailydialog"):
+        pretraining.load_recipe("esc-odd")
     with pytest.raises(ProfileError, match="esc-fine has not been made here; run decoupled-esc pretrain esc-fine first"):
         (tmp_path / "esc-fine").mkdir()
         (tmp_path / "esc-fine" / "recipe.yaml").write_text(json.dumps(recipe().model_dump()))
@@ -190,15 +193,29 @@ def test_only_training_dialogues_were_read(shipped):
     assert {listed[id] for id in read} == {"train"} and len(read) > 1000
 
 
+@pytest.fixture(scope="module")
+def esconv():
+    """The real ESConv."""
+    found = corpus.load("esconv", download=False)
+    if found.name != "esconv":
+        pytest.skip("needs the real data (DECOUPLED_ESC_DATA)")
+    return found
+
+
+@pytest.fixture(scope="module")
+def text(esconv, tmp_path_factory):
+    """The text of the base models, made anew from the published files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretraining, "RUNS", tmp_path_factory.mktemp("runs"))
+        return pretraining.text()[0]
+
+
 @CLEANS
-def test_no_evaluation_dialogue_is_in_the_text(shipped, tmp_path_factory, monkeypatch):
-    """The text is made anew from the published files: it is the text of the record, and shares no 13-gram with what is tested."""
+def test_no_evaluation_dialogue_is_in_the_text(shipped, esconv, text):
+    """The text is the text of the record, and shares no 13-gram with what is tested."""
     from decoupled_esc.corpus import cleaning
 
-    esconv = corpus.load("esconv", download=False)
-    if esconv.name != "esconv":
-        pytest.skip("needs the real data (DECOUPLED_ESC_DATA)")
-    passages, _ = pretraining.text()
+    passages = text
     assert pretraining.text_digest(passages) == pretraining.record(shipped.name)["text"]["digest"]
     evaluation = open_text.from_dialogues([*esconv.split("validation"), *esconv.split("test")])
     grams = cleaning.overlaps_with(evaluation)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from decoupled_esc.evaluate import EvaluatedTurn, evaluate_systems
+from decoupled_esc.evaluate import Estimate, EvaluatedTurn, evaluate_systems
 from decoupled_esc.present import replication
 from decoupled_esc.present.paper import Status, load_tables
 from decoupled_esc.taxonomy import STRATEGIES
@@ -91,6 +91,8 @@ def test_decoding_shows_the_papers_rows_beside_both_of_ours():
     assert shown.loc["BLEU-1", "paper, qwen2.5-7b"] == "15.61" and len(shown) == 7  # eleven columns, four of them judged
     score = result.systems["vanilla-sft-argmax"]["paper"]["Q"]
     assert shown.loc["Macro strategy F1", "ours, argmax"] == f"{score.value:.2f} [{score.low:.2f}, {score.high:.2f}]"
+    assert shown.loc["Preference bias", "ours, argmax"] == "–", "64 turns are too few to set beside the paper's 1,792"
+    assert replication.written(Estimate(1.25), 1) == "1.2"
 
 
 def test_bias_is_not_compared_across_sizes():

@@ -89,11 +89,7 @@ def table_3(evaluation: Evaluation, paradigm: str, profile: str, note: str | Non
         row, name = f"{paradigm}/{method}", f"{paradigm}-{method}"
         valid = _valid(evaluation, name)
         counted.append(f"{valid:,} ({method.upper() if method == 'sft' else method.capitalize()})")
-        why = {}
-        if valid < FEWEST_VALID:
-            why = dict.fromkeys(STRATEGY_METRICS, f"fewer than {FEWEST_VALID} answers of this system name a strategy")
-        elif valid < 0.9 * PAPER_TURNS:
-            why = {"B": f"B depends on the number of turns: {valid:,} here, {PAPER_TURNS:,} in the paper"}
+        why = _incomparable(evaluation, name)
         scores = evaluation.systems[name]["paper"]
         rows[row] = {key: estimate for key, estimate in scores.items() if key in columns and key not in why}
         missing |= {(row, key): reason for key, reason in why.items()}
@@ -117,18 +113,19 @@ def table_3(evaluation: Evaluation, paradigm: str, profile: str, note: str | Non
 def decoding(evaluation: Evaluation, paradigm: str) -> pd.DataFrame:
     """Table 3's columns without a judge for one paradigm's SFT systems: the paper's two rows, ours drawn and by argmax.
 
-    Text, at the paper's precision; ours with 95% intervals.
+    Text, at the paper's precision; ours with 95% intervals.  A dash where :func:`table_3` would not compare either.
     """
     table = load_tables()["decoupledesc/table-3"]
+    printed = {backbone: f"{backbone}/{paradigm}/sft" for backbone in BACKBONES}
 
     def ours(system: str, key: str, decimals: int) -> str:
-        score = evaluation.systems[system]["paper"][key]
-        return f"{score.value:.{decimals}f} [{score.low:.{decimals}f}, {score.high:.{decimals}f}]"
+        if key in _incomparable(evaluation, system):
+            return "–"
+        return written(evaluation.systems[system]["paper"][key], decimals)
 
     rows = {}
     for column in table.columns:
         if column.key not in _NO_JUDGE:
-            printed = {backbone: f"{backbone}/{paradigm}/sft" for backbone in BACKBONES}
             decimals = table.decimals(printed[BACKBONES[0]], column.key)
             rows[column.name] = {
                 **{f"paper, {name}": f"{table.value(row, column.key):.{decimals}f}" for name, row in printed.items()},
@@ -136,6 +133,22 @@ def decoding(evaluation: Evaluation, paradigm: str) -> pd.DataFrame:
                 "ours, argmax": ours(f"{paradigm}-sft-argmax", column.key, decimals),
             }
     return pd.DataFrame(rows).T
+
+
+def written(estimate: Estimate, decimals: int = 1) -> str:
+    """``value [low, high]``, or the value alone where there is no interval."""
+    interval = "" if estimate.low is None else f" [{estimate.low:.{decimals}f}, {estimate.high:.{decimals}f}]"
+    return f"{estimate.value:.{decimals}f}{interval}"
+
+
+def _incomparable(evaluation: Evaluation, system: str) -> dict[str, str]:
+    """Columns in which ``system`` can't be set beside the paper's, and why."""
+    valid = _valid(evaluation, system)
+    if valid < FEWEST_VALID:
+        return dict.fromkeys(STRATEGY_METRICS, f"fewer than {FEWEST_VALID} answers of this system name a strategy")
+    if valid < 0.9 * PAPER_TURNS:
+        return {"B": f"B depends on the number of turns: {valid:,} here, {PAPER_TURNS:,} in the paper"}
+    return {}
 
 
 def _valid(evaluation: Evaluation, system: str) -> int:
@@ -182,7 +195,7 @@ def listing(frame: pd.DataFrame) -> pd.DataFrame:
     """:func:`report`'s measured lines as text, at the paper's precision, for reading."""
     tables = load_tables()
 
-    def written(line: pd.Series) -> pd.Series:
+    def printed(line: pd.Series) -> pd.Series:
         table = tables[line.table]
         decimals = table.decimals(line.row, line.column)
         numbers = [f"{line[key]:,.{decimals}f}" if pd.notna(line[key]) else "" for key in ("paper", "measured", "low", "high")]
@@ -190,4 +203,4 @@ def listing(frame: pd.DataFrame) -> pd.DataFrame:
         return pd.Series([table.name, line.row, line.column, *numbers[:2], interval, line.status])
 
     names = ["table", "row", "column", "paper", "ours", "interval", "status"]
-    return frame.apply(written, axis=1).set_axis(names, axis=1)
+    return frame.apply(printed, axis=1).set_axis(names, axis=1)

@@ -59,6 +59,7 @@ def jobs(profile: str) -> list[Job]:
         for stage in stages.STAGES.values()
     ]  # fmt: skip
     drawing = [PACKAGE / "present" / "book.mplstyle", ROOT / "data" / "paper_values.json"]
+    drawing += [path for folder in ("bench", "pretraining") for path in (ROOT / "results" / folder).glob("*.json")]
     for source in chapters.sources():
         read = tuple(marker(name) for name in chapters.stages_read(source))
         found.append(

@@ -51,25 +51,32 @@ def load_recipe(name: str) -> Recipe:
         raise ProfileError(f"no base model {name!r}{nearest(name, names())}. Base models: {', '.join(names())}")
     path = models.EMBEDDED / name / "recipe.yaml"
     try:
-        return Recipe.model_validate(yaml.safe_load(path.read_bytes()), strict=True)
+        recipe = Recipe.model_validate(yaml.safe_load(path.read_bytes()), strict=True)
     except yaml.YAMLError as error:
         raise ProfileError(f"data/{name}/{path.name}: not valid YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg'].lower()}" for p in error.errors())
         raise ProfileError(f"data/{name}/{path.name}: {problems}") from None
+    if set(recipe.repeats) != set(open_text.SOURCES):
+        raise ProfileError(f"data/{name}/{path.name}: repeats names {sorted(recipe.repeats)}; sources: {', '.join(open_text.SOURCES)}")
+    return recipe
 
 
-def record(name: str, folder: Path = PUBLISHED) -> dict:
+def record(name: str) -> dict:
     """What was measured on base model ``name``, as committed with its weights.  Raises FileNotFoundError naming the remedy."""
-    path = folder / "pretraining" / f"{name}.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{path.name} is missing. Run decoupled-esc pretrain {name}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return _published(name, f"decoupled-esc pretrain {name}, and again with --publish")
 
 
 def trials() -> dict:
-    """The trials that the recipes come from, as ``bench/base_models.py`` wrote them."""
-    return json.loads((PUBLISHED / "pretraining" / "trials.json").read_text(encoding="utf-8"))
+    """The trials that the recipes come from.  Raises FileNotFoundError naming the remedy."""
+    return _published("trials", "python bench/base_models.py")
+
+
+def _published(name: str, remedy: str) -> dict:
+    path = PUBLISHED / "pretraining" / f"{name}.json"
+    if not path.exists():
+        raise FileNotFoundError(f"results/pretraining/{path.name} is missing. Run {remedy}")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def text() -> tuple[list[Passage], dict]:
@@ -166,17 +173,29 @@ def _make(name: str, recipe: Recipe, passages: list[Passage], counts: dict, fold
 
 
 def publish(name: str) -> list[str]:
-    """Copy the weights and the record of a finished run to where they are committed; returns what was written."""
-    folder, target = RUNS / "pretraining" / name, models.EMBEDDED / name
-    load_recipe(name)
+    """Copy the weights and the record of a finished run to where they are committed; returns what was written.
+
+    Raises ProfileError where the run is not finished, or followed another recipe than the present one.
+    """
+    recipe, folder, target = load_recipe(name), RUNS / "pretraining" / name, models.EMBEDDED / name
     if not (folder / "record.json").exists():
         raise ProfileError(f"{name} has not been made here; run decoupled-esc pretrain {name} first")
+    found = (folder / "record.json").read_text(encoding="utf-8")
+    if json.loads(found)["recipe"] != _read_back(recipe):
+        raise ProfileError(f"data/{name}/recipe.yaml is not what {name} was made by; run decoupled-esc pretrain {name} again")
     written = []
     for path in sorted((folder / "shipped").iterdir()):
-        shutil.copyfile(path, target / path.name)
+        coming = target / f".{path.name}"
+        shutil.copyfile(path, coming)
+        coming.replace(target / path.name)
         written.append(f"data/{name}/{path.name}")
-    write_atomically(PUBLISHED / "pretraining" / f"{name}.json", (folder / "record.json").read_text(encoding="utf-8"))
+    write_atomically(PUBLISHED / "pretraining" / f"{name}.json", found)
     return [*written, f"results/pretraining/{name}.json"]
+
+
+def _read_back(recipe: Recipe) -> dict:
+    """A recipe as it reads back from JSON."""
+    return json.loads(json.dumps(recipe.model_dump()))
 
 
 def text_digest(passages: list[Passage]) -> str:

@@ -283,10 +283,16 @@ def _be_repeatable() -> None:
 
 
 def _shipped(profile: Profile) -> dict[str, str]:
-    """The identity of the weights that are shipped with this repository, where the profile starts from such."""
+    """The identity of the base model that is shipped with this repository, where the profile starts from one."""
+    import hashlib
+
     from decoupled_esc import models
 
-    return {"weights": models.weights_digest(profile.backbone.folder)} if profile.backbone.kind == "embedded" else {}
+    if profile.backbone.kind == "hub":
+        return {}
+    folder = profile.backbone.folder
+    tokenizer = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+    return {"weights": models.weights_digest(folder), "tokenizer": tokenizer}
 
 
 def _layout(profile: Profile, role: str) -> str:
