@@ -216,7 +216,7 @@ said = [
 plain(pd.DataFrame(said).set_index("opener"), "Generated replies, research output; cut at 60 tokens.")
 
 # %% [markdown]
-# Look at what is there and what is not: the right tone, whole clauses, and hardly a thought that reaches from one sentence to the next.
+# Look at what is there and what is not: whole clauses in a familiar tone, some that nobody should say to a person, and hardly a thought that reaches from one sentence to the next.
 # Fine-tuning will teach form, and which tone follows which; it can't give a model of this size something to say.
 #
 # ## What they have not seen

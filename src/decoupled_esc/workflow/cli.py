@@ -169,11 +169,11 @@ def _status(options) -> int:
 
     session = Session(options.profile)
     print(f"profile {session.profile.name}: {session.profile.description}")
-    print(f"{'stage':<24}{'run here':<44}  published")
+    print(f"{'stage':<30}{'run here':<44}  published")
     for name in STAGES:
         here, published = (session.state(name, store) for store in (session.runs, session.published))
         words = [f"{s.word} ({s.why})" if s.why else s.word for s in (here, published)]
-        print(f"{name:<24}{words[0]:<44}  {words[1]}")
+        print(f"{name:<30}{words[0]:<44}  {words[1]}")
     return 0
 
 
