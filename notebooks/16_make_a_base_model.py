@@ -37,6 +37,7 @@ from decoupled_esc.present.tables import plain
 from decoupled_esc.workflow import open_chapter, pretraining
 
 book = open_chapter(globals())
+run = book.result("base-model").payload
 made = {name: pretraining.record(name) for name in ("esc-base", "esc-nano")}
 base, nano = made["esc-base"], made["esc-nano"]
 counts, recipe = base["text"]["counts"], base["recipe"]
@@ -142,17 +143,16 @@ plain(pd.DataFrame({name: summary(record) for name, record in made.items()}), f"
 trials = pretraining.trials()
 rows = [
     {
-        "trial": row["name"],
-        "what differs": row["differs"],
-        "parameters": f"{row['parameters'] / 1e6:.2f} M",
-        "tokens read": f"{row['tokens'] / 1e3:,.0f} k",
+        "what differs": row["differs"] if row["differs"] != "–" else "start: 4 blocks a step, rate 2e-3",
+        "parameters": f"{row['parameters'] / 1e6:.1f} M",
+        "tokens": f"{row['tokens'] / 1e3:,.0f} k",
         **{TITLES[s]: f"{row['bits_per_byte'][s]:.3f}" for s in TITLES},
     }
     for row in trials["trials"]
 ]
 rates = trials["tokens_per_second"]
 figures.say(float32=f"{rates['float32']:,}", bfloat16=f"{rates['bfloat16']:,}")
-plain(pd.DataFrame(rows).set_index("trial"), "Trials: bits per byte on some held-out conversations, lower is better. Single runs, two at a time, on an earlier state of the cleaning.")
+plain(pd.DataFrame(rows).set_index("what differs"), "Trials: bits per byte on some held-out conversations, lower is better. Single runs, two at a time, on an earlier state of the cleaning.")
 
 # %% [markdown]
 # With so little text read, the number of optimiser steps decides: halving the batch won more than anything else, and with the small batch two learning rates did equally well.
@@ -169,6 +169,7 @@ figures.show("fig_pretraining", figures.training_curves({name: record["steps"] f
 figures.say(
     base_last=f"{base['steps'][-1]['loss']:.2f}", base_vocabulary=f"{recipe['shape']['vocabulary']:,}",
     base_esconv=f"{base['held_out']['esconv']['perplexity']:.0f}", nano_esconv=f"{nano['held_out']['esconv']['perplexity']:.0f}",
+    profile_name=book.label, run_name=run["name"], run_perplexity=f"{run['held_out']['perplexity']:.1f}" if "held_out" in run else "not measured",
     unseen=f"{base['held_out']['esconv']['nats_per_token']:.2f}",
     base_bits=f"{base['held_out']['esconv']['bits_per_byte']:.2f}", nano_bits=f"{nano['held_out']['esconv']['bits_per_byte']:.2f}",
 )
@@ -201,6 +202,7 @@ plain(held, "Held-out text, each conversation read by itself, with the weights a
 # On ESConv's validation dialogues `esc-base` has a {term}`perplexity` of {glue:text}`base_esconv`: it is as unsure of the next token as among that many equally likely ones, out of {glue:text}`base_vocabulary`.
 # In bits per byte, where the vocabularies can be compared, it needs {glue:text}`base_bits` and `esc-nano` {glue:text}`nano_bits`.
 # The loss on them, {glue:text}`unseen` nats per token, stands against {glue:text}`base_last` at the end of training: the gap is what was learned by heart, together with what differs between the sources.
+# Each run of the book measures the base that it starts from once more: profile {glue:text}`profile_name` starts from {glue:text}`run_name`, and its perplexity on the validation dialogues at hand was {glue:text}`run_perplexity`.
 
 # %% [markdown]
 # ## What they say

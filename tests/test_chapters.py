@@ -53,7 +53,7 @@ def cells(path) -> list[tuple]:
 
 @pytest.mark.parametrize("source", chapters.sources(), ids=lambda path: path.stem)
 def test_a_real_chapter_has_one_parameter_and_asks_for_stages_by_name(source):
-    assert parameters(source) == {"profile": "smoke"}
+    assert parameters(source) == {"profile": "laptop"}
     read = stages_read(source)
     assert read and set(read) <= set(stages.STAGES) and len(set(read)) == len(read)
     calls = [node for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)
