@@ -95,7 +95,7 @@ def strategy_distributions(shares: Mapping[str, Sequence[float]], gold: Sequence
     for axes, (name, share), colour in zip(np.atleast_1d(panels), shares.items(), PALETTE, strict=False):
         axes.barh(rows, 100 * np.asarray(share), color=colour, height=0.62)
         axes.plot(100 * np.asarray(gold), rows, "d", color="black", markersize=4.5, label="gold")
-        axes.set_title(name, fontsize=9)
+        axes.set_title(name.replace(", ", ",\n"), fontsize=9)
         axes.grid(axis="y", visible=False)
     np.atleast_1d(panels)[0].set_yticks(rows, [f"{s.name.split(' or ')[0]} ({s.abbreviation})" for s in ESCONV], fontsize=8)
     np.atleast_1d(panels)[0].legend(loc="lower right", fontsize=7.5, handletextpad=0.2)
