@@ -11,7 +11,7 @@
 #
 # Fine-tuning needs something to start from, and a machine without a GPU or a network can't load seven billion parameters.
 # So this repository ships two small {term}`base models <base model>` of its own, `esc-base` and `esc-nano`, and the recipe that made them.
-# Both are made on two CPU cores: the first in well under an hour and a half, the second in minutes.
+# Both are made on two CPU cores in minutes, and a table below says in how many.
 #
 # A base, in the sense of the papers, talks but has not been taught the task.
 # Ours have read everyday and counselling dialogue; they have never seen a strategy tag, an instruction, or a dialogue that anything in this book is tested on.

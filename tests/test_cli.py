@@ -99,6 +99,7 @@ def test_verifying_the_real_data(capsys, monkeypatch, real_data=os.environ.get(f
         (["job", "stage", "bsae-model"], "no stage 'bsae-model' (did you mean 'base-model'?)"),
         (["vouch", "metrisc", "--why", "so"], "no stage 'metrisc' (did you mean 'metrics'?)"),
         (["vouch", "metrics", "--why", "so"], "nothing is published for metrics"),
+        (["pretrain", "esc-bse"], "no base model 'esc-bse' (did you mean 'esc-base'?)"),
         (["data", "verify", "esconf"], "unknown data set 'esconf' (did you mean 'esconv'?)"),
         (["job", "stage", "base-model", "--profile", "qwen2.5-7b"], "needs a GPU for stage base-model"),
     ],
@@ -107,6 +108,14 @@ def test_known_errors_are_one_line_and_status_1(capsys, monkeypatch, arguments, 
     monkeypatch.setattr(cli, "_say", lambda *args, **kwargs: None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert what in fails(capsys, *arguments)
+
+
+def test_weights_that_are_not_there_are_one_line_too(capsys, monkeypatch):
+    def missing(*_):
+        raise FileNotFoundError("data/esc-nano holds no safetensors file")
+
+    monkeypatch.setattr("decoupled_esc.workflow.session.Session.state", missing)
+    assert fails(capsys, "status") == "error: data/esc-nano holds no safetensors file\n"
 
 
 def test_as_a_program_it_says_one_line_too():

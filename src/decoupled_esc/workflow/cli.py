@@ -31,6 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
+        if error.errno is None:  # raised here, with a sentence of its own: weights, a record or a chapter is missing
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         print(f"error: {error.filename or 'a file'}: {error.strerror}; what was finished is kept", file=sys.stderr)
