@@ -114,7 +114,7 @@ def test_weights_that_are_not_there_are_one_line_too(capsys, monkeypatch):
     def missing(*_):
         raise FileNotFoundError("data/esc-nano holds no safetensors file")
 
-    monkeypatch.setattr("decoupled_esc.workflow.session.Session.state", missing)
+    monkeypatch.setattr(Session, "state", missing)
     assert fails(capsys, "status") == "error: data/esc-nano holds no safetensors file\n"
 
 
