@@ -219,7 +219,7 @@ def score(size: str, contender: str) -> dict:
     import torch
 
     from decoupled_esc import corpus, models, packing, prompts, taxonomy
-    from decoupled_esc.generate import TransformersEngine
+    from decoupled_esc.generate.local import TransformersEngine
 
     model, tokenizer = models.load(folder(size)), models.load_tokenizer(folder(size))
     end = prompts.ids(models.END, tokenizer)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decoupled_esc import models
-from decoupled_esc.generate import Sampling, TransformersEngine
+from decoupled_esc.generate.local import Sampling, TransformersEngine
 from decoupled_esc.packing import Example, pack
 from decoupled_esc.prompts import Prompt, ids, render
 from decoupled_esc.taxonomy import STRATEGIES

@@ -236,7 +236,7 @@ def _tokens(train: list[Passage], tokenizer) -> dict[str, int]:
 
 def _samples(model, tokenizer, seed: int) -> list[dict]:
     """Answers to ``OPENERS``, drawn as DecoupledESC draws its replies."""
-    from decoupled_esc.generate import Sampling, TransformersEngine
+    from decoupled_esc.generate.local import Sampling, TransformersEngine
     from decoupled_esc.prompts import Prompt
 
     engine = TransformersEngine(model, tokenizer, batch_tokens=4096)

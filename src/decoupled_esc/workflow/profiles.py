@@ -12,7 +12,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from decoupled_esc.generate import Sampling
+from decoupled_esc.generate.local import Sampling
 from decoupled_esc.models import Backbone
 from decoupled_esc.train import Training
 

@@ -318,7 +318,7 @@ def _load(context: Context, adapter: str | None = None, *, for_training: bool = 
 
 
 def _engine(context: Context, adapter: str | None):
-    from decoupled_esc.generate import TransformersEngine
+    from decoupled_esc.generate.local import TransformersEngine
 
     _be_repeatable()
     model, tokenizer = _load(context, adapter)
