@@ -98,7 +98,7 @@ def test_verifying_the_real_data(capsys, monkeypatch, real_data=os.environ.get(f
         (["run", "metrisc"], "nothing called 'metrisc' (did you mean 'metrics'?)"),
         (["job", "stage", "bsae-model"], "no stage 'bsae-model' (did you mean 'base-model'?)"),
         (["vouch", "metrisc", "--why", "so"], "no stage 'metrisc' (did you mean 'metrics'?)"),
-        (["vouch", "metrics", "--why", "so"], "nothing is published for metrics"),
+        (["vouch", "metrics", "--why", "so"], "there is no result of metrics"),
         (["pretrain", "esc-bse"], "no base model 'esc-bse' (did you mean 'esc-base'?)"),
         (["data", "verify", "esconf"], "unknown data set 'esconf' (did you mean 'esconv'?)"),
         (["job", "stage", "base-model", "--profile", "qwen2.5-7b"], "needs a GPU for stage base-model"),

@@ -380,7 +380,7 @@ def test_vouching_accepts_the_present_code_and_keeps_the_reason(house):
 
 
 def test_vouching_needs_a_reason_and_something_published(house):
-    with pytest.raises(StageError, match="nothing is published for grow under profile smoke"):
+    with pytest.raises(StageError, match="there is no result of grow under profile smoke"):
         house.session().vouch("grow", "because")
     house.session().run("count")
     house.publish()
@@ -388,6 +388,14 @@ def test_vouching_needs_a_reason_and_something_published(house):
         with pytest.raises(StageError, match="say why"):
             house.session().vouch("grow", empty)
     assert house.session().published.read("grow").vouched == ()
+
+
+def test_vouching_accepts_what_was_run_here_too(house):
+    house.session().run("count")
+    house.build(TOYS.replace("FACTOR = 2", "FACTOR = 1 + 1"))
+    assert house.why("grow")[0] == "stale"
+    house.session().vouch("grow", "the same number, written otherwise")
+    assert house.why("grow") == ("fresh", ""), "with nothing published, and with the weights it left still its own"
 
 
 # --- Code versions ---

@@ -1,4 +1,4 @@
-"""The closed vocabularies of both papers: support strategies, dialogue stages.
+"""The closed vocabularies of both papers: support strategies, psychological errors, dialogue stages.
 
 Names are spelled as ESConv spells them, because models are trained to print them and metrics compare them
 letter by letter.  The order is that of Table 6 of DecoupledESC and is the order of every 8-vector and 8 x 8
@@ -41,6 +41,30 @@ STRATEGY_SYNONYMS: dict[str, str] = {
     "Direct Guidance": "Providing Suggestions",
     "Other": "Others",
 }
+
+
+
+class PsychologicalError(NamedTuple):
+    """One way in which a supporter's reply can fail (DecoupledESC, appendix A.2; definitions in our words)."""
+
+    name: str
+    abbreviation: str
+    meaning: str
+
+
+PSYCHOLOGICAL_ERRORS: tuple[PsychologicalError, ...] = (
+    PsychologicalError("Strategy Mismatch", "SM", "the kind of help offered does not fit where the seeker is now"),
+    PsychologicalError("Lack of Empathy", "LE", "what the seeker feels is passed over, or waved away"),
+    PsychologicalError("Early Emotion Shift", "ES", "it turns to comfort or solutions before the feeling has been met"),
+    PsychologicalError("Template Response", "TR", "a stock phrase that could stand in any conversation"),
+    PsychologicalError("Emotion Misread", "EM", "it answers a feeling that the seeker does not have"),
+)
+
+ERRORS: tuple[str, ...] = tuple(e.name for e in PSYCHOLOGICAL_ERRORS)
+"""The five names, in the paper's order."""
+
+NO_ERROR = "None"
+"""The sixth answer of an error judge: nothing is wrong with the reply."""
 
 STAGES = 6
 """A turn's relative position falls in one of six stages, 0 to 5, in steps of 0.2 (CSO, section 4.3)."""

@@ -64,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("name", nargs="?", help="a data set (default: esconv and failed_esconv)")
     publish = command("publish", _publish, "replace the committed results and notebooks by those of a finished run")
     publish.add_argument("--notebooks", action="store_true", help="only execute the notebooks from the committed results")
-    vouch = command("vouch", _vouch, "accept changed code for a committed result, with the reason kept in it")
-    vouch.add_argument("stage")
+    vouch = command("vouch", _vouch, "accept changed code for a result, with the reason kept in it")
+    vouch.add_argument("stages", nargs="+", metavar="stage")
     vouch.add_argument("--why", required=True)
     pretrain = command("pretrain", _pretrain, "make a base model of data/ anew, following its recipe", profile=False)
     pretrain.add_argument("name", help="esc-nano or esc-base")
@@ -207,8 +207,10 @@ def _publish(options) -> int:
 def _vouch(options) -> int:
     from decoupled_esc.workflow.session import Session
 
-    Session(options.profile).vouch(options.stage, options.why)
-    print(f"results/{options.profile}/{options.stage}.json now accepts the present code: {options.why}")
+    session = Session(options.profile)
+    for stage in options.stages:
+        session.vouch(stage, options.why)
+    print(f"profile {options.profile}: {', '.join(options.stages)} now accept the present code: {options.why}")
     return 0
 
 

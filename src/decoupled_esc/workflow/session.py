@@ -153,22 +153,22 @@ class Session:
         return State("fresh")
 
     def vouch(self, name: str, why: str) -> None:
-        """Accept the present code for the published result of ``name``, with the reason kept in it.
+        """Accept the present code for the result of ``name``, published and run here, with the reason kept in it.
 
-        Raises StageError where there is nothing published or no reason is given.
+        Raises StageError where there is no such result or no reason is given.
         """
         stage = self._stage(name)
-        result = self.published.read(name)
-        if result is None:
-            raise StageError(f"nothing is published for {name} under profile {self.profile.name}")
+        stores = [store for store in (self.published, self.runs) if store.read(name) is not None]
+        if not stores:
+            raise StageError(f"there is no result of {name} under profile {self.profile.name}")
         if not why.strip():
             raise StageError("say why the result still holds: --why '...'")
         code, _ = stage_code(stage.run.__name__, Path(stages.__file__))
-        entry = {"code": code, "why": why.strip(), "date": _today()}
-        path = self.published.path(name)
-        data = json.loads(path.read_text(encoding="utf-8"))
-        data["vouched"] = [*data.get("vouched", []), entry]
-        write_atomically(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+        for store in stores:
+            path = store.path(name)
+            data = json.loads(path.read_text(encoding="utf-8"))
+            data["vouched"] = [*data.get("vouched", []), {"code": code, "why": why.strip(), "date": _today()}]
+            write_atomically(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
 
     def _stage(self, name: str) -> stages.Stage:
         if name not in stages.STAGES:
