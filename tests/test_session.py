@@ -116,6 +116,31 @@ def house(tmp_path, monkeypatch):
     code._read.cache_clear()
 
 
+# --- Files that may be absent ---
+
+
+def test_a_stage_runs_without_its_files_and_again_once_they_have_come(house, tmp_path):
+    toys = SimpleNamespace()
+    exec("def look(context):\n    return {'files': [path.name for path in context.files.get('decoupledesc_release', ())]}\n", vars(toys))
+    house.module.write_text("def look(context):\n    return {}\n", encoding="utf-8")
+    stage = Stage("look", toys.look, lambda p: {}, corpora=(), files=("decoupledesc_release",), uses_model=False)
+    house.monkeypatch.setattr(stages, "STAGES", {"look": stage})
+
+    def opened(files):
+        found = house.session()
+        found.files = files
+        return found
+
+    without, here = opened({}), opened({"decoupledesc_release": (tmp_path / "labels.json",)})
+    assert without.run("look").payload == {"files": []}
+    assert without.runs.read("look").inputs["data"] == {"decoupledesc_release": "absent"}
+    assert without.state("look", without.runs).word == "fresh"
+    assert here.state("look", here.runs).why == "the data is not what it was computed from"
+    assert here.run("look").payload == {"files": ["labels.json"]}
+    here.published.write(here.runs.read("look"))
+    assert without.state("look", without.published).word == "fresh", "published from the files that the registry names"
+
+
 # --- Asking ---
 
 
@@ -515,6 +540,7 @@ BESIDE = {"progress"}  # knows nothing, and any room may use it
 BASE = {"taxonomy", "corpus", "prompts", "packing", "models", "train"}
 USED = {
     "data": {"taxonomy", "corpus"},
+    "released": {"taxonomy", "corpus", "evaluate"},
     "base-model": BASE,
     **{f"sft-{role}": BASE for role in ("vanilla", "planner", "generator")},
     "metrics": {"taxonomy", "corpus", "evaluate"},

@@ -273,6 +273,19 @@ def describe() -> list[Row]:
     return Store().describe()
 
 
+def here(name: str) -> Located | None:
+    """The published files of `name` where this machine has them, checked; None where it has not.  Downloads nothing."""
+    if next(row.here for row in describe() if row.name == name) is None:
+        return None
+    return Store().verify(name)
+
+
+def identity(name: str) -> str:
+    """sha256 (hex) over the checksums of the published files of `name`: what `here` hands out is always just these."""
+    files = Store()._dataset(name).forms[0].files
+    return hashlib.sha256(" ".join(file.checksum for file in files).encode()).hexdigest()
+
+
 class _NoDownload(Exception):
     """The network or the server did not give the file. `host_silent`: the host never answered at all."""
 

@@ -70,6 +70,30 @@ def strategy_by_stage(counts: np.ndarray, source: str) -> Figure:
     return source_line(figure, source)
 
 
+def error_shares(shares: Mapping[str, Mapping[str, Estimate]], source: str) -> Figure:
+    """Figure 2 of DecoupledESC: share of replies with each psychological error.  ``shares``: whose replies -> error -> per cent."""
+    figure, axes = plt.subplots(figsize=(7.6, 3.6))
+    places = np.arange(len(next(iter(shares.values()))))
+    width = 0.8 / len(shares)
+    for number, ((name, found), colour) in enumerate(zip(shares.items(), PALETTE, strict=False)):
+        values = np.array([[e.value, e.value - e.low, e.high - e.value] for e in found.values()])
+        axes.bar(places + (number - (len(shares) - 1) / 2) * width, values[:, 0], width, yerr=values[:, 1:].T, color=colour,
+                 hatch=[None, "//", ".."][number % 3], edgecolor="white", linewidth=0.6, error_kw={"linewidth": 1}, label=name)  # fmt: skip
+    axes.set_xticks(places, [label.replace(" ", "\n", 1) for label in next(iter(shares.values()))])
+    axes.set(ylabel="share of replies (%)")
+    axes.grid(axis="x", visible=False)
+    axes.legend()
+    return source_line(figure, source)
+
+
+def nothing_here(why: str, source: str) -> Figure:
+    """An empty frame that says why there is nothing to draw."""
+    figure, axes = plt.subplots(figsize=(7.6, 1.6))
+    axes.text(0.5, 0.5, why, ha="center", va="center", wrap=True)
+    axes.set_axis_off()
+    return source_line(figure, source)
+
+
 def training_curves(logs: Mapping[str, Sequence[Mapping]], source: str) -> Figure:
     """Loss and learning rate over tokens read.  ``logs``: name -> steps of ``train.Log``."""
     figure, (loss, rate) = plt.subplots(1, 2, figsize=(7.6, 3.2), width_ratios=(3, 2))

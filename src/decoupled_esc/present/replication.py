@@ -110,6 +110,36 @@ def table_3(evaluation: Evaluation, paradigm: str, profile: str, note: str | Non
     ).transposed()
 
 
+RELEASED = {"qwen-sft": "qwen2.5-7b/vanilla/sft", "llama-sft": "llama3.1-8b/vanilla/sft"}
+"""The replies that the authors released, and the rows of Table 3 that they belong to."""
+
+
+def released_table_3(evaluation: Evaluation, profile: str) -> ComparisonTable:
+    """Table 3's two Vanilla-SFT rows, computed again from the authors' own replies; a line a metric."""
+    columns = [column.key for column in load_tables()["decoupledesc/table-3"].columns]
+    rows = {
+        row: {key: estimate for key, estimate in evaluation.systems[source]["paper"].items() if key in columns}
+        for source, row in RELEASED.items()
+    }
+    details = evaluation.details["qwen-sft"]
+    return compare(
+        load_tables()["decoupledesc/table-3"],
+        rows,
+        profile=profile,
+        n=f"{details.turns:,} test turns of {details.dialogues} dialogues",
+        rows=list(rows),
+        not_attempted=dict.fromkeys(_NO_JUDGE, "the judge's scores were not released"),
+        note="The replies are the authors'; only the scoring is ours.",
+    ).transposed()
+
+
+def largest_difference(table: ComparisonTable) -> tuple[float, str, str]:
+    """(how far, row, column) of the measured cell that lies farthest from the paper's number."""
+    measured = [cell for cell in table.cells() if cell.measured]
+    worst = max(measured, key=lambda cell: abs(cell.measured.value - cell.paper))
+    return abs(worst.measured.value - worst.paper), worst.row, worst.column
+
+
 def decoding(evaluation: Evaluation, paradigm: str) -> pd.DataFrame:
     """Table 3's columns without a judge for one paradigm's SFT systems: the paper's two rows, ours drawn and by argmax.
 

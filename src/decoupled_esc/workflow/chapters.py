@@ -148,6 +148,7 @@ def publish(profile: str) -> list[str]:
     Raises ChapterError where a result is missing, stale, or made from other data than the project publishes.
     """
     from decoupled_esc import corpus
+    from decoupled_esc.corpus import fetch
     from decoupled_esc.workflow.stages import STAGES
 
     session = Session(profile)
@@ -156,8 +157,9 @@ def publish(profile: str) -> list[str]:
         state = session.state(name, session.runs)
         if state.word != "fresh":
             raise ChapterError(f"{name} is {state.word} ({state.why}); run it first: decoupled-esc run --profile {profile}")
-        if any(published[data] != used for data, used in session.runs.read(name).inputs["data"].items()):
-            raise ChapterError(f"{name} was not made from the published ESConv and can't be published")
+        for data, used in session.runs.read(name).inputs["data"].items():
+            if used != (published[data] if data in published else fetch.identity(data)):
+                raise ChapterError(f"{name} was not made from the published files of {data} and can't be published")
     written = []
     for name in STAGES:
         written.append(session.published.write(session.runs.read(name)).stage)

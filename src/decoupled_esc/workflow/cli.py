@@ -1,4 +1,4 @@
-"""The command line: ``decoupled-esc run | status | data | publish | vouch | pretrain | site``."""
+"""The command line: ``decoupled-esc run | status | data | publish | vouch | pretrain | people | site``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command.  Known errors are one line on stderr and exit status 1; an interrupt is 130."""
     options = _parser().parse_args(arguments)
     from decoupled_esc.corpus import CorpusError
+    from decoupled_esc.evaluate.people import PeopleError
     from decoupled_esc.prompts import PromptTooLong
     from decoupled_esc.workflow.book import BookError
     from decoupled_esc.workflow.chapters import ChapterError
@@ -27,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         return options.command(options) or 0
-    except (BookError, ChapterError, CorpusError, ProfileError, PromptTooLong, StageError) as error:
+    except (BookError, ChapterError, CorpusError, PeopleError, ProfileError, PromptTooLong, StageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
@@ -70,6 +71,14 @@ def _parser() -> argparse.ArgumentParser:
     pretrain = command("pretrain", _pretrain, "make a base model of data/ anew, following its recipe", profile=False)
     pretrain.add_argument("name", help="esc-nano or esc-base")
     pretrain.add_argument("--publish", action="store_true", help="put the weights and their record where they are committed")
+    ask = command("people", _people, "ask people: write blinded forms for systems of a profile, or read the answers")
+    ask.add_argument("action", choices=("export", "report"))
+    ask.add_argument("folder", type=Path, help="of the study; the forms quote the corpus, so keep it out of git (runs/ is)")
+    ask.add_argument("--systems", nargs="+", default=["decoupled-sft", "vanilla-sft"], help="two to compare, or any number to score")
+    ask.add_argument("--samples", type=int, default=20, help="test turns (default: 20)")
+    ask.add_argument("--raters", type=int, default=20, help="forms to write (default: 20)")
+    ask.add_argument("--scores", action="store_true", help="score single replies; otherwise pairs are compared")
+    ask.add_argument("--exclude", nargs="+", default=[], metavar="RATER", help="with report: raters to leave out")
     command("site", _site, "check the committed notebooks and build the book from them, executing nothing", profile=False)
     job = command("job", _job, None)
     job.add_argument("kind", choices=("stage", "chapter", "book"))
@@ -224,6 +233,21 @@ def _pretrain(options) -> int:
     print(f"{found['name']}: {found['parameters']:,} parameters, {found['tokens']:,} tokens in {_span(found['provenance']['wall_seconds'])}")
     for source, held in found["held_out"].items():
         print(f"  held-out perplexity on {source}: {held['perplexity']:.1f} ({held['bits_per_byte']:.2f} bits per byte)")
+    return 0
+
+
+def _people(options) -> int:
+    from decoupled_esc.workflow import people
+    from decoupled_esc.workflow.session import Session
+
+    session = Session(options.profile)
+    if options.action == "report":
+        settings = session.profile
+        print(people.report(options.folder, exclude=options.exclude, replicates=settings.bootstrap_replicates, seed=settings.seed))
+        return 0
+    people.export(session, options.folder, options.systems, samples=options.samples, raters=options.raters, scores=options.scores)
+    print(f"forms are in {_shown(options.folder / 'forms')}; put what raters send back into {_shown(options.folder / 'answers')},")
+    print(f"then: decoupled-esc people report {_shown(options.folder)}")
     return 0
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from decoupled_esc import corpus
+from decoupled_esc.corpus import fetch
 from decoupled_esc.workflow import chapters, stages
 from decoupled_esc.workflow.code import PACKAGE, files_behind, stage_code
 from decoupled_esc.workflow.profiles import FOLDER, load_profile
@@ -93,6 +94,7 @@ def note_data(profile: str) -> str:
     """
     found = {name: corpus.load(name) for name in ("esconv", "failed_esconv")}
     text = "".join(f"{name} {data.name} {data.digest}\n" for name, data in found.items())
+    text += f"decoupledesc_release {'here' if fetch.here('decoupledesc_release') else 'absent'}\n"
     path = build(profile) / "data.txt"
     if not path.exists() or path.read_text() != text:
         write_atomically(path, text)

@@ -24,6 +24,7 @@ from typing import Literal
 from filelock import FileLock
 
 from decoupled_esc import corpus
+from decoupled_esc.corpus import fetch
 from decoupled_esc.workflow import stages
 from decoupled_esc.workflow.code import stage_code
 from decoupled_esc.workflow.profiles import Profile, load_profile, nearest
@@ -31,6 +32,10 @@ from decoupled_esc.workflow.store import PUBLISHED, ROOT, RUNS, Result, Rows, St
 
 RUNS_ONLY = "DECOUPLED_ESC_RUNS_ONLY"
 """Environment variable, set to 1 by ``decoupled-esc run``: leave published results aside."""
+
+
+ABSENT = "absent"
+"""Stands for the digest of data that is not on this machine."""
 
 
 class StageError(ValueError):
@@ -57,6 +62,8 @@ class Context:
     """The folders of the stages it needs."""
     corpora: dict[str, corpus.Corpus]
     """Those that the stage reads."""
+    files: dict[str, tuple[Path, ...]]
+    """Published files of other data sets that the stage reads, where this machine has them."""
     rows: tuple[dict, ...] = ()
     """Set by the stage: its rows, stored beside its result."""
     tokens: int | None = None
@@ -87,6 +94,12 @@ class Session:
         """ESConv and FailedESConv as found on this machine (read once)."""
         # A run has fetched what it could before its first job: the jobs keep off the network.
         return {name: corpus.load(name, download=not self.runs_only) for name in ("esconv", "failed_esconv")}
+
+    @cached_property
+    def files(self) -> dict[str, tuple[Path, ...]]:
+        """The files of data sets that only some stages read and nothing downloads unasked, where they are here."""
+        found = {name: fetch.here(name) for name in ("decoupledesc_release",)}
+        return {name: located.paths for name, located in found.items() if located is not None}
 
     @property
     def label(self) -> str:
@@ -178,8 +191,11 @@ class Session:
     def _data_digests(self, stage: stages.Stage, store: Store) -> dict[str, str]:
         # Published results were made from the data that the manifest describes; to trust them needs no copy of it.
         if store is self.published:
-            return {name: corpus.manifest_digests()[name] for name in stage.corpora}
-        return {name: self.corpora[name].digest for name in stage.corpora}
+            published = corpus.manifest_digests()
+            return {name: published[name] for name in stage.corpora} | {name: fetch.identity(name) for name in stage.files}
+        # Files that are not here are data too: a stage says what it lacks, and runs again once they have come.
+        own = {name: fetch.identity(name) if name in self.files else ABSENT for name in stage.files}
+        return {name: self.corpora[name].digest for name in stage.corpora} | own
 
     def _compute(self, stage: stages.Stage, folder: Path, needs: dict[str, Result]) -> Result:
         if self.profile.needs_gpu and stage.uses_model:
@@ -196,6 +212,7 @@ class Session:
             needs=needs,
             folders={need: self.runs.folder / need for need in stage.needs},
             corpora={name: self.corpora[name] for name in stage.corpora},
+            files={name: self.files[name] for name in stage.files if name in self.files},
         )
         inputs = {
             "settings": _plain(stage.settings(self.profile)),

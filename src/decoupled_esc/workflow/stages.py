@@ -1,6 +1,6 @@
 """The stages: every piece of heavy work in this book, what it needs and what it leaves.
 
-    data
+    data, released
     base-model -> sft-vanilla, sft-planner, sft-generator
     base-model -> replies-vanilla-base, replies-decoupled-base
     sft-*      -> replies-vanilla-sft, replies-decoupled-sft, and both again with argmax in place of sampling
@@ -30,6 +30,8 @@ class Stage:
     settings: Callable[[Profile], dict]
     needs: tuple[str, ...] = ()
     corpora: tuple[str, ...] = ("esconv",)
+    files: tuple[str, ...] = ()
+    """Data sets that it reads as files and does without where they are absent, saying so in its result."""
     uses_model: bool = True
     leaves: tuple[str, ...] = ()
     """Folders that later stages read from this one's folder, where this profile has them."""
@@ -76,6 +78,39 @@ def data(context: Context) -> dict:
         "flaws": {
             name: dict(sorted(Counter(flaw.what for flaw in found.flaws).items()))
             for name, found in context.corpora.items()
+        },
+    }
+
+
+def released(context: Context) -> dict:
+    """The authors' own outputs: errors that GPT labelled (Figure 2), and their SFT replies scored again (Table 3)."""
+    from decoupled_esc.corpus import released as outputs
+    from decoupled_esc.evaluate import EvaluatedTurn, errors, evaluate_systems
+
+    name = "decoupledesc_release"
+    if name not in context.files:
+        return {"missing": f"{name} is not on this machine; get it with: decoupled-esc data fetch {name}"}
+    if context.corpus.name != "esconv":
+        return {"missing": "the released outputs belong to the real ESConv, and the synthetic miniature stands in for it"}
+    found = outputs.read(context.files[name][0].parent, context.corpus.split("test"), context.corpora["failed_esconv"].dialogues)
+    replicates, seed = context.profile.bootstrap_replicates, context.profile.seed
+
+    def scored(rows: list) -> dict:
+        systems: dict[str, list] = {}
+        for row in rows:
+            turn = row.turn
+            evaluated = EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, row.strategy, row.reply)
+            systems.setdefault(row.source, []).append(evaluated)
+        return asdict(evaluate_systems(systems, contrasts=[], replicates=replicates, seed=seed))
+
+    replies = [row for row in found if row.source != "failed"]
+    return {
+        "errors": errors.shares(found, replicates=replicates, seed=seed),
+        "repeats": errors.repeats(found),
+        "scores": {
+            "all turns": scored(replies),
+            "matched by the seeker's words alone": scored([row for row in replies if row.unique]),
+            "matched by order too": scored([row for row in replies if not row.unique]),
         },
     }
 
@@ -388,6 +423,14 @@ STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
         Stage("data", data, lambda profile: {}, corpora=("esconv", "failed_esconv"), uses_model=False),
+        Stage(
+            "released",
+            released,
+            _settings("bootstrap_replicates"),
+            corpora=("esconv", "failed_esconv"),
+            files=("decoupledesc_release",),
+            uses_model=False,
+        ),
         Stage("base-model", base_model, lambda profile: _settings("backbone")(profile) | _shipped(profile)),
         *(
             Stage(
