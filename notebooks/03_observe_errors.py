@@ -118,7 +118,8 @@ figures.show("fig_errors", figure)
 #
 # No error was seen in {glue:text}`none_people`% of the replies by people whose conversations had failed, in {glue:text}`none_qwen`% of Qwen's and {glue:text}`none_llama`% of Llama's.
 # Lack of empathy is {glue:text}`lack_people`% among these people, {glue:text}`lack_qwen`% with Qwen and {glue:text}`lack_llama`% with Llama.
-# So the models differ less from failed supporters than one would hope, which is what the paper's Observation 1 says; where they differ, it is in lack of empathy and in misread feelings.
+# So the models differ less from failed supporters than one would hope, which is what the paper's Observation 1 says.
+# They show less lack of empathy and misread fewer feelings; mismatched strategies and template responses are not rarer with them.
 #
 # ## How far can the labels be trusted?
 #
@@ -132,10 +133,8 @@ figures.say(
     agreement="–" if repeats["agreement"] is None else f"{100 * repeats['agreement']:.0f}",
     kappa="–" if repeats["kappa"] is None else f"{repeats['kappa']:.2f}",
 )
-plain(
-    pd.DataFrame({"the same reply, labelled twice": {"pairs": repeats["pairs"], "equal labels": repeats["agreement"], "Cohen's kappa": repeats["kappa"]}}).T,
-    "The judge against itself.", "{:.2f}",
-)  # fmt: skip
+twice = {"pairs": f"{repeats['pairs']}", "equal labels": repeats["agreement"], "Cohen's kappa": repeats["kappa"]}
+plain(pd.DataFrame({"the same reply, labelled twice": twice}, dtype=object).T.astype({"equal labels": float, "Cohen's kappa": float}), "The judge against itself.", "{:.2f}")
 
 # %% [markdown]
 # In {glue:text}`pairs` such pairs the labels are equal in {glue:text}`agreement`%; {term}`Cohen's kappa` is {glue:text}`kappa`.
@@ -187,7 +186,8 @@ else:
 plain(by_match, f"The released replies by how they were matched, variant paper; 95% intervals; profile {book.label}.")
 
 # %% [markdown]
-# They don't fall: they rise, since these are openings and short exchanges, in which everybody says much the same.
+# The text scores of the second kind are higher, not lower: these are openings and short exchanges, in which everybody says much the same.
+# Their macro F1 says little either way, since few of them use the rarer strategies.
 # The textbook variants of the same metrics are in the table below; which variant is meant matters more than which model.
 
 # %% tags=["hide-input"]

@@ -7,12 +7,13 @@ not attempted, so that no number of either paper is without a status.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
 from decoupled_esc.evaluate import STRATEGY_METRICS, Estimate, Evaluation
 from decoupled_esc.present.paper import Status, load_tables
-from decoupled_esc.present.tables import ComparisonTable, compare
+from decoupled_esc.present.tables import ComparisonTable, Label, compare
 
 BACKBONES = ("qwen2.5-7b", "llama3.1-8b")
 FEWEST_VALID = 30
@@ -122,15 +123,16 @@ def released_table_3(evaluation: Evaluation, profile: str) -> ComparisonTable:
         for source, row in RELEASED.items()
     }
     details = evaluation.details["qwen-sft"]
-    return compare(
+    table = compare(
         load_tables()["decoupledesc/table-3"],
         rows,
         profile=profile,
         n=f"{details.turns:,} test turns of {details.dialogues} dialogues",
         rows=list(rows),
         not_attempted=dict.fromkeys(_NO_JUDGE, "the judge's scores were not released"),
-        note="The replies are the authors'; only the scoring is ours.",
+        note="The replies are the authors' Vanilla-SFT models'; only the scoring is ours.",
     ).transposed()
+    return replace(table, columns=(Label("Qwen2.5-7B"), Label("Llama-3.1-8B")))
 
 
 def largest_difference(table: ComparisonTable) -> tuple[float, str, str]:
