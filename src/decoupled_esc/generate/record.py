@@ -1,0 +1,98 @@
+"""What was asked of a server and what it said, in one SQLite file: nothing is paid for twice, and nothing paid is lost.
+
+A row is committed before anybody sees its answer.  Requests are known by the sha256 of their canonical JSON, which holds
+the model and the messages but neither an address nor a key.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+VERSION = 1
+_TABLE = """
+CREATE TABLE IF NOT EXISTS answers (
+    request TEXT NOT NULL, sample INTEGER NOT NULL, attempt INTEGER NOT NULL,
+    body TEXT NOT NULL, status INTEGER NOT NULL, response TEXT NOT NULL,
+    tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, model TEXT NOT NULL, date TEXT NOT NULL,
+    PRIMARY KEY (request, sample, attempt)
+)
+"""
+
+
+class RecordError(ValueError):
+    """The file is not a record, or one of another version."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One answer as the server gave it: ``status`` 200, or the status of a refusal that asking again would not change."""
+
+    status: int
+    response: dict
+    tokens_in: int
+    tokens_out: int
+    model: str
+
+
+def canonical(body: dict) -> str:
+    """``body`` as JSON that is the same for the same content."""
+    return json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def key(body: dict) -> str:
+    """sha256 (hex) of a request."""
+    return hashlib.sha256(canonical(body).encode()).hexdigest()
+
+
+class Record:
+    """The record in ``path``, made where there is none.  Raises RecordError naming the file for anything else."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._database = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
+        try:
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=FULL")
+            (version,) = self._database.execute("PRAGMA user_version").fetchone()
+            tables = {name for (name,) in self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if version not in (0, VERSION) or (version == 0 and tables):
+                raise RecordError(f"{path}: not a record of version {VERSION}; move it away, and a new one is begun")
+            self._database.execute(_TABLE)
+            self._database.execute(f"PRAGMA user_version={VERSION}")
+        except sqlite3.DatabaseError as error:
+            raise RecordError(f"{path}: not a record ({error}); move it away, and a new one is begun") from None
+
+    def get(self, request: str, sample: int, attempt: int) -> Stored | None:
+        """The answer to the request with this key, or None."""
+        row = self._database.execute(
+            "SELECT status, response, tokens_in, tokens_out, model FROM answers WHERE request = ? AND sample = ? AND attempt = ?",
+            (request, sample, attempt),
+        ).fetchone()
+        return None if row is None else Stored(row[0], json.loads(row[1]), *row[2:])
+
+    def put(self, body: dict, sample: int, attempt: int, stored: Stored) -> None:
+        """Write an answer down; on return it is on the disk.  One that is there already is left as it is."""
+        self._database.execute(
+            "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                key(body), sample, attempt, canonical(body), stored.status, json.dumps(stored.response, ensure_ascii=False),
+                stored.tokens_in, stored.tokens_out, stored.model, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            ),
+        )  # fmt: skip
+
+    def spent(self) -> tuple[int, int]:
+        """Tokens (in, out) of everything in the record."""
+        return self._database.execute("SELECT COALESCE(SUM(tokens_in), 0), COALESCE(SUM(tokens_out), 0) FROM answers").fetchone()
+
+    def __len__(self) -> int:
+        return self._database.execute("SELECT COUNT(*) FROM answers").fetchone()[0]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()

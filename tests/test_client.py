@@ -1,0 +1,302 @@
+"""Asking a server that misbehaves: nothing lost, nothing paid twice, nothing beyond the budget."""
+
+import asyncio
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field
+
+from decoupled_esc.generate import client as asking
+from decoupled_esc.generate.client import BudgetExceeded, Client, Endpoint, EndpointError, ReplayMiss, Request, read
+from decoupled_esc.generate.record import Record, RecordError, Stored, key
+from tests.misbehaving_server import OF_THE_WAY, serving
+
+
+class Score(BaseModel):
+    score: int = Field(ge=0, le=5)
+
+
+class Two(BaseModel):
+    score: int
+    why: str
+
+
+@pytest.fixture(autouse=True)
+def without_a_key(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+
+
+def requests(n, **changes):
+    return [Request(f"turn/{i:04d}", (("system", "Judge."), ("user", f"reply {i}")), **{"answer": Score, "max_new_tokens": 10} | changes) for i in range(n)]
+
+
+def open_client(server, path, mode="record", **changes):
+    settings = {"model": "judge", "base_url": server.url, "timeout_seconds": 0.5, "attempts": 12} | changes
+    return Client(Endpoint(**settings), Record(path), mode)
+
+
+def numbered(body):
+    """The score is the reply's number modulo 6, so that a mix-up shows."""
+    return json.dumps({"score": int(body["messages"][-1]["content"].split()[-1]) % 6})
+
+
+def test_answers_come_back_in_order_and_are_kept(tmp_path):
+    with serving(say=numbered, latency=0.02) as server:
+        answers = open_client(server, tmp_path / "r.db").ask(requests(80))
+        assert [a.parsed.score for a in answers] == [i % 6 for i in range(80)] and answers[7].id == "turn/0007"
+        assert answers[0].model == "judge-resolved" and answers[0].tokens_out == 8
+        assert 16 < server.most_open <= 32
+        again = open_client(server, tmp_path / "r.db").ask(requests(80))
+        assert again == answers and sum(server.asked.values()) == 80
+    # The server is gone now.
+    assert open_client(server, tmp_path / "r.db", "replay").ask(requests(80)) == answers
+
+
+def test_under_faults_nothing_is_lost_and_nothing_paid_twice(tmp_path, monkeypatch):
+    monkeypatch.setattr(asking.random, "uniform", lambda low, high: 0.02)
+    shares = dict.fromkeys(OF_THE_WAY, 0.04)
+    with serving(say=numbered, latency=0.01, faults=shares, seed=5) as server:
+        answers = open_client(server, tmp_path / "r.db").ask(requests(150))
+        assert [a.parsed.score for a in answers] == [i % 6 for i in range(150)]
+        assert set(server.billed.values()) == {1} and len(server.billed) == 150
+        assert all(server.met[fault] for fault in OF_THE_WAY), "each fault was met"
+
+
+@pytest.mark.parametrize("fault", ["truncated content", "wrong schema"])
+def test_unreadable_answers_are_asked_again_and_then_missing_alone(tmp_path, fault):
+    with serving(say=numbered, faults={fault: 0.3}, seed=1) as server:
+        answers = open_client(server, tmp_path / "r.db").ask(requests(60))
+        missing = [a for a in answers if a.parsed is None]
+        assert all(a.parsed.score == i % 6 for i, a in enumerate(answers) if a.parsed) and len(missing) < 10
+        assert set(server.billed.values()) == {1}, "a second try has a name of its own"
+        assert sum(server.asked.values()) > 60
+    with serving(faults={fault: 1.0}) as server:
+        (answer,) = open_client(server, tmp_path / "s.db").ask(requests(1))
+        assert answer.parsed is None and "no answer in the form asked for" in answer.why
+        assert sum(server.asked.values()) == 3 == len(Record(tmp_path / "s.db"))
+        open_client(server, tmp_path / "s.db").ask(requests(1))
+        assert sum(server.asked.values()) == 3, "what can't be read isn't paid for again"
+
+
+def test_the_first_of_two_answers_counts(tmp_path):
+    with serving(say=numbered, faults={"twice": 1.0}) as server:
+        assert open_client(server, tmp_path / "r.db").ask(requests(3))[2].parsed.score == 2
+
+
+def test_equal_requests_are_sent_once_and_samples_apart(tmp_path):
+    with serving(say=numbered, latency=0.05) as server:
+        open_client(server, tmp_path / "r.db").ask(requests(1) * 10 + requests(1, sample=1))
+        assert sum(server.asked.values()) == 2
+        open_client(server, tmp_path / "r.db", "live").ask(requests(1))
+        assert sum(server.asked.values()) == 3 and len(Record(tmp_path / "r.db")) == 2
+
+
+def test_a_server_that_asks_for_patience_gets_it(tmp_path):
+    turns = iter([(429, {"error": {"message": "slow"}}, {"Retry-After": "0.4"})])
+    with serving(reply=lambda body: next(turns, None)) as server:
+        open_client(server, tmp_path / "r.db").ask(requests(1))
+        assert server.times[1] - server.times[0] >= 0.4
+
+
+@pytest.mark.parametrize("accepts, asked", [(("json_object", "none"), ["json_schema", "json_object"]), (("none",), ["json_schema", "json_object", None])])
+def test_a_server_without_schemas_is_asked_for_less(tmp_path, accepts, asked):
+    with serving(accepts=accepts) as server:
+        open_client(server, tmp_path / "r.db", in_flight=1).ask(requests(3))
+        forms = [body.get("response_format", {}).get("type") for body in server.bodies]
+        assert forms == asked + asked[-1:] * 2
+        open_client(server, tmp_path / "r.db", "replay").ask(requests(3))
+
+
+@pytest.mark.parametrize(
+    "status, body, said",
+    [
+        (401, {"error": {"message": "Incorrect API key"}}, "status 401: Incorrect API key"),
+        (404, {"error": {"message": "no model judge"}}, "status 404: no model judge"),
+        (400, {"error": {"message": "temperature must be 1"}}, "status 400: temperature must be 1"),
+        (429, {"error": {"message": "pay first", "code": "insufficient_quota"}}, "pay first (insufficient_quota)"),
+    ],
+)
+def test_what_asking_again_won_t_change_stops_at_once(tmp_path, monkeypatch, status, body, said):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    answered = iter([None, None])
+    with serving(reply=lambda _: next(answered, (status, body))) as server:
+        with pytest.raises(EndpointError) as caught:
+            open_client(server, tmp_path / "r.db", in_flight=2).ask(requests(50))
+        assert said in str(caught.value) and "sk-secret" not in str(caught.value)
+        assert sum(server.asked.values()) <= 6 and len(Record(tmp_path / "r.db")) == 2
+        assert server.headers[0]["authorization"] == "Bearer sk-secret"
+    assert b"sk-secret" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_a_refused_request_is_missing_and_not_asked_again(tmp_path):
+    with serving(reply=lambda _: (400, {"error": {"message": "flagged", "code": "content_filter"}})) as server:
+        for _ in range(2):
+            (answer,) = open_client(server, tmp_path / "r.db").ask(requests(1))
+            assert answer.parsed is None and "flagged" in answer.why
+        assert sum(server.asked.values()) == 1
+
+
+def test_requests_that_fail_for_good_don_t_stop_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(asking.random, "uniform", lambda low, high: 0.01)
+    bad = [True]
+    with serving(reply=lambda body: (500, {"error": {"message": "no"}}) if bad[0] and body["messages"][-1]["content"] == "reply 3" else None) as server:
+        with pytest.raises(EndpointError, match="1 of 20 requests were not answered, the first because status 500: no; run again"):
+            open_client(server, tmp_path / "r.db", attempts=3).ask(requests(20))
+        assert len(Record(tmp_path / "r.db")) == 19
+        bad[0] = False
+        open_client(server, tmp_path / "r.db").ask(requests(20))
+        assert sum(server.asked.values()) == 19 + 3 + 1
+
+
+@pytest.mark.parametrize("in_flight", [1, 8])
+def test_the_budget_is_never_exceeded_and_a_second_run_does_not_start_it_anew(tmp_path, in_flight):
+    with serving(latency=0.01) as server:
+        for _ in range(2):
+            with pytest.raises(BudgetExceeded, match="raise max_tokens and run again"):
+                open_client(server, tmp_path / "r.db", max_tokens=600, in_flight=in_flight).ask(requests(200))
+            assert 500 < server.tokens <= 600
+        prices = {"dollars_per_million_in": 1.0, "dollars_per_million_out": 4.0}
+        with pytest.raises(BudgetExceeded, match=r"\(\$0.00 spent\); raise max_dollars"):
+            open_client(server, tmp_path / "s.db", max_dollars=0.0005, in_flight=in_flight, **prices).ask(requests(200))
+        assert len(open_client(server, tmp_path / "r.db", max_tokens=10**6).ask(requests(60))) == 60
+    with pytest.raises(EndpointError, match="max_dollars needs"):
+        Client(Endpoint(model="judge", max_dollars=1.0), Record(tmp_path / "t.db"))
+
+
+def test_the_cost_is_said_before_the_first_call(tmp_path, capsys):
+    prices = {"dollars_per_million_in": 1000.0, "dollars_per_million_out": 1000.0}
+    with serving() as server:
+        open_client(server, tmp_path / "r.db", **prices).ask(requests(4))
+        assert "judge: 4 calls, about 13 tokens in, at most 40 out, about $0.05 at most" in capsys.readouterr().err
+        open_client(server, tmp_path / "r.db", **prices).ask(requests(4))
+        assert "calls" not in capsys.readouterr().err
+
+
+def test_replay_never_asks_and_names_what_is_missing(tmp_path):
+    client = Client(Endpoint(model="judge", base_url="http://127.0.0.1:9/v1"), Record(tmp_path / "r.db"), "replay")
+    with pytest.raises(ReplayMiss, match="2 of 2 answers are not in .*turn/0000 first; use mode record"):
+        client.ask(requests(2))
+
+
+def test_a_missing_key_is_named(tmp_path):
+    with pytest.raises(EndpointError, match="set OPENAI_API_KEY to your key"):
+        Client(Endpoint(model="judge"), Record(tmp_path / "r.db")).ask(requests(1))
+
+
+def test_it_works_inside_a_notebooks_loop(tmp_path):
+    async def cell():
+        return client.ask(requests(2))
+
+    with serving(say=numbered) as server:
+        client = open_client(server, tmp_path / "r.db")
+        assert [a.parsed.score for a in asyncio.run(cell())] == [0, 1]
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.test_client import *
+client = Client(Endpoint(model="judge", base_url=sys.argv[1], timeout_seconds=5), Record(Path(sys.argv[2])))
+print("ready", flush=True)
+client.ask(requests(int(sys.argv[3])))
+"""
+
+
+@pytest.mark.parametrize("after", [0.05, 0.3, 0.6])
+def test_a_killed_run_keeps_every_answer_it_had_and_asks_none_of_them_again(tmp_path, after):
+    root = Path(__file__).parents[1]
+    with serving(say=numbered, latency=0.05) as server:
+        run = subprocess.Popen([sys.executable, "-c", SCRIPT, server.url, tmp_path / "r.db", "300"], cwd=root, stdout=subprocess.PIPE,
+                               stderr=subprocess.DEVNULL, env=os.environ)  # fmt: skip
+        run.stdout.readline()
+        deadline = time.monotonic() + 20
+        while not server.asked and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(after)
+        os.kill(run.pid, signal.SIGKILL)
+        run.wait()
+        run.stdout.close()
+        time.sleep(0.2)
+        kept, delivered = len(Record(tmp_path / "r.db")), len(server.billed)
+        assert delivered - 32 <= kept <= delivered, "at most what was on its way is unknown"
+        answers = open_client(server, tmp_path / "r.db", timeout_seconds=5).ask(requests(300))
+        assert [a.parsed.score for a in answers] == [i % 6 for i in range(300)]
+        assert sum(count > 1 for count in server.asked.values()) <= 32
+        assert len(server.asked) == 300
+
+
+# Reading ----------------------------------------------------------------------------------------------------------
+
+
+def said(text, **choice):
+    return Stored(200, {"choices": [{"message": {"content": text}, **choice}]}, 0, 0, "judge")
+
+
+@pytest.mark.parametrize(
+    "text, score",
+    [
+        ('{"score": 4}', 4), ('```json\n{"score": 4}\n```', 4), ('Here it is: {"score": 4}. Done.', 4), ("4", 4), (" 4. ", 4), ("Score: 4", 4),
+        ('{"note": 1} {"score": 2}', 2), ("{", None), ("", None), ("4 or 5", None), ('{"score": 9}', None), ("9", None), ("four", None),
+        ('{"score": "4"}', 4), ("-1", None), ('{"score": 4', None), ("{" * 500, None), ("4.5", None),
+    ],
+)  # fmt: skip
+def test_answers_are_read_with_care(text, score):
+    parsed, why, _ = read(said(text), Score)
+    assert (parsed.score if parsed else None) == score and (why is None) == (score is not None)
+
+
+def test_what_stood_in_the_way_is_said():
+    assert read(said("I", finish_reason="length"), Score)[1].endswith("cut at the token limit")
+    assert read(Stored(200, {"choices": [{"message": {"content": None, "refusal": "no"}}]}, 0, 0, "j"), Score)[1] == "refused: no"
+    assert read(said("4"), Two)[0] is None, "a bare value answers only a single question"
+
+
+@given(st.integers(0, 5), st.text(st.characters(exclude_characters="{}"), max_size=40), st.text(max_size=40))
+def test_an_object_is_found_whatever_stands_around_it(score, before, after):
+    assert read(said(f'{before}{{"score": {score}}}{after}'), Score)[0] == Score(score=score)
+
+
+@given(st.text())
+def test_no_text_is_an_error(text):
+    parsed, why, kept = read(said(text), Score)
+    assert (parsed is None) == (why is not None) and kept == text
+
+
+# The record --------------------------------------------------------------------------------------------------------
+
+
+def test_the_key_depends_on_what_is_asked_and_on_nothing_else():
+    (one,) = requests(1)
+    assert key(one.body("judge")) == key(dict(reversed(one.body("judge").items())))
+    others = [one.body("other"), requests(2)[1].body("judge"), requests(1, answer=Two)[0].body("judge"), requests(1, temperature=0.5)[0].body("judge")]
+    assert len({key(body) for body in [one.body("judge"), *others]}) == 5
+
+
+def test_a_stored_answer_stays_as_it_is(tmp_path):
+    record, body = Record(tmp_path / "deep" / "r.db"), requests(1)[0].body("judge")
+    first = Stored(200, {"choices": ["ä"]}, 3, 4, "judge-1")
+    record.put(body, 0, 0, first)
+    record.put(body, 0, 0, Stored(200, {}, 9, 9, "judge-2"))
+    assert record.get(key(body), 0, 0) == first and record.get(key(body), 1, 0) is record.get(key(body), 0, 1) is None
+    assert record.spent() == (3, 4) and len(record) == 1
+
+
+def test_another_file_is_no_record(tmp_path):
+    (tmp_path / "text.db").write_text("not a database, but long enough to look at" * 100)
+    sqlite3.connect(tmp_path / "other.db").execute("CREATE TABLE t (x)")
+    newer = sqlite3.connect(tmp_path / "newer.db")
+    newer.execute("PRAGMA user_version=7")
+    newer.close()
+    for name in ("text.db", "other.db", "newer.db"):
+        with pytest.raises(RecordError, match=f"{name}: not a record.*move it away"):
+            Record(tmp_path / name)
