@@ -1,6 +1,6 @@
 """The judge client against a server that misbehaves: 2,000 requests at 200 ms, a fault on 30% of all calls.
 
-    python bench/judge_client.py          # about four minutes; writes results/bench/judge_client.json
+    python bench/judge_client.py          # about five minutes; writes results/bench/judge_client.json
 
 Reports answers lost, answers paid for twice, and the time an answer takes with 32 in flight and one by one.
 """
