@@ -55,7 +55,7 @@ def test_answers_come_back_in_order_and_are_kept(tmp_path):
         answers = open_client(server, tmp_path / "r.db").ask(requests(80))
         assert [a.parsed.score for a in answers] == [i % 6 for i in range(80)] and answers[7].id == "turn/0007"
         assert answers[0].model == "judge-resolved" and answers[0].tokens_out == 8
-        assert 16 < server.most_open <= 32
+        assert 1 < server.most_open <= 32
         again = open_client(server, tmp_path / "r.db").ask(requests(80))
         assert again == answers and sum(server.asked.values()) == 80
     # The server is gone now.
