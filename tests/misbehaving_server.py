@@ -1,6 +1,7 @@
 """A chat server on this machine that misbehaves on purpose, and keeps account of what it delivered.
 
-``faults`` maps a fault's name to its share of all requests.  An answer counts as billed once it has been sent whole.
+``faults`` maps a fault's name to its share of all requests.  An answer counts as billed once it has been sent whole;
+``worked`` counts the tokens of all that were worked out, as a server would bill them that does not care what arrived.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Server(ThreadingHTTPServer):
         self.draw, self.lock = random.Random(seed), threading.Lock()
         self.asked, self.billed, self.met = Counter(), Counter(), Counter()
         self.bodies, self.headers, self.times = [], [], []
-        self.tokens = self.open = self.most_open = 0
+        self.tokens = self.worked = self.open = self.most_open = 0
 
     @property
     def url(self) -> str:
@@ -82,6 +83,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self.send(429, {"error": {"message": "slow down"}}, {"Retry-After": server.retry_after})
         if fault == "500":
             return self.send(500, {"error": {"message": "stumbled"}})
+        read = sum(len(m["content"]) for m in body["messages"]) // 4 + 4
+        with server.lock:
+            server.worked += read + 8
         if fault == "hang":
             time.sleep(server.hang)
             self.close_connection = True
@@ -91,7 +95,6 @@ class _Handler(BaseHTTPRequestHandler):
             content = content[: len(content) // 2]
         if fault == "wrong schema":
             content = '{"mood": "fine"}'
-        read = sum(len(m["content"]) for m in body["messages"]) // 4 + 4
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
         usage = {"prompt_tokens": read, "completion_tokens": 8, "total_tokens": read + 8}
         whole = {"id": "x", "object": "chat.completion", "created": 1, "model": body["model"] + "-resolved", "choices": [choice] * (1 + (fault == "twice")), "usage": usage}

@@ -4,25 +4,29 @@ import asyncio
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from decoupled_esc.generate import client as asking
 from decoupled_esc.generate.client import BudgetExceeded, Client, Endpoint, EndpointError, ReplayMiss, Request, read
-from decoupled_esc.generate.record import Record, RecordError, Stored, key
+from decoupled_esc.generate.record import Record, RecordError, Stored
 from tests.misbehaving_server import OF_THE_WAY, serving
 
 
 class Score(BaseModel):
     score: int = Field(ge=0, le=5)
+
+
+class Word(BaseModel):
+    word: str
 
 
 class Two(BaseModel):
@@ -163,11 +167,11 @@ def test_the_budget_is_never_exceeded_and_a_second_run_does_not_start_it_anew(tm
     with serving(latency=0.01) as server:
         for _ in range(2):
             with pytest.raises(BudgetExceeded, match="raise max_tokens and run again"):
-                open_client(server, tmp_path / "r.db", max_tokens=600, in_flight=in_flight).ask(requests(200))
-            assert 500 < server.tokens <= 600
+                open_client(server, tmp_path / "r.db", max_tokens=1500, in_flight=in_flight).ask(requests(200))
+            assert 900 < server.tokens <= 1500, "stopped within one call of the worst kind"
         prices = {"dollars_per_million_in": 1.0, "dollars_per_million_out": 4.0}
         with pytest.raises(BudgetExceeded, match=r"\(\$0.00 spent\); raise max_dollars"):
-            open_client(server, tmp_path / "s.db", max_dollars=0.0005, in_flight=in_flight, **prices).ask(requests(200))
+            open_client(server, tmp_path / "s.db", max_tokens=10**6, max_dollars=0.0005, in_flight=in_flight, **prices).ask(requests(200))
         assert len(open_client(server, tmp_path / "r.db", max_tokens=10**6).ask(requests(60))) == 60
     with pytest.raises(EndpointError, match="max_dollars needs"):
         Client(Endpoint(model="judge", max_dollars=1.0), Record(tmp_path / "t.db"))
@@ -200,6 +204,167 @@ def test_it_works_inside_a_notebooks_loop(tmp_path):
     with serving(say=numbered) as server:
         client = open_client(server, tmp_path / "r.db")
         assert [a.parsed.score for a in asyncio.run(cell())] == [0, 1]
+
+
+def replying(message, **more):
+    return lambda _: (200, {"model": "judge", "choices": [{"message": message, "finish_reason": "stop"}]} | more)
+
+
+def test_what_never_came_counts_with_the_most_it_could_have_cost(tmp_path):
+    faults = {"hang": 0.15, "cut": 0.1, "drip": 0.05, "not json": 0.05, "no choices": 0.05}
+    with serving(faults=faults, hang=0.5, seed=3) as server:
+        client = open_client(server, tmp_path / "r.db", max_tokens=9000, timeout_seconds=0.2, in_flight=4)
+        with pytest.raises(BudgetExceeded):
+            client.ask(requests(400))
+        assert server.tokens < server.worked <= 9000
+        asked = sum(server.asked.values())
+        with pytest.raises(BudgetExceeded):
+            client.ask(requests(400))
+        assert sum(server.asked.values()) == asked, "nor does the next question to this client forget it"
+
+
+def test_a_server_that_is_not_there_costs_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(asking.random, "uniform", lambda low, high: 0.01)
+    client = Client(Endpoint(model="judge", base_url="http://127.0.0.1:9/v1", attempts=5, max_tokens=700), Record(tmp_path / "r.db"))
+    with pytest.raises(EndpointError, match="no connection"):
+        client.ask(requests(3))
+
+
+def test_an_answer_without_usage_counts_with_the_most_it_could_have_cost(tmp_path):
+    for number, usage in enumerate(({}, {"usage": None}, {"usage": [1]}, {"usage": {"prompt_tokens": "many"}})):
+        with serving(reply=replying({"content": '{"score": 1}'}, **usage)) as server:
+            for _ in range(2):
+                with pytest.raises(BudgetExceeded, match=r"\d+ tokens spent\); raise max_tokens and run again \(9[0-9] of 100 requests are left"):
+                    open_client(server, tmp_path / f"{number}.db", max_tokens=3000).ask(requests(100))
+            assert len(server.bodies) < 8
+
+
+def test_the_description_of_the_answer_is_paid_for_too(tmp_path):
+    class Wordy(BaseModel):
+        score: int = Field(description="word " * 400)
+
+    taken = {"usage": {"prompt_tokens": 600, "completion_tokens": 5}}
+    with serving(reply=replying({"content": '{"score": 1}'}, **taken)) as server:
+        with pytest.raises(BudgetExceeded):
+            open_client(server, tmp_path / "r.db", max_tokens=4000).ask(requests(20, answer=Wordy))
+        assert 0 < 605 * len(server.bodies) <= 4000
+
+
+def test_nested_descriptions_are_as_strict_mode_wants_them(tmp_path):
+    class Verdict(BaseModel):
+        inner: Two
+        note: str | None = None
+
+    with serving(say=lambda _: '{"inner": {"score": 1, "why": ""}, "note": null}') as server:
+        open_client(server, tmp_path / "r.db").ask(requests(1, answer=Verdict))
+        schema = server.bodies[0]["response_format"]["json_schema"]["schema"]
+    assert schema["additionalProperties"] is schema["$defs"]["Two"]["additionalProperties"] is False
+    assert schema["required"] == ["inner", "note"]
+
+
+@pytest.mark.parametrize(
+    "message, why",
+    [
+        ({"refusal": "no"}, "refused: no"), ({}, "no answer in the form asked for"), ({"content": None}, "no answer in the form asked for"),
+        ({"content": [{"type": "text", "text": "4"}]}, "no answer in the form asked for"),
+    ],
+)  # fmt: skip
+def test_an_odd_message_is_an_answer_and_not_paid_for_eight_times(tmp_path, message, why):
+    with serving(reply=replying(message)) as server:
+        (answer,) = open_client(server, tmp_path / "r.db").ask(requests(1))
+        assert (answer.parsed, answer.why) == (None, why) and len(server.bodies) == asking.READINGS
+
+
+def test_half_an_emoji_is_stored_like_anything_else(tmp_path):
+    with serving(reply=lambda _: (200, b'{"choices": [{"message": {"content": "{\\"score\\": 1} \\ud83d"}}]}')) as server:
+        for _ in range(2):
+            (answer,) = open_client(server, tmp_path / "r.db").ask(requests(1))
+            assert answer.parsed == Score(score=1) and answer.text == '{"score": 1} ?'
+        assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize("status", [401, 429])
+def test_a_key_that_the_server_repeats_is_hidden(tmp_path, monkeypatch, status):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret\r")  # as a file from Windows leaves it
+    monkeypatch.setattr(asking.random, "uniform", lambda low, high: 0.01)
+    with serving(reply=lambda _: (status, {"error": {"message": "what is sk-secret?"}})) as server:
+        with pytest.raises(EndpointError, match=r"what is \*\*\*\?") as caught:
+            address = server.url.replace("//", "//me:password@")
+            open_client(server, tmp_path / "r.db", base_url=address, attempts=2).ask(requests(1))
+    assert "password" not in str(caught.value)
+
+
+def test_a_fatal_error_does_not_wait_for_those_that_pause(tmp_path):
+    said = iter([(429, {"error": {"message": "slow"}}, {"Retry-After": "30"})] * 3)
+    with serving(reply=lambda _: next(said, (401, {"error": {"message": "no"}}))) as server:
+        started = time.monotonic()
+        with pytest.raises(EndpointError, match=r"status 401: no \(5 of 5 requests are left to ask\)"):
+            open_client(server, tmp_path / "r.db", in_flight=4).ask(requests(5))
+        assert time.monotonic() - started < 10
+
+
+def test_replaying_a_run_that_was_stopped_between_two_readings_is_a_miss(tmp_path):
+    record = Record(tmp_path / "r.db")
+    record.put(requests(1)[0].body("judge"), 0, 0, said("hm"))
+    with pytest.raises(ReplayMiss, match="turn/0000: its answer is not in"):
+        Client(Endpoint(model="judge", base_url="http://127.0.0.1:9/v1"), record, "replay").ask(requests(1))
+
+
+def test_what_the_form_costs_in_tries_is_not_counted_as_a_fault(tmp_path):
+    with serving(accepts=("none",)) as server:
+        assert open_client(server, tmp_path / "r.db", attempts=1).ask(requests(1))[0].parsed == Score(score=3)
+        assert len(set(server.asked)) == 3, "each form goes by a name of its own"
+        open_client(server, tmp_path / "r.db", "live").ask(requests(1))
+        open_client(server, tmp_path / "r.db", "live").ask(requests(1))
+        assert len(set(server.asked)) == 9, "so does each run that asks anew"
+
+
+def test_a_pause_may_be_asked_for_as_a_date():
+    now = time.time()
+    assert 2 < asking._wanted_pause(formatdate(now + 4, usegmt=True)) <= 4
+    assert [asking._wanted_pause(header) for header in ("", "soon", "-3", "nan", "2.5", formatdate(now - 60))] == [0, 0, 0, 0, 2.5, 0]
+
+
+INTERRUPTED = """
+import asyncio, sys
+from tests.test_client import *
+client = Client(Endpoint(model="judge", base_url=sys.argv[1], in_flight=2), Record(Path(sys.argv[2])))
+async def cell():
+    client.ask(requests(60))
+try:
+    asyncio.new_event_loop().run_until_complete(cell()) if sys.argv[3] == "notebook" else client.ask(requests(60))
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.parametrize("where", ["notebook", "script"])
+def test_an_interrupt_stops_the_spending_and_keeps_what_came(tmp_path, where):
+    with serving(say=numbered, latency=0.2) as server:
+        command = [sys.executable, "-c", INTERRUPTED, server.url, tmp_path / "r.db", where]
+        run = subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+        deadline = time.monotonic() + 30
+        while len(server.billed) < 4 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.02)
+        run.send_signal(signal.SIGINT)
+        out, _ = run.communicate(timeout=10)
+        assert out == "interrupted\n" and len(server.bodies) <= 12
+        assert 4 <= len(Record(tmp_path / "r.db")) <= len(server.billed)
+
+
+def test_a_record_that_can_t_be_written_stops_the_run_with_its_name(tmp_path):
+    with serving() as server:
+        client = open_client(server, tmp_path / "r.db")
+        client.record._database.execute("PRAGMA max_page_count=3")  # as good as a full disk
+        with pytest.raises(RecordError, match="r.db: database or disk is full; make it writable, with room"):
+            client.ask(requests(60))
+
+
+@pytest.mark.parametrize("changes", [{"in_flight": 0}, {"attempts": 0}, {"timeout_seconds": 0}, {"dollars_per_million_in": -1}, {"budget": 3}])
+def test_settings_that_can_t_be_meant_are_errors(changes):
+    with pytest.raises(ValidationError):
+        Endpoint(model="judge", **changes)
 
 
 SCRIPT = """
@@ -248,6 +413,9 @@ def said(text, **choice):
         ('{"score": 4}', 4), ('```json\n{"score": 4}\n```', 4), ('Here it is: {"score": 4}. Done.', 4), ("4", 4), (" 4. ", 4), ("Score: 4", 4),
         ('{"note": 1} {"score": 2}', 2), ("{", None), ("", None), ("4 or 5", None), ('{"score": 9}', None), ("9", None), ("four", None),
         ('{"score": "4"}', 4), ("-1", None), ('{"score": 4', None), ("{" * 500, None), ("4.5", None),
+        ('{"score": 4} again: {"score": 4}', 4), ('such as {"score": 1}; mine is {"score": 4}', None),
+        ('{"why": {"score": 3}, "score": 9}', None), ('{"draft": {"score": 3}, "score', None), ("a {brace} and {\"score\": 4}", 4),
+        ('{"a":' * 5000, None), ('{"a":' + "[" * 5000, None), ("{ " * 50_000, None),
     ],
 )  # fmt: skip
 def test_answers_are_read_with_care(text, score):
@@ -257,8 +425,13 @@ def test_answers_are_read_with_care(text, score):
 
 def test_what_stood_in_the_way_is_said():
     assert read(said("I", finish_reason="length"), Score)[1].endswith("cut at the token limit")
+    assert read(said("1", finish_reason="length"), Score)[1].endswith("cut at the token limit"), "it may have been 10"
+    assert read(said('{"score": 1} because', finish_reason="length"), Score)[0] == Score(score=1)
+    assert read(said("I am", finish_reason="content_filter"), Score)[1].endswith("stopped by the server's content filter")
+    assert read(said('{"score": 1} or {"score": 2}'), Score)[1] == "several answers that differ"
     assert read(Stored(200, {"choices": [{"message": {"content": None, "refusal": "no"}}]}, 0, 0, "j"), Score)[1] == "refused: no"
     assert read(said("4"), Two)[0] is None, "a bare value answers only a single question"
+    assert read(said("Reason 4."), Word)[0] == Word(word="Reason 4")
 
 
 @given(st.integers(0, 5), st.text(st.characters(exclude_characters="{}"), max_size=40), st.text(max_size=40))
@@ -270,33 +443,3 @@ def test_an_object_is_found_whatever_stands_around_it(score, before, after):
 def test_no_text_is_an_error(text):
     parsed, why, kept = read(said(text), Score)
     assert (parsed is None) == (why is not None) and kept == text
-
-
-# The record --------------------------------------------------------------------------------------------------------
-
-
-def test_the_key_depends_on_what_is_asked_and_on_nothing_else():
-    (one,) = requests(1)
-    assert key(one.body("judge")) == key(dict(reversed(one.body("judge").items())))
-    others = [one.body("other"), requests(2)[1].body("judge"), requests(1, answer=Two)[0].body("judge"), requests(1, temperature=0.5)[0].body("judge")]
-    assert len({key(body) for body in [one.body("judge"), *others]}) == 5
-
-
-def test_a_stored_answer_stays_as_it_is(tmp_path):
-    record, body = Record(tmp_path / "deep" / "r.db"), requests(1)[0].body("judge")
-    first = Stored(200, {"choices": ["ä"]}, 3, 4, "judge-1")
-    record.put(body, 0, 0, first)
-    record.put(body, 0, 0, Stored(200, {}, 9, 9, "judge-2"))
-    assert record.get(key(body), 0, 0) == first and record.get(key(body), 1, 0) is record.get(key(body), 0, 1) is None
-    assert record.spent() == (3, 4) and len(record) == 1
-
-
-def test_another_file_is_no_record(tmp_path):
-    (tmp_path / "text.db").write_text("not a database, but long enough to look at" * 100)
-    sqlite3.connect(tmp_path / "other.db").execute("CREATE TABLE t (x)")
-    newer = sqlite3.connect(tmp_path / "newer.db")
-    newer.execute("PRAGMA user_version=7")
-    newer.close()
-    for name in ("text.db", "other.db", "newer.db"):
-        with pytest.raises(RecordError, match=f"{name}: not a record.*move it away"):
-            Record(tmp_path / name)

@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS answers (
 
 
 class RecordError(ValueError):
-    """The file is not a record, or one of another version."""
+    """The file is not a record, or one of another version, or can't be read or written."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Stored:
     tokens_in: int
     tokens_out: int
     model: str
+    """As the server names what answered."""
 
 
 def canonical(body: dict) -> str:
@@ -50,48 +51,64 @@ def key(body: dict) -> str:
 
 
 class Record:
-    """The record in ``path``, made where there is none.  Raises RecordError naming the file for anything else."""
+    """The record in ``path``, made where there is none.
+
+    Raises RecordError naming the file: for anything else, which stays as it is, and whenever reading or writing fails.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._database = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
         try:
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=FULL")
+            self._database = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
+            # Both or neither, for a run may be killed between them; and only one of two that begin the same record.
+            self._database.execute("BEGIN IMMEDIATE")
             (version,) = self._database.execute("PRAGMA user_version").fetchone()
             tables = {name for (name,) in self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            if version not in (0, VERSION) or (version == 0 and tables):
+            if version != VERSION and (version or tables):
+                self._database.close()
                 raise RecordError(f"{path}: not a record of version {VERSION}; move it away, and a new one is begun")
             self._database.execute(_TABLE)
             self._database.execute(f"PRAGMA user_version={VERSION}")
+            self._database.execute("COMMIT")
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=FULL")
+        except sqlite3.OperationalError as error:
+            raise RecordError(f"{path}: {error}; name a file that can be written") from None
         except sqlite3.DatabaseError as error:
             raise RecordError(f"{path}: not a record ({error}); move it away, and a new one is begun") from None
 
     def get(self, request: str, sample: int, attempt: int) -> Stored | None:
         """The answer to the request with this key, or None."""
-        row = self._database.execute(
+        row = self._execute(
             "SELECT status, response, tokens_in, tokens_out, model FROM answers WHERE request = ? AND sample = ? AND attempt = ?",
-            (request, sample, attempt),
-        ).fetchone()
+            request, sample, attempt,
+        )  # fmt: skip
         return None if row is None else Stored(row[0], json.loads(row[1]), *row[2:])
 
     def put(self, body: dict, sample: int, attempt: int, stored: Stored) -> None:
         """Write an answer down; on return it is on the disk.  One that is there already is left as it is."""
-        self._database.execute(
+        self._execute(
             "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                key(body), sample, attempt, canonical(body), stored.status, json.dumps(stored.response, ensure_ascii=False),
-                stored.tokens_in, stored.tokens_out, stored.model, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            ),
+            key(body), sample, attempt, canonical(body), stored.status, json.dumps(stored.response, ensure_ascii=False),
+            stored.tokens_in, stored.tokens_out, stored.model, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )  # fmt: skip
 
-    def spent(self) -> tuple[int, int]:
-        """Tokens (in, out) of everything in the record."""
-        return self._database.execute("SELECT COALESCE(SUM(tokens_in), 0), COALESCE(SUM(tokens_out), 0) FROM answers").fetchone()
+    def spent(self, model: str) -> tuple[int, int]:
+        """Tokens (in, out) of everything that ``model`` (as it was asked for) has answered."""
+        sums = "SELECT COALESCE(SUM(tokens_in), 0), COALESCE(SUM(tokens_out), 0)"
+        return self._execute(f"{sums} FROM answers WHERE json_extract(body, '$.model') = ?", model)
 
     def __len__(self) -> int:
-        return self._database.execute("SELECT COUNT(*) FROM answers").fetchone()[0]
+        return self._execute("SELECT COUNT(*) FROM answers")[0]
+
+    def _execute(self, statement: str, *values) -> tuple | None:
+        try:
+            return self._database.execute(statement, values).fetchone()
+        except sqlite3.OperationalError as error:  # locked for long, disk full, gone
+            raise RecordError(f"{self.path}: {error}; make it writable, with room on its disk, and run again") from None
+        except sqlite3.DatabaseError as error:
+            raise RecordError(f"{self.path}: damaged ({error}); move it away, and a new one is begun") from None
 
     def close(self) -> None:
         """Close the file."""
