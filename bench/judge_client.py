@@ -2,7 +2,8 @@
 
     python bench/judge_client.py          # about five minutes; writes results/bench/judge_client.json
 
-Reports answers lost, answers paid for twice, and the time an answer takes with 32 in flight and one by one.
+Reports answers lost, answers delivered twice, calls that a server may bill although no answer arrived (silence, a cut
+connection: free only where it honours the Idempotency-Key), and the time an answer takes with 32 in flight and one by one.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from tests.misbehaving_server import OF_THE_WAY, serving  # noqa: E402
 CONTENT = ("truncated content", "wrong schema", "twice")
 SHARES = dict.fromkeys((*OF_THE_WAY, *CONTENT), 0.03)
 """30% in all.  ``twice``, two answers in one, is no harm."""
+UNDELIVERED = ("hang", "drip", "cut", "not json", "no choices")
+"""Faults after which a server has done the work, and its answer has not arrived."""
 LATENCY, TIMEOUT, PAUSE = 0.2, 2.0, "0.5"  # seconds
 
 
@@ -63,9 +66,10 @@ def measure(count: int, in_flight: int, faults: dict[str, float], seed: int) -> 
             "lost": sum(answer is None for answer in answers) + count - len(answers),
             "wrong": sum(a.parsed is not None and a.parsed.score != i % 6 for i, a in enumerate(answers)),
             "unreadable_three_times": len(missing),
-            "billed_twice": sum(times > 1 for times in server.billed.values()),
+            "delivered_twice": sum(times > 1 for times in server.billed.values()),
+            "worked_for_nothing": sum(server.met[fault] for fault in UNDELIVERED),
             "stored": len(record),
-            "billed": sum(server.billed.values()),
+            "delivered": sum(server.billed.values()),
         }
 
 

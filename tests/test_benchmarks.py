@@ -94,9 +94,9 @@ def test_every_trial_of_the_base_models_is_kept():
 # --- The judge client ---
 
 
-def test_the_client_lost_nothing_and_paid_for_nothing_twice():
+def test_the_client_lost_nothing_and_fetched_nothing_twice():
     rows = benchmarks.load("judge_client")["measurements"]
     many = [row for row in rows if row["in_flight"] == 32]
     assert [(row["requests"], round(row["faults"], 2)) for row in many] == [(2000, 0.3), (2000, 0)]
-    assert all(row["lost"] == row["wrong"] == row["billed_twice"] == 0 and row["stored"] == row["billed"] for row in rows)
+    assert all(row["lost"] == row["wrong"] == row["delivered_twice"] == 0 and row["stored"] == row["delivered"] for row in rows)
     assert all(bool(row["faults_met"]) == bool(row["faults"]) for row in rows)

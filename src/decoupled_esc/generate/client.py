@@ -1,4 +1,4 @@
-"""Asking any server that speaks OpenAI's chat protocol: many requests at once, each paid for once, within a budget.
+"""Asking any server that speaks OpenAI's chat protocol: many requests at once, none that was answered asked again, within a budget.
 
     client = Client(Endpoint(model="gpt-4.1-mini-2025-04-14", max_dollars=5.0, ...), Record(path))
     answers = client.ask([Request("esconv/0123/07/empathy", messages, Score, max_new_tokens=20)])

@@ -1,4 +1,4 @@
-"""What was asked of a server and what it said, in one SQLite file: nothing is paid for twice, and nothing paid is lost.
+"""What was asked of a server and what it said, in one SQLite file: nothing that was answered is asked again, or lost.
 
 A row is committed before anybody sees its answer.  Requests are known by the sha256 of their canonical JSON, which holds
 the model and the messages but neither an address nor a key.
