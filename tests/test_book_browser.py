@@ -5,7 +5,6 @@ The book is the newest one under build/*/book; where there is none, it is built 
 
 import functools
 import http.server
-import shutil
 import threading
 from pathlib import Path
 
@@ -15,10 +14,6 @@ from decoupled_esc.workflow import book
 
 pytestmark = pytest.mark.browser
 
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
 WIDTHS = {"desk": 1280, "phone": 390}
 
 
@@ -46,24 +41,6 @@ def address(site):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
-
-
-@pytest.fixture(scope="session")
-def driver(tmp_path_factory):
-    """Debian's Chromium under selenium, with a profile of its own; no name but this machine's resolves."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    browser, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not browser or not chromedriver:
-        pytest.skip("needs Chromium: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    profile = tmp_path_factory.mktemp("chromium")
-    for flag in [*FLAGS, f"--user-data-dir={profile}", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
-    yield driver
-    driver.quit()
 
 
 def _open(driver, url: str, width: int) -> None:

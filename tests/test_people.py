@@ -5,7 +5,6 @@ import io
 import json
 import random
 import re
-import shutil
 import statistics
 from collections import Counter
 from dataclasses import replace
@@ -36,7 +35,6 @@ from decoupled_esc.evaluate.people import (
 )
 
 FEW = {"replicates": 200, "seed": 3}
-FLAGS = "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking".split()
 NASTY = 'It is </script><script>alert(1)</script> <b>& "so"\u2028{{form}}'
 
 
@@ -548,26 +546,8 @@ def test_results_that_can_not_be_had(judged):
 # In a browser ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """Chromium as in test_book_browser, with a folder for downloads; no name resolves."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not chromedriver:
-        pytest.skip("needs Chromium: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    profile = tmp_path_factory.mktemp("chromium")
-    for flag in [*FLAGS, f"--user-data-dir={profile}", "--host-resolver-rules=MAP * ~NOTFOUND"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
-    yield driver
-    driver.quit()
-
-
 @pytest.mark.browser
-def test_a_form_is_answered_in_a_browser(browser, tmp_path):
+def test_a_form_is_answered_in_a_browser(driver, tmp_path):
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -577,44 +557,44 @@ def test_a_form_is_answered_in_a_browser(browser, tmp_path):
     made = make_study(texts, criteria, kind="pairs", raters=1, items_per_rater=4, attention=1, seed=0)
     write_forms(made, tmp_path)
     answers = tmp_path / "answers"
-    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(answers)})
-    browser.get((tmp_path / "forms" / "rater-1.html").as_uri())
-    page = lambda selector: browser.find_elements("css selector", selector)  # noqa: E731
+    driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(answers)})
+    driver.get((tmp_path / "forms" / "rater-1.html").as_uri())
+    page = lambda selector: driver.find_elements("css selector", selector)  # noqa: E731
     assert "not counselling" in page("#notice")[0].text
 
     page("#begin")[0].click()
     said = {}
     for number, item in enumerate(shown(tmp_path, "rater-1")["items"]):
         assert [element.get_property("textContent") for element in page(".reply .text")] == item["replies"]
-        assert browser.switch_to.active_element.text == f"Item {number + 1} of 5"  # said by a screen reader
+        assert driver.switch_to.active_element.text == f"Item {number + 1} of 5"  # said by a screen reader
         if number % 2:  # by mouse, through the labels
             for fieldset in page("fieldset"):
                 fieldset.find_elements("css selector", "label")[1].click()
             said[item["item"]] = "tie"
         else:  # by keyboard alone
-            browser.switch_to.active_element.send_keys(Keys.TAB)
+            driver.switch_to.active_element.send_keys(Keys.TAB)
             for key in "12":
-                browser.switch_to.active_element.send_keys(key)
+                driver.switch_to.active_element.send_keys(key)
             said[item["item"]] = ["1", "2"]
-            assert browser.switch_to.active_element == page("#next")[0]
+            assert driver.switch_to.active_element == page("#next")[0]
         if number == 2:
-            browser.refresh()  # what was answered is there, and so is the place
+            driver.refresh()  # what was answered is there, and so is the place
             assert page("#title")[0].text == "Item 3 of 5" and page("#answered")[0].text == "3 answered"
             assert [i.get_attribute("value") for i in page("input:checked")] == ["1", "2"]
         if number == 3:  # a second tab does not undo what the first one holds, nor the other way round
-            first = browser.current_window_handle
-            browser.switch_to.new_window("tab")
-            browser.get((tmp_path / "forms" / "rater-1.html").as_uri())
+            first = driver.current_window_handle
+            driver.switch_to.new_window("tab")
+            driver.get((tmp_path / "forms" / "rater-1.html").as_uri())
             page("#back")[0].click()
-            browser.close()
-            browser.switch_to.window(first)
-            WebDriverWait(browser, 10).until(lambda _: page("#title")[0].text == "Item 3 of 5", "the tabs differ")
+            driver.close()
+            driver.switch_to.window(first)
+            WebDriverWait(driver, 10).until(lambda _: page("#title")[0].text == "Item 3 of 5", "the tabs differ")
             page("#next")[0].click()
         page("#next")[0].click()
     assert "5 of 5" in page("#end-text")[0].text and not page("#open-part")[0].is_displayed()
 
     page("#save")[0].click()
-    WebDriverWait(browser, 10).until(lambda _: list(answers.glob("*.json")), "no answers were saved")
+    WebDriverWait(driver, 10).until(lambda _: list(answers.glob("*.json")), "no answers were saved")
     read = read_answers(answers, made)
     swapped = {show.item: show.swapped for show in made.forms["rater-1"]}
     assert [answer.item for answer in read] == list(said)
@@ -623,10 +603,10 @@ def test_a_form_is_answered_in_a_browser(browser, tmp_path):
         assert answer.values == {"fluency": fluency, "empathy": -fluency}
         assert 0 <= answer.seconds < 30
     assert any(answer.seconds > 0 for answer in read)
-    problems = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-    assert not problems and not browser.execute_script("return performance.getEntriesByType('resource').length")
+    problems = [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+    assert not problems and not driver.execute_script("return performance.getEntriesByType('resource').length")
 
     page("#forget")[0].click()
-    browser.switch_to.alert.accept()
-    browser.refresh()
-    assert page("#begin")[0].is_displayed() and browser.execute_script("return file()").count('"item"') == 0
+    driver.switch_to.alert.accept()
+    driver.refresh()
+    assert page("#begin")[0].is_displayed() and driver.execute_script("return file()").count('"item"') == 0
