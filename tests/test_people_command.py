@@ -27,7 +27,7 @@ def session(monkeypatch, tmp_path):
     }
     return SimpleNamespace(
         profile=SimpleNamespace(seed=3),
-        corpora={"esconv": SimpleNamespace(split=lambda name: dialogues)},
+        corpora={"esconv": SimpleNamespace(name="esconv", split=lambda name: dialogues)},
         result=lambda name: SimpleNamespace(rows=tuple(replies[name.removeprefix("replies-")])),
     )
 
@@ -68,6 +68,13 @@ def test_no_turn_is_asked_about_after_silence_or_where_nobody_differs(session, t
     people.export(session, tmp_path / "study", PAIR, samples=8, raters=1, scores=False)
     with open(tmp_path / "study" / "forms" / "rater-1.csv", encoding="utf-8-sig", newline="") as file:
         assert all(row["context"].rpartition("Seeker:")[2].strip() for row in csv.DictReader(file))
+
+
+def test_replies_to_the_real_data_need_the_real_data(session, tmp_path):
+    session.corpora["esconv"].name = "miniature"
+    session.result = lambda name: SimpleNamespace(rows=({"id": "esconv/0000/01", "reply": "so"},))
+    with pytest.raises(PeopleError, match="the real ESConv, which is not here; get it with: decoupled-esc data fetch"):
+        people.export(session, tmp_path / "study", PAIR, samples=2, raters=1, scores=False)
 
 
 def test_single_replies_are_scored(session, tmp_path):

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from decoupled_esc import corpus
-from decoupled_esc.evaluate import Estimate, people
+from decoupled_esc.evaluate import people
+from decoupled_esc.present.replication import written
 from decoupled_esc.workflow.profiles import nearest
 from decoupled_esc.workflow.session import Session
 from decoupled_esc.workflow.stages import SYSTEMS
@@ -24,7 +25,7 @@ def export(session: Session, folder: Path, systems: Sequence[str], *, samples: i
     """Forms for ``raters`` people, each judging the replies of ``systems`` to ``samples`` test turns; the files written.
 
     Turns are drawn from different dialogues as long as there are any, leaving out those after which the seeker has said
-    nothing and those to which the systems say the same.  Raises PeopleError for an unknown system or too few turns.
+    nothing and those to which the systems say the same.  Raises PeopleError for an unknown system or too few turns, and says what to do.
     """
     for name in systems:
         if name not in SYSTEMS:
@@ -41,7 +42,11 @@ def export(session: Session, folder: Path, systems: Sequence[str], *, samples: i
         ]  # fmt: skip
         asked += draw.sample(fit, min(1, len(fit)))
     if len(asked) < samples:
-        raise people.PeopleError(f"{len(asked)} dialogues have a turn to judge, and {samples} samples were asked for")
+        problem = f"{len(asked)} dialogues have a turn to judge, and {samples} samples were asked for"
+        remedy = "ask for fewer, or take a profile with more test dialogues"
+        if not asked and session.corpora["esconv"].name == "miniature":
+            remedy = "the replies belong to the real ESConv, which is not here; get it with: decoupled-esc data fetch"
+        raise people.PeopleError(f"{problem}; {remedy}")
     chosen = [
         people.Sample(turn.id, turn.dialogue, turn.context, {name: replies[name][turn.id] for name in systems})
         for turn in sorted(draw.sample(asked, samples), key=lambda turn: turn.id)
@@ -73,10 +78,6 @@ def report(folder: Path, *, exclude: Sequence[str], replicates: int, seed: int) 
 def _said(found: people.Preference | people.Scores) -> str:
     if isinstance(found, people.Preference):
         shares = {"win": found.win, "tie": found.tie, "lose": found.lose}
-        return ", ".join(f"{word} {_written(share, 0)}%" for word, share in shares.items())
-    return ", ".join(f"{system} {_written(mean, 2)}" for system, mean in found.means.items())
+        return ", ".join(f"{word} {written(share, 0)}%" for word, share in shares.items())
+    return ", ".join(f"{system} {written(mean, 2)}" for system, mean in found.means.items())
 
-
-def _written(estimate: Estimate, decimals: int) -> str:
-    interval = "" if estimate.low is None else f" [{estimate.low:.{decimals}f}, {estimate.high:.{decimals}f}]"
-    return f"{estimate.value:.{decimals}f}{interval}"
