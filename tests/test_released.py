@@ -66,7 +66,6 @@ def test_each_row_finds_its_turn_and_shared_words_are_dealt_in_order(folder):
     found = [row for row in read(folder) if row.source == "qwen-sft"]
     assert [row.reply for row in found] == [row.turn.reply for row in found]
     assert [row.turn.context[-1].text for row in found if not row.unique] == ["yes", "yes"]
-    assert found[0].id == "qwen-sft/" + found[0].turn.id
 
 
 def test_dialogues_in_another_order_carry_their_shared_words_with_them(folder):
@@ -158,23 +157,42 @@ def test_shares_add_up_and_lie_in_their_intervals(rows):
         assert all(0 <= share["low"] <= share["high"] <= 100 for share in found["shares"].values())
 
 
+FEW = {"replicates": 50, "seed": 1}
+
+
 @given(labelled)
-def test_repeats_do_not_depend_on_the_order_of_rows(rows):
-    two = [row for row in rows if row[2]][:2]
-    same = replies([("a", 0, error, "x") for _, _, error, _ in two])
-    assert errors.repeats(same)["agreement"] == errors.repeats(same[::-1])["agreement"]
+def test_repeats_do_not_depend_on_which_label_stands_first(rows):
+    pair = replies([("a", 0, error, "x") for _, _, error, _ in rows if error][:2])
+    assert errors.repeats(pair, **FEW) == errors.repeats(pair[::-1], **FEW)
 
 
-def test_repeats_count_pairs_both_ways():
+def test_repeats_are_pairs_read_both_ways():
     found = errors.repeats(replies([
         ("a", 0, "None", "x"), ("b", 0, "Lack of Empathy", "x"), ("a", 0, "None", "y"), ("b", 0, "None", "y"), ("a", 1, "None", "z"),
         ("a", 2, None, "x"),
-    ]))  # fmt: skip
-    # Dialogues 0 and 1 open alike: the words decide, and "z" occurs once.
+    ]), **FEW)  # fmt: skip
+    # All dialogues open alike: the words decide, and "z" occurs once.
     first, second = ["None", "Lack of Empathy", "None", "None"], ["Lack of Empathy", "None", "None", "None"]
-    assert found["pairs"] == 2 and found["agreement"] == 0.5
-    assert found["kappa"] == pytest.approx(cohen_kappa_score(first, second))
-    assert errors.repeats([]) == {"pairs": 0, "agreement": None, "kappa": None}
+    assert found["pairs"] == found["openings"] == 2 and found["after_blank"] == 0
+    assert found["equal"] == {"value": 50, "low": 0, "high": 100}
+    assert found["kappa"]["value"] == pytest.approx(cohen_kappa_score(first, second))
+
+
+def test_without_pairs_or_with_one_label_there_is_no_kappa():
+    assert errors.repeats([], **FEW) == {"pairs": 0, "openings": 0, "after_blank": 0, "equal": None, "kappa": None}
+    same = errors.repeats(replies([("a", 0, "None", "x"), ("b", 0, "None", "x")]), **FEW)
+    assert same["equal"]["value"] == 100 and same["kappa"] is None
+
+
+def test_dealing_at_random_exchanges_turns_after_the_same_words_only(folder):
+    rows = [row for row in read(folder) if row.source != "failed"]
+    dealt = [released.dealt_at_random(rows, seed) for seed in range(8)]
+    for some in dealt:
+        key = {(row.source, row.reply, row.turn.context[-1].text) for row in some}
+        assert key == {(row.source, row.reply, row.turn.context[-1].text) for row in rows}
+        assert sorted((row.source, row.turn.id) for row in some) == sorted((row.source, row.turn.id) for row in rows)
+    moved = {row.reply for some in dealt for row in some if row.reply != row.turn.reply}
+    assert moved == {"Go on.", "And then?"} and dealt[0] == released.dealt_at_random(rows, 0)
 
 
 # The files themselves ----------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from __future__ import annotations
 import bisect
 import difflib
 import json
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,11 +55,6 @@ class LabelledReply:
     unique: bool
     """Whether the row's words alone decide which turn it is."""
 
-    @property
-    def id(self) -> str:
-        """The turn's id after the source."""
-        return f"{self.source}/{self.turn.id}"
-
 
 def read(folder: Path, test: Sequence[Dialogue], failed: Sequence[Dialogue]) -> list[LabelledReply]:
     """All labelled replies in ``folder``, each with its turn: of ``test`` for the models, of ``failed`` for people.
@@ -83,6 +79,22 @@ def read(folder: Path, test: Sequence[Dialogue], failed: Sequence[Dialogue]) -> 
             strategy = row["strategy"] if row["strategy"] in taxonomy.STRATEGIES else None
             reply = fold(row["response"]).removeprefix(f"[{row['strategy']}]").strip()
             found.append(LabelledReply(source, turn, strategy, reply, _error(row), unique))
+    return found
+
+
+def dealt_at_random(rows: Sequence[LabelledReply], seed: int) -> list[LabelledReply]:
+    """``rows`` with their turns exchanged at random among those of one source after the same words of the seeker.
+
+    What the order of the rows is worth shows against this.
+    """
+    draw = random.Random(seed)
+    groups: dict[tuple[str, str], list[LabelledReply]] = {}
+    for row in rows:
+        groups.setdefault((row.source, fold(row.turn.context[-1].text).lower()), []).append(row)
+    found = []
+    for group in groups.values():
+        turns = draw.sample([row.turn for row in group], len(group))
+        found += [replace(row, turn=turn) for row, turn in zip(group, turns, strict=True)]
     return found
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 
 import numpy as np
 
 from decoupled_esc import taxonomy
+from decoupled_esc.corpus import fold
 from decoupled_esc.corpus.released import LabelledReply
+from decoupled_esc.evaluate.agreement import Undefined, weighted_kappa
 from decoupled_esc.evaluate.bootstrap import bootstrap, cluster_weights, ratio_of_sums
 
 LABELS = (*taxonomy.ERRORS, taxonomy.NO_ERROR)
@@ -45,28 +47,32 @@ def shares(rows: Sequence[LabelledReply], *, replicates: int, seed: int) -> dict
     return found
 
 
-def repeats(rows: Sequence[LabelledReply]) -> dict[str, float | int | None]:
-    """How often the judge agrees with itself: the same words after the same words, under the same strategy, labelled twice.
+def repeats(rows: Sequence[LabelledReply], *, replicates: int, seed: int) -> dict:
+    """How often the judge agrees with itself: the same reply after the same words, under the same strategy, labelled twice.
 
-    ``pairs`` takes two labels of each such case; ``agreement`` is the share of equal ones and ``kappa`` Cohen's, unweighted,
-    both None without pairs.  No classifier can be expected to agree better with such labels than they do with each other.
+    ``pairs`` takes the first two labels of each such case; ``openings`` of them answer the first message of a dialogue and
+    ``after_blank`` the blank one between two utterances of a supporter, which may follow different conversations.
+    ``equal`` is the share of equal labels in per cent and ``kappa`` Cohen's, unweighted, each pair read both ways, since
+    neither stands first; estimates with 95% intervals over cases, None where there is nothing to estimate.
     """
-    from sklearn.metrics import cohen_kappa_score
-
-    cases: dict[tuple, list[str]] = {}
+    cases: dict[tuple, list[LabelledReply]] = {}
     for row in rows:
         if row.error is not None:
-            cases.setdefault((row.turn.context[-1].text.lower(), row.strategy, row.reply.lower()), []).append(row.error)
-    pairs = [labels[:2] for labels in cases.values() if len(labels) > 1]
-    if not pairs:
-        return {"pairs": 0, "agreement": None, "kappa": None}
-    first, second = zip(*pairs, strict=True)
-    # Which of the two stands first means nothing, so each pair is counted both ways.
-    # One label throughout leaves nothing to agree on beyond chance.
-    kappa = cohen_kappa_score([*first, *second], [*second, *first]) if len({*first, *second}) > 1 else None
-    return {
-        "pairs": len(pairs),
-        "agreement": float(np.mean([a == b for a, b in pairs])),
-        "kappa": None if kappa is None else float(kappa),
-        "labels": dict(Counter([*first, *second])),
+            cases.setdefault((fold(row.turn.context[-1].text).lower(), row.strategy, row.reply.lower()), []).append(row)
+    twice = [case[:2] for case in cases.values() if len(case) > 1]
+    found = {
+        "pairs": len(twice),
+        "openings": sum(len(one.turn.context) == 1 for one, _ in twice),
+        "after_blank": sum(not one.turn.context[-1].text.strip() for one, _ in twice),
+        "equal": None,
+        "kappa": None,
     }
+    if twice:
+        equal = np.array([100 * (one.error == other.error) for one, other in twice])
+        weights = cluster_weights(len(twice), replicates, seed)
+        found["equal"] = asdict(bootstrap(weights, lambda draws: ratio_of_sums(draws, equal, np.ones(len(twice)))).estimate())
+        first, second = zip(*[(one.error, other.error) for one, other in twice], strict=True)
+        both = ([*first, *second], [*second, *first], [*range(len(twice))] * 2)
+        with suppress(Undefined):  # one label throughout
+            found["kappa"] = asdict(weighted_kappa(*both, labels=LABELS, weights=None, replicates=replicates, seed=seed))
+    return found

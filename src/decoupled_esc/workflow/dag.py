@@ -94,7 +94,7 @@ def note_data(profile: str) -> str:
     """
     found = {name: corpus.load(name) for name in ("esconv", "failed_esconv")}
     text = "".join(f"{name} {data.name} {data.digest}\n" for name, data in found.items())
-    text += f"decoupledesc_release {'here' if fetch.here('decoupledesc_release') else 'absent'}\n"
+    text += "".join(f"{name} {'here' if fetch.here(name) else 'absent'}\n" for name in stages.file_sets())
     path = build(profile) / "data.txt"
     if not path.exists() or path.read_text() != text:
         write_atomically(path, text)

@@ -33,7 +33,6 @@ from decoupled_esc.workflow.store import PUBLISHED, ROOT, RUNS, Result, Rows, St
 RUNS_ONLY = "DECOUPLED_ESC_RUNS_ONLY"
 """Environment variable, set to 1 by ``decoupled-esc run``: leave published results aside."""
 
-
 ABSENT = "absent"
 """Stands for the digest of data that is not on this machine."""
 
@@ -98,7 +97,7 @@ class Session:
     @cached_property
     def files(self) -> dict[str, tuple[Path, ...]]:
         """The files of data sets that only some stages read and nothing downloads unasked, where they are here."""
-        found = {name: fetch.here(name) for name in ("decoupledesc_release",)}
+        found = {name: fetch.here(name) for name in stages.file_sets()}
         return {name: located.paths for name, located in found.items() if located is not None}
 
     @property

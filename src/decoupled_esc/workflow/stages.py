@@ -95,23 +95,30 @@ def released(context: Context) -> dict:
     found = outputs.read(context.files[name][0].parent, context.corpus.split("test"), context.corpora["failed_esconv"].dialogues)
     replicates, seed = context.profile.bootstrap_replicates, context.profile.seed
 
-    def scored(rows: list) -> dict:
+    def scored(rows: list, others: list | None = None) -> dict:
+        """Scores by source, and the differences from the same replies dealt otherwise."""
         systems: dict[str, list] = {}
-        for row in rows:
-            turn = row.turn
-            evaluated = EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, row.strategy, row.reply)
-            systems.setdefault(row.source, []).append(evaluated)
-        return asdict(evaluate_systems(systems, contrasts=[], replicates=replicates, seed=seed))
+        for name, some in (("{}", rows), ("{} at random", others or [])):
+            for row in some:
+                turn = row.turn
+                evaluated = EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, row.strategy, row.reply)
+                systems.setdefault(name.format(row.source), []).append(evaluated)
+        contrasts = [(name, f"{name} at random") for name in systems if f"{name} at random" in systems]
+        return asdict(evaluate_systems(systems, contrasts=contrasts, replicates=replicates, seed=seed))
 
     replies = [row for row in found if row.source != "failed"]
+    by_order = [row for row in replies if not row.unique]
+    after_blank = [row for row in by_order if not row.turn.context[-1].text.strip()]
     return {
         "errors": errors.shares(found, replicates=replicates, seed=seed),
-        "repeats": errors.repeats(found),
+        "repeats": errors.repeats(found, replicates=replicates, seed=seed),
         "scores": {
-            "all turns": scored(replies),
-            "matched by the seeker's words alone": scored([row for row in replies if row.unique]),
-            "matched by order too": scored([row for row in replies if not row.unique]),
+            "all": scored(replies),
+            "by words alone": scored([row for row in replies if row.unique]),
+            "by order, after a blank message": scored(after_blank),
+            "by order, others": scored([row for row in by_order if row.turn.context[-1].text.strip()]),
         },
+        "order_against_chance": scored(by_order, outputs.dealt_at_random(by_order, seed)),
     }
 
 
@@ -471,3 +478,8 @@ STAGES: dict[str, Stage] = {
         ),
     )
 }
+
+
+def file_sets() -> list[str]:
+    """The data sets that some stage reads as files."""
+    return sorted({name for stage in STAGES.values() for name in stage.files})
