@@ -45,7 +45,7 @@ def requests(n, **changes):
 
 
 def open_client(server, path, mode="record", **changes):
-    settings = {"model": "judge", "base_url": server.url, "timeout_seconds": 0.5, "attempts": 12} | changes
+    settings = {"model": "judge", "base_url": server.url, "timeout_seconds": 20.0, "attempts": 12} | changes
     return Client(Endpoint(**settings), Record(path), mode)
 
 
@@ -69,8 +69,8 @@ def test_answers_come_back_in_order_and_are_kept(tmp_path):
 def test_under_faults_nothing_is_lost_and_nothing_paid_twice(tmp_path, monkeypatch):
     monkeypatch.setattr(asking.random, "uniform", lambda low, high: 0.02)
     shares = dict.fromkeys(OF_THE_WAY, 0.04)
-    with serving(say=numbered, latency=0.01, faults=shares, seed=5) as server:
-        answers = open_client(server, tmp_path / "r.db").ask(requests(150))
+    with serving(say=numbered, latency=0.01, faults=shares, seed=5, hang=4) as server:
+        answers = open_client(server, tmp_path / "r.db", timeout_seconds=2.0).ask(requests(150))
         assert [a.parsed.score for a in answers] == [i % 6 for i in range(150)]
         assert set(server.billed.values()) == {1} and len(server.billed) == 150
         assert all(server.met[fault] for fault in OF_THE_WAY), "each fault was met"
@@ -326,8 +326,9 @@ def test_a_pause_may_be_asked_for_as_a_date():
 
 
 INTERRUPTED = """
-import asyncio, sys
+import asyncio, signal, sys
 from tests.test_client import *
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it runs beside itself with interrupts ignored
 client = Client(Endpoint(model="judge", base_url=sys.argv[1], in_flight=2), Record(Path(sys.argv[2])))
 async def cell():
     client.ask(requests(60))
