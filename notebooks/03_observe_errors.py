@@ -12,6 +12,7 @@
 # DecoupledESC starts from an observation: models fine-tuned on good conversations still make the mistakes that are found in failed ones, among people {cite}`zhang2025decoupledesc`; it calls them {term}`psychological errors <psychological error>`.
 # The authors released the replies of their two SFT models and what GPT said of each.
 # This chapter regenerates Figure 2 from them, asks how far such labels can be trusted, and scores the released replies again to see whether Table 3 comes out.
+# Then it builds two judges that need no server, says what they are worth, and turns them on our own models.
 #
 # :::{admonition} Research output
 # :class: research-output
@@ -254,7 +255,198 @@ figures.show("fig_released_strategies", figure)
 # {glue:text}`off_qwen`% of Qwen's turns and {glue:text}`off_llama`% of Llama's would have to change strategy to match people's shares.
 # Both ask questions and give suggestions more often than people do.
 #
-# ## What is not here yet
+# ## A judge without a server
 #
-# The same picture for our own models needs an error judge: an LLM, or a classifier trained on these labels whose validity is stated.
-# Neither is part of the book yet.
+# To see the same picture for our own models, somebody has to judge their replies.
+# Where no LLM does, a classifier stands in: logistic regression on the words of the reply, the seeker's last words and the strategy, trained in seconds on the labels above.
+# It is called *error classifier* here, never by GPT's name, and its first duty is to say how good it is.
+#
+# "New dialogues": it has learned from none of that dialogue's labels.
+# "New writers" is harder: it has learned neither from the dialogue nor from the writer, Qwen, Llama or people, and so has to judge a stranger.
+# That is its task with our models.
+
+# %% tags=["hide-input"]
+classifier = book.result("error-classifier").payload
+unjudged = classifier.get("missing")
+if unjudged:
+    worth = pd.DataFrame({"error classifier": {"not measured": unjudged}})
+    figures.say(kappa_dialogues="–", kappa_writers="–", kappa_failed="–", worst_share="–", worst_label="–", worst_writer="–")
+else:
+    def scored(found: dict) -> dict:
+        return {
+            "replies": f"{found['replies']:,}",
+            **{label: written(Estimate(**found[key]), digits) for key, label, digits in (("accuracy", "accuracy, %", 1), ("macro_f1", "macro F1", 1), ("kappa", "Cohen's kappa", 2))},
+        }
+
+    rows = {f"always {classifier['majority']['label']}": scored(classifier["majority"])}
+    for kind, title in (("unseen dialogues", "new dialogues"), ("unseen writers", "new dialogues by new writers")):
+        rows[title] = scored(classifier[kind]["all"])
+        rows |= {f"{title}: {NAMES[source]}": scored(found) for source, found in classifier[kind].items() if source != "all"}
+    worth = pd.DataFrame(rows).T
+    gaps = {
+        (label, source): share["predicted"] - share["labelled"]
+        for source, found in classifier["shares"].items() for label, share in found.items()
+    }
+    worst_label, worst_writer = max(gaps, key=lambda place: abs(gaps[place]))
+    figures.say(
+        kappa_dialogues=written(Estimate(**classifier["unseen dialogues"]["all"]["kappa"]), 2),
+        kappa_writers=written(Estimate(**classifier["unseen writers"]["all"]["kappa"]), 2),
+        kappa_failed=written(Estimate(**classifier["unseen writers"]["failed"]["kappa"]), 2),
+        worst_share=f"{abs(gaps[worst_label, worst_writer]):.0f}", worst_label=worst_label.lower(), worst_writer=NAMES[worst_writer],
+    )  # fmt: skip
+plain(worth, "The error classifier against GPT's labels; 95% intervals by dialogue.")
+
+# %% [markdown]
+# On new dialogues it agrees with the labels at a kappa of {glue:text}`kappa_dialogues`, on new writers at {glue:text}`kappa_writers`; for people whose conversations failed it is {glue:text}`kappa_failed`.
+# GPT agreed with itself at {glue:text}`kappa` above, on few pairs, which is one sign that the labels can't be learned much better, and no proof.
+#
+# For a share of errors it does not matter which replies are misjudged, as long as the mistakes cancel.
+# They don't quite: for a writer that it does not know, the classifier's shares are off by up to {glue:text}`worst_share` points ({glue:text}`worst_label`, {glue:text}`worst_writer`).
+# The next table has them all.
+
+# %% tags=["hide-input"]
+if unjudged:
+    off_by = pd.DataFrame({"error classifier": {"not measured": unjudged}})
+else:
+    off_by = pd.DataFrame(
+        {
+            NAMES[source]: {label: f"{share['predicted']:.0f} ({share['labelled']:.0f})" for label, share in found.items()}
+            for source, found in classifier["shares"].items()
+        }
+    ).T
+plain(off_by, "Share of each error in per cent for a writer that the classifier does not know, and, in brackets, by GPT's labels.")
+
+# %% [markdown]
+# ## Figure 2 for our models
+#
+# The share of an error is the mean of its predicted probability over all test turns.
+# The same is shown for what people said at these turns.
+
+# %% tags=["hide-input", "remove-output"]
+judged = book.result("judged-offline").payload
+OURS = {"gold": "people (gold)", "vanilla-sft": "vanilla after SFT", "decoupled-sft": "decoupled after SFT"}
+if "missing" in judged:
+    figure = figures.nothing_here(judged["missing"], book.source("nothing counted"))
+    figures.say(learned="nothing", mismatch_gold="–", mismatch_vanilla="–", template_vanilla="–", template_decoupled="–", split_mismatch="–", split_none="–")
+else:
+    invented = judged["labels"] == "invented"
+    own = {title: {label: Estimate(**e) for label, e in judged["errors"]["systems"][name].items()} for name, title in OURS.items()}
+    count = f"n = {judged['turns']:,} turns, 95% intervals, by the error classifier"
+    figure = figures.error_shares(own, book.source(count + " trained on INVENTED labels" * invented))
+    against = {name: judged["errors"]["contrasts"][f"{name} - gold"] for name in ("vanilla-sft", "decoupled-sft")}
+    between = judged["errors"]["contrasts"]["decoupled-sft - vanilla-sft"]
+    figures.say(
+        learned=f"{judged['learned_from']['error labels']:,} {'invented labels' if invented else 'labels by GPT'}",
+        mismatch_gold=written(own[OURS["gold"]]["Strategy Mismatch"]), mismatch_vanilla=written(own[OURS["vanilla-sft"]]["Strategy Mismatch"]),
+        template_vanilla=written(Estimate(**against["vanilla-sft"]["Template Response"])),
+        template_decoupled=written(Estimate(**against["decoupled-sft"]["Template Response"])),
+        split_mismatch=written(Estimate(**between["Strategy Mismatch"])), split_none=written(Estimate(**between["None"])),
+    )  # fmt: skip
+figures.show("fig_own_errors", figure)
+
+# %% [markdown]
+# ```{glue:figure} fig_own_errors
+# :name: fig-own-errors
+# :alt: Bars of the share of replies with each of five psychological errors and with none, for people's gold replies and for the two fine-tuned systems of this profile, as judged by the offline error classifier.
+#
+# After Figure 2 of {cite:t}`zhang2025decoupledesc`, for this profile's systems and for people, by the error classifier, which learned from {glue:text}`learned`; 95% intervals by dialogue.
+# Profile {glue:text}`profile_name`.  Not to be set beside the figure above: another judge made it.
+# ```
+#
+# Start with the people.
+# Their replies were good enough to be the gold of this data set, and still {glue:text}`mismatch_gold`% of them are called a strategy mismatch, against {glue:text}`mismatch_vanilla`% of the vanilla model's.
+# A judge that finds no more fault with a small model than with people does not measure what we would like to know.
+# GPT said much the same of fine-tuned models and of failed supporters in the figure above; what it would have said of the gold replies was not released.
+#
+# Differences between systems are on safer ground than shares, because both sides meet the same judge, though it may judge one of them better than the other.
+# Template responses are more frequent than with people by {glue:text}`template_vanilla` points (vanilla) and {glue:text}`template_decoupled` (decoupled).
+# Between decoupled and vanilla, strategy mismatch differs by {glue:text}`split_mismatch` points and *None* by {glue:text}`split_none`.
+#
+# ## A scale of empathy
+#
+# Of the four things that the paper's judge scores, public human labels exist for one.
+# {cite:t}`sharma2020empathy` had replies on Reddit rated for three {term}`mechanisms of empathy`, each from 0 to 2: emotional reactions, interpretations, explorations.
+# For fluency, professionalism and helpfulness there are none, and the book invents none: without an LLM judge these stay empty.
+#
+# The scale is logistic regression again, on the words of the reply.
+# On posts that it has not seen it does this well:
+
+# %% tags=["hide-input"]
+scale = book.result("empathy-scale").payload
+unscaled = scale.get("missing")
+if unscaled:
+    on_posts = pd.DataFrame({"empathy scale": {"not measured": unscaled}})
+else:
+    on_posts = pd.DataFrame(
+        {
+            mechanism: {
+                "ratings 0 / 1 / 2": " / ".join(f"{count:,}" for count in found["ratings"]),
+                "accuracy, %": written(Estimate(**found["accuracy"])),
+                "most frequent level, %": f"{found['majority']:.1f}",
+                "weighted kappa": written(Estimate(**found["kappa"]), 2),
+                "rank correlation": written(Estimate(**found["rank correlation"]), 2),
+            }
+            for mechanism, found in scale["posts"].items()
+        }
+    ).T
+plain(on_posts, "The empathy scale on posts it has not seen, against people's ratings; 95% intervals by post.")
+
+# %% [markdown]
+# That was Reddit.
+# ESConv can say whether it holds in a conversation, because its seekers rated their supporters: after the talk for empathy, and during it for the last few messages.
+# Beside the scale stands a measure that takes no training, the number of words.
+# The conversations of FailedESConv are the low end: there the scale should be lower.
+
+# %% tags=["hide-input"]
+MEASURES = ("emotional reactions", "interpretations", "explorations", "all three", "words")
+if unscaled:
+    on_seekers = pd.DataFrame({"empathy scale": {"not measured": unscaled}})
+    figures.say(talks="–", rho_scale="–", rho_words="–", higher_scale="–", higher_words="–", during="–")
+else:
+    seekers = scale["seekers"]
+
+    def correlation(found: dict, measure: str) -> str:
+        return written(Estimate(**found[measure]), 2) if found[measure] else "–"
+
+    on_seekers = pd.DataFrame(
+        {
+            measure: {
+                "mean, ESConv": written(Estimate(**seekers["means"]["esconv"][measure]), 2),
+                "mean, FailedESConv": written(Estimate(**seekers["means"]["failed_esconv"][measure]), 2),
+                "ESConv higher, %": written(Estimate(**seekers["higher"][measure]), 0),
+                "with rating after talk": correlation(seekers["dialogues"]["esconv"], measure),
+                "with feedback during talk (FailedESConv)": correlation(seekers["feedback"]["failed_esconv"], measure),
+            }
+            for measure in MEASURES
+        }
+    ).T
+    figures.say(
+        talks=f"{seekers['dialogues']['esconv']['ratings']:,}", during=f"{seekers['feedback']['failed_esconv']['ratings']:,}",
+        rho_scale=correlation(seekers["dialogues"]["esconv"], "all three"), rho_words=correlation(seekers["dialogues"]["esconv"], "words"),
+        higher_scale=written(Estimate(**seekers["higher"]["all three"]), 0), higher_words=written(Estimate(**seekers["higher"]["words"]), 0),
+    )  # fmt: skip
+plain(on_seekers, "The empathy scale on people's replies against what their seekers said; Spearman's correlations, 95% intervals by dialogue.")
+
+# %% [markdown]
+# Over {glue:text}`talks` conversations, the sum of the three goes with the seeker's rating of empathy at {glue:text}`rho_scale`; the number of words does at {glue:text}`rho_words`.
+# A random conversation of ESConv has a higher sum than one of FailedESConv {glue:text}`higher_scale`% of the time, and more words in a message {glue:text}`higher_words`% of the time.
+# With the {glue:text}`during` ratings given during failed talks it hardly goes at all.
+# So in these conversations the scale knows no more about what the person felt than a word count does.
+# We keep it as a description of what a reply contains, and draw no conclusion from it about how anybody was helped.
+# Whether an LLM's empathy score does better against the same ratings is a test that the papers did not make, and that [the judges of this book](92_read_judges.ipynb) can be put to.
+
+# %% tags=["hide-input"]
+if "missing" in judged:
+    levels = pd.DataFrame({"empathy scale": {"not measured": judged["missing"]}})
+else:
+    levels = pd.DataFrame(
+        {
+            OURS.get(name, name): {measure: written(Estimate(**found[measure]), 2) for measure in MEASURES[:-1]}
+            for name, found in judged["empathy"]["systems"].items()
+        }
+    ).T
+plain(levels, f"Mean levels (0 to 2 each) of the three mechanisms by the empathy scale, profile {book.label}; 95% intervals.")
+
+# %% [markdown]
+# People at the same turns are the first row.
+# Where a model scores above them, it says more of the words that Reddit's raters called empathic.

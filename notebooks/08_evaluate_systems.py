@@ -44,6 +44,7 @@ replies = {
     "decoupled-sft-argmax": book.result("replies-decoupled-sft-argmax"),
 }
 measured = Evaluation.from_json(json.dumps(book.result("metrics").payload))
+judged = book.result("judged").payload
 n_turns = measured.details["vanilla-sft"].turns
 n_dialogues = measured.details["vanilla-sft"].dialogues
 figures.say(profile_name=book.label, n_turns=f"{n_turns:,}", n_dialogues=n_dialogues, replicates=f"{measured.replicates:,}")
@@ -100,11 +101,11 @@ plain(pd.DataFrame(shown).set_index("turn"), f"Generated replies, research outpu
 
 # %% tags=["hide-input"]
 note = " ".join(book.profile.deviations)
-vanilla = replication.table_3(measured, "vanilla", book.label, note)
+vanilla = replication.table_3(measured, judged, "vanilla", book.label, note)
 vanilla
 
 # %% tags=["hide-input"]
-decoupled = replication.table_3(measured, "decoupled", book.label, note)
+decoupled = replication.table_3(measured, judged, "decoupled", book.label, note)
 decoupled
 
 # %% tags=["hide-input"]

@@ -30,12 +30,13 @@ from decoupled_esc.workflow import open_chapter
 book = open_chapter(globals())
 data = book.result("data").payload
 evaluation = Evaluation.from_json(json.dumps(book.result("metrics").payload))
+judged = book.result("judged").payload
 name = book.label
 measured = [
     replication.table_1(data, name),
     replication.table_6(data, name),
-    replication.table_3(evaluation, "vanilla", name),
-    replication.table_3(evaluation, "decoupled", name),
+    replication.table_3(evaluation, judged, "vanilla", name),
+    replication.table_3(evaluation, judged, "decoupled", name),
 ]
 report = replication.report(measured)
 

@@ -95,7 +95,7 @@ def test_metrics_and_report_read_back(session, metrics):
     data = session.run("data").payload
     tables = [
         replication.table_1(data, session.label), replication.table_6(data, session.label),
-        *(replication.table_3(evaluation, paradigm, session.label) for paradigm in ("vanilla", "decoupled")),
+        *(replication.table_3(evaluation, session.run("judged").payload, paradigm, session.label) for paradigm in ("vanilla", "decoupled")),
     ]  # fmt: skip
     assert replication.report(tables).status.notna().all()
     assert all("SYNTHETIC" in table.caption for table in tables)

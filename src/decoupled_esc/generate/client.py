@@ -402,7 +402,17 @@ _REFUSED = re.compile(r"content_filter|content_policy|context_length|maximum con
 
 @lru_cache
 def _schema(answer: type[BaseModel]) -> dict:
-    return answer.model_json_schema()
+    """The answer's form alone: a reworded docstring must not turn what was paid for into another request."""
+    return _bare_form(answer.model_json_schema())
+
+
+def _bare_form(node):
+    if isinstance(node, list):
+        return [_bare_form(part) for part in node]
+    if not isinstance(node, dict):
+        return node
+    # A field may itself be called "title": what stands for a form there is a mapping, never text.
+    return {key: _bare_form(part) for key, part in node.items() if not (key in ("title", "description") and isinstance(part, str))}
 
 
 def _stored(text: str, model: str, worst: tuple[int, int]) -> Stored:
@@ -421,7 +431,7 @@ def _stored(text: str, model: str, worst: tuple[int, int]) -> Stored:
 
 
 def _said(error) -> str:
-    body = error.body if isinstance(error.body, dict) else {}
+    body = error.body if isinstance(error.body, dict) else {"message": error.body}  # some servers say it in bare text
     said = body.get("message") or body.get("detail") or error.message
     code = body.get("code")
     return " ".join(f"status {error.status_code}: {said}{f' ({code})' if code else ''}".split())[:300]

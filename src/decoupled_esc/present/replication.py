@@ -21,7 +21,11 @@ FEWEST_VALID = 30
 PAPER_TURNS = 1792
 """Turns of the paper's test split.  B depends on how many it is counted on, so it is compared only near this number."""
 
-_NO_JUDGE = dict.fromkeys(("Flu", "Pro", "Emp", "Hel"), "needs an LLM judge, which this book does not have yet")
+JUDGED = ("Flu", "Pro", "Emp", "Hel")
+"""Columns of an LLM judge."""
+PAPER_JUDGE = "gpt-4.1-mini-2025-04-14"
+PAPER_PROTOCOL = {"turns": 100, "gold": "shown", "calls": "each", "context": "last"}
+"""How the paper's scores were made.  Others are other scores, and are not set beside them."""
 
 NOT_YET: dict[str, str] = {
     "decoupledesc/table-1": "the mined pairs of its second half await the mining chapter",
@@ -30,7 +34,7 @@ NOT_YET: dict[str, str] = {
     "decoupledesc/table-4": "needs the DPO generator and an LLM judge",
     "decoupledesc/table-5": "awaits the controlled study of preference data",
     "decoupledesc/table-7": "hyperparameters, to be used by the DPO chapters; nothing to measure",
-    "decoupledesc/in-text": "needs the error judge, the DPO models or human evaluation",
+    "decoupledesc/in-text": "needs the DPO models, mined pairs or human evaluation",
     "cso/table-1": "needs ESC-Pro and a judge",
     "cso/table-2": "awaits the CSO chapter",
     "cso/table-3": "human evaluation",
@@ -77,14 +81,15 @@ def table_6(data: Mapping, profile: str) -> ComparisonTable:
     return compare(load_tables()["decoupledesc/table-6"], measured, profile=profile, n=n)
 
 
-def table_3(evaluation: Evaluation, paradigm: str, profile: str, note: str | None = None) -> ComparisonTable:
+def table_3(evaluation: Evaluation, judged: Mapping, paradigm: str, profile: str, note: str | None = None) -> ComparisonTable:
     """Table 3 of DecoupledESC: the Base and SFT rows of one paradigm, a line a metric, against both backbones.
 
-    The SFT row is compared with the Base row: a number that misses the paper's can still differ in its direction.
+    ``judged``: payload of stage ``judged``.  The SFT row is compared with the Base row: a number that misses the paper's can still differ in its direction.
     """
     columns = [column.key for column in load_tables()["decoupledesc/table-3"].columns]
     rows: dict[str, dict[str, Estimate]] = {}
-    missing: dict[str | tuple[str, str], str] = dict(_NO_JUDGE)
+    reason, scores_by_judge = _judge_columns(judged)
+    missing: dict[str | tuple[str, str], str] = dict.fromkeys(JUDGED, reason) if reason else {}
     counted = []
     for method in ("base", "sft"):
         row, name = f"{paradigm}/{method}", f"{paradigm}-{method}"
@@ -94,8 +99,16 @@ def table_3(evaluation: Evaluation, paradigm: str, profile: str, note: str | Non
         scores = evaluation.systems[name]["paper"]
         rows[row] = {key: estimate for key, estimate in scores.items() if key in columns and key not in why}
         missing |= {(row, key): reason for key, reason in why.items()}
+        if not reason:
+            found = scores_by_judge["systems"][name]
+            rows[row] |= {key: Estimate(**estimate) for key, estimate in found.items()}
+            missing |= {(row, key): "no answer of the judge could be read" for key in JUDGED if key not in found}
     base, sft = rows
-    difference = evaluation.contrasts[f"{paradigm}-sft - {paradigm}-base"]["paper"]
+    contrast = f"{paradigm}-sft - {paradigm}-base"
+    difference = dict(evaluation.contrasts[contrast]["paper"])
+    if not reason:
+        difference |= {key: Estimate(**estimate) for key, estimate in scores_by_judge["contrasts"][contrast].items()}
+        note = " ".join([*([note] if note else []), f"Judge: {PAPER_JUDGE}, on {judged['turns']} of the turns."])
     details = evaluation.details[f"{paradigm}-sft"]
     return compare(
         load_tables()["decoupledesc/table-3"],
@@ -105,10 +118,42 @@ def table_3(evaluation: Evaluation, paradigm: str, profile: str, note: str | Non
         + " and ".join(counted),
         backbones=BACKBONES,
         rows=list(rows),
-        contrasts={(sft, base): {key: difference[key] for key in rows[sft] if key in rows[base]}},
+        contrasts={(sft, base): {key: difference[key] for key in rows[sft] if key in rows[base] and key in difference}},
         not_attempted=missing,
         note=note,
     ).transposed()
+
+
+def _judge_columns(judged: Mapping) -> tuple[str | None, Mapping]:
+    """(why there are none to compare or None, scores of the paper's judge) of stage ``judged``'s payload."""
+    if "missing" in judged:
+        return f"needs an LLM judge, and {judged['missing']}", {}
+    if PAPER_JUDGE not in judged["judges"]:
+        return f"scores by {' and '.join(judged['judges'])} are not comparable with those of {PAPER_JUDGE}", {}
+    other = [f"{key} {judged['protocol'][key]}" for key, value in PAPER_PROTOCOL.items() if judged["protocol"][key] != value]
+    if other:
+        return f"the judge was asked otherwise than in the paper ({', '.join(other)})", {}
+    return None, judged["judges"][PAPER_JUDGE]["scores"]
+
+
+def judge_scores(judged: Mapping) -> pd.DataFrame:
+    """Mean scores of every system by every judge of the profile, a row each; as text with 95% intervals."""
+    return pd.DataFrame(
+        [
+            {"judge": judge, "system": system, **{key: written(Estimate(**row[key]), 2) if key in row else "–" for key in JUDGED}}
+            for judge, found in judged["judges"].items()
+            for system, row in found["scores"]["systems"].items()
+        ]
+    ).set_index("judge")
+
+
+def agreement(rows: Mapping[str, Mapping[str, Mapping]]) -> pd.DataFrame:
+    """Who agrees with whom: ``rows`` what -> dimension -> ``judges.agreement``'s; weighted kappa and equal answers, as text."""
+    def shown(cell: Mapping) -> str:
+        equal = "–" if cell["equal"] is None else f"{cell['equal']:.0f}% equal"
+        return f"{written(Estimate(**cell['kappa']), 2) if cell['kappa'] else '–'} ({equal} of {cell['items']})"
+
+    return pd.DataFrame({what: {key: shown(cell) for key, cell in row.items()} for what, row in rows.items()}).T
 
 
 RELEASED = {"qwen-sft": "qwen2.5-7b/vanilla/sft", "llama-sft": "llama3.1-8b/vanilla/sft"}
@@ -129,7 +174,7 @@ def released_table_3(evaluation: Evaluation, profile: str) -> ComparisonTable:
         profile=profile,
         n=f"{details.turns:,} test turns of {details.dialogues} dialogues",
         rows=list(rows),
-        not_attempted=dict.fromkeys(_NO_JUDGE, "the judge's scores were not released"),
+        not_attempted=dict.fromkeys(JUDGED, "the judge's scores were not released"),
         note="The replies are the authors' Vanilla-SFT models'; only the scoring is ours.",
     ).transposed()
     return replace(table, columns=(Label("Qwen2.5-7B"), Label("Llama-3.1-8B")))
@@ -157,7 +202,7 @@ def decoding(evaluation: Evaluation, paradigm: str) -> pd.DataFrame:
 
     rows = {}
     for column in table.columns:
-        if column.key not in _NO_JUDGE:
+        if column.key not in JUDGED:
             decimals = table.decimals(printed[BACKBONES[0]], column.key)
             rows[column.name] = {
                 **{f"paper, {name}": f"{table.value(row, column.key):.{decimals}f}" for name, row in printed.items()},

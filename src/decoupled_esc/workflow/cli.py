@@ -20,6 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     from decoupled_esc.corpus import CorpusError
     from decoupled_esc.evaluate.people import PeopleError
+    from decoupled_esc.generate.client import EndpointError
+    from decoupled_esc.generate.record import RecordError
     from decoupled_esc.prompts import PromptTooLong
     from decoupled_esc.workflow.book import BookError
     from decoupled_esc.workflow.chapters import ChapterError
@@ -28,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         return options.command(options) or 0
-    except (BookError, ChapterError, CorpusError, PeopleError, ProfileError, PromptTooLong, StageError) as error:
+    except (BookError, ChapterError, CorpusError, EndpointError, PeopleError, ProfileError, PromptTooLong, RecordError, StageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:

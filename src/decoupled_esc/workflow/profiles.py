@@ -12,6 +12,8 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from decoupled_esc.evaluate.judges import Protocol
+from decoupled_esc.generate.client import Endpoint, Mode
 from decoupled_esc.generate.local import Sampling
 from decoupled_esc.models import Backbone
 from decoupled_esc.train import Training
@@ -54,6 +56,15 @@ class Generation(Strict):
     batch_tokens: int
 
 
+class Judge(Strict):
+    """The LLM judges of a profile, and how they are asked."""
+
+    endpoints: list[Endpoint] = Field(min_length=1)
+    """The first is the one whose scores stand in the tables; the others say how far judges agree."""
+    mode: Mode
+    protocol: Protocol
+
+
 class Profile(Strict):
     """One way to run the whole book."""
 
@@ -68,6 +79,8 @@ class Profile(Strict):
     dialogue is read once for all its turns."""
     sft: SupervisedFineTuning
     generation: Generation
+    judge: Judge | None
+    """None: no LLM judge; the offline judges always judge, under their own names."""
     bootstrap_replicates: int
     scale: Literal["smoke", "small", "paper"]
     """How far figures may be read: a smoke figure shows that the steps work, and nothing else."""

@@ -63,6 +63,8 @@ class Context:
     """Those that the stage reads."""
     files: dict[str, tuple[Path, ...]]
     """Published files of other data sets that the stage reads, where this machine has them."""
+    answers: Path
+    """The record of everything that servers were asked, one for all profiles and outside any stage's folder: it was paid."""
     rows: tuple[dict, ...] = ()
     """Set by the stage: its rows, stored beside its result."""
     tokens: int | None = None
@@ -212,6 +214,7 @@ class Session:
             folders={need: self.runs.folder / need for need in stage.needs},
             corpora={name: self.corpora[name] for name in stage.corpora},
             files={name: self.files[name] for name in stage.files if name in self.files},
+            answers=self.runs.folder.parent / "answers.sqlite",
         )
         inputs = {
             "settings": _plain(stage.settings(self.profile)),

@@ -1,10 +1,10 @@
 """The stages: every piece of heavy work in this book, what it needs and what it leaves.
 
-    data, released
+    data, released, error-classifier, empathy-scale
     base-model -> sft-vanilla, sft-planner, sft-generator
     base-model -> replies-vanilla-base, replies-decoupled-base
     sft-*      -> replies-vanilla-sft, replies-decoupled-sft, and both again with argmax in place of sampling
-    replies-*  -> metrics
+    replies-*  -> metrics, judged-offline, judged
 
 A stage is a function of its context that returns a JSON-able payload.  Its imports stand inside it: they are what its
 code version is taken from, and a reader of stored results never loads torch.
@@ -41,6 +41,16 @@ SYSTEMS = (
     "vanilla-base", "vanilla-sft", "vanilla-sft-argmax", "decoupled-base", "decoupled-sft", "decoupled-sft-argmax",
 )  # fmt: skip
 """Paradigm and method of the rows of Table 3 that are measured so far; ``-argmax`` takes the most probable, never draws."""
+
+CONTRASTS = (
+    ("vanilla-sft", "vanilla-base"),
+    ("decoupled-sft", "decoupled-base"),
+    ("decoupled-sft", "vanilla-sft"),
+    ("decoupled-base", "vanilla-base"),
+    ("vanilla-sft-argmax", "vanilla-sft"),
+    ("decoupled-sft-argmax", "decoupled-sft"),
+)
+"""The differences between systems that are measured, each the first minus the second."""
 
 ROLES = ("vanilla", "planner", "generator")
 
@@ -293,17 +303,197 @@ def metrics(context: Context) -> dict:
         return EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, row["strategy"], row["reply"])
 
     systems = {name: [evaluated(row) for row in context.needs[f"replies-{name}"].rows] for name in SYSTEMS}
-    contrasts = [
-        ("vanilla-sft", "vanilla-base"),
-        ("decoupled-sft", "decoupled-base"),
-        ("decoupled-sft", "vanilla-sft"),
-        ("decoupled-base", "vanilla-base"),
-        ("vanilla-sft-argmax", "vanilla-sft"),
-        ("decoupled-sft-argmax", "decoupled-sft"),
-    ]
     replicates, seed = context.profile.bootstrap_replicates, context.profile.seed
-    measured = evaluate_systems(systems, contrasts=contrasts, replicates=replicates, seed=seed)
+    measured = evaluate_systems(systems, contrasts=CONTRASTS, replicates=replicates, seed=seed)
     return asdict(measured)
+
+
+def error_classifier(context: Context) -> dict:
+    """What the offline error classifier is worth against the labels that it learns from."""
+    from decoupled_esc.evaluate import offline
+
+    found = _error_labels(context)
+    if isinstance(found, str):
+        return {"missing": found}
+    replies, labels, sources = found
+    if set(sources) == {"invented"}:
+        return {"missing": "the labels are invented ones of this project, and a classifier trained on them is worth nothing"}
+    return offline.error_validity(replies, labels, sources, **_resampling(context))
+
+
+def empathy_scale(context: Context) -> dict:
+    """What the offline empathy scale is worth: on other posts, and against the ratings of ESConv's own seekers."""
+    from decoupled_esc.evaluate import offline
+
+    rated = _empathy_ratings(context)
+    if isinstance(rated, str):
+        return {"missing": rated}
+    if rated[0].post.startswith("invented"):
+        return {"missing": "the ratings are invented ones of this project, and a scale trained on them is worth nothing"}
+    people = {name: found.dialogues for name, found in context.corpora.items()}
+    scale = offline.EmpathyScale().fit(rated)
+    return {
+        "posts": offline.empathy_validity(rated, **_resampling(context)),
+        "seekers": offline.against_seekers(scale, people, **_resampling(context)),
+    }
+
+
+def judged_offline(context: Context) -> dict:
+    """Every system's replies, and the gold ones, by the offline judges: shares of errors, levels of empathy."""
+    import numpy as np
+
+    from decoupled_esc.corpus.empathy import MECHANISMS
+    from decoupled_esc.evaluate import errors, offline
+    from decoupled_esc.evaluate.judged import Means, Reply
+
+    labels, rated = _error_labels(context), _empathy_ratings(context)
+    if isinstance(labels, str) or isinstance(rated, str):
+        return {"missing": labels if isinstance(labels, str) else rated}
+    replies, names, sources = labels
+    turns = _test_turns(context)
+    systems = {"gold": [Reply(f"gold/{turn.id}", turn, turn.strategy, turn.reply) for turn in turns]}
+    systems |= {name: _replies(context, name, turns) for name in SYSTEMS}
+    dialogues = [turn.dialogue for turn in turns]
+    own = [reply.turn.dialogue for reply in replies]
+    flat = [reply for written in systems.values() for reply in written]
+    # A turn's own dialogue is kept out of what judges it: GPT's labels of other replies to it would give it away.
+    probable = offline.out_of_fold(replies, names, own, flat, dialogues * len(systems), seed=context.profile.seed)
+    levels = offline.EmpathyScale().fit(rated).levels([reply.text for reply in flat])
+
+    def split(values: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(systems, np.split(values, len(systems)), strict=True))
+
+    means = Means(dialogues, **_resampling(context))
+    contrasts = [*CONTRASTS, *((name, "gold") for name in ("vanilla-sft", "decoupled-sft"))]
+    total = np.hstack([levels, levels.sum(axis=1, keepdims=True)])
+    return {
+        "turns": len(turns),
+        "labels": "invented" if set(sources) == {"invented"} else "decoupledesc_release",
+        "learned_from": {"error labels": len(replies), "empathy ratings": len(rated)},
+        "errors": means.table(split(100 * probable), errors.LABELS, contrasts),
+        "empathy": means.table(split(total), [*MECHANISMS, "all three"], contrasts),
+    }
+
+
+def judged(context: Context) -> dict:
+    """Every system's replies by the LLM judges of the profile: Likert scores, errors, and pairs of systems."""
+    from decoupled_esc.evaluate import judges
+    from decoupled_esc.generate.client import Client
+    from decoupled_esc.generate.record import Record
+
+    judge = context.profile.judge
+    if judge is None:
+        return {"missing": f"profile {context.profile.name} has no LLM judge"}
+    turns = judges.drawn(_test_turns(context), judge.protocol, context.profile.seed)
+    systems = {name: _replies(context, name, turns) for name in SYSTEMS}
+    record, rows, found, scores = Record(context.answers), [], {}, {}
+    for endpoint in judge.endpoints:
+        asked = judges.LLMJudge(Client(endpoint, record, judge.mode), judge.protocol)
+        found[asked.id], scores[asked.id], own = _judged_by(asked, systems, turns, **_resampling(context))
+        rows += own
+    first, *others = scores
+    dialogues = [turn.dialogue for turn in turns] * len(systems)
+    context.rows = tuple(rows)
+    context.tokens = sum(sum(record.spent(endpoint.model)) for endpoint in judge.endpoints)
+    return {
+        "turns": len(turns),
+        "after_blank": sum(not turn.context[-1].text.strip() for turn in turns),
+        "protocol": judge.protocol.model_dump(),
+        "judges": found,
+        "between": {
+            f"{first} ~ {other}": judges.agreement(scores[first], scores[other], dialogues, judges.SCALE, **_resampling(context))
+            for other in others
+        },
+    }
+
+
+def _judged_by(judge, systems: dict[str, list], turns: list, **resampling) -> tuple[dict, list[dict], list[dict]]:
+    """(payload, scores of all replies, rows) of one judge."""
+    import numpy as np
+
+    from decoupled_esc.evaluate import errors, judges
+    from decoupled_esc.evaluate.judged import Means
+
+    flat = [reply for written in systems.values() for reply in written]
+    dialogues = [turn.dialogue for turn in turns]
+    scores, labels = judge.scores(flat), judge.errors(flat)
+    again = [judge.scores(flat, repeat) for repeat in range(1, judge.protocol.repeats)]
+
+    def split(values):
+        return dict(zip(systems, (values[k * len(turns) : (k + 1) * len(turns)] for k in range(len(systems))), strict=True))
+
+    numbers, columns = judges.as_numbers(scores), [d.key for d in judges.DIMENSIONS]
+    spoken = np.array([bool(turn.context[-1].text.strip()) for turn in turns])
+    somebody = [name for name, says in zip(dialogues, spoken, strict=True) if says]
+    shares = np.array([[np.nan if label is None else 100.0 * (label == one) for one in errors.LABELS] for label in labels])
+    means = Means(dialogues, **resampling)
+    payload = {
+        "scores": means.table(split(numbers), columns, CONTRASTS),
+        "scores_after_words": Means(somebody, **resampling).table(
+            {name: values[spoken] for name, values in split(numbers).items()}, columns, CONTRASTS
+        ) if somebody else None,
+        "errors": means.table(split(shares), errors.LABELS, CONTRASTS),
+        "unread": {
+            name: {**dict(zip(columns, np.isnan(values).sum(axis=0).tolist(), strict=True)), "error": split(labels)[name].count(None)}
+            for name, values in split(numbers).items()
+        },
+        "repeats": [judges.agreement(scores, other, dialogues * len(systems), judges.SCALE, **resampling) for other in again],
+        "pairs": {},
+        "orders": {},
+    }  # fmt: skip
+    rows = [
+        {"id": reply.id, "judge": judge.id, "scores": score, "error": label}
+        for reply, score, label in zip(flat, scores, labels, strict=True)
+    ]
+    for one, other in (("decoupled-sft", "vanilla-sft"),) if judge.protocol.pairs else ():
+        chosen = judge.choices(list(zip(systems[one], systems[other], strict=True)))
+        name, sides = f"{one} - {other}", [[{key: both[k] for key, both in row.items()} for row in chosen] for k in (0, 1)]
+        payload["pairs"][name] = judges.outcomes(chosen, dialogues, **resampling)
+        payload["orders"][name] = judges.agreement(*sides, dialogues, (-1, 0, 1), **resampling)
+    return payload, scores, rows
+
+
+def _replies(context: Context, system: str, turns: list) -> list:
+    """What ``system`` answered to ``turns``, for a judge."""
+    from decoupled_esc.evaluate.judged import Reply
+
+    rows = {row["id"]: row for row in context.needs[f"replies-{system}"].rows}
+    return [Reply(f"{system}/{turn.id}", turn, rows[turn.id]["strategy"], rows[turn.id]["reply"]) for turn in turns]
+
+
+def _error_labels(context: Context) -> tuple[list, list[str], list[str]] | str:
+    """(replies, labels, who wrote each) that an error classifier can learn from; or why there are none."""
+    from decoupled_esc.corpus import invented
+    from decoupled_esc.corpus import released as outputs
+    from decoupled_esc.evaluate.judged import Reply
+
+    name = "decoupledesc_release"
+    if name in context.files and context.corpus.name == "esconv":
+        failed = context.corpora["failed_esconv"].dialogues
+        found = outputs.read(context.files[name][0].parent, context.corpus.split("test"), failed)
+    elif context.profile.scale == "smoke":
+        found, _ = invented.read()
+    else:
+        return f"{name} is not on this machine; get it with: decoupled-esc data fetch {name}"
+    found = [row for row in found if row.error is not None]
+    replies = [Reply(f"{row.source}/{row.turn.id}", row.turn, row.strategy, row.reply) for row in found]
+    return replies, [row.error for row in found], [row.source for row in found]
+
+
+def _empathy_ratings(context: Context) -> list | str:
+    """Replies with people's ratings of empathy; or why there are none."""
+    from decoupled_esc.corpus import empathy, invented
+
+    name = "empathy_mental_health"
+    if name in context.files and context.corpus.name == "esconv":
+        return empathy.read(context.files[name][0].parent)
+    if context.profile.scale == "smoke":
+        return invented.read()[1]
+    return f"{name} is not on this machine; get it with: decoupled-esc data fetch {name}"
+
+
+def _resampling(context: Context) -> dict[str, int]:
+    return {"replicates": context.profile.bootstrap_replicates, "seed": context.profile.seed}
 
 
 def _be_repeatable() -> None:
@@ -473,6 +663,38 @@ STAGES: dict[str, Stage] = {
             "metrics",
             metrics,
             _settings("data.test_dialogues", "bootstrap_replicates"),
+            tuple(f"replies-{name}" for name in SYSTEMS),
+            uses_model=False,
+        ),
+        Stage(
+            "error-classifier",
+            error_classifier,
+            _settings("bootstrap_replicates", "scale"),
+            corpora=("esconv", "failed_esconv"),
+            files=("decoupledesc_release",),
+            uses_model=False,
+        ),
+        Stage(
+            "empathy-scale",
+            empathy_scale,
+            _settings("bootstrap_replicates", "scale"),
+            corpora=("esconv", "failed_esconv"),
+            files=("empathy_mental_health",),
+            uses_model=False,
+        ),
+        Stage(
+            "judged-offline",
+            judged_offline,
+            _settings("data.test_dialogues", "bootstrap_replicates", "scale"),
+            tuple(f"replies-{name}" for name in SYSTEMS),
+            corpora=("esconv", "failed_esconv"),
+            files=("decoupledesc_release", "empathy_mental_health"),
+            uses_model=False,
+        ),
+        Stage(
+            "judged",
+            judged,
+            _settings("data.test_dialogues", "bootstrap_replicates", "judge"),
             tuple(f"replies-{name}" for name in SYSTEMS),
             uses_model=False,
         ),
