@@ -355,7 +355,7 @@ figures.show("fig_own_errors", figure)
 #
 # Start with the people.
 # Their replies were good enough to be the gold of this data set, and still {glue:text}`mismatch_gold`% of them are called a strategy mismatch, against {glue:text}`mismatch_vanilla`% of the vanilla model's.
-# A judge that finds no more fault with a small model than with people does not measure what we would like to know.
+# Where a judge finds no more fault with a small model than with people, it does not measure what we would like to know.
 # GPT said much the same of fine-tuned models and of failed supporters in the figure above; what it would have said of the gold replies was not released.
 #
 # Differences between systems are on safer ground than shares, because both sides meet the same judge, though it may judge one of them better than the other.

@@ -7,12 +7,15 @@ import pytest
 from decoupled_esc import corpus, taxonomy
 from decoupled_esc.corpus import fetch
 from decoupled_esc.evaluate import Evaluation
+from decoupled_esc.evaluate.judges import Protocol
+from decoupled_esc.generate.client import Endpoint
 from decoupled_esc.models import HubModel, weights_digest
 from decoupled_esc.present import replication
 from decoupled_esc.train import Lora
 from decoupled_esc.workflow import stages
-from decoupled_esc.workflow.profiles import load_profile
+from decoupled_esc.workflow.profiles import Judge, load_profile
 from decoupled_esc.workflow.session import Session
+from tests.misbehaving_server import serving
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +102,76 @@ def test_metrics_and_report_read_back(session, metrics):
     ]  # fmt: skip
     assert replication.report(tables).status.notna().all()
     assert all("SYNTHETIC" in table.caption for table in tables)
+
+
+def test_offline_judges_of_invented_labels_say_so(session, metrics):
+    found = session.run("judged-offline").payload
+    assert found["labels"] == "invented" and found["learned_from"] == {"error labels": 48, "empathy ratings": 144}
+    assert set(found["errors"]["systems"]) == {"gold", *stages.SYSTEMS} == set(found["empathy"]["systems"])
+    for shares in found["errors"]["systems"].values():
+        assert sum(share["value"] for share in shares.values()) == pytest.approx(100)
+    for name in ("error-classifier", "empathy-scale"):
+        assert "invented" in session.run(name).payload["missing"], "what such a judge is worth is not measured"
+
+
+def test_without_labels_other_profiles_are_not_judged(session, tmp_path):
+    large = Session(session.profile.model_copy(update={"scale": "small"}), runs_only=True, runs=tmp_path, published=tmp_path)
+    for name in ("error-classifier", "empathy-scale"):
+        assert "decoupled-esc data fetch" in large.run(name).payload["missing"]
+
+
+def answered(body):
+    """A judge that likes longer replies, and sees a template in the shortest."""
+    system, user = (message["content"] for message in body["messages"])
+    if "Compare the" in system:
+        first, second = (user.split(f"<{place} reply>\n")[1].split("\n</")[0] for place in ("first", "second"))
+        return json.dumps({"better": "neither" if len(first) == len(second) else "first" if len(first) > len(second) else "second"})
+    reply = user.rsplit("\n</reply", 1)[0].rsplit("reply to score>\n" if "Score" in system else "<reply>\n", 1)[1]
+    if "Score" not in system:
+        return json.dumps({"error": "Template Response" if len(reply) < 20 else "None"})
+    return json.dumps({"score": min(5, len(reply) // 20)})
+
+
+def test_llm_judges_over_a_server(session, metrics):
+    protocol = Protocol(turns=12, gold="shown", calls="each", context="last", repeats=2, pairs=True)
+    assert session.run("judged").payload == {"missing": "profile smoke has no LLM judge"}
+    with serving(say=answered) as server:
+        endpoints = [Endpoint(model=name, base_url=server.url, timeout_seconds=20.0) for name in (replication.PAPER_JUDGE, "other")]
+        judge = Judge(endpoints=endpoints, mode="record", protocol=protocol)
+        asked = Session(session.profile.model_copy(update={"judge": judge}), runs_only=True, runs=session.runs.folder.parent,
+                        published=session.published.folder)  # fmt: skip
+        result = asked.run("judged")
+        assert asked.state("metrics", asked.runs).word == "fresh", "a judge changes nothing else"
+        # Scores twice, errors, and eight choices a pair, of two judges; what is the same question is asked once.
+        most = 2 * len(stages.SYSTEMS) * 12 * 9 + 2 * 12 * 8
+        assert most / 2 < len(server.asked) <= most and set(server.asked.values()) == {1}
+    payload = result.payload
+    assert payload["turns"] == 12 and set(payload["judges"]) == {replication.PAPER_JUDGE, "other"}
+    found = payload["judges"]["other"]
+    texts = {f"{name}/{row['id']}": row["reply"] for name in stages.SYSTEMS for row in session.run(f"replies-{name}").rows}
+    assert len(result.rows) == 2 * len(stages.SYSTEMS) * 12
+    for row in result.rows:
+        assert row["scores"]["Emp"] == min(5, len(texts[row["id"]]) // 20)
+        assert row["error"] == ("Template Response" if len(texts[row["id"]]) < 20 else "None")
+    mean = sum(row["scores"]["Flu"] for row in result.rows if row["judge"] == "other" and row["id"].startswith("vanilla-sft/")) / 12
+    assert found["scores"]["systems"]["vanilla-sft"]["Flu"]["value"] == pytest.approx(mean)
+    assert payload["between"][f"{replication.PAPER_JUDGE} ~ other"]["Hel"]["equal"] == 100 == found["repeats"][0]["Hel"]["equal"]
+    assert found["pairs"]["decoupled-sft - vanilla-sft"]["Emp"]["same_in_both_orders"]["value"] == 100
+    evaluation = Evaluation.from_json(json.dumps(metrics.payload))
+    paper = payload | {"turns": 100, "protocol": payload["protocol"] | {"turns": 100}}
+    table = replication.table_3(evaluation, paper, "vanilla", "x")
+    cells = {(cell.row.split("/")[-1], cell.column): cell for cell in table.cells()}
+    own = payload["judges"][replication.PAPER_JUDGE]["scores"]["systems"]["vanilla-sft"]["Emp"]["value"]
+    assert cells["sft", "Emp"].measured.value == own and "100 of the turns" in table.caption
+    assert replication.judge_scores(payload).shape == (2 * len(stages.SYSTEMS), 5)
+    for other in (payload, paper | {"judges": {"other": found}}):
+        cells = replication.table_3(evaluation, other, "vanilla", "x").cells()
+        assert not any(cell.measured for cell in cells if cell.column == "Emp"), "asked otherwise, or another judge"
+    # The server is gone: everything is in the record, whatever becomes of the stage's own folder.
+    asked.runs.path("judged").unlink()
+    replayed = Session(asked.profile.model_copy(update={"judge": judge.model_copy(update={"mode": "replay"})}), runs_only=True,
+                       runs=session.runs.folder.parent, published=session.published.folder)  # fmt: skip
+    assert replayed.run("judged").payload == payload
 
 
 def test_the_miniature_is_told_apart(session):

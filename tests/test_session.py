@@ -544,6 +544,8 @@ USED = {
     "base-model": BASE,
     **{f"sft-{role}": BASE for role in ("vanilla", "planner", "generator")},
     "metrics": {"taxonomy", "corpus", "evaluate"},
+    **dict.fromkeys(("error-classifier", "empathy-scale", "judged-offline"), {"taxonomy", "corpus", "evaluate"}),
+    "judged": {"taxonomy", "corpus", "evaluate", "generate"},
 }
 
 

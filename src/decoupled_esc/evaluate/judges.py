@@ -218,9 +218,9 @@ class LLMJudge:
     def scores(self, replies: Sequence[Reply], repeat: int = 0) -> list[dict[str, int | None]]:
         """Dimension key -> score for each reply; None where no answer could be read."""
         if self.protocol.calls == "joint":
-            found = self._asked([likert_jointly(reply, self.protocol) for reply in replies], repeat)
+            found = self._asked(self._score_requests(replies), repeat)
             return [{d.key: answer and getattr(answer, d.name) for d in DIMENSIONS} for answer in found]
-        found = iter(self._asked([likert(reply, d, self.protocol) for reply in replies for d in DIMENSIONS], repeat))
+        found = iter(self._asked(self._score_requests(replies), repeat))
         answers = [[next(found) for _ in DIMENSIONS] for _ in replies]
         return [{d.key: answer and answer.score for d, answer in zip(DIMENSIONS, row, strict=True)} for row in answers]
 
@@ -235,14 +235,25 @@ class LLMJudge:
 
     def choices(self, pairs: Sequence[tuple[Reply, Reply]]) -> list[dict[str, tuple[int | None, int | None]]]:
         """Dimension key -> (1, 0 or -1 as the first reply was preferred, neither or the second, asked in either order)."""
-        asked = []
-        for one, other in pairs:
-            for d in DIMENSIONS:
-                asked += [choice(one, other, d, self.protocol), choice(other, one, d, self.protocol)]
         value = {"first": 1, "neither": 0, "second": -1}
-        found = iter(answer and value[answer.better] for answer in self._asked(asked))
+        found = iter(answer and value[answer.better] for answer in self._asked(self._choice_requests(pairs)))
         rows = [{d.key: (next(found), next(found)) for d in DIMENSIONS} for _ in pairs]
         return [{key: (here, None if swapped is None else -swapped) for key, (here, swapped) in row.items()} for row in rows]
+
+    def estimate(self, replies: Sequence[Reply], pairs: Sequence[tuple[Reply, Reply]]) -> str:
+        """What scores with their repeats, errors and choices will take in all, if nothing of it is in the record."""
+        scores = self._score_requests(replies) * self.protocol.repeats
+        return self.client.estimate([*scores, *(error(reply, self.protocol) for reply in replies), *self._choice_requests(pairs)])
+
+    def _score_requests(self, replies: Sequence[Reply]) -> list[Request]:
+        if self.protocol.calls == "joint":
+            return [likert_jointly(reply, self.protocol) for reply in replies]
+        return [likert(reply, d, self.protocol) for reply in replies for d in DIMENSIONS]
+
+    def _choice_requests(self, pairs: Sequence[tuple[Reply, Reply]]) -> list[Request]:
+        return [
+            choice(*order, d, self.protocol) for one, other in pairs for d in DIMENSIONS for order in ((one, other), (other, one))
+        ]
 
     def _asked(self, requests: list[Request], repeat: int = 0) -> list:
         return [answer.parsed for answer in self.client.ask([replace(request, sample=repeat) for request in requests])]

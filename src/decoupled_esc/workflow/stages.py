@@ -409,6 +409,8 @@ def judged(context: Context) -> dict:
 
 def _judged_by(judge, systems: dict[str, list], turns: list, **resampling) -> tuple[dict, list[dict], list[dict]]:
     """(payload, scores of all replies, rows) of one judge."""
+    import sys
+
     import numpy as np
 
     from decoupled_esc.evaluate import errors, judges
@@ -416,6 +418,9 @@ def _judged_by(judge, systems: dict[str, list], turns: list, **resampling) -> tu
 
     flat = [reply for written in systems.values() for reply in written]
     dialogues = [turn.dialogue for turn in turns]
+    against = (("decoupled-sft", "vanilla-sft"),) if judge.protocol.pairs else ()
+    pairs = {f"{one} - {other}": list(zip(systems[one], systems[other], strict=True)) for one, other in against}
+    print(f"in all, without what is recorded: {judge.estimate(flat, sum(pairs.values(), []))}", file=sys.stderr, flush=True)
     scores, labels = judge.scores(flat), judge.errors(flat)
     again = [judge.scores(flat, repeat) for repeat in range(1, judge.protocol.repeats)]
 
@@ -445,9 +450,9 @@ def _judged_by(judge, systems: dict[str, list], turns: list, **resampling) -> tu
         {"id": reply.id, "judge": judge.id, "scores": score, "error": label}
         for reply, score, label in zip(flat, scores, labels, strict=True)
     ]
-    for one, other in (("decoupled-sft", "vanilla-sft"),) if judge.protocol.pairs else ():
-        chosen = judge.choices(list(zip(systems[one], systems[other], strict=True)))
-        name, sides = f"{one} - {other}", [[{key: both[k] for key, both in row.items()} for row in chosen] for k in (0, 1)]
+    for name, both_replies in pairs.items():
+        chosen = judge.choices(both_replies)
+        sides = [[{key: both[k] for key, both in row.items()} for row in chosen] for k in (0, 1)]
         payload["pairs"][name] = judges.outcomes(chosen, dialogues, **resampling)
         payload["orders"][name] = judges.agreement(*sides, dialogues, (-1, 0, 1), **resampling)
     return payload, scores, rows
