@@ -99,13 +99,21 @@ print("would be kept if the first is called None and the second Early Emotion Sh
 # ## Which judges this profile has
 
 # %% tags=["hide-input"]
-judge = book.profile.judge
-if judge is None:
-    found = pd.DataFrame({"LLM judge": {"model": f"none in profile {book.profile.name}"}})
+judged = book.result("judged").payload
+if "missing" in judged:
+    found = pd.DataFrame({"LLM judge": {"not asked": judged["missing"]}})
 else:
-    protocol = ", ".join(f"{key}: {value}" for key, value in judge.protocol.model_dump().items())
-    found = pd.DataFrame({endpoint.model: {"at": endpoint.base_url or "the address in OPENAI_BASE_URL, or OpenAI's", "protocol": protocol} for endpoint in judge.endpoints})
-plain(found, f"LLM judges of profile {book.profile.name}.")
+    protocol = ", ".join(f"{key}: {value}" for key, value in judged["protocol"].items())
+    found = pd.DataFrame(
+        {
+            judge: {
+                "protocol": protocol, "turns": judged["turns"], "of them after a blank message": judged["after_blank"],
+                "answers that could not be read": sum(sum(counts.values()) for counts in scores["unread"].values()),
+            }
+            for judge, scores in judged["judges"].items()
+        }
+    ).T
+plain(found, f"LLM judges of profile {book.label}.")
 
 # %% [markdown]
 # An LLM judge was not asked for the numbers in this book where this table names none: the paper's judge is a paid service.
