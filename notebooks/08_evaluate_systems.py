@@ -154,6 +154,27 @@ figures.say(
 # The other thing to look at is the distance between the paper's columns and ours, and to hold it against the difference in size.
 # These metrics count words and names that are the same as a person's, and which of them are common can be learned without understanding much.
 #
+# ## What a judge says
+#
+# Four columns of Table 3 are scores by an LLM: {term}`fluency, professionalism, empathy and helpfulness <Likert judge>`, 0 to 5.
+# They are asked for where the profile has a judge ([what it is shown](92_read_judges.ipynb)), and stand in the tables above only if the paper's judge gave them, asked as the paper asked.
+# No score of another judge, and none of the offline judges of [chapter 03](03_observe_errors.ipynb), is put in their place.
+
+# %% tags=["hide-input"]
+unasked = judged.get("missing")
+nothing = pd.DataFrame({"LLM judge": {"not asked": unasked}})
+plain(nothing if unasked else replication.judge_scores(judged), f"Mean scores by LLM judges, 0 to 5, profile {book.label}; 95% intervals.")
+
+# %% tags=["hide-input"]
+plain(nothing if unasked else replication.judge_errors(judged), f"Share of each psychological error by LLM judges, in per cent, profile {book.label}; 95% intervals.")
+
+# %% tags=["hide-input"]
+plain(nothing if unasked else replication.judge_pairs(judged), f"Pairs of systems by LLM judges, each in both orders, in per cent; profile {book.label}; 95% intervals.")
+
+# %% tags=["hide-input"]
+plain(nothing if unasked else replication.judge_agreement(judged), "Agreement: a judge with itself, in both orders, and with other judges; quadratically weighted kappa with 95% intervals.")
+
+# %% [markdown]
 # ## The same numbers as a picture
 #
 # Look at the width of the intervals before you look at the order of the dots.

@@ -80,7 +80,7 @@ show(judges.choice(good, poor, judges.DIMENSIONS[2], PAPER))
 # %% [markdown]
 # ## The five errors
 #
-# This is the question behind [Figure 2](03_observe_errors.ipynb).
+# This is our version of the question that gave the labels of [chapter 03](03_observe_errors.ipynb).
 
 # %% tags=["hide-input"]
 show(judges.error(poor, PAPER))
@@ -89,7 +89,7 @@ show(judges.error(poor, PAPER))
 # ## The filter of preference pairs
 #
 # Inferential Preference Mining keeps a pair if the chosen reply has none of three errors and the rejected one has one of them.
-# The judge is asked for both replies' errors at once, and is not told which is to be chosen.
+# The judge is asked for both replies at once, and neither the words nor the place tell which is to be chosen.
 
 # %% tags=["hide-input"]
 show(judges.filter_pair(good, poor, PAPER))

@@ -66,8 +66,10 @@ def test_stricter_protocols_hide_the_gold_reply_and_show_the_conversation():
 
 def test_every_error_is_defined_and_no_question_tells_which_reply_should_win():
     filtered = judges.filter_pair(reply(), reply(text="Cheer up!"), PAPER)
-    for request in (judges.error(reply(), PAPER), filtered):
-        assert all(e.name in shown(request) and e.meaning in shown(request) for e in taxonomy.PSYCHOLOGICAL_ERRORS)
+    asked = shown(judges.error(reply(), PAPER))
+    assert all(e.name in asked and e.meaning in asked for e in taxonomy.PSYCHOLOGICAL_ERRORS)
+    for e in taxonomy.PSYCHOLOGICAL_ERRORS:
+        assert (e.name in shown(filtered)) == (e.name in judges.FILTERED)
     assert "What keeps you awake?" not in shown(judges.error(reply(), PAPER))
     choice = judges.choice(reply(), reply(text="Cheer up!"), judges.DIMENSIONS[2], PAPER)
     for request in (filtered, choice):
@@ -93,6 +95,8 @@ def test_the_filter_of_pairs(chosen, rejected, keeps):
 def test_labels_are_forgiven_their_case_and_nothing_else():
     assert judges.ErrorLabel.model_validate({"error": " lack of EMPATHY "}).error == "Lack of Empathy"
     assert judges.PairLabels.model_validate({"first": "none", "second": "template response"}).first == "None"
+    with pytest.raises(ValidationError):  # not a generator's error: it must not hide that the reply has one
+        judges.PairLabels.model_validate({"first": "Strategy Mismatch", "second": "None"})
     assert judges.ErrorLabel.model_validate({"error": None}).error == "None", "JSON's null says that nothing is wrong"
     for wrong in ("Rudeness", "", 3):
         with pytest.raises(ValidationError):
@@ -178,6 +182,26 @@ def test_labels_of_pairs_follow_their_order(tmp_path):
     assert [judges.kept(*pair) for pair in labels] == [True, False]
 
 
+def test_the_place_of_the_chosen_reply_tells_nothing(tmp_path):
+    firsts = []
+
+    def say(body):
+        firsts.append("reply" in re.search("<first reply>\n(.*)\n", body["messages"][1]["content"])[1])
+        return json.dumps({"first": "None", "second": "Template Response"} if firsts[-1] else {"first": "Template Response", "second": "None"})
+
+    with serving(say=say) as server:
+        pairs = [(reply(n, f"reply {n}"), replace(reply(n, f"mine {n}"), id=f"t/{n}")) for n in range(60)]
+        labels = opened(server, tmp_path / "r.db", PAPER).labels_of_pairs(pairs)
+    assert labels == [("None", "Template Response")] * 60 and 15 < sum(firsts) < 45
+
+
+def test_draws_without_a_score_are_no_zeros():
+    values = np.array([4.0] + [np.nan] * 7)
+    assert Means(list("abcdefgh"), **FEW).of(values) == {"value": 4.0, "low": None, "high": None}
+    found = Means([f"d{n}" for n in range(40)], **FEW).of([4.0, 5.0] * 8 + [np.nan] * 24)
+    assert 4 <= found["low"] <= found["high"] <= 5
+
+
 # --- Averaging and comparing ---
 
 
@@ -221,10 +245,10 @@ def test_means_leave_out_what_is_missing(rows):
         assert found is None
         return
     assert found["value"] == pytest.approx(np.nanmean(values))
-    if len(set(dialogues)) == 1:
-        assert found["low"] is None
-    else:
-        assert found["low"] <= found["high"]
+    if len({name for name, value in zip(dialogues, values, strict=True) if not np.isnan(value)}) == 1:
+        assert found["low"] is None, "one dialogue says nothing about others"
+    elif found["low"] is not None:
+        assert np.nanmin(values) - 1e-9 <= found["low"] <= found["high"] <= np.nanmax(values) + 1e-9
 
 
 def test_a_contrast_is_taken_on_items_that_both_have():

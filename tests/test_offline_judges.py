@@ -102,7 +102,7 @@ def test_validity_is_scikit_learns(rows):
     assert found["macro_f1"]["value"] == pytest.approx(100 * f1_score(truth, guess, labels=LABELS, average="macro", zero_division=0))
     expected = cohen_kappa_score(truth, guess, labels=LABELS) if len({*truth, *guess}) > 1 else 0.0
     assert found["kappa"]["value"] == pytest.approx(expected)
-    assert sum(map(sum, found["confusion"])) == len(rows)
+    assert found["replies"] == len(rows)
 
 
 def test_validity_on_learnable_labels_is_high_and_the_majority_is_worth_nothing():
@@ -110,12 +110,23 @@ def test_validity_on_learnable_labels_is_high_and_the_majority_is_worth_nothing(
     pick = np.random.default_rng(0).integers(0, 3, 120)
     known = [list(words)[k] for k in pick]
     replies = [written(n, f"{words[label]} {n % 7}", f"d{n // 4}") for n, label in enumerate(known)]
-    found = offline.error_validity(replies, known, ["a" if n % 2 else "b" for n in range(120)], **FEW)
+    sure = [n % 3 > 0 for n in range(120)]
+    found = offline.error_validity(replies, known, ["a" if n % 2 else "b" for n in range(120)], sure, **FEW)
     assert found["majority"]["kappa"]["value"] == 0 and found["majority"]["label"] == max(set(known), key=known.count)
     for kind in ("unseen dialogues", "unseen writers"):
-        assert set(found[kind]) == {"all", "a", "b"} and found[kind]["all"]["kappa"]["value"] > 0.95
+        assert {"all", "a", "b"} <= set(found[kind]) and found[kind]["all"]["kappa"]["value"] > 0.95
+    assert [found["unseen dialogues"][part]["replies"] for part in ("sure", "guessed")] == [80, 40]
     for share in found["shares"].values():
-        assert sum(s["labelled"] for s in share.values()) == pytest.approx(100) == sum(s["predicted"] for s in share.values())
+        for by in ("labelled", "predicted", "known"):
+            assert sum(s[by] for s in share.values()) == pytest.approx(100)
+    (pair,) = found["differences"].values()
+    a, b = (found["shares"][name]["None"]["labelled"] for name in "ba")
+    assert pair["None"]["labelled"] == pytest.approx(a - b)
+
+
+def test_one_labelled_dialogue_teaches_nothing_about_others():
+    with pytest.raises(ValueError, match="at least two"):
+        offline.out_of_fold([written(1, "hm")], ["None"], ["d"], [written(2, "hm")], ["e"], seed=0)
 
 
 # --- The empathy scale ---
@@ -161,10 +172,10 @@ def test_the_scale_is_held_against_the_seekers_own_ratings():
     bad = [talk(n, ["b" * (n % 3)], None, "failed", feedback=(2 + n % 2,)) for n in range(9)]
     found = offline.against_seekers(Counting(), {"esconv": good, "failed": bad}, **FEW)
     means = [np.mean([n % 5, 1]) for n in range(12)]
-    assert found["dialogues"]["esconv"]["ratings"] == 12 and found["dialogues"]["failed"]["ratings"] == 0
+    assert found["dialogues"]["esconv"]["ratings"] == [3, 3, 3, 3, 0] and sum(found["dialogues"]["failed"]["ratings"]) == 0
     assert found["dialogues"]["esconv"]["emotional reactions"]["value"] == pytest.approx(spearmanr(means, [1 + n % 4 for n in range(12)])[0])
     assert found["dialogues"]["esconv"]["explorations"] is None, "a measure that never varies goes with nothing"
-    assert found["feedback"]["esconv"]["ratings"] == 12 and found["feedback"]["failed"]["ratings"] == 9
+    assert sum(found["feedback"]["esconv"]["ratings"]) == 12 and found["feedback"]["failed"]["ratings"] == [0, 5, 4, 0, 0]
     during = spearmanr([n % 3 for n in range(9)], [2 + n % 2 for n in range(9)])[0]
     assert found["feedback"]["failed"]["interpretations"]["value"] == pytest.approx(during)
     auc = roc_auc_score([1] * 12 + [0] * 9, [*means, *[0.0] * 9])

@@ -106,7 +106,7 @@ def test_metrics_and_report_read_back(session, metrics):
 
 def test_offline_judges_of_invented_labels_say_so(session, metrics):
     found = session.run("judged-offline").payload
-    assert found["labels"] == "invented" and found["learned_from"] == {"error labels": 48, "empathy ratings": 144}
+    assert found["errors"]["learned_from"] == "48 INVENTED labels" and found["empathy"]["learned_from"] == "144 INVENTED ratings"
     assert set(found["errors"]["systems"]) == {"gold", *stages.SYSTEMS} == set(found["empathy"]["systems"])
     for shares in found["errors"]["systems"].values():
         assert sum(share["value"] for share in shares.values()) == pytest.approx(100)
@@ -158,13 +158,17 @@ def test_llm_judges_over_a_server(session, metrics):
     assert payload["between"][f"{replication.PAPER_JUDGE} ~ other"]["Hel"]["equal"] == 100 == found["repeats"][0]["Hel"]["equal"]
     assert found["pairs"]["decoupled-sft - vanilla-sft"]["Emp"]["same_in_both_orders"]["value"] == 100
     evaluation = Evaluation.from_json(json.dumps(metrics.payload))
-    paper = payload | {"turns": 100, "protocol": payload["protocol"] | {"turns": 100}}
+    assert found["resolved"] == ["other-resolved"], "a server under another name"
+    own = payload["judges"][replication.PAPER_JUDGE] | {"resolved": [replication.PAPER_JUDGE]}
+    paper = payload | {"turns": 100, "protocol": payload["protocol"] | {"turns": 100}, "judges": payload["judges"] | {replication.PAPER_JUDGE: own}}
     table = replication.table_3(evaluation, paper, "vanilla", "x")
     cells = {(cell.row.split("/")[-1], cell.column): cell for cell in table.cells()}
     own = payload["judges"][replication.PAPER_JUDGE]["scores"]["systems"]["vanilla-sft"]["Emp"]["value"]
     assert cells["sft", "Emp"].measured.value == own and "100 of the turns" in table.caption
-    assert replication.judge_scores(payload).shape == (2 * len(stages.SYSTEMS), 5)
-    for other in (payload, paper | {"judges": {"other": found}}):
+    assert len(replication.judge_scores(payload)) == 2 * len(stages.SYSTEMS) == len(replication.judge_errors(payload))
+    assert len(replication.judge_pairs(payload)) == 8 and len(replication.judge_agreement(payload)) == 5
+    impostor = paper | {"judges": payload["judges"]}  # a server that was given the name of the paper's judge
+    for other in (payload, impostor, paper | {"turns": 99}, paper | {"judges": {"other": found}}):
         cells = replication.table_3(evaluation, other, "vanilla", "x").cells()
         assert not any(cell.measured for cell in cells if cell.column == "Emp"), "asked otherwise, or another judge"
     # The server is gone: everything is in the record, whatever becomes of the stage's own folder.

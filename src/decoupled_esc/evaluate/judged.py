@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from decoupled_esc.corpus import Turn
-from decoupled_esc.evaluate.bootstrap import Estimate, bootstrap, cluster_weights, ratio_of_sums
+from decoupled_esc.evaluate.agreement import MOST_UNDEFINED
+from decoupled_esc.evaluate.bootstrap import Estimate, cluster_weights, percentile_interval
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,22 @@ class Means:
         self._weights = cluster_weights(self._clusters, replicates, seed)
 
     def of(self, values: Sequence[float]) -> dict | None:
-        """An `Estimate` as a dict, of ``values`` [items]; nan is a missing one, and None comes where all are."""
+        """An `Estimate` as a dict, of ``values`` [items]; nan is a missing one, and None comes where all are.
+
+        Draws without any value are left out; with more than a few of these, or values of one dialogue, there is no interval.
+        """
         values = np.asarray(values, dtype=float)
         there = ~np.isnan(values)
         if not there.any():
             return None
         sums = np.bincount(self._place[there], values[there], self._clusters)
         counts = np.bincount(self._place[there], minlength=self._clusters)
-        found = bootstrap(self._weights, lambda draws: ratio_of_sums(draws, sums, counts))
-        return asdict(found.estimate() if self._clusters > 1 else Estimate(found.value))
+        drawn = self._weights @ counts
+        copies = (self._weights @ sums)[drawn > 0] / drawn[drawn > 0]
+        mean = float(values[there].mean())
+        if (counts > 0).sum() < 2 or len(copies) < (1 - MOST_UNDEFINED) * len(drawn):
+            return asdict(Estimate(mean))
+        return asdict(percentile_interval(mean, copies))
 
     def table(
         self, values: Mapping[str, np.ndarray], columns: Sequence[str], contrasts: Sequence[tuple[str, str]] = ()

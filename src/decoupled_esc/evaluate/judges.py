@@ -9,6 +9,7 @@ A score means nothing without its judge: everything here is keyed by the judge's
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -124,11 +125,14 @@ class ErrorLabel(BaseModel):
     _spelled = field_validator("error", mode="before")(_label)
 
 
-class PairLabels(BaseModel):
-    """What is wrong with each of two replies."""
+_OF_A_GENERATOR = (*FILTERED, taxonomy.NO_ERROR)
 
-    first: Literal[LABELS]
-    second: Literal[LABELS]
+
+class PairLabels(BaseModel):
+    """Which of the three errors each of two replies has, if any."""
+
+    first: Literal[_OF_A_GENERATOR]
+    second: Literal[_OF_A_GENERATOR]
     _spelled = field_validator("first", "second", mode="before")(_label)
 
 
@@ -178,15 +182,18 @@ def error(reply: Reply, protocol: Protocol) -> Request:
     return Request(f"{reply.id}/error", (("system", system), ("user", shown + _marked("reply", reply.text))), ErrorLabel, 24)
 
 
-def filter_pair(chosen: Reply, rejected: Reply, protocol: Protocol) -> Request:
-    """What is wrong with each reply of a would-be preference pair (Figure 15); the judge is not told which is to be chosen."""
+_THREE = "\n".join(f"{e.name}: {e.meaning}." for e in taxonomy.PSYCHOLOGICAL_ERRORS if e.name in FILTERED)
+
+
+def filter_pair(first: Reply, second: Reply, protocol: Protocol) -> Request:
+    """Which of the three errors each reply of a would-be preference pair has (Figure 15); not which is to be chosen."""
     system = (
-        f"{_READER}\nSay of each of two replies to the same message what is wrong with it. "
-        f"Choose for each the one that weighs most:\n{_DEFINED}\n{_FAIRLY}\n"
+        f"{_READER}\nSay of each of two replies to the same message whether it has one of these errors, and if it has several, "
+        f"the one that weighs most:\n{_THREE}\n{taxonomy.NO_ERROR}: none of the three, whatever else may be wrong with it.\n{_FAIRLY}\n"
         'Answer with JSON alone: {"first": the name, "second": the name}'
     )
-    shown = _shown(chosen.turn, protocol) + _marked("first reply", chosen.text) + _marked("second reply", rejected.text)
-    return Request(f"{chosen.id}>{rejected.id}/filter", (("system", system), ("user", shown)), PairLabels, 40)
+    shown = _shown(first.turn, protocol) + _marked("first reply", first.text) + _marked("second reply", second.text)
+    return Request(f"{first.id}>{second.id}/filter", (("system", system), ("user", shown)), PairLabels, 40)
 
 
 def _marked(name: str, text: str) -> str:
@@ -214,6 +221,10 @@ class LLMJudge:
 
     def __init__(self, client: Client, protocol: Protocol):
         self.client, self.protocol, self.id = client, protocol, client.endpoint.model
+        self.resolved: set[str] = set()
+        """What the servers said answered."""
+        self.tokens = 0
+        """In and out, of all answers so far, recorded ones included."""
 
     def scores(self, replies: Sequence[Reply], repeat: int = 0) -> list[dict[str, int | None]]:
         """Dimension key -> score for each reply; None where no answer could be read."""
@@ -229,9 +240,14 @@ class LLMJudge:
         return [answer and answer.error for answer in self._asked([error(reply, self.protocol) for reply in replies], repeat)]
 
     def labels_of_pairs(self, pairs: Sequence[tuple[Reply, Reply]]) -> list[tuple[str | None, str | None]]:
-        """(label of the chosen reply, of the rejected) for each (chosen, rejected), for `kept`."""
-        found = self._asked([filter_pair(*pair, self.protocol) for pair in pairs])
-        return [(answer.first, answer.second) if answer else (None, None) for answer in found]
+        """(label of the chosen reply, of the rejected) for each (chosen, rejected), for `kept`.
+
+        Half the pairs, picked by their ids, are shown the other way round: the place must not tell which is the gold one.
+        """
+        swapped = [hashlib.sha256(f"{one.id} {other.id}".encode()).digest()[0] % 2 == 1 for one, other in pairs]
+        asked = [filter_pair(*(reversed(pair) if swap else pair), self.protocol) for pair, swap in zip(pairs, swapped, strict=True)]
+        found = [(answer.first, answer.second) if answer else (None, None) for answer in self._asked(asked)]
+        return [labels[::-1] if swap else labels for labels, swap in zip(found, swapped, strict=True)]
 
     def choices(self, pairs: Sequence[tuple[Reply, Reply]]) -> list[dict[str, tuple[int | None, int | None]]]:
         """Dimension key -> (1, 0 or -1 as the first reply was preferred, neither or the second, asked in either order)."""
@@ -256,7 +272,10 @@ class LLMJudge:
         ]
 
     def _asked(self, requests: list[Request], repeat: int = 0) -> list:
-        return [answer.parsed for answer in self.client.ask([replace(request, sample=repeat) for request in requests])]
+        answers = self.client.ask([replace(request, sample=repeat) for request in requests])
+        self.resolved |= {answer.model for answer in answers}
+        self.tokens += sum(answer.tokens_in + answer.tokens_out for answer in answers)
+        return [answer.parsed for answer in answers]
 
 
 def drawn(turns: Sequence[Turn], protocol: Protocol, seed: int) -> list[Turn]:

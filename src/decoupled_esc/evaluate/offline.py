@@ -7,6 +7,7 @@ on what the seekers of ESConv said of their supporters (`against_seekers`).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -125,8 +126,10 @@ def out_of_fold(replies: Sequence[Reply], labels: Sequence[str], dialogues: Sequ
                 target_dialogues: Sequence[str], *, seed: int) -> np.ndarray:  # fmt: skip
     """Probabilities [targets, 6], each target's from a classifier that learned from none of its dialogue.
 
-    Dialogues are split in five; without labels of its dialogue, a target gets the first fold's classifier.
+    Dialogues, labelled or not, are split in five.  Raises ValueError with fewer than two labelled dialogues.
     """
+    if len(set(dialogues)) < 2:
+        raise ValueError("to learn from other dialogues there must be labels of at least two")
     names = sorted(set(dialogues) | set(target_dialogues))
     fold_of = {}
     spread = GroupKFold(min(FOLDS, len(names)), shuffle=True, random_state=seed).split(names, groups=names)
@@ -161,8 +164,6 @@ def label_validity(truth: Sequence[str], guess: Sequence[str], dialogues: Sequen
         "accuracy": of(lambda t: 100 * np.trace(t, axis1=1, axis2=2) / t.sum((1, 2))),
         "macro_f1": of(lambda t: 100 * _f1(t).mean(axis=1)),
         "kappa": of(_kappa),
-        "confusion": tables.sum(axis=0).astype(int).tolist(),
-        "f1": dict(zip(LABELS, (100 * _f1(tables.sum(axis=0)[None])[0]).round(1).tolist(), strict=True)),
     }
 
 
@@ -179,12 +180,17 @@ def _kappa(tables: np.ndarray) -> np.ndarray:
     return np.where(chance < 1, (agreed - chance) / np.where(chance < 1, 1 - chance, 1), 0.0)
 
 
-def error_validity(replies: Sequence[Reply], labels: Sequence[str], sources: Sequence[str], *, replicates: int, seed: int) -> dict:
+def error_validity(
+    replies: Sequence[Reply], labels: Sequence[str], sources: Sequence[str], sure: Sequence[bool], *, replicates: int, seed: int
+) -> dict:
     """What the classifier is worth against the labels it learns from, on dialogues it has not seen.
 
     ``sources`` names who wrote each reply.  ``unseen writers`` is the harder test, and the one that counts for replies of
-    a new model: the classifier has learned neither from the dialogue nor from that writer.  ``shares`` compares, a
-    writer at a time, the mean of the predicted probabilities with the share of the label.
+    a new model: the classifier has learned neither from the dialogue nor from that writer.  ``sure`` says whether a
+    reply's dialogue is known and not guessed; ``sure`` and ``guessed`` are the unseen dialogues' two parts.  ``shares``
+    compares, a writer at a time, the mean of the predicted probabilities with the share of the label, and
+    ``differences`` does so for each two writers, for an unseen writer each (``predicted``) and for one judge who knows
+    them all (``known``).
     """
     dialogues = [reply.turn.dialogue for reply in replies]
     chosen = {"replicates": replicates, "seed": seed}
@@ -207,22 +213,25 @@ def error_validity(replies: Sequence[Reply], labels: Sequence[str], sources: Seq
 
     everyone = list(range(len(labels)))
     by_source = {source: [i for i in everyone if sources[i] == source] for source in dict.fromkeys(sources)}
+    parts = {"sure": [i for i in everyone if sure[i]], "guessed": [i for i in everyone if not sure[i]]}
+
+    def shares(where: list[int]) -> np.ndarray:
+        """[3, labels] in per cent: labelled, predicted for an unseen writer, predicted for a known one."""
+        told = [np.mean([labels[i] == label for i in where]) for label in LABELS]
+        return 100 * np.stack([told, unseen[where].mean(axis=0), known[where].mean(axis=0)])
+
+    def named(rows: np.ndarray) -> dict:
+        return {label: dict(zip(("labelled", "predicted", "known"), rows[:, k].tolist(), strict=True)) for k, label in enumerate(LABELS)}
+
+    of = {source: shares(where) for source, where in by_source.items()}
     return {
         "majority": {"label": majority, **label_validity(labels, [majority] * len(labels), dialogues, **chosen)},
-        "unseen dialogues": {"all": validity(known, everyone), **{s: validity(known, where) for s, where in by_source.items()}},
+        "unseen dialogues": {"all": validity(known, everyone), **{s: validity(known, where) for s, where in by_source.items()},
+                             **{name: validity(known, where) for name, where in parts.items() if where}},
         "unseen writers": {"all": validity(unseen, everyone), **{s: validity(unseen, where) for s, where in by_source.items()}},
-        "shares": {
-            source: {
-                label: {
-                    "labelled": 100 * np.mean([labels[i] == label for i in where]),
-                    "predicted": 100 * unseen[where, k].mean(),
-                    "most probable": 100 * (unseen[where].argmax(axis=1) == k).mean(),
-                }
-                for k, label in enumerate(LABELS)
-            }
-            for source, where in by_source.items()
-        },
-    }
+        "shares": {source: named(rows) for source, rows in of.items()},
+        "differences": {f"{a} - {b}": named(of[a] - of[b]) for a, b in itertools.combinations(of, 2)},
+    }  # fmt: skip
 
 
 def empathy_validity(rated: Sequence[RatedReply], *, replicates: int, seed: int) -> dict[str, dict]:
@@ -296,8 +305,8 @@ def _rated_during(dialogues: Sequence[Dialogue], measured: Mapping[str, np.ndarr
 
 
 def _correlations(rated: Sequence[tuple[np.ndarray, int, str]], *, replicates: int, seed: int) -> dict:
-    """How many ratings there are, and the correlation of each measure with them; None where it is 0/0."""
-    found: dict = {"ratings": len(rated)}
+    """How often each rating from 1 to 5 was given, and the correlation of each measure with them; None where it is 0/0."""
+    found: dict = {"ratings": np.bincount([rating for _, rating, _ in rated], minlength=6)[1:].tolist()}
     for k, measure in enumerate(MEASURES):
         found[measure] = None
         if rated:

@@ -197,7 +197,7 @@ class _Run:
         if self.interrupted:
             raise asyncio.CancelledError
         if not self.secret and self.client.mode != "replay" and self.endpoint.address.startswith("https://api.openai.com"):
-            raise EndpointError(f"set {self.endpoint.key_from} to your key, or base_url to a server of your own")
+            raise EndpointError(f"set {self.endpoint.key_from} to your key, or base_url to a server of your own (a profile without a judge has `judge: null`)")
         async with openai.AsyncOpenAI(
             api_key=self.secret or "none", base_url=self.endpoint.address, max_retries=0, timeout=self.endpoint.timeout_seconds
         ) as self.server:

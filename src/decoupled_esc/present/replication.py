@@ -12,6 +12,7 @@ from dataclasses import replace
 import pandas as pd
 
 from decoupled_esc.evaluate import STRATEGY_METRICS, Estimate, Evaluation
+from decoupled_esc.evaluate.errors import LABELS
 from decoupled_esc.present.paper import Status, load_tables
 from decoupled_esc.present.tables import ComparisonTable, Label, compare
 
@@ -108,7 +109,7 @@ def table_3(evaluation: Evaluation, judged: Mapping, paradigm: str, profile: str
     difference = dict(evaluation.contrasts[contrast]["paper"])
     if not reason:
         difference |= {key: Estimate(**estimate) for key, estimate in scores_by_judge["contrasts"][contrast].items()}
-        note = " ".join([*([note] if note else []), f"Judge: {PAPER_JUDGE}, on {judged['turns']} of the turns."])
+        note = " ".join([*([note] if note else []), f"Judge: {PAPER_JUDGE}, on {judged['turns']} of the turns, asked in our own words."])
     details = evaluation.details[f"{paradigm}-sft"]
     return compare(
         load_tables()["decoupledesc/table-3"],
@@ -128,32 +129,75 @@ def _judge_columns(judged: Mapping) -> tuple[str | None, Mapping]:
     """(why there are none to compare or None, scores of the paper's judge) of stage ``judged``'s payload."""
     if "missing" in judged:
         return f"needs an LLM judge, and {judged['missing']}", {}
-    if PAPER_JUDGE not in judged["judges"]:
-        return f"scores by {' and '.join(judged['judges'])} are not comparable with those of {PAPER_JUDGE}", {}
-    other = [f"{key} {judged['protocol'][key]}" for key, value in PAPER_PROTOCOL.items() if judged["protocol"][key] != value]
+    if judged["judges"].get(PAPER_JUDGE, {}).get("resolved") != [PAPER_JUDGE]:
+        answered = sorted({model for found in judged["judges"].values() for model in found["resolved"]})
+        return f"scores by {' and '.join(answered)} are not comparable with those of {PAPER_JUDGE}", {}
+    asked = judged["protocol"] | {"turns": judged["turns"]}
+    other = [f"{key} {asked[key]}" for key, value in PAPER_PROTOCOL.items() if asked[key] != value]
     if other:
         return f"the judge was asked otherwise than in the paper ({', '.join(other)})", {}
     return None, judged["judges"][PAPER_JUDGE]["scores"]
 
 
 def judge_scores(judged: Mapping) -> pd.DataFrame:
-    """Mean scores of every system by every judge of the profile, a row each; as text with 95% intervals."""
+    """Mean scores of every system by every judge of the profile, a row each; as text with 95% intervals.
+
+    The last column leaves out the turns after a blank message, at which the judge saw nothing that was said.
+    """
     return pd.DataFrame(
         [
-            {"judge": judge, "system": system, **{key: written(Estimate(**row[key]), 2) if key in row else "–" for key in JUDGED}}
+            {
+                "judge": judge,
+                "system": system,
+                **_cells(row, JUDGED, 2),
+                "Emp, after words": _cells((found["scores_after_words"] or {"systems": {}})["systems"].get(system, {}), ["Emp"], 2)["Emp"],
+            }
             for judge, found in judged["judges"].items()
             for system, row in found["scores"]["systems"].items()
         ]
     ).set_index("judge")
 
 
-def agreement(rows: Mapping[str, Mapping[str, Mapping]]) -> pd.DataFrame:
-    """Who agrees with whom: ``rows`` what -> dimension -> ``judges.agreement``'s; weighted kappa and equal answers, as text."""
+def judge_errors(judged: Mapping) -> pd.DataFrame:
+    """Share of each psychological error, in per cent, by every judge of the profile."""
+    return pd.DataFrame(
+        [
+            {"judge": judge, "system": system, **_cells(row, LABELS, 0)}
+            for judge, found in judged["judges"].items()
+            for system, row in found["errors"]["systems"].items()
+        ]
+    ).set_index("judge")
+
+
+def judge_pairs(judged: Mapping) -> pd.DataFrame:
+    """How often the first of two systems was preferred in both orders, and how often the place in the question decided."""
+    columns = ("win", "tie", "lose", "same_in_both_orders", "first_place", "second_place")
+    rows = [
+        {"judge": judge, "pair": pair, "dimension": key, **{name.replace("_", " "): text for name, text in _cells(row, columns, 0).items()}}
+        for judge, found in judged["judges"].items()
+        for pair, dimensions in found["pairs"].items()
+        for key, row in dimensions.items()
+    ]
+    return pd.DataFrame(rows or [{"judge": "–", "pair": "not asked"}]).set_index("judge")
+
+
+def judge_agreement(judged: Mapping) -> pd.DataFrame:
+    """Of every judge with itself, asked again and in both orders, and with the others; a row each, as text."""
     def shown(cell: Mapping) -> str:
         equal = "–" if cell["equal"] is None else f"{cell['equal']:.0f}% equal"
         return f"{written(Estimate(**cell['kappa']), 2) if cell['kappa'] else '–'} ({equal} of {cell['items']})"
 
-    return pd.DataFrame({what: {key: shown(cell) for key, cell in row.items()} for what, row in rows.items()}).T
+    rows = {
+        **{f"{judge}, asked again": again for judge, found in judged["judges"].items() for again in found["repeats"]},
+        **{f"{judge}, {pair} in both orders": orders for judge, found in judged["judges"].items() for pair, orders in found["orders"].items()},
+        **judged["between"],
+    }
+    cells = {what: {key: shown(cell) for key, cell in row.items()} for what, row in rows.items()}
+    return pd.DataFrame(cells or {"asked once, alone": {"agreement": "nothing to compare"}}).T
+
+
+def _cells(row: Mapping[str, Mapping], columns: Sequence[str], decimals: int) -> dict[str, str]:
+    return {key: written(Estimate(**row[key]), decimals) if key in row else "–" for key in columns}
 
 
 RELEASED = {"qwen-sft": "qwen2.5-7b/vanilla/sft", "llama-sft": "llama3.1-8b/vanilla/sft"}

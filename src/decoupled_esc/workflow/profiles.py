@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from decoupled_esc.evaluate.judges import Protocol
 from decoupled_esc.generate.client import Endpoint, Mode
 from decoupled_esc.generate.local import Sampling
 from decoupled_esc.models import Backbone
-from decoupled_esc.train import Training
+from decoupled_esc.train import Preference, Training
 
 FOLDER = Path(__file__).parents[3] / "profiles"
 
@@ -56,13 +56,51 @@ class Generation(Strict):
     batch_tokens: int
 
 
+class PreferenceTraining(Strict):
+    """One preference optimisation: how it is trained, and which loss."""
+
+    training: Training
+    loss: Preference
+
+
+class Alternative(Strict):
+    """Another loss in place of a role's own: its learning rate and constants; all else as there."""
+
+    learning_rate: float
+    loss: Preference
+
+
+class PreferenceOptimisation(Strict):
+    """One preference optimisation each for the three roles (section 5.2), and the losses that the papers leave to others."""
+
+    vanilla: PreferenceTraining
+    planner: PreferenceTraining
+    generator: PreferenceTraining
+    alternatives: dict[Literal["ipo", "simpo", "kto", "orpo"], Alternative]
+
+
+class Mining(Strict):
+    """How preference pairs are mined (IPM, section 4)."""
+
+    draws: int = Field(ge=1)
+    """Replies of the generator, and of the vanilla model, to each training turn."""
+
+
 class Judge(Strict):
     """The LLM judges of a profile, and how they are asked."""
 
     endpoints: list[Endpoint] = Field(min_length=1)
-    """The first is the one whose scores stand in the tables; the others say how far judges agree."""
+    """The first mines pairs; the others say how far judges agree.  A model's name is its identity: in scores, and in the
+    record of what was answered."""
     mode: Mode
     protocol: Protocol
+
+    @field_validator("endpoints")
+    @classmethod
+    def _told_apart(cls, endpoints: list[Endpoint]) -> list[Endpoint]:
+        if len({endpoint.model for endpoint in endpoints}) < len(endpoints):
+            raise ValueError("two judges have one model name, and their scores could not be told apart")
+        return endpoints
 
 
 class Profile(Strict):
@@ -79,6 +117,8 @@ class Profile(Strict):
     dialogue is read once for all its turns."""
     sft: SupervisedFineTuning
     generation: Generation
+    mining: Mining
+    preference: PreferenceOptimisation
     judge: Judge | None
     """None: no LLM judge; the offline judges always judge, under their own names."""
     bootstrap_replicates: int

@@ -292,6 +292,280 @@ def _reply_sampling(context: Context, argmax: bool):
     return sampling.model_copy(update={"temperature": 0.0}) if argmax else sampling
 
 
+def candidates_planner(context: Context) -> dict:
+    """What the fine-tuned planner would do at every training turn: one draw, as in decoding (IPM, section 4.1)."""
+    from decoupled_esc import prompts
+
+    sampling = context.profile.generation.plan
+    return _candidates(context, "sft-planner", prompts.planner, sampling, draws=1)
+
+
+def candidates_generator(context: Context) -> dict:
+    """What the fine-tuned generator says at every training turn, under the gold strategy: several draws."""
+    from decoupled_esc import prompts
+
+    layout = prompts.LAYOUTS[_layout(context.profile, "generator")]
+    return _candidates(context, "sft-generator", layout, context.profile.generation.reply, context.profile.mining.draws)
+
+
+def candidates_vanilla(context: Context) -> dict:
+    """What the fine-tuned vanilla model says at every training turn, strategy and reply: several draws."""
+    from decoupled_esc import prompts
+
+    return _candidates(context, "sft-vanilla", prompts.vanilla, context.profile.generation.reply, context.profile.mining.draws)
+
+
+def _candidates(context: Context, adapter: str, layout, sampling, draws: int) -> dict:
+    """Completions for all training turns, in ``samples/0.jsonl`` and so on, by turn id."""
+    import hashlib
+
+    engine, turns = _engine(context, adapter), _training_turns(context)
+    asked = _fit(context, engine, turns, layout, sampling)
+    found = [_complete(context, engine, asked, sampling, f"samples/{draw}", draw) for draw in range(draws)]
+    context.tokens = sum(row["tokens"] for rows in found for row in rows.values())
+    said = hashlib.sha256()
+    for rows in found:
+        for turn in turns:
+            said.update(f"{turn.id}\t{rows[turn.id]['text']}\n".encode())
+    return {"turns": len(turns), "draws": draws, "digest": said.hexdigest()[:16]}
+
+
+def pairs(context: Context) -> dict:
+    """Preference pairs from the candidates (IPM-PrefDial), written by id, and what they are made of."""
+    from collections import Counter
+
+    import numpy as np
+
+    from decoupled_esc import mining, prompts, taxonomy
+    from decoupled_esc.corpus.empathy import MECHANISMS
+    from decoupled_esc.evaluate import offline
+    from decoupled_esc.evaluate.judged import Means
+
+    turns, by_id = _training_turns(context), {turn.id: turn for turn in _training_turns(context)}
+    plans = [{id: prompts.parse_strategy(text) for id, text in draw.items()} for draw in _samples(context, "planner")]
+    replies = [{id: " ".join(text.split()) for id, text in draw.items()} for draw in _samples(context, "generator")]
+    coupled = [{id: prompts.parse_tagged(text) for id, text in draw.items()} for draw in _samples(context, "vanilla")]
+    judge, label = _error_judge(context)
+    under_gold = [{id: (by_id[id].strategy, reply) for id, reply in draw.items()} for draw in replies]
+    seen = {"generator": [label(turns, draw) for draw in under_gold], "vanilla": [label(turns, draw) for draw in coupled]}
+    found, left = {}, {}
+    found["strategy"], left["strategy"] = mining.strategy_pairs(turns, plans)
+    found["response"], left["response"] = mining.response_pairs(turns, replies, seen["generator"])
+    found["vanilla"], left["vanilla"] = mining.vanilla_pairs(turns, coupled, seen["vanilla"])
+    sampling = context.profile.generation.reply
+    said = {"judge": judge, "temperature": sampling.temperature, "top_p": sampling.top_p}
+    for kind, mined in found.items():
+        mining.write(context.folder / f"{kind}.jsonl", mined, **(said if kind != "strategy" else {**said, "judge": None}))
+    (context.folder / "README.md").write_text(_card(context, judge, found), encoding="utf-8")
+
+    rated, quality = _empathy_ratings(context), None
+    if not isinstance(rated, str) and found["response"]:
+        scale = offline.EmpathyScale().fit(rated)
+        sides = [scale.levels(texts) for texts in zip(*[(by_id[p.turn].reply, p.reply) for p in found["response"]], strict=True)]
+        values = {name: np.hstack([side, side.sum(axis=1, keepdims=True)]) for name, side in zip(("chosen", "rejected"), sides, strict=True)}
+        means = Means([by_id[p.turn].dialogue for p in found["response"]], **_resampling(context))
+        quality = means.table(values, [*MECHANISMS, "all three"], [("chosen", "rejected")])
+    counted = {role: [Counter(rejected for _, rejected in draw.values()) for draw in draws] for role, draws in seen.items()}
+    chosen = Counter(gold for gold, _ in seen["generator"][0].values())
+    return {
+        "judge": judge,
+        "turns": len(turns),
+        "draws": {"planner": len(plans), "generator": len(replies), "vanilla": len(coupled)},
+        "pairs": {kind: len(mined) for kind, mined in found.items()},
+        "digests": {kind: _file_digest(context.folder / f"{kind}.jsonl") for kind in found},
+        "left": {kind: dict(counts.most_common()) for kind, counts in left.items()},
+        "errors": {kind: dict(Counter(p.error for p in found[kind])) for kind in ("response", "vanilla")},
+        "quadrants": dict(Counter(p.quadrant for p in found["vanilla"])),
+        "characters": {
+            "chosen": _mean([len(by_id[p.turn].reply) for p in found["response"]]),
+            "rejected": _mean([len(p.reply) for p in found["response"]]),
+        },
+        "strategies": {
+            kind: {
+                "chosen": [sum(by_id[p.turn].strategy == s for p in mined) for s in taxonomy.STRATEGIES],
+                "rejected": [sum(p.strategy == s for p in mined) for s in taxonomy.STRATEGIES],
+            }
+            for kind, mined in found.items()
+        },
+        "candidates": {
+            "gold": dict(chosen),
+            **{role: dict(sum(counts, Counter())) for role, counts in counted.items()},
+        },
+        "agree": {"planner": 100 * _mean([plans[0][t.id] == t.strategy for t in turns]),
+                  "vanilla": 100 * _mean([coupled[0][t.id][0] == t.strategy for t in turns])},
+        "empathy": quality,
+        "examples": _examples(found, by_id),
+    }  # fmt: skip
+
+
+def _samples(context: Context, role: str) -> list[dict[str, str]]:
+    """Draw by draw: turn id -> what was printed."""
+    import json
+
+    folder = context.folders[f"candidates-{role}"] / "samples"
+    found = []
+    for draw in range(context.needs[f"candidates-{role}"].payload["draws"]):
+        rows = [json.loads(line) for line in (folder / f"{draw}.jsonl").read_text(encoding="utf-8").splitlines()]
+        found.append({row["id"]: row["text"] for row in rows})
+    return found
+
+
+def _error_judge(context: Context):
+    """(id of the profile's error judge, turns and {turn id: (strategy, reply)} -> {turn id: (gold's label, the reply's)})."""
+    from decoupled_esc.corpus import CorpusError
+    from decoupled_esc.evaluate import judges, offline
+    from decoupled_esc.evaluate.judged import Reply
+    from decoupled_esc.generate.client import Client
+    from decoupled_esc.generate.record import Record
+
+    def both(turns, drawn) -> list:
+        return [
+            (Reply(f"gold/{t.id}", t, t.strategy, t.reply), Reply(f"drawn/{t.id}", t, drawn[t.id][0], drawn[t.id][1])) for t in turns
+        ]
+
+    if context.profile.judge is not None:
+        how = context.profile.judge
+        judge = judges.LLMJudge(Client(how.endpoints[0], Record(context.answers), how.mode), how.protocol)
+
+        def asked(turns, drawn):
+            return dict(zip([t.id for t in turns], judge.labels_of_pairs(both(turns, drawn)), strict=True))
+
+        return judge.id, asked
+    labels = _error_labels(context)
+    if isinstance(labels, str):
+        raise CorpusError(labels, remedy="or give the profile a judge section")
+    replies, names, sources, _ = labels
+    classifier = offline.ErrorClassifier().fit(replies, names)
+
+    def classified(turns, drawn):
+        gold, said = zip(*both(turns, drawn), strict=True)
+        return dict(zip([t.id for t in turns], zip(classifier.errors(gold), classifier.errors(said), strict=True), strict=True))
+
+    return classifier.id + " on invented labels" * (set(sources) == {"invented"}), classified
+
+
+def _examples(found: dict, by_id: dict) -> list[dict]:
+    """For each error the pair with the fewest words in all, of those that have some on every side (Figures 11-14)."""
+    def words(pair) -> int:
+        return len(f"{by_id[pair.turn].context[-1].text} {by_id[pair.turn].reply} {pair.reply or ''}".split())
+
+    def telling(pair) -> bool:
+        texts = (by_id[pair.turn].context[-1].text, by_id[pair.turn].reply, pair.reply or "")
+        return all(8 <= len(text.split()) <= 25 for text in texts)
+
+    examples = []
+    for error in ("Strategy Mismatch", "Lack of Empathy", "Early Emotion Shift", "Template Response"):
+        kind = "vanilla" if error == "Strategy Mismatch" else "response"
+        fitting = [p for p in found[kind] if p.error == error and telling(p) and (kind == "response" or p.strategy != by_id[p.turn].strategy)]
+        if fitting:
+            pair = min(fitting, key=lambda p: (words(p), p.id))
+            turn = by_id[pair.turn]
+            examples.append({"id": pair.id, "error": error, "seeker": turn.context[-1].text, "chosen_strategy": turn.strategy,
+                             "chosen": turn.reply, "rejected_strategy": pair.strategy, "rejected": pair.reply})  # fmt: skip
+    return examples
+
+
+def _card(context: Context, judge: str, found: dict) -> str:
+    """The data card of the mined pairs, beside them."""
+    reply, plan = context.profile.generation.reply, context.profile.generation.plan
+    counts = "\n".join(f"* `{kind}.jsonl`: {len(mined):,} pairs" for kind, mined in found.items())
+    return f"""# Preference pairs mined under profile {context.profile.name}
+
+{counts}
+
+**Made by** drawing from models fine-tuned on ESConv's training dialogues (base: {context.profile.backbone.name}) at every training
+turn: strategies at temperature {plan.temperature}, top-p {plan.top_p}; replies at {reply.temperature}, {reply.top_p}; seed {context.profile.seed}. Rejected is
+what the model drew; chosen is what a person did at that turn. Errors were judged by: {judge}.
+
+**A row** has `id` (turn and draw), `turn`, `kind`, the rejected `strategy` and `reply`, the judge's labels `error` (rejected) and
+`chosen_error`, for vanilla pairs the `quadrant` (P or N: positive or negative; s, r: strategy, response), and `judge`, `temperature`, `top_p`.
+The chosen side is not copied: it stands in ESConv at `turn`, and `decoupled_esc.mining.with_text` joins the two.
+`datasets.load_dataset("json", data_files="response.jsonl")` reads the file as it is.
+
+**For** studying preference optimisation. Rejected replies are a small model's and can be wrong or hurtful; chosen ones are
+unreviewed. Nothing here is counselling, nor fit for training a system that people in distress would talk to.
+ESConv is under CC BY-NC 4.0; treat what is derived from it alike.
+"""
+
+
+def _mean(values: list) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _file_digest(path) -> str:
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def dpo_planner(context: Context) -> dict:
+    """The planner taught to prefer the gold strategy to its own (SP-DPO, Eq. 5)."""
+    return _preference(context, "planner", "strategy")
+
+
+def dpo_generator(context: Context) -> dict:
+    """The generator taught to prefer the gold reply to its own faulty one (RG-DPO, Eq. 6)."""
+    return _preference(context, "generator", "response")
+
+
+def dpo_vanilla(context: Context) -> dict:
+    """The coupled model taught to prefer the gold turn to its own, whatever is wrong with that (Vanilla-DPO)."""
+    return _preference(context, "vanilla", "vanilla")
+
+
+def _preference(context: Context, role: str, kind: str, loss: str | None = None, quadrant: str | None = None) -> dict:
+    from decoupled_esc import corpus, mining, models, prompts, train
+    from decoupled_esc.train.divergence import divergence
+
+    profile, how = context.profile, getattr(context.profile.preference, role)
+    training, preference = how.training, how.loss
+    if loss is not None:
+        other = profile.preference.alternatives[loss]
+        training, preference = training.model_copy(update={"learning_rate": other.learning_rate}), other.loss
+    _be_repeatable()
+    by_id = {turn.id: turn for turn in _training_turns(context)}
+    mined = mining.read(context.folders["pairs"] / f"{kind}.jsonl")
+    if quadrant is not None:
+        mined = _of_one_kind(mined, quadrant, profile.seed)
+    layout, unit = prompts.LAYOUTS[_layout(profile, role)], "turn" if _layout(profile, role) == "generator" else "dialogue"
+    model, tokenizer = _load(context, f"sft-{role}", for_training=True)
+    sequences = train.encode_pairs(
+        [train.Pair(pair.id, by_id[pair.turn], pair.rejected) for pair in mined], layout, tokenizer, profile.data.window, unit,
+        mismatched=profile.seed if preference.loss == "kto" else None,
+    )  # fmt: skip
+    reference = None
+    if preference.has_reference:
+        weights = models.weights_digest(context.folders[f"sft-{role}"] / "policy")
+        reference = train.reference_logps(model, sequences, weights, context.folder, training.precision)
+    log = train.fine_tune(model, tokenizer, sequences, training, context.folder, seed=profile.seed, preference=preference, reference=reference)
+    context.tokens = log.tokens
+    unseen = [turn for dialogue in context.corpus.split("validation") for turn in corpus.turns(dialogue)]
+    held_out = train.encode(unseen, layout, tokenizer, profile.data.window, unit)
+    before, _ = _load(context, f"sft-{role}")
+    return {
+        "loss": preference.model_dump(),
+        "pairs": len(mined),
+        "sequences": len(sequences),
+        "cut": sequences.cut,
+        "held_out_loss": train.held_out_loss(model, held_out),
+        "held_out_loss_before": train.held_out_loss(before, held_out),
+        "divergence": divergence(model, before, held_out),
+        "weights": models.weights_digest(context.folder / "policy"),
+        **asdict(log),
+    }
+
+
+def _of_one_kind(mined: list, quadrant: str, seed: int) -> list:
+    """The vanilla pairs of one quadrant, as many as the smallest quadrant has, so that only their kind differs."""
+    import random
+    from collections import Counter
+
+    own = [pair for pair in mined if pair.quadrant == quadrant]
+    most = min(Counter(pair.quadrant for pair in mined).values())
+    kept = set(random.Random(seed).sample(range(len(own)), most))
+    return [pair for number, pair in enumerate(own) if number in kept]
+
+
 def metrics(context: Context) -> dict:
     """Every automatic and strategy metric of every system, both variants, with intervals and paired differences."""
     from decoupled_esc.evaluate import EvaluatedTurn, evaluate_systems
@@ -315,10 +589,10 @@ def error_classifier(context: Context) -> dict:
     found = _error_labels(context)
     if isinstance(found, str):
         return {"missing": found}
-    replies, labels, sources = found
+    replies, labels, sources, sure = found
     if set(sources) == {"invented"}:
         return {"missing": "the labels are invented ones of this project, and a classifier trained on them is worth nothing"}
-    return offline.error_validity(replies, labels, sources, **_resampling(context))
+    return offline.error_validity(replies, labels, sources, sure, **_resampling(context))
 
 
 def empathy_scale(context: Context) -> dict:
@@ -346,33 +620,32 @@ def judged_offline(context: Context) -> dict:
     from decoupled_esc.evaluate import errors, offline
     from decoupled_esc.evaluate.judged import Means, Reply
 
-    labels, rated = _error_labels(context), _empathy_ratings(context)
-    if isinstance(labels, str) or isinstance(rated, str):
-        return {"missing": labels if isinstance(labels, str) else rated}
-    replies, names, sources = labels
-    turns = _test_turns(context)
+    labels, rated, turns = _error_labels(context), _empathy_ratings(context), _test_turns(context)
     systems = {"gold": [Reply(f"gold/{turn.id}", turn, turn.strategy, turn.reply) for turn in turns]}
     systems |= {name: _replies(context, name, turns) for name in SYSTEMS}
     dialogues = [turn.dialogue for turn in turns]
-    own = [reply.turn.dialogue for reply in replies]
     flat = [reply for written in systems.values() for reply in written]
-    # A turn's own dialogue is kept out of what judges it: GPT's labels of other replies to it would give it away.
-    probable = offline.out_of_fold(replies, names, own, flat, dialogues * len(systems), seed=context.profile.seed)
-    levels = offline.EmpathyScale().fit(rated).levels([reply.text for reply in flat])
 
     def split(values: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(systems, np.split(values, len(systems)), strict=True))
 
     means = Means(dialogues, **_resampling(context))
     contrasts = [*CONTRASTS, *((name, "gold") for name in ("vanilla-sft", "decoupled-sft"))]
-    total = np.hstack([levels, levels.sum(axis=1, keepdims=True)])
-    return {
-        "turns": len(turns),
-        "labels": "invented" if set(sources) == {"invented"} else "decoupledesc_release",
-        "learned_from": {"error labels": len(replies), "empathy ratings": len(rated)},
-        "errors": means.table(split(100 * probable), errors.LABELS, contrasts),
-        "empathy": means.table(split(total), [*MECHANISMS, "all three"], contrasts),
-    }
+    found: dict = {"turns": len(turns), "errors": {"missing": labels}, "empathy": {"missing": rated}}
+    if not isinstance(labels, str):
+        replies, names, sources, _ = labels
+        # A turn's own dialogue is kept out of what judges it: GPT's labels of other replies to it would give it away.
+        own = [reply.turn.dialogue for reply in replies]
+        probable = offline.out_of_fold(replies, names, own, flat, dialogues * len(systems), seed=context.profile.seed)
+        learned = f"{len(replies):,} {'INVENTED labels' if set(sources) == {'invented'} else 'labels by GPT'}"
+        found["errors"] = {"learned_from": learned, **means.table(split(100 * probable), errors.LABELS, contrasts)}
+    if not isinstance(rated, str):
+        levels = offline.EmpathyScale().fit(rated).levels([reply.text for reply in flat])
+        total = np.hstack([levels, levels.sum(axis=1, keepdims=True)])
+        invented = rated[0].post.startswith("invented")
+        learned = f"{len(rated):,} {'INVENTED ratings' if invented else 'ratings by people'}"
+        found["empathy"] = {"learned_from": learned, **means.table(split(total), [*MECHANISMS, "all three"], contrasts)}
+    return found
 
 
 def judged(context: Context) -> dict:
@@ -386,15 +659,15 @@ def judged(context: Context) -> dict:
         return {"missing": f"profile {context.profile.name} has no LLM judge"}
     turns = judges.drawn(_test_turns(context), judge.protocol, context.profile.seed)
     systems = {name: _replies(context, name, turns) for name in SYSTEMS}
-    record, rows, found, scores = Record(context.answers), [], {}, {}
+    record, rows, found, scores, context.tokens = Record(context.answers), [], {}, {}, 0
     for endpoint in judge.endpoints:
         asked = judges.LLMJudge(Client(endpoint, record, judge.mode), judge.protocol)
         found[asked.id], scores[asked.id], own = _judged_by(asked, systems, turns, **_resampling(context))
         rows += own
+        context.tokens += asked.tokens
     first, *others = scores
     dialogues = [turn.dialogue for turn in turns] * len(systems)
     context.rows = tuple(rows)
-    context.tokens = sum(sum(record.spent(endpoint.model)) for endpoint in judge.endpoints)
     return {
         "turns": len(turns),
         "after_blank": sum(not turn.context[-1].text.strip() for turn in turns),
@@ -433,6 +706,7 @@ def _judged_by(judge, systems: dict[str, list], turns: list, **resampling) -> tu
     shares = np.array([[np.nan if label is None else 100.0 * (label == one) for one in errors.LABELS] for label in labels])
     means = Means(dialogues, **resampling)
     payload = {
+        "resolved": sorted(judge.resolved),
         "scores": means.table(split(numbers), columns, CONTRASTS),
         "scores_after_words": Means(somebody, **resampling).table(
             {name: values[spoken] for name, values in split(numbers).items()}, columns, CONTRASTS
@@ -466,8 +740,8 @@ def _replies(context: Context, system: str, turns: list) -> list:
     return [Reply(f"{system}/{turn.id}", turn, rows[turn.id]["strategy"], rows[turn.id]["reply"]) for turn in turns]
 
 
-def _error_labels(context: Context) -> tuple[list, list[str], list[str]] | str:
-    """(replies, labels, who wrote each) that an error classifier can learn from; or why there are none."""
+def _error_labels(context: Context) -> tuple[list, list[str], list[str], list[bool]] | str:
+    """(replies, labels, who wrote each, whether its turn is sure) that a classifier can learn from; or why there are none."""
     from decoupled_esc.corpus import invented
     from decoupled_esc.corpus import released as outputs
     from decoupled_esc.evaluate.judged import Reply
@@ -479,10 +753,10 @@ def _error_labels(context: Context) -> tuple[list, list[str], list[str]] | str:
     elif context.profile.scale == "smoke":
         found, _ = invented.read()
     else:
-        return f"{name} is not on this machine; get it with: decoupled-esc data fetch {name}"
+        return _not_here(context, name)
     found = [row for row in found if row.error is not None]
     replies = [Reply(f"{row.source}/{row.turn.id}", row.turn, row.strategy, row.reply) for row in found]
-    return replies, [row.error for row in found], [row.source for row in found]
+    return replies, [row.error for row in found], [row.source for row in found], [row.unique for row in found]
 
 
 def _empathy_ratings(context: Context) -> list | str:
@@ -490,10 +764,16 @@ def _empathy_ratings(context: Context) -> list | str:
     from decoupled_esc.corpus import empathy, invented
 
     name = "empathy_mental_health"
-    if name in context.files and context.corpus.name == "esconv":
+    if name in context.files:
         return empathy.read(context.files[name][0].parent)
     if context.profile.scale == "smoke":
         return invented.read()[1]
+    return _not_here(context, name)
+
+
+def _not_here(context: Context, name: str) -> str:
+    if name in context.files:
+        return f"{name} belongs to the real ESConv, and the synthetic miniature stands in for it"
     return f"{name} is not on this machine; get it with: decoupled-esc data fetch {name}"
 
 
@@ -547,7 +827,8 @@ def _load(context: Context, adapter: str | None = None, *, for_training: bool = 
     else:
         source, revision, dtype = backbone.name, backbone.revision, backbone.dtype
     policy = context.folders[adapter] / "policy" if adapter else None
-    lora = adapter is not None and getattr(context.profile.sft, adapter.removeprefix("sft-")).lora is not None
+    # A role's preference training goes on with what its fine-tuning trained: an adapter, or all weights.
+    lora = adapter is not None and getattr(context.profile.sft, adapter.split("-")[1]).lora is not None
     if policy is not None and not lora:
         source, revision, policy = policy, None, None  # full fine-tuning left a whole model
     model = models.load(source, revision=revision, dtype=dtype, adapter=policy, for_training=for_training)
@@ -560,6 +841,13 @@ def _engine(context: Context, adapter: str | None):
     _be_repeatable()
     model, tokenizer = _load(context, adapter)
     return TransformersEngine(model, tokenizer, batch_tokens=context.profile.generation.batch_tokens)
+
+
+def _training_turns(context: Context) -> list:
+    from decoupled_esc import corpus
+
+    dialogues = context.corpus.split("train")[: context.profile.data.train_dialogues]
+    return [turn for dialogue in dialogues for turn in corpus.turns(dialogue)]
 
 
 def _test_turns(context: Context) -> list:
@@ -577,13 +865,13 @@ def _fit(context: Context, engine, turns, layout, sampling) -> list:
     return [prompts.fit(turn, layout, engine.count, room)[0] for turn in turns]
 
 
-def _complete(context: Context, engine, asked: list, sampling, what: str) -> dict[str, dict]:
-    """Completions by id, written down batch by batch."""
+def _complete(context: Context, engine, asked: list, sampling, what: str, draw: int = 0) -> dict[str, dict]:
+    """Completions by id, written down batch by batch; another ``draw`` is drawn with other random numbers."""
     from decoupled_esc import progress
 
-    written = context.open_rows(what)
+    written, seed = context.open_rows(what), context.profile.seed + 1000 * draw
     with progress.bar(len(asked), f"{context.folder.name}: {what}", initial=len(written.by_id)) as bar:
-        for batch in engine.complete(asked, sampling, seed=context.profile.seed, done=frozenset(written.by_id)):
+        for batch in engine.complete(asked, sampling, seed=seed, done=frozenset(written.by_id)):
             written.append(asdict(completion) for completion in batch)
             bar.update(len(written.by_id) - bar.n)
     return written.by_id
@@ -620,6 +908,10 @@ def _settings(*parts: str) -> Callable[[Profile], dict]:
 
 
 _TEST = ("data.test_dialogues", "data.window", "generation.reply", "generation.batch_tokens")
+
+_TRAIN = ("data.train_dialogues", "data.window", "generation.batch_tokens")
+
+_TRAINED = ("data.train_dialogues", "data.window")
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -663,6 +955,40 @@ STAGES: dict[str, Stage] = {
             replies_decoupled_sft_argmax,
             _settings(*_TEST, "generator_layout"),
             ("base-model", "sft-generator", "replies-decoupled-sft"),
+        ),
+        *(
+            Stage(
+                f"candidates-{role}",
+                {"planner": candidates_planner, "generator": candidates_generator, "vanilla": candidates_vanilla}[role],
+                _settings(*_TRAIN, *parts),
+                ("base-model", f"sft-{role}"),
+                leaves=("samples",),
+            )
+            for role, parts in {
+                "planner": ("generation.plan",),
+                "generator": ("generation.reply", "mining.draws", "generator_layout"),
+                "vanilla": ("generation.reply", "mining.draws"),
+            }.items()
+        ),
+        Stage(
+            "pairs",
+            pairs,
+            _settings("data.train_dialogues", "generation.reply", "generation.plan", "judge", "scale", "bootstrap_replicates"),
+            tuple(f"candidates-{role}" for role in ROLES),
+            corpora=("esconv", "failed_esconv"),
+            files=("decoupledesc_release", "empathy_mental_health"),
+            uses_model=False,
+            leaves=("strategy.jsonl", "response.jsonl", "vanilla.jsonl"),
+        ),
+        *(
+            Stage(
+                f"dpo-{role}",
+                {"vanilla": dpo_vanilla, "planner": dpo_planner, "generator": dpo_generator}[role],
+                _settings(*_TRAINED, f"preference.{role}", *["generator_layout"] * (role == "generator")),
+                ("base-model", f"sft-{role}", "pairs"),
+                leaves=("policy",),
+            )
+            for role in ROLES
         ),
         Stage(
             "metrics",
