@@ -16,6 +16,7 @@ import time
 from dataclasses import replace
 
 import numpy as np
+from filelock import FileLock
 
 from decoupled_esc import corpus, prompts, taxonomy
 from decoupled_esc.evaluate import EvaluatedTurn, evaluate_systems, strategy
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--profile", default="laptop")
     options = parser.parse_args()
     session = Session(options.profile, runs_only=True)
-    lines = json.loads(OUT.read_text()) if OUT.exists() else []
+    lines = _found()
     for rate in options.rates:
         context, loss = _context(session, options.role, options.loss, rate)
         what = {"profile": options.profile, "role": options.role, "learning_rate": rate, "loss": loss,
@@ -53,9 +54,14 @@ def main() -> None:
         last = trained["steps"][-1]
         what |= {"train_seconds": round(seconds), "held_out_loss": [trained["held_out_loss_before"], trained["held_out_loss"]],
                  "divergence": trained["divergence"], "last_step": last}  # fmt: skip
-        lines.append(what)
-        write_atomically(OUT, json.dumps(lines, indent=1) + "\n")
+        with FileLock(OUT.with_suffix(".lock")):  # one search a role may run at a time
+            lines = [*_found(), what]
+            write_atomically(OUT, json.dumps(lines, indent=1) + "\n")
         print(json.dumps(what), flush=True)
+
+
+def _found() -> list[dict]:
+    return json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else []
 
 
 def _context(session: Session, role: str, loss: str, rate: float) -> tuple[Context, dict]:
@@ -97,7 +103,7 @@ def _validation(context: Context, role: str, policy: str) -> dict:
         rows.append(EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, said, reply))
     scores = evaluate_systems({"x": rows}, contrasts=[], replicates=10, seed=0).systems["x"]["paper"]
     keys = ("D-1", "B-1", "F1", "R-L") + (("Q_W", "Q", "B") if role == "vanilla" else ())
-    _, label = stages._error_judge(replace(context, corpora=context.corpora, files=Session(context.profile).files))
+    _, label = stages._error_judge(replace(context, files=Session(context.profile).files))
     seen = label(turns, {row.id: (row.predicted_strategy, row.reply) for row in rows})
     faults = [rejected for _, rejected in seen.values()]
     return {
@@ -135,7 +141,7 @@ def _strategy_scores(plan: np.ndarray, gold: np.ndarray) -> dict:
     return {
         "Q_W": 100 * f1_score(gold, plan, labels=range(8), average="weighted", zero_division=0),
         "Q": 100 * f1_score(gold, plan, labels=range(8), average="macro", zero_division=0),
-        "B": strategy.bias(table, sweeps=20),
+        "B": float(strategy.bias(table[None], "paper")[0]),
     }
 
 

@@ -298,7 +298,7 @@ else:
 
 # %% [markdown]
 # {glue:text}`worth`
-# We had aimed at 0.45 on new dialogues and did not get there; fine-tuning the small language model of this book for the task did worse than the words (0.34 in one fold), and mixing the two gained 0.01.
+# We had aimed at 0.45 on new dialogues and did not get there; fine-tuning the small language model of this book for the task did worse than the words in a trial, which is not repeated here.
 #
 # For a share of errors it does not matter which replies are misjudged, as long as the mistakes cancel.
 # The next table says how far they do: the share that the classifier predicts for a writer that it does not know, and the share by GPT's labels.

@@ -543,7 +543,9 @@ USED = {
     "released": {"taxonomy", "corpus", "evaluate"},
     "base-model": BASE,
     **{f"sft-{role}": BASE for role in ("vanilla", "planner", "generator")},
-    "metrics": {"taxonomy", "corpus", "evaluate"},
+    "pairs": {"taxonomy", "corpus", "prompts", "generate", "evaluate", "mining"},
+    **{name: {*BASE, "evaluate", "generate", "mining"} for name in stages.STAGES if name.split("-")[0] in stages.LOSSES},
+    **dict.fromkeys(("metrics", "metrics-controlled", "metrics-losses", "metrics-gold"), {"taxonomy", "corpus", "evaluate"}),
     **dict.fromkeys(("error-classifier", "empathy-scale", "judged-offline"), {"taxonomy", "corpus", "evaluate"}),
     "judged": {"taxonomy", "corpus", "evaluate", "generate"},
 }
@@ -569,7 +571,7 @@ def test_a_stages_code_reaches_the_rooms_it_uses(name):
     rooms = {room(path) for path in files}
     if name in USED:
         assert rooms == USED[name]
-    else:  # replies
+    else:  # replies, candidates
         assert {"taxonomy", "corpus", "prompts", "packing", "models", "generate"} <= rooms <= {*BASE, "generate"}
     assert digest and not {"workflow", "present", "progress"} & rooms
     assert PACKAGE / "corpus" / "fetch.py" not in files

@@ -176,7 +176,8 @@ def write(path: Path, pairs: Iterable[Mined], **said) -> None:
 def read(path: Path) -> list[Mined]:
     """The pairs in a file of `write`.  Raises ValueError naming file, line and field for one that is not."""
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Of bytes: text would also be split at U+2028 and its like, which JSON leaves as they are.
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             row = json.loads(line)
             found.append(Mined(**{name: row[name] for name in Mined.__dataclass_fields__}))

@@ -2,9 +2,10 @@
 
     data, released, error-classifier, empathy-scale
     base-model -> sft-vanilla, sft-planner, sft-generator
-    base-model -> replies-vanilla-base, replies-decoupled-base
-    sft-*      -> replies-vanilla-sft, replies-decoupled-sft, and both again with argmax in place of sampling
-    replies-*  -> metrics, judged-offline, judged
+    sft-*      -> candidates-vanilla, candidates-planner, candidates-generator -> pairs
+    pairs      -> dpo-vanilla, dpo-planner, dpo-generator; the same of one kind of pair, or with another loss
+    all models -> replies-*, drawn or by argmax
+    replies-*  -> metrics, metrics-controlled, metrics-losses, metrics-gold, judged-offline, judged
 
 A stage is a function of its context that returns a JSON-able payload.  Its imports stand inside it: they are what its
 code version is taken from, and a reader of stored results never loads torch.
@@ -38,11 +39,29 @@ class Stage:
 
 
 SYSTEMS = (
-    "vanilla-base", "vanilla-sft", "vanilla-sft-argmax", "decoupled-base", "decoupled-sft", "decoupled-sft-argmax",
+    "vanilla-base", "vanilla-direct-refine", "vanilla-self-refine", "vanilla-emotion-cot", "vanilla-with-example",
+    "vanilla-sft", "vanilla-sft-argmax", "vanilla-dpo", "vanilla-dpo-argmax",
+    "decoupled-base", "decoupled-sft", "decoupled-sft-argmax", "decoupled-dpo", "decoupled-dpo-argmax",
 )  # fmt: skip
-"""Paradigm and method of the rows of Table 3 that are measured so far; ``-argmax`` takes the most probable, never draws."""
+"""Paradigm and method of Table 3's rows, and more; ``-argmax`` takes the most probable, never draws."""
+
+JUDGED = (*(name for name in SYSTEMS if not name.endswith("-argmax")), "gold-sft", "gold-dpo")
+"""What judges judge: all that Table 3 has, and the generator under the gold strategy (Table 4)."""
+
+CONTROLLED = ("vanilla-sft", "vanilla-psnr", "vanilla-nspr", "vanilla-nsnr", "vanilla-dpo")
+"""Observation 2: the coupled model after pairs of one quadrant each, and after all."""
+
+LOSSES = ("dpo", "ipo", "simpo", "kto", "orpo")
 
 CONTRASTS = (
+    ("vanilla-dpo", "vanilla-sft"),
+    ("decoupled-dpo", "decoupled-sft"),
+    ("decoupled-dpo", "vanilla-dpo"),
+    ("vanilla-dpo-argmax", "vanilla-sft-argmax"),
+    ("decoupled-dpo-argmax", "decoupled-sft-argmax"),
+    ("decoupled-dpo-argmax", "vanilla-dpo-argmax"),
+    ("decoupled-sft-argmax", "vanilla-sft-argmax"),
+    *((f"vanilla-{name}", "vanilla-base") for name in ("direct-refine", "self-refine", "emotion-cot", "with-example")),
     ("vanilla-sft", "vanilla-base"),
     ("decoupled-sft", "decoupled-base"),
     ("decoupled-sft", "vanilla-sft"),
@@ -228,12 +247,143 @@ def replies_decoupled_sft(context: Context) -> dict:
 
 def replies_decoupled_sft_argmax(context: Context) -> dict:
     """The fine-tuned planner's most probable strategy on every test turn, and the most probable tokens under it."""
+    return _decoupled_argmax(context, "replies-decoupled-sft", "sft-generator")
+
+
+def replies_vanilla_dpo(context: Context) -> dict:
+    """The coupled model after DPO on every test turn."""
+    return _vanilla_replies(context, adapter="dpo-vanilla")
+
+
+def replies_vanilla_dpo_argmax(context: Context) -> dict:
+    """The coupled model after DPO on every test turn, printing the most probable token each time."""
+    return _vanilla_replies(context, adapter="dpo-vanilla", argmax=True)
+
+
+def replies_decoupled_dpo(context: Context) -> dict:
+    """Planner and generator after DPO, on every test turn."""
+    return _decoupled_replies(context, planner="dpo-planner", generator="dpo-generator")
+
+
+def replies_decoupled_dpo_argmax(context: Context) -> dict:
+    """Planner and generator after DPO, each by argmax, on every test turn."""
+    return _decoupled_argmax(context, "replies-decoupled-dpo", "dpo-generator")
+
+
+def replies_vanilla_psnr(context: Context) -> dict:
+    """The coupled model after pairs whose rejected reply alone is wrong."""
+    return _vanilla_replies(context, adapter="dpo-vanilla-psnr")
+
+
+def replies_vanilla_nspr(context: Context) -> dict:
+    """The coupled model after pairs whose rejected strategy alone is wrong."""
+    return _vanilla_replies(context, adapter="dpo-vanilla-nspr")
+
+
+def replies_vanilla_nsnr(context: Context) -> dict:
+    """The coupled model after pairs whose rejected strategy and reply are wrong."""
+    return _vanilla_replies(context, adapter="dpo-vanilla-nsnr")
+
+
+def replies_decoupled_ipo(context: Context) -> dict:
+    """Planner and generator after IPO."""
+    return _decoupled_replies(context, planner="ipo-planner", generator="ipo-generator")
+
+
+def replies_decoupled_simpo(context: Context) -> dict:
+    """Planner and generator after SimPO."""
+    return _decoupled_replies(context, planner="simpo-planner", generator="simpo-generator")
+
+
+def replies_decoupled_kto(context: Context) -> dict:
+    """Planner and generator after KTO."""
+    return _decoupled_replies(context, planner="kto-planner", generator="kto-generator")
+
+
+def replies_decoupled_orpo(context: Context) -> dict:
+    """Planner and generator after ORPO."""
+    return _decoupled_replies(context, planner="orpo-planner", generator="orpo-generator")
+
+
+def replies_gold_sft(context: Context) -> dict:
+    """The fine-tuned generator under the gold strategy, on every test turn (Table 4)."""
+    return _gold_replies(context, "sft-generator")
+
+
+def replies_gold_dpo(context: Context) -> dict:
+    """The generator after DPO under the gold strategy, on every test turn (Table 4)."""
+    return _gold_replies(context, "dpo-generator")
+
+
+def replies_vanilla_direct_refine(context: Context) -> dict:
+    """The base model, which answers and then revises its answer."""
+    from decoupled_esc.generate import baselines
+
+    return _prompted(context, baselines.direct_refine)
+
+
+def replies_vanilla_self_refine(context: Context) -> dict:
+    """The base model, which answers, criticises its answer and revises it."""
+    from decoupled_esc.generate import baselines
+
+    return _prompted(context, baselines.self_refine)
+
+
+def replies_vanilla_emotion_cot(context: Context) -> dict:
+    """The base model, which names the seeker's feeling before it answers."""
+    from decoupled_esc.generate import baselines
+
+    return _prompted(context, baselines.emotion_cot)
+
+
+def replies_vanilla_with_example(context: Context) -> dict:
+    """The base model, which is shown how another talk went."""
+    from decoupled_esc import corpus
+    from decoupled_esc.generate import baselines
+
+    train = context.corpus.split("train")
+    example = corpus.turns(next((dialogue for dialogue in train if dialogue.id == EXAMPLE), train[0]))[1]
+    return _prompted(context, lambda ask: baselines.with_example(ask, example))
+
+
+def _prompted(context: Context, baseline) -> dict:
+    """A prompting baseline on every test turn; its steps are in the stage's folder, the first of them in the result."""
+    from decoupled_esc import prompts
+
+    engine, turns, sampling, steps, read = _engine(context, None), _test_turns(context), _reply_sampling(context, False), {}, {}
+
+    def ask(step: str, layout) -> dict[str, str]:
+        asked = _fit(context, engine, turns, layout, sampling)
+        read[step] = sum(engine.count(prompt) for prompt in asked)
+        steps[step] = _complete(context, engine, asked, sampling, step, draw=len(steps))
+        return {id: row["text"] for id, row in steps[step].items()}
+
+    answers, rows = baseline(ask), []
+    for turn in turns:
+        strategy, reply = prompts.parse_tagged(answers[turn.id])
+        rows.append({"id": turn.id, "strategy": strategy, "reply": reply, **_kept(steps["refined"][turn.id])})
+    return {
+        **_summary(context, rows),
+        "cost": {step: {"read": read[step], "written": sum(row["tokens"] for row in done.values())} for step, done in steps.items()},
+        "transcripts": {turn.id: {step: done[turn.id]["text"] for step, done in steps.items()} for turn in turns[1:4]},
+    }
+
+
+def _gold_replies(context: Context, adapter: str) -> dict:
+    turns = _test_turns(context)
+    gold = {turn.id: turn.strategy for turn in turns}
+    written = _generated(context, _engine(context, adapter), turns, gold)
+    return _summary(context, [{"id": turn.id, "strategy": gold[turn.id], **written[turn.id]} for turn in turns])
+
+
+def _decoupled_argmax(context: Context, drawn: str, generator: str) -> dict:
+    """The most probable strategy by the scores that stage ``drawn`` left, and the most probable tokens under it."""
     from decoupled_esc import taxonomy
 
-    scores = {row["id"]: row["scores"] for row in context.needs["replies-decoupled-sft"].rows}
+    scores = {row["id"]: row["scores"] for row in context.needs[drawn].rows}
     turns = _test_turns(context)
     planned = {turn.id: taxonomy.STRATEGIES[max(range(8), key=scores[turn.id].__getitem__)] for turn in turns}
-    written = _generated(context, _engine(context, "sft-generator"), turns, planned, argmax=True)
+    written = _generated(context, _engine(context, generator), turns, planned, argmax=True)
     return _summary(context, [{"id": turn.id, "strategy": planned[turn.id], **written[turn.id]} for turn in turns])
 
 
@@ -330,7 +480,7 @@ def _candidates(context: Context, adapter: str, layout, sampling, draws: int) ->
     return {"turns": len(turns), "draws": draws, "digest": said.hexdigest()[:16]}
 
 
-def pairs(context: Context) -> dict:
+def mine(context: Context) -> dict:
     """Preference pairs from the candidates (IPM-PrefDial), written by id, and what they are made of."""
     from collections import Counter
 
@@ -405,7 +555,7 @@ def _samples(context: Context, role: str) -> list[dict[str, str]]:
     folder = context.folders[f"candidates-{role}"] / "samples"
     found = []
     for draw in range(context.needs[f"candidates-{role}"].payload["draws"]):
-        rows = [json.loads(line) for line in (folder / f"{draw}.jsonl").read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in (folder / f"{draw}.jsonl").read_bytes().splitlines()]
         found.append({row["id"]: row["text"] for row in rows})
     return found
 
@@ -513,6 +663,61 @@ def dpo_vanilla(context: Context) -> dict:
     return _preference(context, "vanilla", "vanilla")
 
 
+def dpo_vanilla_psnr(context: Context) -> dict:
+    """The coupled model on pairs whose rejected turn has the reply alone wrong (Observation 2)."""
+    return _preference(context, "vanilla", "vanilla", quadrant="PsNr")
+
+
+def dpo_vanilla_nspr(context: Context) -> dict:
+    """The coupled model on pairs whose rejected turn has the strategy alone wrong (Observation 2)."""
+    return _preference(context, "vanilla", "vanilla", quadrant="NsPr")
+
+
+def dpo_vanilla_nsnr(context: Context) -> dict:
+    """The coupled model on pairs whose rejected turn has the strategy and reply wrong (Observation 2)."""
+    return _preference(context, "vanilla", "vanilla", quadrant="NsNr")
+
+
+def ipo_planner(context: Context) -> dict:
+    """IPO in place of DPO for the planner."""
+    return _preference(context, "planner", "strategy", "ipo")
+
+
+def ipo_generator(context: Context) -> dict:
+    """IPO in place of DPO for the generator."""
+    return _preference(context, "generator", "response", "ipo")
+
+
+def simpo_planner(context: Context) -> dict:
+    """SimPO in place of DPO for the planner."""
+    return _preference(context, "planner", "strategy", "simpo")
+
+
+def simpo_generator(context: Context) -> dict:
+    """SimPO in place of DPO for the generator."""
+    return _preference(context, "generator", "response", "simpo")
+
+
+def kto_planner(context: Context) -> dict:
+    """KTO in place of DPO for the planner."""
+    return _preference(context, "planner", "strategy", "kto")
+
+
+def kto_generator(context: Context) -> dict:
+    """KTO in place of DPO for the generator."""
+    return _preference(context, "generator", "response", "kto")
+
+
+def orpo_planner(context: Context) -> dict:
+    """ORPO in place of DPO for the planner."""
+    return _preference(context, "planner", "strategy", "orpo")
+
+
+def orpo_generator(context: Context) -> dict:
+    """ORPO in place of DPO for the generator."""
+    return _preference(context, "generator", "response", "orpo")
+
+
 def _preference(context: Context, role: str, kind: str, loss: str | None = None, quadrant: str | None = None) -> dict:
     from decoupled_esc import corpus, mining, models, prompts, train
     from decoupled_esc.train.divergence import divergence
@@ -568,6 +773,29 @@ def _of_one_kind(mined: list, quadrant: str, seed: int) -> list:
 
 def metrics(context: Context) -> dict:
     """Every automatic and strategy metric of every system, both variants, with intervals and paired differences."""
+    return _measured(context, SYSTEMS, CONTRASTS)
+
+
+def metrics_controlled(context: Context) -> dict:
+    """The coupled model after pairs of one quadrant each, and after all (Observation 2, Table 5)."""
+    contrasts = [(name, "vanilla-sft") for name in CONTROLLED[1:]]
+    contrasts += [("vanilla-nsnr", "vanilla-psnr"), ("vanilla-nspr", "vanilla-psnr")]
+    return _measured(context, CONTROLLED, contrasts)
+
+
+def metrics_losses(context: Context) -> dict:
+    """Planner and generator after each of five preference losses."""
+    return _measured(
+        context, ("decoupled-sft", *(f"decoupled-{loss}" for loss in LOSSES)), [(f"decoupled-{loss}", "decoupled-sft") for loss in LOSSES]
+    )
+
+
+def metrics_gold(context: Context) -> dict:
+    """The generator under the gold strategy, before and after DPO (Table 4)."""
+    return _measured(context, ("gold-sft", "gold-dpo"), [("gold-dpo", "gold-sft")])
+
+
+def _measured(context: Context, names, contrasts) -> dict:
     from decoupled_esc.evaluate import EvaluatedTurn, evaluate_systems
 
     gold = {turn.id: turn for turn in _test_turns(context)}
@@ -576,10 +804,8 @@ def metrics(context: Context) -> dict:
         turn = gold[row["id"]]
         return EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, row["strategy"], row["reply"])
 
-    systems = {name: [evaluated(row) for row in context.needs[f"replies-{name}"].rows] for name in SYSTEMS}
-    replicates, seed = context.profile.bootstrap_replicates, context.profile.seed
-    measured = evaluate_systems(systems, contrasts=CONTRASTS, replicates=replicates, seed=seed)
-    return asdict(measured)
+    systems = {name: [evaluated(row) for row in context.needs[f"replies-{name}"].rows] for name in names}
+    return asdict(evaluate_systems(systems, contrasts=contrasts, **_resampling(context)))
 
 
 def error_classifier(context: Context) -> dict:
@@ -622,7 +848,7 @@ def judged_offline(context: Context) -> dict:
 
     labels, rated, turns = _error_labels(context), _empathy_ratings(context), _test_turns(context)
     systems = {"gold": [Reply(f"gold/{turn.id}", turn, turn.strategy, turn.reply) for turn in turns]}
-    systems |= {name: _replies(context, name, turns) for name in SYSTEMS}
+    systems |= {name: _replies(context, name, turns) for name in JUDGED}
     dialogues = [turn.dialogue for turn in turns]
     flat = [reply for written in systems.values() for reply in written]
 
@@ -630,7 +856,7 @@ def judged_offline(context: Context) -> dict:
         return dict(zip(systems, np.split(values, len(systems)), strict=True))
 
     means = Means(dialogues, **_resampling(context))
-    contrasts = [*CONTRASTS, *((name, "gold") for name in ("vanilla-sft", "decoupled-sft"))]
+    contrasts = [*_between(JUDGED), *((name, "gold") for name in JUDGED)]
     found: dict = {"turns": len(turns), "errors": {"missing": labels}, "empathy": {"missing": rated}}
     if not isinstance(labels, str):
         replies, names, sources, _ = labels
@@ -658,7 +884,7 @@ def judged(context: Context) -> dict:
     if judge is None:
         return {"missing": f"profile {context.profile.name} has no LLM judge"}
     turns = judges.drawn(_test_turns(context), judge.protocol, context.profile.seed)
-    systems = {name: _replies(context, name, turns) for name in SYSTEMS}
+    systems = {name: _replies(context, name, turns) for name in JUDGED}
     record, rows, found, scores, context.tokens = Record(context.answers), [], {}, {}, 0
     for endpoint in judge.endpoints:
         asked = judges.LLMJudge(Client(endpoint, record, judge.mode), judge.protocol)
@@ -691,7 +917,7 @@ def _judged_by(judge, systems: dict[str, list], turns: list, **resampling) -> tu
 
     flat = [reply for written in systems.values() for reply in written]
     dialogues = [turn.dialogue for turn in turns]
-    against = (("decoupled-sft", "vanilla-sft"),) if judge.protocol.pairs else ()
+    against = (("decoupled-sft", "vanilla-sft"), ("decoupled-dpo", "vanilla-dpo")) if judge.protocol.pairs else ()
     pairs = {f"{one} - {other}": list(zip(systems[one], systems[other], strict=True)) for one, other in against}
     print(f"in all, without what is recorded: {judge.estimate(flat, sum(pairs.values(), []))}", file=sys.stderr, flush=True)
     scores, labels = judge.scores(flat), judge.errors(flat)
@@ -707,11 +933,11 @@ def _judged_by(judge, systems: dict[str, list], turns: list, **resampling) -> tu
     means = Means(dialogues, **resampling)
     payload = {
         "resolved": sorted(judge.resolved),
-        "scores": means.table(split(numbers), columns, CONTRASTS),
+        "scores": means.table(split(numbers), columns, _between(JUDGED)),
         "scores_after_words": Means(somebody, **resampling).table(
-            {name: values[spoken] for name, values in split(numbers).items()}, columns, CONTRASTS
+            {name: values[spoken] for name, values in split(numbers).items()}, columns, _between(JUDGED)
         ) if somebody else None,
-        "errors": means.table(split(shares), errors.LABELS, CONTRASTS),
+        "errors": means.table(split(shares), errors.LABELS, _between(JUDGED)),
         "unread": {
             name: {**dict(zip(columns, np.isnan(values).sum(axis=0).tolist(), strict=True)), "error": split(labels)[name].count(None)}
             for name, values in split(numbers).items()
@@ -730,6 +956,11 @@ def _judged_by(judge, systems: dict[str, list], turns: list, **resampling) -> tu
         payload["pairs"][name] = judges.outcomes(chosen, dialogues, **resampling)
         payload["orders"][name] = judges.agreement(*sides, dialogues, (-1, 0, 1), **resampling)
     return payload, scores, rows
+
+
+def _between(names) -> list[tuple[str, str]]:
+    """The differences that can be taken between ``names``."""
+    return [pair for pair in (*CONTRASTS, ("gold-dpo", "gold-sft")) if set(pair) <= set(names)]
 
 
 def _replies(context: Context, system: str, turns: list) -> list:
@@ -911,6 +1142,7 @@ _TEST = ("data.test_dialogues", "data.window", "generation.reply", "generation.b
 
 _TRAIN = ("data.train_dialogues", "data.window", "generation.batch_tokens")
 
+_PLAN = ("generation.plan",)
 _TRAINED = ("data.train_dialogues", "data.window")
 
 STAGES: dict[str, Stage] = {
@@ -938,24 +1170,6 @@ STAGES: dict[str, Stage] = {
             )
             for role in ROLES
         ),
-        Stage("replies-vanilla-base", replies_vanilla_base, _settings(*_TEST), ("base-model",)),
-        Stage("replies-vanilla-sft", replies_vanilla_sft, _settings(*_TEST), ("base-model", "sft-vanilla")),
-        Stage(
-            "replies-decoupled-base", replies_decoupled_base, _settings(*_TEST, "generation.plan", "generator_layout"), ("base-model",)
-        ),
-        Stage(
-            "replies-decoupled-sft",
-            replies_decoupled_sft,
-            _settings(*_TEST, "generation.plan", "generator_layout"),
-            ("base-model", "sft-planner", "sft-generator"),
-        ),
-        Stage("replies-vanilla-sft-argmax", replies_vanilla_sft_argmax, _settings(*_TEST), ("base-model", "sft-vanilla")),
-        Stage(
-            "replies-decoupled-sft-argmax",
-            replies_decoupled_sft_argmax,
-            _settings(*_TEST, "generator_layout"),
-            ("base-model", "sft-generator", "replies-decoupled-sft"),
-        ),
         *(
             Stage(
                 f"candidates-{role}",
@@ -972,7 +1186,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "pairs",
-            pairs,
+            mine,
             _settings("data.train_dialogues", "generation.reply", "generation.plan", "judge", "scale", "bootstrap_replicates"),
             tuple(f"candidates-{role}" for role in ROLES),
             corpora=("esconv", "failed_esconv"),
@@ -982,20 +1196,76 @@ STAGES: dict[str, Stage] = {
         ),
         *(
             Stage(
-                f"dpo-{role}",
-                {"vanilla": dpo_vanilla, "planner": dpo_planner, "generator": dpo_generator}[role],
-                _settings(*_TRAINED, f"preference.{role}", *["generator_layout"] * (role == "generator")),
-                ("base-model", f"sft-{role}", "pairs"),
+                name,
+                run,
+                _settings(*_TRAINED, f"preference.{name.split('-')[1]}", *parts, *["generator_layout"] * ("generator" in name)),
+                ("base-model", f"sft-{name.split('-')[1]}", "pairs"),
                 leaves=("policy",),
             )
-            for role in ROLES
+            for name, run, *parts in (
+                ("dpo-vanilla", dpo_vanilla),
+                ("dpo-planner", dpo_planner),
+                ("dpo-generator", dpo_generator),
+                ("dpo-vanilla-psnr", dpo_vanilla_psnr),
+                ("dpo-vanilla-nspr", dpo_vanilla_nspr),
+                ("dpo-vanilla-nsnr", dpo_vanilla_nsnr),
+                ("ipo-planner", ipo_planner, "preference.alternatives"),
+                ("ipo-generator", ipo_generator, "preference.alternatives"),
+                ("simpo-planner", simpo_planner, "preference.alternatives"),
+                ("simpo-generator", simpo_generator, "preference.alternatives"),
+                ("kto-planner", kto_planner, "preference.alternatives"),
+                ("kto-generator", kto_generator, "preference.alternatives"),
+                ("orpo-planner", orpo_planner, "preference.alternatives"),
+                ("orpo-generator", orpo_generator, "preference.alternatives"),
+            )
         ),
-        Stage(
-            "metrics",
-            metrics,
-            _settings("data.test_dialogues", "bootstrap_replicates"),
-            tuple(f"replies-{name}" for name in SYSTEMS),
-            uses_model=False,
+        *(
+            Stage(f"replies-{name}", run, _settings(*_TEST), ("base-model", *([adapter] if adapter else [])))
+            for name, run, adapter in (
+                ("vanilla-base", replies_vanilla_base, None),
+                ("vanilla-direct-refine", replies_vanilla_direct_refine, None),
+                ("vanilla-self-refine", replies_vanilla_self_refine, None),
+                ("vanilla-emotion-cot", replies_vanilla_emotion_cot, None),
+                ("vanilla-with-example", replies_vanilla_with_example, None),
+                ("vanilla-sft", replies_vanilla_sft, "sft-vanilla"),
+                ("vanilla-sft-argmax", replies_vanilla_sft_argmax, "sft-vanilla"),
+                ("vanilla-dpo", replies_vanilla_dpo, "dpo-vanilla"),
+                ("vanilla-dpo-argmax", replies_vanilla_dpo_argmax, "dpo-vanilla"),
+                ("vanilla-psnr", replies_vanilla_psnr, "dpo-vanilla-psnr"),
+                ("vanilla-nspr", replies_vanilla_nspr, "dpo-vanilla-nspr"),
+                ("vanilla-nsnr", replies_vanilla_nsnr, "dpo-vanilla-nsnr"),
+            )
+        ),
+        *(
+            Stage(f"replies-{name}", run, _settings(*_TEST, "generator_layout", *parts), ("base-model", *needs))
+            for name, run, parts, needs in (
+                ("decoupled-base", replies_decoupled_base, _PLAN, ()),
+                ("decoupled-sft", replies_decoupled_sft, _PLAN, ("sft-planner", "sft-generator")),
+                ("decoupled-sft-argmax", replies_decoupled_sft_argmax, (), ("sft-generator", "replies-decoupled-sft")),
+                ("decoupled-dpo", replies_decoupled_dpo, _PLAN, ("dpo-planner", "dpo-generator")),
+                ("decoupled-dpo-argmax", replies_decoupled_dpo_argmax, (), ("dpo-generator", "replies-decoupled-dpo")),
+                ("decoupled-ipo", replies_decoupled_ipo, _PLAN, ("ipo-planner", "ipo-generator")),
+                ("decoupled-simpo", replies_decoupled_simpo, _PLAN, ("simpo-planner", "simpo-generator")),
+                ("decoupled-kto", replies_decoupled_kto, _PLAN, ("kto-planner", "kto-generator")),
+                ("decoupled-orpo", replies_decoupled_orpo, _PLAN, ("orpo-planner", "orpo-generator")),
+                ("gold-sft", replies_gold_sft, (), ("sft-generator",)),
+                ("gold-dpo", replies_gold_dpo, (), ("dpo-generator",)),
+            )
+        ),
+        *(
+            Stage(
+                name,
+                run,
+                _settings("data.test_dialogues", "bootstrap_replicates"),
+                tuple(f"replies-{system}" for system in systems),
+                uses_model=False,
+            )
+            for name, run, systems in (
+                ("metrics", metrics, SYSTEMS),
+                ("metrics-controlled", metrics_controlled, CONTROLLED),
+                ("metrics-losses", metrics_losses, ("decoupled-sft", *(f"decoupled-{loss}" for loss in LOSSES))),
+                ("metrics-gold", metrics_gold, ("gold-sft", "gold-dpo")),
+            )
         ),
         Stage(
             "error-classifier",
@@ -1017,7 +1287,7 @@ STAGES: dict[str, Stage] = {
             "judged-offline",
             judged_offline,
             _settings("data.test_dialogues", "bootstrap_replicates", "scale"),
-            tuple(f"replies-{name}" for name in SYSTEMS),
+            tuple(f"replies-{name}" for name in JUDGED),
             corpora=("esconv", "failed_esconv"),
             files=("decoupledesc_release", "empathy_mental_health"),
             uses_model=False,
@@ -1026,7 +1296,7 @@ STAGES: dict[str, Stage] = {
             "judged",
             judged,
             _settings("data.test_dialogues", "bootstrap_replicates", "judge"),
-            tuple(f"replies-{name}" for name in SYSTEMS),
+            tuple(f"replies-{name}" for name in JUDGED),
             uses_model=False,
         ),
     )
