@@ -14,7 +14,7 @@ rule all:
 
 for job in JOBS:
     rule:
-        name: job.name.replace("-", "_")
+        name: job.name.replace("-", "_").replace("@", "_")
         input: job.needs, job.files,
         output: touch(job.marker),
         params: kind=job.kind, job=job.name,

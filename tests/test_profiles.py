@@ -213,3 +213,17 @@ def test_a_file_cant_go_by_another_name(folder):
     (folder / "odd.yaml").write_text(yaml.safe_dump(plain("laptop")))
     with pytest.raises(ProfileError, match="profiles/odd.yaml: unknown key 'name'"):
         load_profile("odd")
+
+
+# --- Other seeds ---
+
+
+def test_a_profile_under_another_seed_differs_in_nothing_else():
+    own, other = load_profile("laptop"), load_profile("laptop@14")
+    assert other.name == "laptop@14" and other.seed == 14 and other.more_seeds == []
+    assert other.model_copy(update={"name": own.name, "seed": own.seed, "more_seeds": own.more_seeds}) == own
+    assert own.under(14) == other == other.under(14)
+    with pytest.raises(ProfileError, match="laptop@14, and not laptop@x"):
+        load_profile("laptop@x")
+    with pytest.raises(ProfileError, match="no profile 'lapto'"):
+        load_profile("lapto@14")

@@ -545,9 +545,10 @@ USED = {
     **{f"sft-{role}": BASE for role in ("vanilla", "planner", "generator")},
     "pairs": {"taxonomy", "corpus", "prompts", "generate", "evaluate", "mining"},
     **{name: {*BASE, "evaluate", "generate", "mining"} for name in stages.STAGES if name.split("-")[0] in stages.LOSSES},
-    **dict.fromkeys(("metrics", "metrics-controlled", "metrics-losses", "metrics-gold"), {"taxonomy", "corpus", "evaluate"}),
+    **dict.fromkeys(("metrics", "metrics-controlled", "metrics-losses", "metrics-gold", "questions"), {"taxonomy", "corpus", "evaluate"}),
     **dict.fromkeys(("error-classifier", "empathy-scale", "judged-offline"), {"taxonomy", "corpus", "evaluate"}),
-    "judged": {"taxonomy", "corpus", "evaluate", "generate"},
+    "judged": {"taxonomy", "corpus", "evaluate", "generate", "mining"},
+    "decoding": {"taxonomy", "corpus", "prompts", "evaluate", "generate"},
 }
 
 
@@ -600,3 +601,37 @@ def test_importing_the_workflow_loads_no_torch():
     probe = "import decoupled_esc.workflow, sys; print(sorted({'torch', 'trl', 'transformers'} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n", "a reader of stored results waits for it"
+
+
+# --- Other seeds ---
+
+
+def test_a_stage_may_read_what_other_seeds_gave(house):
+    toys = SimpleNamespace()
+    text = '''
+def grow(context):
+    return {"seed": context.profile.seed}
+
+def ask(context):
+    return {name: result.payload["seed"] for name, result in context.needs.items()}
+'''
+    exec(text, vars(toys))
+    house.module.write_text(text, encoding="utf-8")
+    code._read.cache_clear()
+    table = (
+        Stage("grow", toys.grow, lambda p: {"seed": p.seed}, corpora=(), uses_model=False),
+        Stage("ask", toys.ask, lambda p: {"more": p.more_seeds}, ("grow",), corpora=(), over_seeds=("grow",), uses_model=False),
+    )
+    house.monkeypatch.setattr(stages, "STAGES", {stage.name: stage for stage in table})
+    opened = house.session(more_seeds=[14, 15])
+    opened.files = {}
+    assert opened.run("ask").payload == {"grow": 13, "grow@14": 14, "grow@15": 15}
+    assert (house.folder / "runs" / "smoke@14" / "grow.json").exists()
+    assert opened.state("ask", opened.runs).word == "fresh"
+    (house.folder / "runs" / "smoke@15" / "grow.json").unlink()
+    assert opened.state("ask", opened.runs).why == "grow@15 is missing"
+    assert opened.run("ask").payload["grow@15"] == 15
+    for name in ("grow", "ask"):
+        opened.published.write(opened.runs.read(name))
+    assert opened.state("ask", opened.published).word == "fresh", "other seeds are published as far as they entered a result"
+    assert "more was [14, 15]" in house.session(more_seeds=[14]).state("ask", opened.published).why

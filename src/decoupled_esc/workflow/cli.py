@@ -149,7 +149,8 @@ def _job(options) -> int:
     started = time.time()
     _say(folder, f"{options.name} ...")
     if options.kind == "stage":
-        Session(options.profile, runs_only=True).run(options.name)
+        stage, at, seed = options.name.partition("@")
+        Session(f"{options.profile}{at}{seed}", runs_only=True).run(stage)
     elif options.kind == "chapter":
         chapters.execute(chapters.NOTEBOOKS / f"{options.name}.py", folder / "notebooks" / f"{options.name}.ipynb",
                          options.profile)  # fmt: skip

@@ -39,26 +39,30 @@ def build(profile: str) -> Path:
 def jobs(profile: str) -> list[Job]:
     """All jobs of ``profile``, each after those it needs."""
     settings, folder = load_profile(profile), build(profile)
+    described = FOLDER / f"{profile.partition('@')[0]}.yaml"
 
     weights = [settings.backbone.folder / "model.safetensors"] if settings.backbone.kind == "embedded" else []
 
     def marker(name: str) -> str:
         return str(folder / "done" / name)
 
-    found = [
-        Job(
+    def job(stage: stages.Stage, end: str = "") -> Job:
+        """The job of ``stage``, of another seed where ``end`` is ``@<seed>``."""
+        others = () if end else tuple(f"{need}@{seed}" for need in stage.over_seeds for seed in settings.more_seeds)
+        return Job(
             "stage",
-            stage.name,
-            tuple(marker(need) for need in stage.needs),
+            stage.name + end,
+            tuple(marker(need) for need in (*(need + end for need in stage.needs), *others)),
             _files(
-                FOLDER / f"{profile}.yaml", folder / "data.txt", Path(stages.__file__), *weights,
+                described, folder / "data.txt", Path(stages.__file__), *weights,
                 *stage_code(stage.run.__name__, Path(stages.__file__))[1],
             ),
-            marker(stage.name),
+            marker(stage.name + end),
             gpu=settings.needs_gpu and stage.uses_model,
-        )
-        for stage in stages.STAGES.values()
-    ]  # fmt: skip
+        )  # fmt: skip
+
+    found = [job(stages.STAGES[name], f"@{seed}") for seed in settings.more_seeds for name in _asked_of_every_seed()]
+    found += [job(stage) for stage in stages.STAGES.values()]
     drawing = [PACKAGE / "present" / "book.mplstyle", ROOT / "data" / "paper_values.json"]
     drawing += [path for folder in ("bench", "pretraining") for path in (ROOT / "results" / folder).glob("*.json")]
     for source in chapters.sources():
@@ -70,6 +74,17 @@ def jobs(profile: str) -> list[Job]:
     pages += [path for path in (ROOT / "book").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     executed = tuple(job.marker for job in found if job.kind == "chapter")
     return [*found, Job("book", "book", executed, _files(*pages), marker("book"))]
+
+
+def _asked_of_every_seed() -> list[str]:
+    """The stages that are run under a profile's other seeds too, each after those it needs."""
+    wanted, queue = set(), [name for stage in stages.STAGES.values() for name in stage.over_seeds]
+    while queue:
+        name = queue.pop()
+        if name not in wanted:
+            wanted.add(name)
+            queue += stages.STAGES[name].needs
+    return [name for name in stages.STAGES if name in wanted]
 
 
 def due(graph: list[Job]) -> list[Job]:

@@ -109,6 +109,8 @@ class Profile(Strict):
     name: str
     description: str
     seed: int
+    more_seeds: list[int]
+    """Other seeds under which the questions are asked again: each is a profile of its own, called ``<name>@<seed>``."""
     needs_gpu: bool
     backbone: Backbone = Field(discriminator="kind")
     data: Data
@@ -124,6 +126,10 @@ class Profile(Strict):
     bootstrap_replicates: int
     scale: Literal["smoke", "small", "paper"]
     """How far figures may be read: a smoke figure shows that the steps work, and nothing else."""
+
+    def under(self, seed: int) -> Profile:
+        """This profile with another seed, and no more."""
+        return self.model_copy(update={"name": f"{self.name.partition('@')[0]}@{seed}", "seed": seed, "more_seeds": []})
 
     @property
     def deviations(self) -> tuple[str, ...]:
@@ -148,7 +154,10 @@ def names() -> list[str]:
 
 
 def load_profile(name: str) -> Profile:
-    """The profile ``name``.  Raises ProfileError naming the file, the key and the nearest known one."""
+    """The profile ``name``, or under another seed ``name@seed``.  Raises ProfileError naming the file, the key and the nearest."""
+    name, at, seed = name.partition("@")
+    if at and not seed.isdigit():
+        raise ProfileError(f"after @ stands a seed, a whole number: {name}@14, and not {name}@{seed}")
     path = FOLDER / f"{name}.yaml"
     if name not in names():
         raise ProfileError(f"no profile {name!r}{nearest(name, names())}. Profiles: {', '.join(names())}")
@@ -160,7 +169,8 @@ def load_profile(name: str) -> Profile:
         raise ProfileError(f"profiles/{path.name}: not a mapping of keys to values, got {data!r}")
     if "name" in data:
         raise ProfileError(f"profiles/{path.name}: unknown key 'name': a profile is called what its file is called")
-    return parse_profile({"name": name, **data}, f"profiles/{path.name}")
+    profile = parse_profile({"name": name, **data}, f"profiles/{path.name}")
+    return profile.under(int(seed)) if at else profile
 
 
 def parse_profile(data: dict, source: str) -> Profile:

@@ -89,6 +89,7 @@ class Session:
         self.runs = Store(runs, self.profile.name)
         self.published = Store(published, self.profile.name)
         self.runs_only = os.environ.get(RUNS_ONLY) == "1" if runs_only is None else runs_only
+        self._others: dict[str, Session] = {}
 
     @cached_property
     def corpora(self) -> dict[str, corpus.Corpus]:
@@ -127,7 +128,7 @@ class Session:
     def run(self, name: str) -> Result:
         """The result of stage ``name`` under ``runs/``, running it and what it needs where that does not hold."""
         stage = self._stage(name)
-        needs = {need: self.run(need) for need in stage.needs}
+        needs = {need: self._of(need).run(need.partition("@")[0]) for need in self._needs(stage)}
         folder = self.runs.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):  # a chapter and a `run` may ask for the same stage at once
@@ -142,13 +143,17 @@ class Session:
         result = store.read(name)
         if result is None:
             return State("missing", "never run" if not store.path(name).exists() else "its file is damaged")
-        for need in stage.needs:
-            above = store.read(need)
+        for need in self._needs(stage):
+            of, need_stage = self._of(need), need.partition("@")[0]
+            if of is not self and store is self.published:
+                continue  # what other seeds gave is published as far as it entered this result
+            own = store if of is self else of.runs
+            above = own.read(need_stage)
             if above is None:
                 return State("stale", f"{need} is missing")
             if result.inputs["needs"].get(need) != above.digest:
                 return State("stale", f"{need} has changed")
-            if (state := self.state(need, store)).word != "fresh":
+            if (state := of.state(need_stage, own)).word != "fresh":
                 return State("stale", f"{need} is {state.word} ({state.why})")
         if result.inputs["settings"] != _plain(stage.settings(self.profile)):
             changed = _difference(result.inputs["settings"], _plain(stage.settings(self.profile)))
@@ -165,6 +170,21 @@ class Session:
             if not belongs(folder, _key(result.inputs, result.code)):  # an interrupted run of other work left them
                 return State("stale", "its folder holds other weights")
         return State("fresh")
+
+    def _needs(self, stage: stages.Stage) -> tuple[str, ...]:
+        """The names of what ``stage`` needs; of another seed with the seed after an @."""
+        return (*stage.needs, *(f"{name}@{seed}" for name in stage.over_seeds for seed in self.profile.more_seeds))
+
+    def _of(self, need: str) -> Session:
+        """The session that computes ``need``: this one, or that of another seed."""
+        seed = need.partition("@")[2]
+        if not seed:
+            return self
+        if seed not in self._others:
+            other = Session(self.profile.under(int(seed)), runs_only=True, runs=self.runs.folder.parent, published=self.published.folder.parent)
+            other.__dict__ |= {"corpora": self.corpora, "files": self.files}  # read once
+            self._others[seed] = other
+        return self._others[seed]
 
     def vouch(self, name: str, why: str) -> None:
         """Accept the present code for the result of ``name``, published and run here, with the reason kept in it.
@@ -211,7 +231,7 @@ class Session:
             profile=self.profile,
             folder=folder,
             needs=needs,
-            folders={need: self.runs.folder / need for need in stage.needs},
+            folders={need: self.runs.folder / need for need in stage.needs},  # of this seed: no other's weights are read
             corpora={name: self.corpora[name] for name in stage.corpora},
             files={name: self.files[name] for name in stage.files if name in self.files},
             answers=self.runs.folder.parent / "answers.sqlite",

@@ -33,6 +33,8 @@ class Stage:
     corpora: tuple[str, ...] = ("esconv",)
     files: tuple[str, ...] = ()
     """Data sets that it reads as files and does without where they are absent, saying so in its result."""
+    over_seeds: tuple[str, ...] = ()
+    """Stages whose results under the profile's other seeds it reads as well, as ``<name>@<seed>``."""
     uses_model: bool = True
     leaves: tuple[str, ...] = ()
     """Folders that later stages read from this one's folder, where this profile has them."""
@@ -48,8 +50,17 @@ SYSTEMS = (
 JUDGED = (*(name for name in SYSTEMS if not name.endswith("-argmax")), "gold-sft", "gold-dpo")
 """What judges judge: all that Table 3 has, and the generator under the gold strategy (Table 4)."""
 
+ASKED = (
+    "vanilla-sft", "vanilla-sft-argmax", "vanilla-dpo", "vanilla-dpo-argmax",
+    "decoupled-sft", "decoupled-sft-argmax", "decoupled-dpo", "decoupled-dpo-argmax", "gold-sft", "gold-dpo",
+)  # fmt: skip
+"""The systems of the research questions, which are made under several seeds."""
+
 CONTROLLED = ("vanilla-sft", "vanilla-psnr", "vanilla-nspr", "vanilla-nsnr", "vanilla-dpo")
 """Observation 2: the coupled model after pairs of one quadrant each, and after all."""
+
+PLANNERS = ("decoupled-base", "decoupled-sft", "decoupled-dpo")
+"""Systems whose planner's scores of all eight strategies are known."""
 
 LOSSES = ("dpo", "ipo", "simpo", "kto", "orpo")
 
@@ -796,7 +807,14 @@ def metrics_gold(context: Context) -> dict:
 
 
 def _measured(context: Context, names, contrasts) -> dict:
-    from decoupled_esc.evaluate import EvaluatedTurn, evaluate_systems
+    from decoupled_esc.evaluate import evaluate_systems
+
+    systems = {name: _evaluated(context, f"replies-{name}") for name in names}
+    return asdict(evaluate_systems(systems, contrasts=contrasts, **_resampling(context)))
+
+
+def _evaluated(context: Context, need: str) -> list:
+    from decoupled_esc.evaluate import EvaluatedTurn
 
     gold = {turn.id: turn for turn in _test_turns(context)}
 
@@ -804,8 +822,52 @@ def _measured(context: Context, names, contrasts) -> dict:
         turn = gold[row["id"]]
         return EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, row["strategy"], row["reply"])
 
-    systems = {name: [evaluated(row) for row in context.needs[f"replies-{name}"].rows] for name in names}
-    return asdict(evaluate_systems(systems, contrasts=contrasts, **_resampling(context)))
+    return [evaluated(row) for row in context.needs[need].rows]
+
+
+def questions(context: Context) -> dict:
+    """The differences behind RQ1 to RQ3 under every seed, and over all of them (chapters 09 to 11).
+
+    Over all seeds, a system is what its copies said at every turn; dialogues are drawn with all that was said in them.
+    """
+    from dataclasses import replace as copied
+
+    from decoupled_esc.evaluate import evaluate_systems
+
+    seeds = [context.profile.seed, *context.profile.more_seeds]
+    by_seed = {
+        seed: {name: _evaluated(context, f"replies-{name}" + f"@{seed}" * (seed != context.profile.seed)) for name in ASKED} for seed in seeds
+    }
+    together = {
+        name: [copied(turn, id=f"{turn.id}@{seed}") for seed in seeds for turn in by_seed[seed][name]] for name in ASKED
+    }
+    contrasts = _between(ASKED)
+    return {
+        "seeds": seeds,
+        "together": asdict(evaluate_systems(together, contrasts=contrasts, **_resampling(context))),
+        "by_seed": {str(seed): asdict(evaluate_systems(by_seed[seed], contrasts=contrasts, **_resampling(context)))["contrasts"] for seed in seeds},
+    }
+
+
+def decoding(context: Context) -> dict:
+    """Strategy scores of every planner from argmax to high temperatures, and its calibration (chapter 14)."""
+    import numpy as np
+
+    from decoupled_esc.evaluate import decoding as curves
+    from decoupled_esc.generate import baselines
+
+    turns, train = _test_turns(context), _training_turns(context)
+    planners = {"word planner": baselines.word_planner(train, turns), "gold frequencies": baselines.frequency_planner(train, turns)}
+    for name in PLANNERS:
+        scores = {row["id"]: row["scores"] for row in context.needs[f"replies-{name}"].rows}
+        planners[name] = np.array([scores[turn.id] for turn in turns])
+    gold, dialogues = [turn.strategy for turn in turns], [turn.dialogue for turn in turns]
+    resampling = {**_resampling(context), "replicates": min(500, context.profile.bootstrap_replicates)}
+    return {
+        "turns": len(turns),
+        "sweeps": {name: curves.sweep(scores, gold, dialogues, draws=10, **resampling) for name, scores in planners.items()},
+        "calibration": {name: curves.calibration(scores, gold) for name, scores in planners.items()},
+    }
 
 
 def error_classifier(context: Context) -> dict:
@@ -892,6 +954,7 @@ def judged(context: Context) -> dict:
         rows += own
         context.tokens += asked.tokens
     first, *others = scores
+    quality = _pair_quality(context, judges.LLMJudge(Client(judge.endpoints[0], record, judge.mode), judge.protocol))
     dialogues = [turn.dialogue for turn in turns] * len(systems)
     context.rows = tuple(rows)
     return {
@@ -899,11 +962,36 @@ def judged(context: Context) -> dict:
         "after_blank": sum(not turn.context[-1].text.strip() for turn in turns),
         "protocol": judge.protocol.model_dump(),
         "judges": found,
+        "mined_pairs": quality,
         "between": {
             f"{first} ~ {other}": judges.agreement(scores[first], scores[other], dialogues, judges.SCALE, **_resampling(context))
             for other in others
         },
     }
+
+
+def _pair_quality(context: Context, judge) -> dict:
+    """The first judge's scores of the chosen and rejected replies of 100 response pairs (Table 2); the gold is not shown."""
+    import random
+
+    from decoupled_esc import mining
+    from decoupled_esc.evaluate import judges
+    from decoupled_esc.evaluate.judged import Means, Reply
+
+    by_id = {turn.id: turn for turn in _training_turns(context)}
+    mined = mining.read(context.folders["pairs"] / "response.jsonl")
+    some = random.Random(context.profile.seed).sample(mined, min(100, len(mined)))
+    if not some:
+        return {"pairs": 0}
+    blind = judges.LLMJudge(judge.client, judge.protocol.model_copy(update={"gold": "hidden"}))
+    sides = {
+        side: [Reply(f"{side}/{p.id}", by_id[p.turn], by_id[p.turn].strategy, text(p)) for p in some]
+        for side, text in (("chosen", lambda p: by_id[p.turn].reply), ("rejected", lambda p: p.reply))
+    }
+    values = {side: judges.as_numbers(blind.scores(replies)) for side, replies in sides.items()}
+    means = Means([by_id[p.turn].dialogue for p in some], **_resampling(context))
+    context.tokens += blind.tokens
+    return {"pairs": len(some), "judge": judge.id, **means.table(values, [d.key for d in judges.DIMENSIONS], [("chosen", "rejected")])}
 
 
 def _judged_by(judge, systems: dict[str, list], turns: list, **resampling) -> tuple[dict, list[dict], list[dict]]:
@@ -1268,6 +1356,21 @@ STAGES: dict[str, Stage] = {
             )
         ),
         Stage(
+            "questions",
+            questions,
+            _settings("data.test_dialogues", "bootstrap_replicates", "more_seeds"),
+            tuple(f"replies-{name}" for name in ASKED),
+            over_seeds=tuple(f"replies-{name}" for name in ASKED),
+            uses_model=False,
+        ),
+        Stage(
+            "decoding",
+            decoding,
+            _settings("data.train_dialogues", "data.test_dialogues", "bootstrap_replicates"),
+            tuple(f"replies-{name}" for name in PLANNERS),
+            uses_model=False,
+        ),
+        Stage(
             "error-classifier",
             error_classifier,
             _settings("bootstrap_replicates", "scale"),
@@ -1295,8 +1398,8 @@ STAGES: dict[str, Stage] = {
         Stage(
             "judged",
             judged,
-            _settings("data.test_dialogues", "bootstrap_replicates", "judge"),
-            tuple(f"replies-{name}" for name in JUDGED),
+            _settings("data.train_dialogues", "data.test_dialogues", "bootstrap_replicates", "judge"),
+            ("pairs", *(f"replies-{name}" for name in JUDGED)),
             uses_model=False,
         ),
     )
