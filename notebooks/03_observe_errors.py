@@ -101,7 +101,7 @@ else:
         for source, found in released["errors"].items()
     }
     count = sum(found["replies"] - found["unplaced"] for found in released["errors"].values())
-    figure = figures.error_shares(shares, book.source(f"n = {count:,} labels by GPT, 95% intervals", counted=True))
+    figure = figures.shares(shares, book.source(f"n = {count:,} labels by GPT, 95% intervals", counted=True))
     people, qwen, llama = shares.values()
     figures.say(
         none_people=written(people["None"]), none_qwen=written(qwen["None"]), none_llama=written(llama["None"]),
@@ -347,7 +347,7 @@ if "missing" in by_classifier:
 else:
     own = {title: {label: Estimate(**e) for label, e in by_classifier["systems"][name].items()} for name, title in OURS.items()}
     count = f"n = {judged['turns']:,} turns, 95% intervals, by the error classifier ({by_classifier['learned_from']})"
-    figure = figures.error_shares(own, book.source(count))
+    figure = figures.shares(own, book.source(count))
     against = {name: written(Estimate(**by_classifier["contrasts"][f"{name} - gold"]["Template Response"])) for name in ("vanilla-sft", "decoupled-sft")}
     between = by_classifier["contrasts"]["decoupled-sft - vanilla-sft"]
     mismatch = {name: written(own[OURS[name]]["Strategy Mismatch"]) for name in ("gold", "vanilla-sft")}

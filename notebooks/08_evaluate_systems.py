@@ -9,8 +9,9 @@
 # %% [markdown]
 # # 08 Evaluation: how good, and how sure
 #
-# Four systems answer every test turn: the {term}`vanilla` and the {term}`decoupled` paradigm, each as a base model and after supervised fine-tuning; and the two fine-tuned ones answer a second time, without drawing lots.
-# This chapter scores what they said, sets the scores beside the Base and SFT rows of Table 3 {cite}`zhang2025decoupledesc`, and puts an interval around every one.
+# Six systems answer every test turn: the {term}`vanilla` and the {term}`decoupled` paradigm, each as a base model, after supervised fine-tuning, and after preference optimisation; and the trained ones answer a second time, without drawing lots.
+# This chapter scores what they said, sets the scores beside the rows of Table 3 {cite}`zhang2025decoupledesc`, and puts an interval around every one.
+# The prompting baselines of the same table are in [chapter 07](07_train_vanilla_baselines.ipynb).
 #
 # :::{admonition} Research output
 # :class: research-output
@@ -39,9 +40,11 @@ replies = {
     "vanilla-base": book.result("replies-vanilla-base"),
     "vanilla-sft": book.result("replies-vanilla-sft"),
     "vanilla-sft-argmax": book.result("replies-vanilla-sft-argmax"),
+    "vanilla-dpo": book.result("replies-vanilla-dpo"),
     "decoupled-base": book.result("replies-decoupled-base"),
     "decoupled-sft": book.result("replies-decoupled-sft"),
     "decoupled-sft-argmax": book.result("replies-decoupled-sft-argmax"),
+    "decoupled-dpo": book.result("replies-decoupled-dpo"),
 }
 measured = Evaluation.from_json(json.dumps(book.result("metrics").payload))
 judged = book.result("judged").payload
@@ -78,26 +81,26 @@ plain(pd.DataFrame(said), f"What the systems printed, profile {book.label}.")
 # Under a profile with [a small model of our own](16_make_a_base_model.ipynb), it is a network that has read open dialogue text, ESConv's training dialogues among it, and has seen neither a tag nor an instruction.
 # It writes in ESConv's manner and can hardly name a strategy; its row stands for no model of the paper, and numbers about its strategies are left out where too few answers name one.
 #
-# Here are the first replies of each fine-tuned system.
+# Here are the first replies of each trained system.
 # They are the models' own words; what the seeker had written is not repeated here.
 
 # %% tags=["hide-input"]
 shown = [
     {"turn": row["id"], "system": name, "strategy": row["strategy"] or "(invalid)", "reply": row["reply"][:110]}
-    for name in ("vanilla-sft", "decoupled-sft")
-    for row in replies[name].rows[1:5]
+    for name in ("vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo")
+    for row in replies[name].rows[1:4]
 ]
 plain(pd.DataFrame(shown).set_index("turn"), f"Generated replies, research output; profile {book.label}.")
 
 # %% [markdown]
-# ## Table 3, Base and SFT
+# ## Table 3: Base, SFT and DPO
 #
 # The automatic metrics compare each reply with the one that a person wrote; the strategy metrics compare the strategies.
 # They are computed in the variant named `paper`, which follows how Table 3 was made: Distinct, BLEU, F1 and ROUGE-L are taken reply by reply and averaged.
 # Brackets hold 95% intervals from a {term}`bootstrap clustered by dialogue` with {glue:text}`replicates` replicates: percentiles, except that for B the replicates are first moved onto the estimate, because resampling inflates B.
 # With few dialogues such intervals are too narrow rather than too wide.
 # Two verdicts stand in each cell, one against each of the paper's backbones.
-# Where an SFT number misses the paper's, the verdict asks a weaker question: is the difference from Base on the paper's side of zero?
+# Where a number misses the paper's, the verdict asks a weaker question: is the difference from the row before, SFT from Base or DPO from SFT, on the paper's side of zero?
 
 # %% tags=["hide-input"]
 note = " ".join(book.profile.deviations)

@@ -37,6 +37,11 @@ measured = [
     replication.table_6(data, name),
     replication.table_3(evaluation, judged, "vanilla", name),
     replication.table_3(evaluation, judged, "decoupled", name),
+    replication.table_3(evaluation, judged, "vanilla", name, methods=("direct-refine", "self-refine", "emotion-cot")),
+    replication.table_1_mined(book.result("pairs").payload, name),
+    replication.table_2(judged, name),
+    replication.table_4(judged, name),
+    replication.table_5(Evaluation.from_json(json.dumps(book.result("metrics-controlled").payload)), name),
 ]
 report = replication.report(measured)
 

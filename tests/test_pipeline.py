@@ -99,6 +99,10 @@ def test_metrics_and_report_read_back(session, metrics):
     tables = [
         replication.table_1(data, session.label), replication.table_6(data, session.label),
         *(replication.table_3(evaluation, session.run("judged").payload, paradigm, session.label) for paradigm in ("vanilla", "decoupled")),
+        replication.table_3(evaluation, session.run("judged").payload, "vanilla", session.label, methods=("direct-refine", "self-refine", "emotion-cot")),
+        replication.table_1_mined(session.run("pairs").payload, session.label),
+        replication.table_2(session.run("judged").payload, session.label), replication.table_4(session.run("judged").payload, session.label),
+        replication.table_5(Evaluation.from_json(json.dumps(session.run("metrics-controlled").payload)), session.label),
     ]  # fmt: skip
     assert replication.report(tables).status.notna().all()
     assert all("SYNTHETIC" in table.caption for table in tables)

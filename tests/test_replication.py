@@ -18,6 +18,7 @@ DATA = {
 }
 
 
+PROMPTED = ("direct-refine", "self-refine", "emotion-cot")
 NOBODY = {"missing": "profile smoke has no LLM judge"}
 
 
@@ -34,8 +35,8 @@ def evaluation(invalid_base: bool):
         return rows
 
     systems = {f"{p}-{m}": turns(1 if m == "base" else 3, not (invalid_base and m == "base"))
-               for p in ("vanilla", "decoupled") for m in ("base", "sft", "sft-argmax")}  # fmt: skip
-    contrasts = [(f"{p}-sft", f"{p}-base") for p in ("vanilla", "decoupled")]
+               for p in ("vanilla", "decoupled") for m in ("base", "sft", "dpo", "sft-argmax", *PROMPTED)}  # fmt: skip
+    contrasts = [(f"{p}-{m}", f"{p}-{start}") for p in ("vanilla", "decoupled") for m, start in (("sft", "base"), ("dpo", "sft"))]
     return evaluate_systems(systems, contrasts=contrasts, replicates=200, seed=0)
 
 
@@ -43,6 +44,8 @@ def tables(result):
     return [
         replication.table_1(DATA, "smoke"), replication.table_6(DATA, "smoke"),
         replication.table_3(result, NOBODY, "vanilla", "smoke"), replication.table_3(result, NOBODY, "decoupled", "smoke"),
+        replication.table_3(result, NOBODY, "vanilla", "smoke", methods=PROMPTED), replication.table_1_mined(PAIRS, "smoke"),
+        replication.table_2(NOBODY, "smoke"), replication.table_4(NOBODY, "smoke"), replication.table_5(controlled(), "smoke"),
     ]  # fmt: skip
 
 
@@ -109,3 +112,80 @@ def test_the_listing_prints_at_the_papers_precision():
     lines = replication.listing(report[report.status != "not attempted"])
     total = lines[(lines.row == "Overall") & (lines.column == "number")].iloc[0]
     assert (total.table, total.paper, total.ours, total.interval) == ("Table 6 of DecoupledESC", "14,763", "828", "")
+
+
+# --- Mined pairs, the controlled study, the questions ---
+
+PAIRS = {
+    "judge": "error classifier", "turns": 14763, "draws": {"planner": 1, "generator": 2}, "pairs": {"strategy": 10651, "response": 6000},
+    "errors": {"response": {"Lack of Empathy": 2288, "Template Response": 10}}, "characters": {"chosen": 124.72, "rejected": 60.0},
+}  # fmt: skip
+
+
+def test_mined_pairs_stand_beside_both_backbones_with_their_judge():
+    table = replication.table_1_mined(PAIRS, "laptop")
+    cells = {(cell.row.split("/")[1], cell.column): cell for cell in table.cells()}
+    assert cells["strategy-pairs", "qwen"].verdict.status is Status.EXACT
+    assert cells["strategy-pairs", "llama"].verdict.status is not Status.EXACT
+    assert cells["early-emotion-shift", "llama"].measured.value == 0
+    assert "error classifier" in table.caption
+
+
+def controlled():
+    rows = {}
+    for name, right in zip(("vanilla-sft", "vanilla-psnr", "vanilla-nspr", "vanilla-nsnr", "vanilla-dpo"), (1, 1, 2, 3, 2), strict=True):
+        rows[name] = [
+            EvaluatedTurn(f"d/{d}/{t}", f"d/{d}", STRATEGIES[t], "i hear you", STRATEGIES[t if (8 * d + t) % 4 < right else (t + 1) % 8], "i hear")
+            for d in range(8) for t in range(8)
+        ]  # fmt: skip
+    return evaluate_systems(rows, contrasts=[("vanilla-nsnr", "vanilla-psnr"), ("vanilla-nspr", "vanilla-psnr")], replicates=100, seed=0)
+
+
+def test_table_5_compares_kinds_of_pairs_and_gives_every_cell_a_status():
+    table = replication.table_5(controlled(), "smoke")
+    frame = table.to_frame()
+    assert len(frame) == 2 * 4 * 11 and frame.status.notna().all()
+    judged = frame[frame.column.isin(replication.JUDGED)]
+    assert (judged.status == "not attempted").all()
+    assert frame[(frame.column == "F1") & frame.row.str.endswith("nsnr")].measured.notna().all()
+
+
+def test_tables_of_a_judge_say_why_they_are_empty():
+    for table in (replication.table_2(NOBODY, "smoke"), replication.table_4(NOBODY, "smoke")):
+        frame = table.to_frame()
+        assert (frame.status == "not attempted").all() and frame.why.str.contains("has no LLM judge").all()
+
+
+def test_prompting_baselines_have_rows_of_their_own():
+    frame = replication.table_3(evaluation(invalid_base=False), NOBODY, "vanilla", "smoke", methods=PROMPTED).to_frame()
+    assert {row.split("/")[2] for row in frame.row} == set(PROMPTED)
+
+
+def estimates(value, low, high):
+    return {"value": value, "low": low, "high": high}
+
+
+@pytest.mark.parametrize(("sign", "together", "single", "says"), [
+    (1, (2, 1, 3), (1, 2, 3), "supported"),
+    (-1, (2, 1, 3), (1, 2, 3), "contradicted"),
+    (-1, (-2, -3, -1), (-1, -2), "supported"),
+    (1, (2, -1, 3), (1, 2), "not decided"),
+    (1, (2, 1, 3), (1, -0.1, 4), "not decided"),
+    (1, (2, None, None), (1, 2), "not decided"),
+])  # fmt: skip
+def test_an_answer_needs_the_interval_and_every_seed(sign, together, single, says):
+    assert replication.answer(sign, Estimate(*together), [Estimate(value) for value in single]) == says
+
+
+def test_a_question_shows_both_papers_differences_ours_and_every_seed():
+    asked = {
+        "together": {"contrasts": {"decoupled-dpo - decoupled-sft": {"paper": {"B": estimates(-0.05, -0.08, -0.02), "F1": estimates(0.5, -0.2, 1.2)}}}},
+        "by_seed": {str(seed): {"decoupled-dpo - decoupled-sft": {"paper": {"B": estimates(value, None, None), "F1": estimates(0.5, None, None)}}}
+                    for seed, value in ((13, -0.04), (14, -0.06), (15, -0.05))},
+    }  # fmt: skip
+    table = replication.question(asked, "decoupled-dpo - decoupled-sft", ("decoupled/dpo", "decoupled/sft"), {"B": -1, "F1": 1})
+    assert table.loc["Preference bias"].to_dict() == {
+        "claim": "lower", "paper, Qwen": "-0.05", "paper, Llama": "-0.08", "ours": "-0.05 [-0.08, -0.02]",
+        "by seed": "-0.04, -0.06, -0.05", "answer": "supported",
+    }  # fmt: skip
+    assert table.iloc[1]["answer"] == "not decided"

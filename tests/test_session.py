@@ -545,7 +545,7 @@ USED = {
     **{f"sft-{role}": BASE for role in ("vanilla", "planner", "generator")},
     "pairs": {"taxonomy", "corpus", "prompts", "generate", "evaluate", "mining"},
     **{name: {*BASE, "evaluate", "generate", "mining"} for name in stages.STAGES if name.split("-")[0] in stages.LOSSES},
-    **dict.fromkeys(("metrics", "metrics-controlled", "metrics-losses", "metrics-gold", "questions"), {"taxonomy", "corpus", "evaluate"}),
+    **dict.fromkeys(("metrics", "metrics-controlled", "metrics-losses", "questions"), {"taxonomy", "corpus", "evaluate"}),
     **dict.fromkeys(("error-classifier", "empathy-scale", "judged-offline"), {"taxonomy", "corpus", "evaluate"}),
     "judged": {"taxonomy", "corpus", "evaluate", "generate", "mining"},
     "decoding": {"taxonomy", "corpus", "prompts", "evaluate", "generate"},

@@ -70,17 +70,17 @@ def strategy_by_stage(counts: np.ndarray, source: str) -> Figure:
     return source_line(figure, source)
 
 
-def error_shares(shares: Mapping[str, Mapping[str, Estimate]], source: str) -> Figure:
-    """Figure 2 of DecoupledESC: share of replies with each psychological error.  ``shares``: whose replies -> error -> per cent."""
+def shares(values: Mapping[str, Mapping[str, Estimate]], source: str, ylabel: str = "share of replies (%)") -> Figure:
+    """Bars side by side, such as Figure 2 of DecoupledESC.  ``values``: whose -> of what (an error, a strategy) -> per cent."""
     figure, axes = plt.subplots(figsize=(7.6, 3.6))
-    places = np.arange(len(next(iter(shares.values()))))
-    width = 0.8 / len(shares)
-    for number, ((name, found), colour) in enumerate(zip(shares.items(), PALETTE, strict=False)):
-        values = np.array([[e.value, e.value - e.low, e.high - e.value] for e in found.values()])
-        axes.bar(places + (number - (len(shares) - 1) / 2) * width, values[:, 0], width, yerr=values[:, 1:].T, color=colour,
-                 hatch=[None, "//", ".."][number % 3], edgecolor="white", linewidth=0.6, error_kw={"linewidth": 1}, label=name)  # fmt: skip
-    axes.set_xticks(places, [label.replace(" ", "\n", 1) for label in next(iter(shares.values()))])
-    axes.set(ylabel="share of replies (%)")
+    places = np.arange(len(next(iter(values.values()))))
+    width = 0.8 / len(values)
+    for number, ((name, found), colour) in enumerate(zip(values.items(), PALETTE, strict=False)):
+        bars = np.array([[e.value, *((0, 0) if e.low is None else (e.value - e.low, e.high - e.value))] for e in found.values()])
+        axes.bar(places + (number - (len(values) - 1) / 2) * width, bars[:, 0], width, yerr=bars[:, 1:].T if bars[:, 1:].any() else None,
+                 color=colour, hatch=[None, "//", ".."][number % 3], edgecolor="white", linewidth=0.6, error_kw={"linewidth": 1}, label=name)  # fmt: skip
+    axes.set_xticks(places, [label.replace(" ", "\n", 1) for label in next(iter(values.values()))])
+    axes.set(ylabel=ylabel)
     axes.grid(axis="x", visible=False)
     axes.legend()
     return source_line(figure, source)
@@ -106,6 +106,56 @@ def training_curves(logs: Mapping[str, Sequence[Mapping]], source: str) -> Figur
     rate.set(xlabel="tokens read (thousands)", title="Learning rate", ylim=(0, None))
     rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     loss.legend()
+    return source_line(figure, source)
+
+
+def preference_curves(logs: Mapping[str, Sequence[Mapping]], source: str) -> Figure:
+    """Rewards, their margin, and accuracy over the steps of preference optimisation.  ``logs``: name -> steps of ``train.Log``."""
+    figure, panels = plt.subplots(1, 3, figsize=(7.6, 3.0))
+    for (name, steps), colour, style in zip(logs.items(), PALETTE, ["-", "--", "-."], strict=False):
+        place = [step["step"] for step in steps]
+        chosen, rejected = ([step[f"reward_{side}"] for step in steps] for side in ("chosen", "rejected"))
+        panels[0].plot(place, chosen, "-", color=colour, linewidth=1.3, label=f"{name}: chosen")
+        panels[0].plot(place, rejected, ":", color=colour, linewidth=1.3, label=f"{name}: rejected")
+        panels[1].plot(place, np.subtract(chosen, rejected), style, color=colour, label=name)
+        panels[2].plot(place, [100 * step["accuracy"] for step in steps], style, color=colour, label=name)
+    panels[2].axhline(50, color="black", linewidth=0.7)
+    for axes, title in zip(panels, ("Rewards (nats)", "Margin (nats)", "Pairs told apart (%)"), strict=True):
+        axes.set(title=title, xlabel="step")
+    panels[0].legend(fontsize=6.5)
+    panels[1].legend(fontsize=7)
+    return source_line(figure, source)
+
+
+def over_temperatures(sweeps: Mapping[str, Sequence[Mapping]], metrics: Mapping[str, str], source: str) -> Figure:
+    """A metric a panel over the temperature that strategies are drawn at, a line a planner, with 95% intervals.
+
+    ``sweeps``: planner -> rows of ``evaluate.decoding.sweep``; ``metrics``: key -> title.
+    """
+    figure, panels = plt.subplots(1, len(metrics), figsize=(7.6, 3.2))
+    for axes, (key, title) in zip(np.atleast_1d(panels), metrics.items(), strict=True):
+        for (name, rows), colour, marker in zip(sweeps.items(), PALETTE, "os^Dv", strict=False):
+            place = [row["temperature"] for row in rows]
+            axes.plot(place, [row[key]["value"] for row in rows], marker=marker, markersize=3.5, color=colour, label=name)
+            if rows[0][key]["low"] is not None:
+                axes.fill_between(place, [row[key]["low"] for row in rows], [row[key]["high"] for row in rows], color=colour, alpha=0.15)
+        axes.axvline(0.7, color="black", linewidth=0.7, linestyle=":")
+        axes.set(title=title, xlabel="temperature (0: argmax)")
+    np.atleast_1d(panels)[-1].legend(fontsize=7)
+    return source_line(figure, source)
+
+
+def reliability(calibrations: Mapping[str, Mapping], source: str) -> Figure:
+    """How often the most probable strategy is gold, over how probable it was said to be; size of dots by turns."""
+    figure, axes = plt.subplots(figsize=(4.6, 4.0))
+    axes.plot([0, 100], [0, 100], color="black", linewidth=0.8)
+    for (name, found), colour, marker in zip(calibrations.items(), PALETTE, "os^Dv", strict=False):
+        sizes = [12 + 90 * row["turns"] / sum(r["turns"] for r in found["bins"]) for row in found["bins"]]
+        place, height = ([row[key] for row in found["bins"]] for key in ("confidence", "accuracy"))
+        axes.plot(place, height, color=colour, linewidth=1)
+        axes.scatter(place, height, sizes, color=colour, marker=marker, label=name)
+    axes.set(xlabel="said to be probable (%)", ylabel="was gold (%)", xlim=(0, 100), ylim=(0, 100))
+    axes.legend(fontsize=7.5)
     return source_line(figure, source)
 
 

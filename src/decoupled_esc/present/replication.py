@@ -29,11 +29,7 @@ PAPER_PROTOCOL = {"turns": 100, "gold": "shown", "calls": "each", "context": "la
 """How the paper's scores were made.  Others are other scores, and are not set beside them."""
 
 NOT_YET: dict[str, str] = {
-    "decoupledesc/table-1": "the mined pairs of its second half await the mining chapter",
-    "decoupledesc/table-2": "needs mined pairs and an LLM judge",
-    "decoupledesc/table-3": "rows of refinement, DPO and chain of thought await their chapters",
-    "decoupledesc/table-4": "needs the DPO generator and an LLM judge",
-    "decoupledesc/table-5": "awaits the controlled study of preference data",
+    "decoupledesc/table-1": "sums over two backbones, where a profile has one",
     "decoupledesc/table-7": "hyperparameters, to be used by the DPO chapters; nothing to measure",
     "decoupledesc/in-text": "needs the DPO models, mined pairs or human evaluation",
     "cso/table-1": "needs ESC-Pro and a judge",
@@ -82,47 +78,170 @@ def table_6(data: Mapping, profile: str) -> ComparisonTable:
     return compare(load_tables()["decoupledesc/table-6"], measured, profile=profile, n=n)
 
 
-def table_3(evaluation: Evaluation, judged: Mapping, paradigm: str, profile: str, note: str | None = None) -> ComparisonTable:
-    """Table 3 of DecoupledESC: the Base and SFT rows of one paradigm, a line a metric, against both backbones.
+COMPARATORS = {"sft": "base", "dpo": "sft", "direct-refine": "base", "self-refine": "base", "emotion-cot": "base"}
+"""Which method of its paradigm each method starts from, for the direction of a difference."""
 
-    ``judged``: payload of stage ``judged``.  The SFT row is compared with the Base row: a number that misses the paper's can still differ in its direction.
+
+def table_3(
+    evaluation: Evaluation, judged: Mapping, paradigm: str, profile: str, note: str | None = None,
+    methods: Sequence[str] = ("base", "sft", "dpo"),
+) -> ComparisonTable:  # fmt: skip
+    """Table 3 of DecoupledESC: ``methods`` of one paradigm, a line a metric, against both backbones.
+
+    ``judged``: payload of stage ``judged``.  A method is compared with the one it starts from: a number that misses the
+    paper's can still differ in its direction.
     """
     columns = [column.key for column in load_tables()["decoupledesc/table-3"].columns]
     rows: dict[str, dict[str, Estimate]] = {}
     reason, scores_by_judge = _judge_columns(judged)
     missing: dict[str | tuple[str, str], str] = dict.fromkeys(JUDGED, reason) if reason else {}
-    counted = []
-    for method in ("base", "sft"):
+    counted, contrasts = [], {}
+    for method in methods:
         row, name = f"{paradigm}/{method}", f"{paradigm}-{method}"
-        valid = _valid(evaluation, name)
-        counted.append(f"{valid:,} ({method.upper() if method == 'sft' else method.capitalize()})")
+        counted.append(f"{_valid(evaluation, name):,} ({method})")
         why = _incomparable(evaluation, name)
         scores = evaluation.systems[name]["paper"]
         rows[row] = {key: estimate for key, estimate in scores.items() if key in columns and key not in why}
-        missing |= {(row, key): reason for key, reason in why.items()}
+        missing |= {(row, key): told for key, told in why.items()}
         if not reason:
             found = scores_by_judge["systems"][name]
             rows[row] |= {key: Estimate(**estimate) for key, estimate in found.items()}
             missing |= {(row, key): "no answer of the judge could be read" for key in JUDGED if key not in found}
-    base, sft = rows
-    contrast = f"{paradigm}-sft - {paradigm}-base"
-    difference = dict(evaluation.contrasts[contrast]["paper"])
+    for method in methods:
+        other = COMPARATORS.get(method)
+        difference = evaluation.contrasts.get(f"{paradigm}-{method} - {paradigm}-{other}", {}).get("paper")
+        if difference is None:
+            continue
+        if not reason:
+            judge = scores_by_judge["contrasts"][f"{paradigm}-{method} - {paradigm}-{other}"]
+            difference = {**difference, **{key: Estimate(**estimate) for key, estimate in judge.items()}}
+        row, start = f"{paradigm}/{method}", f"{paradigm}/{other}"
+        # A base model that names next to no strategies has no strategy scores to compare with.
+        without = _incomparable(evaluation, f"{paradigm}-{other}")
+        contrasts[row, start] = {key: difference[key] for key in rows[row] if key in difference and key not in without}
     if not reason:
-        difference |= {key: Estimate(**estimate) for key, estimate in scores_by_judge["contrasts"][contrast].items()}
         note = " ".join([*([note] if note else []), f"Judge: {PAPER_JUDGE}, on {judged['turns']} of the turns, asked in our own words."])
-    details = evaluation.details[f"{paradigm}-sft"]
+    details = evaluation.details[f"{paradigm}-{methods[0]}"]
     return compare(
         load_tables()["decoupledesc/table-3"],
         rows,
         profile=profile,
-        n=f"{details.turns:,} test turns of {details.dialogues} dialogues, strategy metrics on the valid answers: "
-        + " and ".join(counted),
+        n=f"{details.turns:,} test turns of {details.dialogues} dialogues, strategy metrics on the valid answers: " + ", ".join(counted),
         backbones=BACKBONES,
         rows=list(rows),
-        contrasts={(sft, base): {key: difference[key] for key in rows[sft] if key in rows[base] and key in difference}},
+        contrasts=contrasts,
         not_attempted=missing,
         note=note,
     ).transposed()
+
+
+def table_1_mined(pairs: Mapping, profile: str) -> ComparisonTable:
+    """Table 1 of DecoupledESC, the mined pairs' half, ours beside each of the paper's two backbones.  ``pairs``: payload of ``pairs``."""
+    errors = pairs["errors"]["response"]
+    own = {
+        "strategy-pairs": pairs["pairs"]["strategy"],
+        "response-pairs": pairs["pairs"]["response"],
+        "characters-chosen": pairs["characters"]["chosen"],
+        "characters-rejected": pairs["characters"]["rejected"],
+        "lack-of-empathy": errors.get("Lack of Empathy", 0),
+        "early-emotion-shift": errors.get("Early Emotion Shift", 0),
+        "template-response": errors.get("Template Response", 0),
+    }
+    measured = {f"ipm-prefdial/{key}": dict.fromkeys(("qwen", "llama"), Estimate(value)) for key, value in own.items()}
+    draws = ", ".join(f"{number} of the {role}" for role, number in pairs["draws"].items())
+    return compare(
+        load_tables()["decoupledesc/table-1"], measured, profile=profile, rows=list(measured), columns=("qwen", "llama"),
+        n=f"{pairs['turns']:,} training turns; draws a turn: {draws}", note=f"Errors judged by: {pairs['judge']}.",
+    )  # fmt: skip
+
+
+def table_2(judged: Mapping, profile: str) -> ComparisonTable:
+    """Table 2 of DecoupledESC: an LLM judge's scores of the chosen and rejected replies of mined pairs."""
+    reason, _ = _judge_columns(judged)
+    rows = {"chosen": {}, "rejected": {}, "improve": {}}
+    if not reason:
+        found = {side: {key: Estimate(**e) for key, e in row.items()} for side, row in judged["mined_pairs"]["systems"].items()}
+        rows |= found
+        both = [key for key in JUDGED if key in found["chosen"] and key in found["rejected"]]
+        rows["improve"] = {key: Estimate(100 * (found["chosen"][key].value / found["rejected"][key].value - 1)) for key in both}
+    n = "no pairs were judged" if reason else f"{judged['mined_pairs']['pairs']} pairs"
+    missing = dict.fromkeys(JUDGED, reason) if reason else {}
+    return compare(
+        load_tables()["decoupledesc/table-2"], rows, profile=profile, n=n, backbones=BACKBONES, rows=list(rows), not_attempted=missing
+    ).transposed()
+
+
+def table_4(judged: Mapping, profile: str) -> ComparisonTable:
+    """Table 4 of DecoupledESC: an LLM judge's scores of the generator under the gold strategy, before and after DPO."""
+    reason, scores = _judge_columns(judged)
+    rows = {method: {} if reason else {key: Estimate(**e) for key, e in scores["systems"][f"gold-{method}"].items()} for method in ("sft", "dpo")}
+    contrasts = {} if reason else {("dpo", "sft"): {key: Estimate(**e) for key, e in scores["contrasts"]["gold-dpo - gold-sft"].items()}}
+    n = "no replies were judged" if reason else f"{judged['turns']} test turns"
+    missing = dict.fromkeys(JUDGED, reason) if reason else {}
+    return compare(
+        load_tables()["decoupledesc/table-4"], rows, profile=profile, n=n, backbones=BACKBONES, rows=list(rows), contrasts=contrasts,
+        not_attempted=missing,
+    ).transposed()  # fmt: skip
+
+
+CONTROLLED = {"nsnr": "vanilla-nsnr", "psnr": "vanilla-psnr", "nspr": "vanilla-nspr", "all": "vanilla-dpo"}
+"""Rows of Table 5 and the systems that stand for them."""
+
+
+def table_5(evaluation: Evaluation, profile: str, note: str | None = None) -> ComparisonTable:
+    """Table 5 of DecoupledESC: the coupled model after each kind of pair.  ``evaluation``: that of stage ``metrics-controlled``."""
+    table = load_tables()["decoupledesc/table-5"]
+    columns = [column.key for column in table.columns]
+    rows, missing = {}, dict.fromkeys(JUDGED, "needs an LLM judge of the controlled study, which is not asked")
+    for row, name in CONTROLLED.items():
+        why = _incomparable(evaluation, name)
+        rows[row] = {key: e for key, e in evaluation.systems[name]["paper"].items() if key in columns and key not in why}
+        missing |= {(row, key): told for key, told in why.items()}
+    contrasts = {
+        (row, "psnr"): {key: e for key, e in evaluation.contrasts[f"vanilla-{row} - vanilla-psnr"]["paper"].items() if key in rows[row]}
+        for row in ("nsnr", "nspr")
+    }
+    details = evaluation.details["vanilla-sft"]
+    return compare(
+        table, rows, profile=profile, n=f"{details.turns:,} test turns of {details.dialogues} dialogues", backbones=BACKBONES,
+        rows=list(rows), contrasts=contrasts, not_attempted=missing, note=note,
+    ).transposed()  # fmt: skip
+
+
+def question(asked: Mapping, contrast: str, rows: tuple[str, str], better: Mapping[str, int]) -> pd.DataFrame:
+    """One research question as a table: the paper's difference for either backbone, ours over all seeds and under each.
+
+    ``asked``: payload of stage ``questions``; ``contrast``: ``"a - b"`` of its systems; ``rows``: Table 3's rows of a and
+    b; ``better``: metric -> 1 or -1, the direction that the claim needs.  Text; the last column is `answer`.
+    """
+    table = load_tables()["decoupledesc/table-3"]
+    found = {}
+    for key, sign in better.items():
+        together = Estimate(**asked["together"]["contrasts"][contrast]["paper"][key])
+        single = [Estimate(**by[contrast]["paper"][key]) for by in asked["by_seed"].values()]
+        printed = [table.contrast(f"{backbone}/{rows[0]}", f"{backbone}/{rows[1]}", key) for backbone in BACKBONES]
+        decimals = table.column(key).decimals
+        found[table.column(key).name] = {
+            "claim": "higher" if sign > 0 else "lower",
+            **{f"paper, {name}": f"{value:+.{decimals}f}" for name, value in zip(("Qwen", "Llama"), printed, strict=True)},
+            "ours": written(together, decimals),
+            "by seed": ", ".join(f"{e.value:+.{decimals}f}" for e in single),
+            "answer": answer(sign, together, single),
+        }
+    return pd.DataFrame(found).T
+
+
+def answer(sign: int, together: Estimate, single: Sequence[Estimate]) -> str:
+    """``supported``, ``contradicted`` or ``not decided``: the interval over all seeds leaves out 0, and every seed is on that side.
+
+    ``sign`` is the direction that the claim needs.
+    """
+    if together.low is None or together.low <= 0 <= together.high:
+        return "not decided"
+    side = 1 if together.low > 0 else -1
+    if any(side * e.value <= 0 for e in single):
+        return "not decided"
+    return "supported" if side == sign else "contradicted"
 
 
 def _judge_columns(judged: Mapping) -> tuple[str | None, Mapping]:

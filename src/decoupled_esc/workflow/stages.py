@@ -5,7 +5,7 @@
     sft-*      -> candidates-vanilla, candidates-planner, candidates-generator -> pairs
     pairs      -> dpo-vanilla, dpo-planner, dpo-generator; the same of one kind of pair, or with another loss
     all models -> replies-*, drawn or by argmax
-    replies-*  -> metrics, metrics-controlled, metrics-losses, metrics-gold, judged-offline, judged
+    replies-*  -> metrics, metrics-controlled, metrics-losses, questions, decoding, judged-offline, judged
 
 A stage is a function of its context that returns a JSON-able payload.  Its imports stand inside it: they are what its
 code version is taken from, and a reader of stored results never loads torch.
@@ -801,11 +801,6 @@ def metrics_losses(context: Context) -> dict:
     )
 
 
-def metrics_gold(context: Context) -> dict:
-    """The generator under the gold strategy, before and after DPO (Table 4)."""
-    return _measured(context, ("gold-sft", "gold-dpo"), [("gold-dpo", "gold-sft")])
-
-
 def _measured(context: Context, names, contrasts) -> dict:
     from decoupled_esc.evaluate import evaluate_systems
 
@@ -1352,7 +1347,6 @@ STAGES: dict[str, Stage] = {
                 ("metrics", metrics, SYSTEMS),
                 ("metrics-controlled", metrics_controlled, CONTROLLED),
                 ("metrics-losses", metrics_losses, ("decoupled-sft", *(f"decoupled-{loss}" for loss in LOSSES))),
-                ("metrics-gold", metrics_gold, ("gold-sft", "gold-dpo")),
             )
         ),
         Stage(

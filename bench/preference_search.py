@@ -1,7 +1,7 @@
 """Which learning rate and loss constants preference optimisation takes, tried on ESConv's validation dialogues.
 
-    python bench/tune_preference.py planner dpo 3e-5 1e-4 3e-4 --profile laptop
-    python bench/tune_preference.py generator simpo 1e-5 3e-5
+    python bench/preference_search.py planner dpo 3e-5 1e-4 3e-4 --profile laptop
+    python bench/preference_search.py generator simpo 1e-5 3e-5
 
 Trains from the profile's fine-tuned policy on its mined pairs, as the stage does, and writes down a line for each rate:
 what the policy then does on validation turns beside what the fine-tuned one did.  Finished lines are kept and not run

@@ -1,0 +1,232 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 04 Mining preferences: learning from one's own mistakes
+#
+# A model that was fine-tuned on good conversations still goes wrong ([chapter 03](03_observe_errors.ipynb)).
+# Inferential Preference Mining {cite}`zhang2025decoupledesc` turns this into data: let the model answer the training turns, and where its answer is worse than a person's, remember both.
+# Each {term}`preference pair` then goes to the model whose fault it was: a wrong strategy to the planner, a faulty reply to the generator.
+#
+# :::{admonition} Research output
+# :class: research-output
+# Replies marked *rejected* on this page were written by small experimental models, and some are nonsense.
+# The conversations are short excerpts of ESConv {cite}`liu2021esconv`; what people wrote there is not judged here as counselling, and nothing on this page is counselling.
+# :::
+
+# %% tags=["parameters", "hide-input"]
+profile = "laptop"
+
+# %% tags=["hide-input"]
+import pandas as pd
+
+from decoupled_esc import mining, taxonomy
+from decoupled_esc.evaluate import Estimate
+from decoupled_esc.evaluate.errors import LABELS
+from decoupled_esc.present import figures, replication
+from decoupled_esc.present.replication import written
+from decoupled_esc.present.tables import plain
+from decoupled_esc.workflow import open_chapter
+
+book = open_chapter(globals())
+pairs = book.result("pairs").payload
+figures.say(profile_name=book.label, judge=pairs["judge"], turns=f"{pairs['turns']:,}")
+
+# %% [markdown]
+# ## Candidates
+#
+# Three fine-tuned models answer every one of the {glue:text}`turns` training turns, drawn as at test time: the planner names a strategy, the generator replies under the *gold* strategy, and the vanilla model does both at once.
+# What they should have said is known: it stands in the corpus.
+
+# %% tags=["hide-input"]
+drawn = pd.DataFrame(
+    {
+        role: {
+            "draws a turn": number,
+            "strategy as gold, %": f"{pairs['agree'][role]:.1f}" if role in pairs["agree"] else "given",
+        }
+        for role, number in pairs["draws"].items()
+    }
+).T
+plain(drawn, f"What was drawn on the training turns, profile {book.label}.")
+
+# %% [markdown]
+# Look at how seldom a drawn strategy is the gold one, on turns that the model was trained on.
+# Most of what follows is made of that.
+#
+# ## Routing
+#
+# The error in a reply says which of the two models it is to teach.
+# Here the errors were seen by: {glue:text}`judge`.
+# [Chapter 03](03_observe_errors.ipynb) measures how far an offline judge can be trusted, which is not far: a pair that it lets pass is more often than not one that GPT would have sorted otherwise.
+
+# %% tags=["hide-input"]
+total = {who: sum(counts.values()) for who, counts in pairs["candidates"].items()}
+routed = pd.DataFrame(
+    {
+        label: {
+            "goes to": mining.ROUTES[label] or "nobody",
+            **{f"{'people' if who == 'gold' else who}, %": f"{100 * counts.get(label, 0) / total[who]:.1f}" for who, counts in pairs["candidates"].items()},
+        }
+        for label in LABELS
+    }
+).T
+plain(routed, f"Errors seen in replies at the training turns, profile {book.label}; shares without intervals.")
+
+# %% [markdown]
+# The column *people* is the check on the judge: these are the replies that the pairs will prefer.
+#
+# In the authors' code the strategy pairs ask no judge at all: every drawn strategy that is not the gold one is rejected.
+# For a response pair the judge must see one of three errors in the drawn reply, and none of the three in the gold one.
+# Here is why the other draws gave no pair.
+
+# %% tags=["hide-input"]
+reasons = pd.DataFrame(
+    [{"kind": kind, "why": why, "draws": f"{count:,}"} for kind, counts in pairs["left"].items() for why, count in counts.items()]
+).set_index("kind")
+plain(reasons, f"Draws that gave no pair, and why; profile {book.label}.")
+
+# %% [markdown]
+# ## Table 1, second half
+#
+# The paper mined with two models of seven and eight billion parameters, and judged with an LLM.
+
+# %% tags=["hide-input"]
+table = replication.table_1_mined(pairs, book.label)
+table
+
+# %% tags=["hide-input"]
+figures.say(
+    strategy_pairs=f"{pairs['pairs']['strategy']:,}", response_pairs=f"{pairs['pairs']['response']:,}",
+    chosen=f"{pairs['characters']['chosen']:.0f}", rejected=f"{pairs['characters']['rejected']:.0f}",
+)
+
+# %% [markdown]
+# {glue:text}`strategy_pairs` strategy pairs and {glue:text}`response_pairs` response pairs.
+# That the first number is near the paper's says little about the model: it counts how often one draw misses one of eight strategies, and a small planner misses about as often as a large one.
+# Chosen replies have {glue:text}`chosen` characters on average and rejected ones {glue:text}`rejected`.
+# Any preference optimisation on these pairs is told, among other things, to say more.
+#
+# ## Figure 9: strategies in the pairs
+
+# %% tags=["hide-input", "remove-output"]
+SHORT = [s.abbreviation for s in taxonomy.ESCONV]
+sides = {}
+for kind in ("strategy",):
+    for side, counts in pairs["strategies"][kind].items():
+        sides[side] = {name: Estimate(100 * count / max(1, sum(counts))) for name, count in zip(SHORT, counts, strict=True)}
+source = book.source(f"n = {pairs['pairs']['strategy']:,} strategy pairs")
+figures.show("fig_pair_strategies", figures.shares(sides, source, "share of pairs (%)"))
+
+# %% [markdown]
+# ```{glue:figure} fig_pair_strategies
+# :name: fig-pair-strategies
+# :alt: Bars of the share of eight strategies on the chosen and on the rejected side of the strategy pairs.
+#
+# Strategies on both sides of the strategy pairs, after Figure 9 of {cite:t}`zhang2025decoupledesc`.
+# Profile {glue:text}`profile_name`; counts, without intervals.
+# ```
+#
+# Where the rejected bar is higher, the pairs teach the planner to use that strategy less.
+# SP-DPO is, in part, a lesson in frequencies.
+#
+# ## Figure 10: errors in the rejected replies
+
+# %% tags=["hide-input", "remove-output"]
+kinds = {"response": "response pairs", "vanilla": "vanilla pairs"}
+errors = {
+    title: {label: Estimate(100 * pairs["errors"][kind].get(label, 0) / max(1, pairs["pairs"][kind])) for label in LABELS} for kind, title in kinds.items()
+}
+source = book.source(f"n = {pairs['pairs']['response']:,} and {pairs['pairs']['vanilla']:,} pairs, by the {pairs['judge']}")
+figures.show("fig_pair_errors", figures.shares(errors, source, "share of rejected replies (%)"))
+
+# %% [markdown]
+# ```{glue:figure} fig_pair_errors
+# :name: fig-pair-errors
+# :alt: Bars of the share of each psychological error in the rejected replies of response pairs and of vanilla pairs.
+#
+# Errors in the rejected replies, after Figure 10 of {cite:t}`zhang2025decoupledesc`, judged by: {glue:text}`judge`.
+# Profile {glue:text}`profile_name`; counts, without intervals.
+# ```
+#
+# ## The quadrants of Figure 1
+#
+# A vanilla model's turn can be wrong in its strategy, in its response, or in both; P and N stand for positive and negative, s and r for strategy and response.
+# The chosen turn is PsPr.
+# *PsNr* rejects a right strategy for the sake of a bad reply, *NsPr* a sound reply for the sake of a wrong strategy: these are the entangled pairs, in which a coupled model is told to unlearn what was right.
+
+# %% tags=["hide-input"]
+counted = pairs["quadrants"]
+vanilla = sum(counted.values())
+MEANS = {"PsNr": "right strategy, faulty reply", "NsPr": "wrong strategy, sound reply", "NsNr": "wrong strategy, faulty reply"}
+quadrants = pd.DataFrame(
+    {name: {"rejected turn": MEANS[name], "pairs": f"{counted.get(name, 0):,}", "share, %": f"{100 * counted.get(name, 0) / max(1, vanilla):.1f}"} for name in mining.QUADRANTS}
+).T
+entangled = counted.get("PsNr", 0) + counted.get("NsPr", 0)
+figures.say(entangled=f"{100 * entangled / max(1, vanilla):.0f}", vanilla_pairs=f"{vanilla:,}")
+plain(quadrants, f"Vanilla pairs by what is wrong with the rejected turn, profile {book.label}.")
+
+# %% [markdown]
+# {glue:text}`entangled`% of the {glue:text}`vanilla_pairs` vanilla pairs are entangled.
+# *Right* means "as the person chose", though other strategies may fit as well; so *NsPr* also holds turns with nothing wrong at all.
+#
+# ## Examples, after Figures 11 to 14
+#
+# One mined pair for each error: the shortest of those that have some words on every side, not the most telling.
+
+# %% tags=["hide-input"]
+shown = pd.DataFrame(
+    [
+        {
+            "error": e["error"], "seeker (ESConv)": e["seeker"], "chosen (a person)": f"[{e['chosen_strategy']}] {e['chosen']}",
+            "rejected (a model)": f"[{e['rejected_strategy']}] {e['rejected']}", "pair": e["id"],
+        }
+        for e in pairs["examples"]
+    ] or [{"error": "–", "pair": "no pair has enough words on every side"}]
+).set_index("error")
+plain(shown, f"Mined pairs, one an error; excerpts of ESConv (Liu et al. 2021) and research output; profile {book.label}.")
+
+# %% [markdown]
+# Read them with the judge in mind.
+# In some the rejected reply is plainly worse; in others the label fits neither side.
+#
+# ## Are the chosen replies better? (Table 2)
+#
+# The paper had its LLM judge score both sides of 100 pairs.
+
+# %% tags=["hide-input"]
+judged = book.result("judged").payload
+quality = replication.table_2(judged, book.label)
+quality
+
+# %% tags=["hide-input"]
+scale = pairs["empathy"]
+if scale is None:
+    by_scale = pd.DataFrame({"empathy scale": {"not measured": "no ratings of empathy at hand"}})
+else:
+    by_scale = pd.DataFrame(
+        {
+            side: {measure: written(Estimate(**e), 2) for measure, e in row.items()}
+            for side, row in {**scale["systems"], "chosen minus rejected": scale["contrasts"]["chosen - rejected"]}.items()
+        }
+    ).T
+plain(by_scale, f"Mechanisms of empathy (0 to 2) in all response pairs by the offline empathy scale, profile {book.label}; 95% intervals.")
+
+# %% [markdown]
+# The empathy scale is no LLM judge, and [chapter 03](03_observe_errors.ipynb) says what it can't see.
+# Where *chosen minus rejected* is not above zero, the pairs do not teach what this scale calls empathy.
+#
+# ## The files
+#
+# `decoupled-esc run --profile laptop pairs` leaves `strategy.jsonl`, `response.jsonl` and `vanilla.jsonl` in `runs/laptop/pairs/`, with a data card.
+# A row holds ids, the rejected side, the labels, the judge and the sampling settings; what people said is not copied.
+#
+# ```python
+# from datasets import load_dataset
+# load_dataset("json", data_files="runs/laptop/pairs/response.jsonl")
+# ```

@@ -1,0 +1,81 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 09 RQ1: does DPO help the coupled model?
+#
+# The paper's claim in one sentence: Vanilla-DPO replies better than Vanilla-SFT by an LLM judge's scores, but does not reliably reduce preference bias or choose strategies better {cite}`zhang2025decoupledesc`.
+#
+# :::{admonition} Research output
+# :class: research-output
+# The numbers on this page are about replies of experimental models; nothing here is counselling.
+# :::
+
+# %% tags=["parameters", "hide-input"]
+profile = "laptop"
+
+# %% tags=["hide-input"]
+from collections import Counter
+
+import pandas as pd
+
+from decoupled_esc.evaluate import Estimate
+from decoupled_esc.present import figures, replication
+from decoupled_esc.present.replication import written
+from decoupled_esc.present.tables import plain
+from decoupled_esc.workflow import open_chapter
+
+book = open_chapter(globals())
+asked = book.result("questions").payload
+seeds = ", ".join(str(seed) for seed in asked["seeds"])
+n_turns = f"{next(iter(asked['together']['details'].values()))['turns']:,}"
+figures.say(profile_name=book.label, seeds=seeds, n_seeds=len(asked["seeds"]))
+
+# %% [markdown]
+# ## How it is decided
+#
+# All systems answer the same test turns, trained and drawn under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
+# *Ours* is the difference over all of them, with a 95% interval from draws of whole dialogues, each with everything that was said in it.
+# A row is **supported** or **contradicted** if that interval leaves out zero and the difference has the same sign under every seed; otherwise it is **not decided**.
+# The interval knows how dialogues differ, and the column *by seed* how trainings do; with so few seeds the second is a look, not a test.
+# Many rows are looked at, and one in twenty would leave out zero by chance.
+#
+# ## Drawn, as in the paper
+#
+# The words of the replies, for which the claim is "better", and the strategies, for which it is "no better": the rows ask whether DPO improves each.
+
+# %% tags=["hide-input"]
+BETTER = {"B-1": 1, "F1": 1, "R-L": 1, "Q_W": 1, "Q": 1, "B": -1}
+drawn = replication.question(asked, "vanilla-dpo - vanilla-sft", ("vanilla/dpo", "vanilla/sft"), BETTER)
+plain(drawn, f"Vanilla-DPO minus Vanilla-SFT, drawn; {n_turns} replies a system; profile {book.label}; 95% intervals.")
+
+# %% [markdown]
+# ## By argmax
+#
+# The same weights when nothing is drawn; the paper has no such numbers.
+
+# %% tags=["hide-input"]
+best = replication.question(asked, "vanilla-dpo-argmax - vanilla-sft-argmax", ("vanilla/dpo", "vanilla/sft"), BETTER)
+plain(best, f"Vanilla-DPO minus Vanilla-SFT, by argmax (the paper's columns are drawn); profile {book.label}; 95% intervals.")
+
+# %% tags=["hide-input"]
+counts = {name: Counter(table["answer"]) for name, table in (("drawn", drawn), ("argmax", best))}
+said = {name: ", ".join(f"{count} {word}" for word, count in found.items()) for name, found in counts.items()}
+figures.say(drawn=said["drawn"], best=said["argmax"], b_answer=drawn.loc["Preference bias", "answer"], b=drawn.loc["Preference bias", "ours"])
+
+# %% [markdown]
+# ## Verdict
+#
+# "DPO improves this" is, drawn: {glue:text}`drawn`; by argmax: {glue:text}`best`.
+# For {term}`preference bias B` as the paper measures it, the difference is {glue:text}`b`: **{glue:text}`b_answer`**.
+# The paper's two backbones disagree with each other in several of these rows, and so its own claim is a mixed one.
+#
+# The judge's scores, on which the better replies were claimed, are not in this table: see [chapter 08](08_evaluate_systems.ipynb) for whether this profile has a judge.
+# BLEU, F1 and ROUGE reward likeness to what one person said; they can rise because replies grow longer.
+#
+# What would change our mind: an LLM judge's scores under three seeds; pairs mined with a judge that agrees with GPT or with people; the same under the large backbones.

@@ -1,0 +1,99 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 10 RQ2: does decoupling help?
+#
+# The paper's claim in one sentence: decoupled models beat their coupled counterparts on nearly every metric, after SFT and after DPO, with less preference bias and better replies {cite}`zhang2025decoupledesc`.
+#
+# :::{admonition} Research output
+# :class: research-output
+# The numbers on this page are about replies of experimental models; nothing here is counselling.
+# :::
+
+# %% tags=["parameters", "hide-input"]
+profile = "laptop"
+
+# %% tags=["hide-input"]
+from collections import Counter
+
+import pandas as pd
+
+from decoupled_esc.evaluate import Estimate
+from decoupled_esc.present import figures, replication
+from decoupled_esc.present.replication import written
+from decoupled_esc.present.tables import plain
+from decoupled_esc.workflow import open_chapter
+
+book = open_chapter(globals())
+asked = book.result("questions").payload
+seeds = ", ".join(str(seed) for seed in asked["seeds"])
+n_turns = f"{next(iter(asked['together']['details'].values()))['turns']:,}"
+figures.say(profile_name=book.label, seeds=seeds, n_seeds=len(asked["seeds"]))
+
+# %% [markdown]
+# ## How it is decided
+#
+# All systems answer the same test turns, trained and drawn under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
+# *Ours* is the difference over all of them, with a 95% interval from draws of whole dialogues, each with everything that was said in it.
+# A row is **supported** or **contradicted** if that interval leaves out zero and the difference has the same sign under every seed; otherwise it is **not decided**.
+# The interval knows how dialogues differ, and the column *by seed* how trainings do; with so few seeds the second is a look, not a test.
+# Many rows are looked at, and one in twenty would leave out zero by chance.
+#
+# ## After DPO, drawn as in the paper
+
+# %% tags=["hide-input"]
+BETTER = {"D-1": 1, "B-1": 1, "F1": 1, "R-L": 1, "Q_W": 1, "Q": 1, "B": -1}
+after_dpo = replication.question(asked, "decoupled-dpo - vanilla-dpo", ("decoupled/dpo", "vanilla/dpo"), BETTER)
+plain(after_dpo, f"Decoupled-DPO minus Vanilla-DPO, drawn; {n_turns} replies a system; profile {book.label}; 95% intervals.")
+
+# %% [markdown]
+# ## After SFT, drawn
+
+# %% tags=["hide-input"]
+after_sft = replication.question(asked, "decoupled-sft - vanilla-sft", ("decoupled/sft", "vanilla/sft"), BETTER)
+plain(after_sft, f"Decoupled-SFT minus Vanilla-SFT, drawn; profile {book.label}; 95% intervals.")
+
+# %% [markdown]
+# ## By argmax
+
+# %% tags=["hide-input"]
+best = replication.question(asked, "decoupled-dpo-argmax - vanilla-dpo-argmax", ("decoupled/dpo", "vanilla/dpo"), BETTER)
+plain(best, f"Decoupled-DPO minus Vanilla-DPO, by argmax (the paper's columns are drawn); profile {book.label}; 95% intervals.")
+
+# %% [markdown]
+# ## People (Figure 6)
+#
+# In the paper, 20 students of psychology compared 20 replies of each system.
+# This repository has asked nobody.
+# `decoupled-esc people export runs/study --profile laptop --systems decoupled-dpo vanilla-dpo` writes the forms for such a study: blinded, balanced, with attention items, to be filled in offline; `people report runs/study` reads the answers and gives win, tie and lose with intervals, and how far raters agree.
+# Where the profile has an LLM judge, it compares the same two systems in both orders; its choices are a judge's, and are never shown as people's.
+
+# %% tags=["hide-input"]
+judged = book.result("judged").payload
+pairs = pd.DataFrame({"LLM judge": {"not asked": judged["missing"]}}) if "missing" in judged else replication.judge_pairs(judged)
+plain(pairs, f"Pairs of systems by LLM judges, each in both orders, in per cent; profile {book.label}; 95% intervals.")
+
+# %% tags=["hide-input"]
+tables = {"dpo": after_dpo, "sft": after_sft, "argmax": best}
+said = {name: ", ".join(f"{count} {word}" for word, count in Counter(table["answer"]).items()) for name, table in tables.items()}
+figures.say(
+    **said, b=after_dpo.loc["Preference bias", "ours"], b_answer=after_dpo.loc["Preference bias", "answer"],
+    b_best=best.loc["Preference bias", "ours"], b_best_answer=best.loc["Preference bias", "answer"],
+)  # fmt: skip
+
+# %% [markdown]
+# ## Verdict
+#
+# "Decoupling improves this" is, after DPO: {glue:text}`dpo`; after SFT: {glue:text}`sft`; after DPO by argmax: {glue:text}`argmax`.
+# {term}`Preference bias B` differs by {glue:text}`b` drawn (**{glue:text}`b_answer`**) and by {glue:text}`b_best` by argmax (**{glue:text}`b_best_answer`**).
+#
+# Two things are unequal in this comparison, in the paper as here: the decoupled system has twice the weights, and its planner may be drawn more evenly because it prints a name on its own.
+# [Chapter 14](14_measure_preference_bias.ipynb) takes the second apart.
+#
+# What would change our mind: raters, or a judge that agrees with them; a coupled model of twice the size; the large backbones.

@@ -1,0 +1,94 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 12 RQ4: does Decoupled-DPO make fewer psychological errors?
+#
+# The paper's claim in one sentence: after Decoupled-DPO more replies have no error than after SFT, 27% against about 20% by GPT's judgement (Figure 7) {cite}`zhang2025decoupledesc`.
+#
+# :::{admonition} Research output
+# :class: research-output
+# The numbers on this page are about replies of experimental models; nothing here is counselling.
+# :::
+
+# %% tags=["parameters", "hide-input"]
+profile = "laptop"
+
+# %% tags=["hide-input"]
+import pandas as pd
+
+from decoupled_esc.evaluate import Estimate
+from decoupled_esc.present import figures, replication
+from decoupled_esc.present.replication import written
+from decoupled_esc.present.tables import plain
+from decoupled_esc.workflow import open_chapter
+
+book = open_chapter(globals())
+offline = book.result("judged-offline").payload["errors"]
+classifier = book.result("error-classifier").payload
+judged = book.result("judged").payload
+figures.say(profile_name=book.label)
+
+# %% [markdown]
+# ## Figure 7 for our models
+#
+# The judge here is the offline error classifier, unless the profile has an LLM judge, whose shares follow below.
+
+# %% tags=["hide-input", "remove-output"]
+OURS = {"decoupled-sft": "decoupled, SFT", "decoupled-dpo": "decoupled, DPO", "vanilla-dpo": "vanilla, DPO"}
+if "missing" in offline:
+    figure = figures.nothing_here(offline["missing"], book.source("nothing counted"))
+else:
+    shares = {title: {label: Estimate(**e) for label, e in offline["systems"][name].items()} for name, title in OURS.items()}
+    figure = figures.shares(shares, book.source(f"95% intervals, by the error classifier ({offline['learned_from']})"))
+figures.show("fig_errors_after_dpo", figure)
+
+# %% [markdown]
+# ```{glue:figure} fig_errors_after_dpo
+# :name: fig-errors-after-dpo
+# :alt: Bars of the share of replies with each psychological error and with none, for the decoupled system after SFT and after DPO and the coupled model after DPO, by the offline error classifier.
+#
+# After Figure 7 of {cite:t}`zhang2025decoupledesc`: mean probability of each error by the offline error classifier, 95% intervals by dialogue.
+# Profile {glue:text}`profile_name`.
+# ```
+
+# %% tags=["hide-input"]
+if "missing" in offline:
+    table = pd.DataFrame({"error classifier": {"not judged": offline["missing"]}})
+    figures.say(none="–", verdict="not judged", judges_error="unknown")
+else:
+    contrasts = {"decoupled: DPO minus SFT": "decoupled-dpo - decoupled-sft", "vanilla: DPO minus SFT": "vanilla-dpo - vanilla-sft", "DPO: decoupled minus vanilla": "decoupled-dpo - vanilla-dpo"}
+    table = pd.DataFrame({title: {label: written(Estimate(**e)) for label, e in offline["contrasts"][name].items()} for title, name in contrasts.items()}).T
+    gain = Estimate(**offline["contrasts"]["decoupled-dpo - decoupled-sft"]["None"])
+    if "missing" in classifier:
+        error, verdict = "not measured", "not decided"
+    else:
+        gaps = [abs(share["known"] - share["labelled"]) for found in classifier["differences"].values() for share in found.values()]
+        error = f"{max(gaps):.0f} points between writers that it has learned from"
+        sure = gain.low is not None and (gain.low > max(gaps) or gain.high < -max(gaps))
+        verdict = ("supported" if gain.value > 0 else "contradicted") if sure else "not decided"
+    figures.say(none=written(gain), verdict=verdict, judges_error=error)
+plain(table, f"Differences in the share of each error, in points, by the offline error classifier; profile {book.label}; 95% intervals.")
+
+# %% [markdown]
+# This judge mined the pairs, too, where the profile has no other: the generator was trained against what this very classifier calls an error.
+# That its shares fall afterwards shows that DPO does what it is told; whether the replies are better is another question, which a judge can't answer about itself.
+#
+# ## By an LLM judge
+
+# %% tags=["hide-input"]
+by_llm = pd.DataFrame({"LLM judge": {"not asked": judged["missing"]}}) if "missing" in judged else replication.judge_errors(judged)
+plain(by_llm, f"Share of each psychological error by LLM judges, in per cent, profile {book.label}; 95% intervals.")
+
+# %% [markdown]
+# ## Verdict
+#
+# After Decoupled-DPO the share of *None* differs from that after SFT by {glue:text}`none` points.
+# The classifier's differences between writers have been off by up to {glue:text}`judges_error` ([chapter 03](03_observe_errors.ipynb)), so a difference counts only beyond that: the claim is **{glue:text}`verdict`**.
+#
+# What would change our mind: labels by a judge that did not mine the pairs, best of all by people.

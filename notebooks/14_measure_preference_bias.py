@@ -1,0 +1,150 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 14 What preference bias measures
+#
+# Neither paper has this chapter.
+# Both compare systems by {term}`preference bias B` {cite}`kang2024bias`, each system decoded in one way.
+# Here every planner is followed from argmax to high temperatures, to see which conclusions survive when decoding is held fixed.
+#
+# :::{admonition} Research output
+# :class: research-output
+# The numbers on this page are about strategies that experimental models chose; nothing here is counselling.
+# :::
+
+# %% tags=["parameters", "hide-input"]
+profile = "laptop"
+
+# %% tags=["hide-input"]
+import json
+
+import pandas as pd
+
+from decoupled_esc import taxonomy
+from decoupled_esc.evaluate import Estimate, Evaluation
+from decoupled_esc.present import figures, sliders
+from decoupled_esc.present.paper import load_tables
+from decoupled_esc.present.replication import written
+from decoupled_esc.present.tables import plain
+from decoupled_esc.workflow import open_chapter
+
+book = open_chapter(globals())
+curves = book.result("decoding").payload
+measured = Evaluation.from_json(json.dumps(book.result("metrics").payload))
+NAMES = {"gold frequencies": "gold frequencies", "word planner": "word planner", "decoupled-sft": "planner after SFT", "decoupled-dpo": "planner after SP-DPO"}
+figures.say(profile_name=book.label, turns=f"{curves['turns']:,}")
+
+# %% [markdown]
+# ## A favourite, more and more
+#
+# Take the choices of the fine-tuned planner, and let it say *Question* instead of its own choice, more and more often.
+# B rises long before the weighted F1 has lost much; at the end all strength is on one strategy, and B is at its bound.
+
+# %% tags=["hide-input"]
+counts = measured.details["decoupled-sft"].confusion
+sliders.bias_of_a_favourite(counts, taxonomy.STRATEGIES.index("Question"), book.source(f"n = {curves['turns']:,} turns"))
+
+# %% [markdown]
+# In a live notebook, `sliders.live_bias(counts, 0)` does the same with a slider of ipywidgets, for any of the eight.
+#
+# ## Over temperatures
+#
+# The *word planner* is logistic regression on words; the *gold frequencies* know nothing of the turn.
+# The dotted line is the temperature of DecoupledESC.
+
+# %% tags=["hide-input", "remove-output"]
+METRICS = {"B": "preference bias B", "Q_W": "weighted F1", "Q": "macro F1"}
+sweeps = {title: curves["sweeps"][name] for name, title in NAMES.items()}
+figures.show("fig_temperatures", figures.over_temperatures(sweeps, METRICS, book.source(f"n = {curves['turns']:,} turns, 95% intervals, means of ten draws")))
+
+# %% [markdown]
+# ```{glue:figure} fig_temperatures
+# :name: fig-temperatures
+# :alt: Preference bias, weighted F1 and macro F1 of four planners over the temperature at which strategies are drawn, from argmax to 2.
+#
+# Planners over temperatures, with 95% intervals by dialogue.
+# Profile {glue:text}`profile_name`; n = {glue:text}`turns` turns; the temperature acts on whole names of strategies.
+# ```
+
+# %% tags=["hide-input"]
+def at(name: str, temperature: float, key: str) -> Estimate:
+    return Estimate(**next(row[key] for row in curves["sweeps"][name] if row["temperature"] == temperature))
+
+
+table = load_tables()["decoupledesc/table-3"]
+printed = [table.value(row.key, "B") for row in table.rows if row.key.split("/")[2] in ("sft", "dpo")]
+spans = {name: (at(name, 0.0, "B"), at(name, 0.7, "B"), at(name, 1.0, "B")) for name in NAMES}
+figures.say(
+    sft_argmax=written(spans["decoupled-sft"][0], 2), sft_drawn=written(spans["decoupled-sft"][1], 2), sft_one=written(spans["decoupled-sft"][2], 2),
+    words_argmax=written(spans["word planner"][0], 2), words_drawn=written(spans["word planner"][1], 2),
+    paper_low=f"{min(printed):.2f}", paper_high=f"{max(printed):.2f}",
+)  # fmt: skip
+
+# %% [markdown]
+# The planner after SFT has B {glue:text}`sft_argmax` by argmax, {glue:text}`sft_drawn` drawn at 0.7 and {glue:text}`sft_one` at 1.
+# The word planner, which is no language model, goes from {glue:text}`words_argmax` to {glue:text}`words_drawn`.
+# All eight SFT and DPO rows of the paper's Table 3 lie between {glue:text}`paper_low` and {glue:text}`paper_high`: a span that one set of weights crosses by decoding alone.
+#
+# ## Which conclusions survive?
+#
+# At one temperature, is the planner after SP-DPO less biased than the one after SFT, and does it choose better?
+
+# %% tags=["hide-input"]
+both = pd.DataFrame(
+    {
+        f"{'argmax' if row['temperature'] == 0 else row['temperature']}": {
+            f"{METRICS[key]}, {title}": written(at(name, row["temperature"], key), 2 if key == "B" else 1)
+            for key in METRICS for name, title in (("decoupled-sft", "SFT"), ("decoupled-dpo", "SP-DPO"))
+        }
+        for row in curves["sweeps"]["decoupled-sft"]
+    }
+)
+plain(both, f"The planner before and after SP-DPO, at every temperature; profile {book.label}; 95% intervals.")
+
+# %% [markdown]
+# Read it row by row: where the two intervals overlap at a temperature, that temperature does not tell the two apart by this table alone ([chapter 11](11_ask_rq3.ipynb) has the paired differences).
+# If the sign of a difference changes from left to right, a conclusion drawn at one temperature is a conclusion about that temperature.
+#
+# ## Are the probabilities worth drawing from?
+#
+# Drawing is fair if a strategy that is given 30% is gold in 30% of the cases.
+
+# %% tags=["hide-input", "remove-output"]
+calibrations = {title: curves["calibration"][name] for name, title in NAMES.items() if name != "gold frequencies"}
+figures.show("fig_reliability", figures.reliability(calibrations, book.source(f"n = {curves['turns']:,} turns")))
+
+# %% [markdown]
+# ```{glue:figure} fig_reliability
+# :name: fig-reliability
+# :alt: How often the most probable strategy is gold over the probability that three planners gave it, with a diagonal for perfect calibration.
+#
+# Calibration of the planners at temperature 1, of the most probable strategy.
+# Profile {glue:text}`profile_name`; without intervals.
+# ```
+
+# %% tags=["hide-input"]
+calibrated = pd.DataFrame(
+    {
+        title: {
+            "nats a turn": f"{curves['calibration'][name]['nats']:.3f}",
+            "accuracy of argmax, %": f"{curves['calibration'][name]['accuracy']:.1f}",
+            "calibration error, points": f"{curves['calibration'][name]['error']:.1f}",
+        }
+        for name, title in NAMES.items()
+    }
+).T
+plain(calibrated, f"Calibration on the test turns, profile {book.label}; without intervals.")
+
+# %% [markdown]
+# Nats a turn are what a planner is worth as a predictor, whatever it is decoded with: lower is better.
+# Preference optimisation is not trained to lower them.
+#
+# ## What to report instead
+#
+# A B with its decoding, or the whole curve; beside it the B that chance makes on as many turns ([chapter 08](08_evaluate_systems.ipynb)); and nats, which no decoding can change.
