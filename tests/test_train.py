@@ -23,6 +23,7 @@ from decoupled_esc.corpus import Turn, chat_form, read_raw, turns
 from decoupled_esc.corpus.split import MANIFEST
 from decoupled_esc.packing import Packed
 from decoupled_esc.prompts import Prompt, ids, render
+from decoupled_esc.train.divergence import divergence
 
 SHAPE = models.Shape(
     vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=512
@@ -521,3 +522,20 @@ def killed_while_writing(folder: Path) -> None:
 
 if __name__ == "__main__":
     killed_while_writing(Path(sys.argv[1]))
+
+
+# How far a policy has moved ------------------------------------------------------------------------------------------
+
+
+def test_the_divergence_is_the_kl_at_every_answer_token_and_0_at_home(tokenizer, sequences):
+    policy, reference = fresh(tokenizer), models.create(SHAPE, tokenizer, seed=4)
+    assert divergence(policy, fresh(tokenizer), sequences) == pytest.approx(0, abs=1e-9)
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for packed in sequences.packed:
+            for question, answer in unpacked(packed):
+                ours, theirs = (torch.log_softmax(m.eval()(torch.tensor([question + answer])).logits[0].double(), -1) for m in (policy, reference))
+                rows = slice(len(question) - 1, len(question) + len(answer) - 1)
+                total += torch.nn.functional.kl_div(theirs[rows], ours[rows], log_target=True, reduction="sum").item()
+                count += len(answer)
+    assert divergence(policy, reference, sequences) == pytest.approx(total / count, rel=1e-4)
