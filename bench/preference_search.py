@@ -54,7 +54,7 @@ def main() -> None:
         last = trained["steps"][-1]
         what |= {"train_seconds": round(seconds), "held_out_loss": [trained["held_out_loss_before"], trained["held_out_loss"]],
                  "divergence": trained["divergence"], "last_step": last}  # fmt: skip
-        with FileLock(OUT.with_suffix(".lock")):  # one search a role may run at a time
+        with FileLock(ROOT / "runs" / "preference_search.lock"):  # one search a role may run at a time
             lines = [*_found(), what]
             write_atomically(OUT, json.dumps(lines, indent=1) + "\n")
         print(json.dumps(what), flush=True)
