@@ -210,8 +210,9 @@ def _captions(soup: BeautifulSoup) -> list[str]:
         # Sphinx fills a missing text with the file's name.
         if not alt or alt == image.get("src") or re.fullmatch(r"\S+\.(?:png|svg|jpe?g|gif|webp)", alt):
             problems.append(f"{_name(image)} {image.get('src', '')} has no alternative text")
-        if image.find_parent(class_="cell_output") and not image.find_parent("figure"):
-            problems.append(f"{_name(image)} {image.get('src', '')} is shown without a caption")
+        captioned = image.find_parent("figure") or image.find_parent(class_="frames")  # a slider's label is its caption
+        if image.find_parent(class_="cell_output") and not captioned:
+            problems.append(f"{_name(image)} {image.get('src', '')[:80]} is shown without a caption")
     for svg in soup.find_all("svg", role="img"):
         title = svg.find("title")
         if not (svg.get("aria-label") or svg.get("aria-labelledby") or title and title.get_text(strip=True)):
