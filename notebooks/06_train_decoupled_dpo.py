@@ -55,7 +55,7 @@ sliders.dpo_loss(book.source("a formula, no data", counted=True))
 # %% tags=["hide-input"]
 def line(result) -> dict:
     payload, how = result.payload, result.provenance
-    last = payload["steps"][-1]
+    last = payload["steps"][-1] if payload["steps"] else {}
     return {
         "pairs": f"{payload['pairs']:,}",
         "loss": f"{payload['loss']['loss']}, beta {payload['loss']['beta']:g}",

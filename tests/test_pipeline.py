@@ -111,7 +111,7 @@ def test_metrics_and_report_read_back(session, metrics):
 def test_offline_judges_of_invented_labels_say_so(session, metrics):
     found = session.run("judged-offline").payload
     assert found["errors"]["learned_from"] == "48 INVENTED labels" and found["empathy"]["learned_from"] == "144 INVENTED ratings"
-    assert set(found["errors"]["systems"]) == {"gold", *stages.SYSTEMS} == set(found["empathy"]["systems"])
+    assert set(found["errors"]["systems"]) == {"gold", *stages.JUDGED} == set(found["empathy"]["systems"])
     for shares in found["errors"]["systems"].values():
         assert sum(share["value"] for share in shares.values()) == pytest.approx(100)
     for name in ("error-classifier", "empathy-scale"):
@@ -147,13 +147,13 @@ def test_llm_judges_over_a_server(session, metrics):
         result = asked.run("judged")
         assert asked.state("metrics", asked.runs).word == "fresh", "a judge changes nothing else"
         # Scores twice, errors, and eight choices a pair, of two judges; what is the same question is asked once.
-        most = 2 * len(stages.SYSTEMS) * 12 * 9 + 2 * 12 * 8
-        assert most / 2 < len(server.asked) <= most and set(server.asked.values()) == {1}
+        most = 2 * len(stages.JUDGED) * 12 * 9 + 2 * 2 * 12 * 8 + 2 * 100 * 4  # and the mined pairs' two sides
+        assert most / 3 < len(server.asked) <= most and set(server.asked.values()) == {1}
     payload = result.payload
     assert payload["turns"] == 12 and set(payload["judges"]) == {replication.PAPER_JUDGE, "other"}
     found = payload["judges"]["other"]
-    texts = {f"{name}/{row['id']}": row["reply"] for name in stages.SYSTEMS for row in session.run(f"replies-{name}").rows}
-    assert len(result.rows) == 2 * len(stages.SYSTEMS) * 12
+    texts = {f"{name}/{row['id']}": row["reply"] for name in stages.JUDGED for row in session.run(f"replies-{name}").rows}
+    assert len(result.rows) == 2 * len(stages.JUDGED) * 12
     for row in result.rows:
         assert row["scores"]["Emp"] == min(5, len(texts[row["id"]]) // 20)
         assert row["error"] == ("Template Response" if len(texts[row["id"]]) < 20 else "None")
@@ -169,8 +169,8 @@ def test_llm_judges_over_a_server(session, metrics):
     cells = {(cell.row.split("/")[-1], cell.column): cell for cell in table.cells()}
     own = payload["judges"][replication.PAPER_JUDGE]["scores"]["systems"]["vanilla-sft"]["Emp"]["value"]
     assert cells["sft", "Emp"].measured.value == own and "100 of the turns" in table.caption
-    assert len(replication.judge_scores(payload)) == 2 * len(stages.SYSTEMS) == len(replication.judge_errors(payload))
-    assert len(replication.judge_pairs(payload)) == 8 and len(replication.judge_agreement(payload)) == 5
+    assert len(replication.judge_scores(payload)) == 2 * len(stages.JUDGED) == len(replication.judge_errors(payload))
+    assert len(replication.judge_pairs(payload)) == 16 and len(replication.judge_agreement(payload)) == 7
     impostor = paper | {"judges": payload["judges"]}  # a server that was given the name of the paper's judge
     for other in (payload, impostor, paper | {"turns": 99}, paper | {"judges": {"other": found}}):
         cells = replication.table_3(evaluation, other, "vanilla", "x").cells()

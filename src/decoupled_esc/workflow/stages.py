@@ -682,6 +682,8 @@ def _preference(context: Context, role: str, kind: str, loss: str | None = None,
     if quadrant is not None:
         mined = _of_one_kind(mined, quadrant, profile.seed)
     layout, unit = prompts.LAYOUTS[_layout(profile, role)], "turn" if _layout(profile, role) == "generator" else "dialogue"
+    if not mined:
+        return _nothing_to_learn(context, role, preference)
     model, tokenizer = _load(context, f"sft-{role}", for_training=True)
     sequences = train.encode_pairs(
         [train.Pair(pair.id, by_id[pair.turn], pair.rejected) for pair in mined], layout, tokenizer, profile.data.window, unit,
@@ -709,14 +711,29 @@ def _preference(context: Context, role: str, kind: str, loss: str | None = None,
     }
 
 
+def _nothing_to_learn(context: Context, role: str, preference) -> dict:
+    """Without a single pair, as can happen on very little data, the policy stays the fine-tuned one."""
+    import shutil
+
+    from decoupled_esc import models
+
+    shutil.copytree(context.folders[f"sft-{role}"] / "policy", context.folder / "policy", dirs_exist_ok=True)
+    loss = context.needs[f"sft-{role}"].payload["held_out_loss"]
+    nothing = dict.fromkeys(("pairs", "sequences", "cut", "tokens", "tokens_apart", "target_tokens", "trainable", "parameters"), 0)
+    return {
+        **nothing, "loss": preference.model_dump(), "held_out_loss": loss, "held_out_loss_before": loss, "divergence": 0.0,
+        "weights": models.weights_digest(context.folder / "policy"), "steps": [],
+    }  # fmt: skip
+
+
 def _of_one_kind(mined: list, quadrant: str, seed: int) -> list:
     """The vanilla pairs of one quadrant, as many as the smallest quadrant has, so that only their kind differs."""
     import random
     from collections import Counter
 
     own = [pair for pair in mined if pair.quadrant == quadrant]
-    most = min(Counter(pair.quadrant for pair in mined).values())
-    kept = set(random.Random(seed).sample(range(len(own)), most))
+    most = min(Counter(pair.quadrant for pair in mined).values(), default=0)
+    kept = set(random.Random(seed).sample(range(len(own)), min(most, len(own))))
     return [pair for number, pair in enumerate(own) if number in kept]
 
 
