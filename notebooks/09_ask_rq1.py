@@ -41,8 +41,8 @@ figures.say(profile_name=book.label, seeds=seeds, n_seeds=len(asked["seeds"]))
 #
 # All systems answer the same test turns, trained and drawn under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
 # *Ours* is the difference over all of them, with a 95% interval from draws of whole dialogues, each with everything that was said in it.
-# A row is **supported** or **contradicted** if that interval leaves out zero and the difference has the same sign under every seed; otherwise it is **not decided**.
-# The interval knows how dialogues differ, and the column *by seed* how trainings do; with so few seeds the second is a look, not a test.
+# A row is **supported** or **contradicted** if that interval leaves out zero and the difference has the same sign under every one of at least three seeds; otherwise it is **not decided**.
+# With fewer seeds a row can only be *for it* or *against it*: the interval knows how dialogues differ, and nothing of how trainings do.
 # Many rows are looked at, and one in twenty would leave out zero by chance.
 #
 # ## Drawn, as in the paper
@@ -72,10 +72,12 @@ figures.say(drawn=said["drawn"], best=said["argmax"], b_answer=drawn.loc["Prefer
 # ## Verdict
 #
 # "DPO improves this" is, drawn: {glue:text}`drawn`; by argmax: {glue:text}`best`.
-# For {term}`preference bias B` as the paper measures it, the difference is {glue:text}`b`: **{glue:text}`b_answer`**.
-# The paper's two backbones disagree with each other in several of these rows, and so its own claim is a mixed one.
+# For {term}`preference bias B` as the paper measures it, the difference is {glue:text}`b`; that DPO lowers it: **{glue:text}`b_answer`**.
 #
-# The judge's scores, on which the better replies were claimed, are not in this table: see [chapter 08](08_evaluate_systems.ipynb) for whether this profile has a judge.
-# BLEU, F1 and ROUGE reward likeness to what one person said; they can rise because replies grow longer.
+# The paper's claim has two parts.
+# That strategies do not reliably get better is what its own two backbones show, and a row *against* an improvement agrees with it.
+# That replies get better rests on a judge's scores, which are not in this table ([chapter 08](08_evaluate_systems.ipynb) says whether this profile has a judge); BLEU, F1 and ROUGE reward likeness to what one person said, and BLEU can rise because replies grow longer.
+#
+# Where DPO does harm here, our own settings are a suspect: for planner and generator the learning rate was searched on validation dialogues ([chapter 06](06_train_decoupled_dpo.ipynb)), for the coupled model it was not.
 #
 # What would change our mind: an LLM judge's scores under three seeds; pairs mined with a judge that agrees with GPT or with people; the same under the large backbones.

@@ -41,8 +41,8 @@ figures.say(profile_name=book.label, seeds=seeds, n_seeds=len(asked["seeds"]))
 #
 # All systems answer the same test turns, trained and drawn under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
 # *Ours* is the difference over all of them, with a 95% interval from draws of whole dialogues, each with everything that was said in it.
-# A row is **supported** or **contradicted** if that interval leaves out zero and the difference has the same sign under every seed; otherwise it is **not decided**.
-# The interval knows how dialogues differ, and the column *by seed* how trainings do; with so few seeds the second is a look, not a test.
+# A row is **supported** or **contradicted** if that interval leaves out zero and the difference has the same sign under every one of at least three seeds; otherwise it is **not decided**.
+# With fewer seeds a row can only be *for it* or *against it*: the interval knows how dialogues differ, and nothing of how trainings do.
 # Many rows are looked at, and one in twenty would leave out zero by chance.
 #
 # ## After DPO, drawn as in the paper
@@ -93,7 +93,9 @@ figures.say(
 # "Decoupling improves this" is, after DPO: {glue:text}`dpo`; after SFT: {glue:text}`sft`; after DPO by argmax: {glue:text}`argmax`.
 # {term}`Preference bias B` differs by {glue:text}`b` drawn (**{glue:text}`b_answer`**) and by {glue:text}`b_best` by argmax (**{glue:text}`b_best_answer`**).
 #
-# Two things are unequal in this comparison, in the paper as here: the decoupled system has twice the weights, and its planner may be drawn more evenly because it prints a name on its own.
+# One thing is unequal in our comparison after DPO: the learning rate of planner and generator was searched, that of the coupled model was not, and it does badly ([chapter 09](09_ask_rq1.ipynb)).
+# What is *for* decoupling after DPO may be against that rate.
+# Two more are unequal in the paper as well: the decoupled system has twice the weights, and its planner may be drawn more evenly because it prints a name on its own.
 # [Chapter 14](14_measure_preference_bias.ipynb) takes the second apart.
 #
 # What would change our mind: raters, or a judge that agrees with them; a coupled model of twice the size; the large backbones.

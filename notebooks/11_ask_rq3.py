@@ -41,8 +41,8 @@ figures.say(profile_name=book.label, seeds=seeds, n_seeds=len(asked["seeds"]))
 #
 # All systems answer the same test turns, trained and drawn under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
 # *Ours* is the difference over all of them, with a 95% interval from draws of whole dialogues, each with everything that was said in it.
-# A row is **supported** or **contradicted** if that interval leaves out zero and the difference has the same sign under every seed; otherwise it is **not decided**.
-# The interval knows how dialogues differ, and the column *by seed* how trainings do; with so few seeds the second is a look, not a test.
+# A row is **supported** or **contradicted** if that interval leaves out zero and the difference has the same sign under every one of at least three seeds; otherwise it is **not decided**.
+# With fewer seeds a row can only be *for it* or *against it*: the interval knows how dialogues differ, and nothing of how trainings do.
 # Many rows are looked at, and one in twenty would leave out zero by chance.
 #
 # ## Decoupled-DPO against Decoupled-SFT, drawn

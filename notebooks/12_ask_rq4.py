@@ -71,7 +71,7 @@ else:
         gaps = [abs(share["known"] - share["labelled"]) for found in classifier["differences"].values() for share in found.values()]
         error = f"{max(gaps):.0f} points between writers that it has learned from"
         sure = gain.low is not None and (gain.low > max(gaps) or gain.high < -max(gaps))
-        verdict = ("supported" if gain.value > 0 else "contradicted") if sure else "not decided"
+        verdict = replication.answer(1, gain, [gain]) if sure else "not decided"
     figures.say(none=written(gain), verdict=verdict, judges_error=error)
 plain(table, f"Differences in the share of each error, in points, by the offline error classifier; profile {book.label}; 95% intervals.")
 

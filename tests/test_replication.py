@@ -168,10 +168,12 @@ def estimates(value, low, high):
 @pytest.mark.parametrize(("sign", "together", "single", "says"), [
     (1, (2, 1, 3), (1, 2, 3), "supported"),
     (-1, (2, 1, 3), (1, 2, 3), "contradicted"),
-    (-1, (-2, -3, -1), (-1, -2), "supported"),
-    (1, (2, -1, 3), (1, 2), "not decided"),
+    (-1, (-2, -3, -1), (-1, -2, -3), "supported"),
+    (-1, (-2, -3, -1), (-2,), "for it, 1 seed"),
+    (1, (-2, -3, -1), (-2, -1), "against it, 2 seeds"),
+    (1, (2, -1, 3), (1, 2, 3), "not decided"),
     (1, (2, 1, 3), (1, -0.1, 4), "not decided"),
-    (1, (2, None, None), (1, 2), "not decided"),
+    (1, (2, None, None), (1, 2, 3), "not decided"),
 ])  # fmt: skip
 def test_an_answer_needs_the_interval_and_every_seed(sign, together, single, says):
     assert replication.answer(sign, Estimate(*together), [Estimate(value) for value in single]) == says

@@ -231,16 +231,23 @@ def question(asked: Mapping, contrast: str, rows: tuple[str, str], better: Mappi
     return pd.DataFrame(found).T
 
 
+FEWEST_SEEDS = 3
+"""With fewer, an interval knows how dialogues differ and nothing of how trainings do: no claim is decided."""
+
+
 def answer(sign: int, together: Estimate, single: Sequence[Estimate]) -> str:
     """``supported``, ``contradicted`` or ``not decided``: the interval over all seeds leaves out 0, and every seed is on that side.
 
-    ``sign`` is the direction that the claim needs.
+    ``sign`` is the direction that the claim needs.  With fewer than ``FEWEST_SEEDS`` seeds the words are weaker: ``for it,
+    1 seed`` and ``against it, 1 seed``.
     """
     if together.low is None or together.low <= 0 <= together.high:
         return "not decided"
     side = 1 if together.low > 0 else -1
     if any(side * e.value <= 0 for e in single):
         return "not decided"
+    if len(single) < FEWEST_SEEDS:
+        return f"{'for' if side == sign else 'against'} it, {len(single)} seed{'s' * (len(single) > 1)}"
     return "supported" if side == sign else "contradicted"
 
 
