@@ -176,6 +176,11 @@ def test_llm_judges_over_a_server(session, metrics):
     for other in (payload, impostor, paper | {"turns": 99}, paper | {"judges": {"other": found}}):
         cells = replication.table_3(evaluation, other, "vanilla", "x").cells()
         assert not any(cell.measured for cell in cells if cell.column == "Emp"), "asked otherwise, or another judge"
+    # A larger budget, a shorter wait or another address ask nothing anew, and train nothing.
+    patient = [endpoint.model_copy(update={"timeout_seconds": 5.0, "max_tokens": 10**9, "base_url": "http://elsewhere"}) for endpoint in endpoints]
+    moved = Session(asked.profile.model_copy(update={"judge": judge.model_copy(update={"endpoints": patient})}), runs_only=True,
+                    runs=session.runs.folder.parent, published=session.published.folder)  # fmt: skip
+    assert {moved.state(name, moved.runs).word for name in ("pairs", "dpo-planner", "judged")} == {"fresh"}
     # The server is gone: everything is in the record, whatever becomes of the stage's own folder.
     asked.runs.path("judged").unlink()
     replayed = Session(asked.profile.model_copy(update={"judge": judge.model_copy(update={"mode": "replay"})}), runs_only=True,

@@ -22,7 +22,7 @@ WITHOUT_EFFECT = tuple(PACKAGE / name for name in ("corpus/fetch.py", "corpus/er
 
 def stage_code(function_name: str, module: Path) -> tuple[str, tuple[Path, ...]]:
     """(digest, files) for the function ``function_name`` of the file ``module``."""
-    tree, lines = _read(module)
+    tree, lines, _ = _read(module)
     defined = {name: node for node in tree.body for name in _defines(node)}
     wanted, queue = {}, [function_name]
     while queue:
@@ -30,7 +30,8 @@ def stage_code(function_name: str, module: Path) -> tuple[str, tuple[Path, ...]]
         if name in defined and name not in wanted:
             wanted[name] = defined[name]
             queue += [node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name)]
-    files = tuple(path for path in _closure(wanted.values()) if path not in WITHOUT_EFFECT)
+    imported = [path for node in wanted.values() for path in _imports(node)]
+    files = tuple(path for path in _closure(imported) if path not in WITHOUT_EFFECT)
     parts = []
     for node in sorted(wanted.values(), key=lambda node: node.lineno):
         first = min(part.lineno for part in (node, *getattr(node, "decorator_list", ())))
@@ -42,7 +43,7 @@ def stage_code(function_name: str, module: Path) -> tuple[str, tuple[Path, ...]]
 
 def files_behind(script: Path) -> tuple[Path, ...]:
     """The files of this library that ``script`` imports, directly or not."""
-    return _closure([_read(script)[0]])
+    return _closure(_read(script)[2])
 
 
 def _defines(node: ast.stmt) -> list[str]:
@@ -55,14 +56,14 @@ def _defines(node: ast.stmt) -> list[str]:
     return [target.id for target in node.targets if isinstance(target, ast.Name)] if isinstance(node, ast.Assign) else []
 
 
-def _closure(nodes: Iterable[ast.AST]) -> tuple[Path, ...]:
+def _closure(paths: Iterable[Path]) -> tuple[Path, ...]:
     files: set[Path] = set()
-    queue = [path for node in nodes for path in _imports(node)]
+    queue = list(paths)
     while queue:
         path = queue.pop()
         if path not in files:
             files.add(path)
-            queue += _imports(_read(path)[0])
+            queue += _read(path)[2]
     return tuple(sorted(files))
 
 
@@ -88,8 +89,8 @@ def _file(module: str) -> Path | None:
 
 
 @cache
-def _read(path: Path) -> tuple[ast.Module, dict[int, str]]:
-    """(syntax tree, {row: line}) of a file, without the rows and ends of rows that are docstring, comment or blank.
+def _read(path: Path) -> tuple[ast.Module, dict[int, str], list[Path]]:
+    """(syntax tree, {row: line}, files imported) of a file; lines without those that are docstring, comment or blank.
 
     Text, not the dump of the tree: that differs between versions of Python, and a result must not go stale by being
     looked at with another one.
@@ -108,4 +109,4 @@ def _read(path: Path) -> tuple[ast.Module, dict[int, str]]:
         elif first != last:
             quoted |= set(range(first, last + 1))  # inside a string every blank and every # counts
     rows = {row: line if row in quoted else line.rstrip() for row, line in enumerate(lines, start=1)}
-    return tree, {row: line for row, line in rows.items() if row not in skipped and (line or row in quoted)}
+    return tree, {row: line for row, line in rows.items() if row not in skipped and (line or row in quoted)}, _imports(tree)

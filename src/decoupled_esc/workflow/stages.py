@@ -1169,6 +1169,14 @@ def _settings(*parts: str) -> Callable[[Profile], dict]:
     return pick
 
 
+def _judge_settings(profile: Profile) -> dict:
+    """Who judges and what is asked; not its price, its budget, its address or its pace, which change no answer."""
+    judge = profile.judge
+    if judge is None:
+        return {"judge": None}
+    return {"judge": {"models": [endpoint.model for endpoint in judge.endpoints], "protocol": judge.protocol.model_dump()}}
+
+
 _TEST = ("data.test_dialogues", "data.window", "generation.reply", "generation.batch_tokens")
 
 _TRAIN = ("data.train_dialogues", "data.window", "generation.batch_tokens")
@@ -1218,7 +1226,8 @@ STAGES: dict[str, Stage] = {
         Stage(
             "pairs",
             mine,
-            _settings("data.train_dialogues", "generation.reply", "generation.plan", "judge", "scale", "bootstrap_replicates"),
+            lambda profile: _settings("data.train_dialogues", "generation.reply", "generation.plan", "scale", "bootstrap_replicates")(profile)
+            | _judge_settings(profile),
             tuple(f"candidates-{role}" for role in ROLES),
             corpora=("esconv", "failed_esconv"),
             files=("decoupledesc_release", "empathy_mental_health"),
@@ -1327,7 +1336,8 @@ STAGES: dict[str, Stage] = {
         Stage(
             "judged",
             judged,
-            _settings("data.train_dialogues", "data.test_dialogues", "bootstrap_replicates", "judge"),
+            lambda profile: _settings("data.train_dialogues", "data.test_dialogues", "bootstrap_replicates")(profile)
+            | _judge_settings(profile),
             ("pairs", *(f"replies-{name}" for name in JUDGED)),
             uses_model=False,
         ),
