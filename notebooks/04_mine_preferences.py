@@ -63,7 +63,7 @@ plain(drawn, f"What was drawn on the training turns, profile {book.label}.")
 #
 # The error in a reply says which of the two models it is to teach.
 # Here the errors were seen by: {glue:text}`judge`.
-# [Chapter 03](03_observe_errors.ipynb) measures how far an offline judge can be trusted, which is not far: a pair that it lets pass is more often than not one that GPT would have sorted otherwise.
+# [Chapter 03](03_observe_errors.ipynb) measures how far an offline judge can be trusted, which is not far: it is measured there on writers that it did not learn from, and these models are such writers.
 
 # %% tags=["hide-input"]
 total = {who: sum(counts.values()) for who, counts in pairs["candidates"].items()}

@@ -105,11 +105,14 @@ both = pd.DataFrame(
         for row in curves["sweeps"]["decoupled-sft"]
     }
 )
+bias = {t: (at("decoupled-sft", t, "B"), at("decoupled-dpo", t, "B")) for t in (0.0, 0.7, 1.0)}
+figures.say(**{f"b_{name}_{kind}": written(bias[t][k], 2) for t, name in ((0.0, "argmax"), (0.7, "drawn"), (1.0, "one")) for k, kind in enumerate(("sft", "dpo"))})
 plain(both, f"The planner before and after SP-DPO, at every temperature; profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # Read it row by row: where the two intervals overlap at a temperature, that temperature does not tell the two apart by this table alone ([chapter 11](11_ask_rq3.ipynb) has the paired differences).
-# If the sign of a difference changes from left to right, a conclusion drawn at one temperature is a conclusion about that temperature.
+# From SFT to SP-DPO, B goes from {glue:text}`b_argmax_sft` to {glue:text}`b_argmax_dpo` by argmax, from {glue:text}`b_drawn_sft` to {glue:text}`b_drawn_dpo` at 0.7, and from {glue:text}`b_one_sft` to {glue:text}`b_one_dpo` at 1.
+# If the sign of a difference changes from one temperature to another, a conclusion drawn at one is a conclusion about that temperature: training has then done, in part, what a higher temperature does.
 #
 # ## Are the probabilities worth drawing from?
 #

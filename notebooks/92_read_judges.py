@@ -33,7 +33,9 @@ from decoupled_esc.present.tables import plain
 from decoupled_esc.workflow import open_chapter
 
 book = open_chapter(globals())
-figures.say(profile_name=book.label)
+data = book.result("data").payload
+blank = data["blank_turns"]["test"] / data["turns"]["test"]
+figures.say(profile_name=book.label, blank=f"{100 * blank:.0f}")
 context = (Message("seeker", "I lost my job on Friday. I haven't told anyone, and I can't sleep."),)
 turn = Turn("invented/00", "invented/00", context, "Reflection of feelings", "That is a lot to carry alone. What worries you most at night?")
 good = Reply("a", turn, "Reflection of feelings", "It sounds lonely to keep such news to yourself.")
@@ -66,7 +68,7 @@ plain(
 # The protocol of the paper has weak points, and each can be turned off in a profile's `judge` section:
 #
 # * a person's reply beside the one to be scored pulls the score towards likeness (`gold: hidden`);
-# * 17% of the test turns follow a blank message, and then the judge sees nothing that was said (`context: whole`; scores without these turns are always computed beside the others);
+# * {glue:text}`blank`% of the test turns follow a blank message, and then the judge sees nothing that was said (`context: whole`; scores without these turns are always computed beside the others);
 # * 100 turns leave wide intervals (`turns: null` takes all);
 # * four questions cost four times the money of one (`calls: joint`), which may or may not change the answers;
 # * one answer says nothing about how steady the judge is (`repeats: 2`);
