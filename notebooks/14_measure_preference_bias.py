@@ -44,7 +44,7 @@ figures.say(profile_name=book.label, turns=f"{curves['turns']:,}")
 # ## A favourite, more and more
 #
 # Take the choices of the fine-tuned planner, and let it say *Question* instead of its own choice, more and more often.
-# B rises long before the weighted F1 has lost much; at the end all strength is on one strategy, and B is at its bound.
+# Watch which moves first, B or the weighted F1; at the end all strength is on one strategy, and B is at its bound.
 
 # %% tags=["hide-input"]
 counts = measured.details["decoupled-sft"].confusion
@@ -89,7 +89,7 @@ figures.say(
 # %% [markdown]
 # The planner after SFT has B {glue:text}`sft_argmax` by argmax, {glue:text}`sft_drawn` drawn at 0.7 and {glue:text}`sft_one` at 1.
 # The word planner, which is no language model, goes from {glue:text}`words_argmax` to {glue:text}`words_drawn`.
-# All eight SFT and DPO rows of the paper's Table 3 lie between {glue:text}`paper_low` and {glue:text}`paper_high`: a span that one set of weights crosses by decoding alone.
+# All eight SFT and DPO rows of the paper's Table 3 lie between {glue:text}`paper_low` and {glue:text}`paper_high`: hold that span against what decoding alone does to one set of weights.
 #
 # ## Which conclusions survive?
 #
