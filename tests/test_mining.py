@@ -116,7 +116,7 @@ def test_a_file_that_is_no_pairs_is_named_with_its_line(tmp_path, line, says):
     mining.write(tmp_path / "response.jsonl", pairs[:1])
     with open(tmp_path / "response.jsonl", "a") as file:
         file.write(line + "\n")
-    with pytest.raises(ValueError, match=f"response.jsonl, {says}"):
+    with pytest.raises(mining.PairsError, match=f"response.jsonl, {says}"):
         mining.read(tmp_path / "response.jsonl")
 
 

@@ -37,6 +37,10 @@ QUADRANTS = ("PsNr", "NsPr", "NsNr")
 """What a rejected turn has wrong: P or N, positive or negative; s its strategy, r its response.  The chosen one is PsPr."""
 
 
+class PairsError(ValueError):
+    """A file that holds no preference pairs, or other ones than `write` writes."""
+
+
 @dataclass(frozen=True)
 class Mined:
     """A preference pair by reference: the chosen side is what stands in the corpus at ``turn``."""
@@ -174,7 +178,7 @@ def write(path: Path, pairs: Iterable[Mined], **said) -> None:
 
 
 def read(path: Path) -> list[Mined]:
-    """The pairs in a file of `write`.  Raises ValueError naming file, line and field for one that is not."""
+    """The pairs in a file of `write`.  Raises PairsError naming file, line and field for one that is not."""
     found = []
     # Of bytes: text would also be split at U+2028 and its like, which JSON leaves as they are.
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
@@ -182,9 +186,9 @@ def read(path: Path) -> list[Mined]:
             row = json.loads(line)
             found.append(Mined(**{name: row[name] for name in Mined.__dataclass_fields__}))
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path.name}, line {number}: not a pair ({error})") from None
+            raise PairsError(f"{path.name}, line {number}: not a pair ({error}); remove its folder and mine again: decoupled-esc run pairs") from None
         except KeyError as error:
-            raise ValueError(f"{path.name}, line {number}: no field {error}; mine the pairs again: decoupled-esc run pairs") from None
+            raise PairsError(f"{path.name}, line {number}: no field {error}; remove its folder and mine again: decoupled-esc run pairs") from None
     return found
 
 

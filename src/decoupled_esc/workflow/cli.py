@@ -22,6 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     from decoupled_esc.evaluate.people import PeopleError
     from decoupled_esc.generate.client import EndpointError
     from decoupled_esc.generate.record import RecordError
+    from decoupled_esc.mining import PairsError
     from decoupled_esc.prompts import PromptTooLong
     from decoupled_esc.workflow.book import BookError
     from decoupled_esc.workflow.chapters import ChapterError
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         return options.command(options) or 0
-    except (BookError, ChapterError, CorpusError, EndpointError, PeopleError, ProfileError, PromptTooLong, RecordError, StageError) as error:
+    except (BookError, ChapterError, CorpusError, EndpointError, PairsError, PeopleError, ProfileError, PromptTooLong, RecordError, StageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
