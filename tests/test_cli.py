@@ -230,6 +230,11 @@ def test_nothing_is_due_when_all_is_done(graph):
     assert names(graph) == []
 
 
+@pytest.mark.parametrize(("asked", "behind"), [([], "abcd"), (["d"], "abd"), (["c"], "ac"), (["a"], "a"), (["c", "b"], "abc")])
+def test_only_what_is_asked_for_and_what_it_needs_is_planned(graph, asked, behind):
+    assert "".join(job.name for job in dag.behind(graph, asked)) == behind
+
+
 def test_everything_is_due_at_first(graph, tmp_path):
     for marker in tmp_path.glob("*.done"):
         marker.unlink()

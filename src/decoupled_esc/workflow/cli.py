@@ -103,7 +103,8 @@ def _run(options) -> int:
         if target not in names:
             raise StageError(f"nothing called {target!r}{nearest(target, names)}. Known: {', '.join(names)}")
     origin = dag.note_data(profile.name)
-    due = dag.due(graph)
+    wanted = dag.behind(graph, options.targets)
+    due = dag.due(wanted)
     folder = dag.build(profile.name)
     folder.mkdir(parents=True, exist_ok=True)
     plan = {"started": time.time(), "due": [job.name for job in due], "done": []}
@@ -111,7 +112,7 @@ def _run(options) -> int:
     print(f"profile {profile.name}: {profile.description}")
     print(f"data: {origin}")
     if due:
-        print(f"{len(due)} of {len(graph)} jobs are due: {', '.join(plan['due'])}", flush=True)
+        print(f"{len(due)} of {len(wanted)} jobs are due: {', '.join(plan['due'])}", flush=True)
     command = [
         sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT),
         "--config", f"profile={profile.name}", "--cores", str(options.cores), "--resources", "gpu=1",
@@ -164,6 +165,10 @@ def _job(options) -> int:
     return 0
 
 
+_NAMED = 6
+"""How many of the jobs that are left are named in a line of progress."""
+
+
 def _say(folder: Path, what: str, finished: str | None = None) -> None:
     """One line of progress: how many jobs are done, for how long the run has been going, and what is left."""
     from filelock import FileLock
@@ -176,7 +181,8 @@ def _say(folder: Path, what: str, finished: str | None = None) -> None:
             path.write_text(json.dumps(plan))
     left = [name for name in plan["due"] if name not in plan["done"]]
     line = f"[{len(plan['done'])}/{len(plan['due'])}, {_span(time.time() - plan['started'])}] {what}"
-    print(f"{line}; left: {', '.join(left)}" if finished and left else line, file=sys.stderr, flush=True)
+    more = f" and {len(left) - _NAMED} more" * (len(left) > _NAMED)
+    print(f"{line}; left: {', '.join(left[:_NAMED])}{more}" if finished and left else line, file=sys.stderr, flush=True)
 
 
 def _status(options) -> int:

@@ -87,6 +87,18 @@ def _asked_of_every_seed() -> list[str]:
     return [name for name in stages.STAGES if name in wanted]
 
 
+def behind(graph: list[Job], names: list[str]) -> list[Job]:
+    """The jobs called ``names`` and all that they need, in the graph's order; all jobs where no name is given."""
+    by_marker, wanted = {job.marker: job for job in graph}, set()
+    queue = [job.marker for job in graph if job.name in names or not names]
+    while queue:
+        marker = queue.pop()
+        if marker not in wanted:
+            wanted.add(marker)
+            queue += by_marker[marker].needs
+    return [job for job in graph if job.marker in wanted]
+
+
 def due(graph: list[Job]) -> list[Job]:
     """The jobs that a run would start."""
     started: dict[str, Job] = {}
