@@ -3,9 +3,9 @@
     data, released, error-classifier, empathy-scale
     base-model -> sft-vanilla, sft-planner, sft-generator
     sft-*      -> candidates-vanilla, candidates-planner, candidates-generator -> pairs
-    pairs      -> dpo-vanilla, dpo-planner, dpo-generator; the same of one kind of pair
+    pairs      -> dpo-vanilla, dpo-planner, dpo-generator; the same of one kind of pair, or with another loss
     all models -> replies-*, drawn or by argmax
-    replies-*  -> metrics, metrics-controlled, questions, decoding, judged-offline, judged
+    replies-*  -> metrics, metrics-controlled, metrics-losses, questions, decoding, judged-offline, judged
 
 A stage is a function of its context that returns a JSON-able payload.  Its imports stand inside it: they are what its
 code version is taken from, and a reader of stored results never loads torch.
@@ -61,6 +61,8 @@ CONTROLLED = ("vanilla-sft", "vanilla-psnr", "vanilla-nspr", "vanilla-nsnr", "va
 
 PLANNERS = ("decoupled-base", "decoupled-sft", "decoupled-dpo")
 """Systems whose planner's scores of all eight strategies are known."""
+
+LOSSES = ("dpo", "ipo", "simpo", "kto", "orpo")
 
 CONTRASTS = (
     ("vanilla-dpo", "vanilla-sft"),
@@ -292,6 +294,26 @@ def replies_vanilla_nspr(context: Context) -> dict:
 def replies_vanilla_nsnr(context: Context) -> dict:
     """The coupled model after pairs whose rejected strategy and reply are wrong."""
     return _vanilla_replies(context, adapter="dpo-vanilla-nsnr")
+
+
+def replies_decoupled_ipo(context: Context) -> dict:
+    """Planner and generator after IPO."""
+    return _decoupled_replies(context, planner="ipo-planner", generator="ipo-generator")
+
+
+def replies_decoupled_simpo(context: Context) -> dict:
+    """Planner and generator after SimPO."""
+    return _decoupled_replies(context, planner="simpo-planner", generator="simpo-generator")
+
+
+def replies_decoupled_kto(context: Context) -> dict:
+    """Planner and generator after KTO."""
+    return _decoupled_replies(context, planner="kto-planner", generator="kto-generator")
+
+
+def replies_decoupled_orpo(context: Context) -> dict:
+    """Planner and generator after ORPO."""
+    return _decoupled_replies(context, planner="orpo-planner", generator="orpo-generator")
 
 
 def replies_gold_sft(context: Context) -> dict:
@@ -667,6 +689,46 @@ def dpo_vanilla_nsnr(context: Context) -> dict:
     return _preference(context, "vanilla", "vanilla", quadrant="NsNr")
 
 
+def ipo_planner(context: Context) -> dict:
+    """IPO in place of DPO for the planner."""
+    return _preference(context, "planner", "strategy", "ipo")
+
+
+def ipo_generator(context: Context) -> dict:
+    """IPO in place of DPO for the generator."""
+    return _preference(context, "generator", "response", "ipo")
+
+
+def simpo_planner(context: Context) -> dict:
+    """SimPO in place of DPO for the planner."""
+    return _preference(context, "planner", "strategy", "simpo")
+
+
+def simpo_generator(context: Context) -> dict:
+    """SimPO in place of DPO for the generator."""
+    return _preference(context, "generator", "response", "simpo")
+
+
+def kto_planner(context: Context) -> dict:
+    """KTO in place of DPO for the planner."""
+    return _preference(context, "planner", "strategy", "kto")
+
+
+def kto_generator(context: Context) -> dict:
+    """KTO in place of DPO for the generator."""
+    return _preference(context, "generator", "response", "kto")
+
+
+def orpo_planner(context: Context) -> dict:
+    """ORPO in place of DPO for the planner."""
+    return _preference(context, "planner", "strategy", "orpo")
+
+
+def orpo_generator(context: Context) -> dict:
+    """ORPO in place of DPO for the generator."""
+    return _preference(context, "generator", "response", "orpo")
+
+
 def _preference(context: Context, role: str, kind: str, loss: str | None = None, quadrant: str | None = None) -> dict:
     from decoupled_esc import corpus, mining, models, prompts, train
     from decoupled_esc.train.divergence import divergence
@@ -747,6 +809,13 @@ def metrics_controlled(context: Context) -> dict:
     contrasts = [(name, "vanilla-sft") for name in CONTROLLED[1:]]
     contrasts += [("vanilla-nsnr", "vanilla-psnr"), ("vanilla-nspr", "vanilla-psnr")]
     return _measured(context, CONTROLLED, contrasts)
+
+
+def metrics_losses(context: Context) -> dict:
+    """Planner and generator after each of five preference losses."""
+    return _measured(
+        context, ("decoupled-sft", *(f"decoupled-{loss}" for loss in LOSSES)), [(f"decoupled-{loss}", "decoupled-sft") for loss in LOSSES]
+    )
 
 
 def _measured(context: Context, names, contrasts) -> dict:
@@ -1162,7 +1231,7 @@ def _settings(*parts: str) -> Callable[[Profile], dict]:
         for part in parts:
             value = profile
             for key in part.split("."):
-                value = getattr(value, key)
+                value = value[key] if isinstance(value, dict) else getattr(value, key)
             chosen[part] = value.model_dump() if hasattr(value, "model_dump") else value
         return chosen
 
@@ -1238,17 +1307,25 @@ STAGES: dict[str, Stage] = {
             Stage(
                 name,
                 run,
-                _settings(*_TRAINED, f"preference.{name.split('-')[1]}", *["generator_layout"] * ("generator" in name)),
+                _settings(*_TRAINED, f"preference.{name.split('-')[1]}", *parts, *["generator_layout"] * ("generator" in name)),
                 ("base-model", f"sft-{name.split('-')[1]}", "pairs"),
                 leaves=("policy",),
             )
-            for name, run in (
+            for name, run, *parts in (
                 ("dpo-vanilla", dpo_vanilla),
                 ("dpo-planner", dpo_planner),
                 ("dpo-generator", dpo_generator),
                 ("dpo-vanilla-psnr", dpo_vanilla_psnr),
                 ("dpo-vanilla-nspr", dpo_vanilla_nspr),
                 ("dpo-vanilla-nsnr", dpo_vanilla_nsnr),
+                ("ipo-planner", ipo_planner, "preference.alternatives.ipo"),
+                ("ipo-generator", ipo_generator, "preference.alternatives.ipo"),
+                ("simpo-planner", simpo_planner, "preference.alternatives.simpo"),
+                ("simpo-generator", simpo_generator, "preference.alternatives.simpo"),
+                ("kto-planner", kto_planner, "preference.alternatives.kto"),
+                ("kto-generator", kto_generator, "preference.alternatives.kto"),
+                ("orpo-planner", orpo_planner, "preference.alternatives.orpo"),
+                ("orpo-generator", orpo_generator, "preference.alternatives.orpo"),
             )
         ),
         *(
@@ -1276,6 +1353,10 @@ STAGES: dict[str, Stage] = {
                 ("decoupled-sft-argmax", replies_decoupled_sft_argmax, (), ("sft-generator", "replies-decoupled-sft")),
                 ("decoupled-dpo", replies_decoupled_dpo, _PLAN, ("dpo-planner", "dpo-generator")),
                 ("decoupled-dpo-argmax", replies_decoupled_dpo_argmax, (), ("dpo-generator", "replies-decoupled-dpo")),
+                ("decoupled-ipo", replies_decoupled_ipo, _PLAN, ("ipo-planner", "ipo-generator")),
+                ("decoupled-simpo", replies_decoupled_simpo, _PLAN, ("simpo-planner", "simpo-generator")),
+                ("decoupled-kto", replies_decoupled_kto, _PLAN, ("kto-planner", "kto-generator")),
+                ("decoupled-orpo", replies_decoupled_orpo, _PLAN, ("orpo-planner", "orpo-generator")),
                 ("gold-sft", replies_gold_sft, (), ("sft-generator",)),
                 ("gold-dpo", replies_gold_dpo, (), ("dpo-generator",)),
             )
@@ -1291,6 +1372,7 @@ STAGES: dict[str, Stage] = {
             for name, run, systems in (
                 ("metrics", metrics, SYSTEMS),
                 ("metrics-controlled", metrics_controlled, CONTROLLED),
+                ("metrics-losses", metrics_losses, ("decoupled-sft", *(f"decoupled-{loss}" for loss in LOSSES))),
             )
         ),
         Stage(
