@@ -82,18 +82,21 @@ plain(pd.DataFrame({f"SP-DPO ({name})" if name == "planner" else f"RG-DPO ({name
 
 # %% tags=["hide-input", "remove-output"]
 logs = {name: [step for step in r.payload["steps"] if "reward_chosen" in step] for name, r in trained.items()}
-figures.show("fig_dpo_curves", figures.preference_curves(logs, book.source("mean over the pairs of the steps between two logs")))
+betas = {name: r.payload["loss"]["beta"] for name, r in trained.items()}
+figures.show("fig_dpo_curves", figures.preference_curves(logs, betas, book.source("mean over the pairs of the steps between two logs")))
 
 # %% [markdown]
 # ```{glue:figure} fig_dpo_curves
 # :name: fig-dpo-curves
-# :alt: Three panels over training steps for planner and generator. Rewards of chosen and rejected answers, the margin between them, and the share of pairs whose chosen answer has the higher reward.
+# :alt: Four panels over training steps for planner and generator. Rewards of chosen and rejected answers, the margin between them, the share of pairs whose chosen answer has the higher reward, and an estimate of the divergence from the reference.
 #
 # Preference optimisation of the planner and the generator.  Profile {glue:text}`profile_name`; training pairs, without intervals.
 # ```
 #
 # At the first step every reward is 0 and the loss ln 2, because the policy is its reference; the program stops if it is not.
 # Look at the dotted lines: the rejected answers were drawn from the reference, so a falling reward is also a rising divergence from it.
+# The last panel says it in nats, as $-r_l / \beta$; it is an estimate on draws that the mining has selected, and too high where these are what the policy learned to leave.
+# The exact divergence at the end, on dialogues that nothing was mined from, stands in the table above.
 # Look at the solid lines: where the reward of the chosen answer falls below 0, training has made even the person's answer less probable than before.
 #
 # ## How the settings were found

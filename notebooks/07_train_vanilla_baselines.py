@@ -66,12 +66,13 @@ plain(how, f"Preference optimisation of the coupled model by kind of rejected tu
 
 # %% tags=["hide-input", "remove-output"]
 logs = {name: [step for step in r.payload["steps"] if "reward_chosen" in step] for name, r in trained.items() if name != "NsPr"}
-figures.show("fig_vanilla_curves", figures.preference_curves(logs, book.source("mean over the pairs of the steps between two logs")))
+betas = {name: r.payload["loss"]["beta"] for name, r in trained.items()}
+figures.show("fig_vanilla_curves", figures.preference_curves(logs, betas, book.source("mean over the pairs of the steps between two logs")))
 
 # %% [markdown]
 # ```{glue:figure} fig_vanilla_curves
 # :name: fig-vanilla-curves
-# :alt: Rewards, margin and accuracy over training steps for the coupled model on all pairs, on PsNr pairs and on NsNr pairs.
+# :alt: Rewards, margin, accuracy and divergence from the reference over training steps for the coupled model on all pairs, on PsNr pairs and on NsNr pairs.
 #
 # Preference optimisation of the coupled model on three sets of pairs.  Profile {glue:text}`profile_name`; training pairs, without intervals.
 # ```

@@ -79,6 +79,11 @@ def test_stages_are_read_once_in_order_of_asking(tmp_path):
     assert stages_read(source) == ["b", "a"]
 
 
+def test_rows_are_published_where_a_chapter_shows_them():
+    shown = {name for name in stages_read(chapters.NOTEBOOKS / "08_evaluate_systems.py") if name.startswith("replies-")}
+    assert chapters.ROWS_SHOWN == {*shown, "judged"} and chapters.ROWS_SHOWN <= set(stages.STAGES)
+
+
 def test_parameters_are_those_of_the_tagged_cell(tmp_path):
     source = tmp_path / "01_a.py"
     source.write_text('# %%\nother = 1\n\n# %% tags=["parameters"]\nprofile = "laptop"\nn = -1\n')

@@ -26,9 +26,9 @@ def session(monkeypatch, tmp_path):
         "vanilla-base": [{"id": turn.id, "reply": turn.reply} for turn in turns],
     }
     return SimpleNamespace(
-        profile=SimpleNamespace(seed=3),
+        profile=SimpleNamespace(name="laptop", seed=3),
         corpora={"esconv": SimpleNamespace(name="esconv", split=lambda name: dialogues)},
-        result=lambda name: SimpleNamespace(rows=tuple(replies[name.removeprefix("replies-")])),
+        result=lambda name: SimpleNamespace(rows_left_out=False, rows=tuple(replies[name.removeprefix("replies-")])),
     )
 
 
@@ -72,9 +72,19 @@ def test_no_turn_is_asked_about_after_silence_or_where_nobody_differs(session, t
 
 def test_replies_to_the_real_data_need_the_real_data(session, tmp_path):
     session.corpora["esconv"].name = "miniature"
-    session.result = lambda name: SimpleNamespace(rows=({"id": "esconv/0000/01", "reply": "so"},))
+    session.result = lambda name: SimpleNamespace(rows_left_out=False, rows=({"id": "esconv/0000/01", "reply": "so"},))
     with pytest.raises(PeopleError, match="the real ESConv, which is not here; get it with: decoupled-esc data fetch"):
         people.export(session, tmp_path / "study", PAIR, samples=2, raters=1, scores=False)
+
+
+def test_replies_published_as_numbers_come_from_this_machines_run(session, tmp_path):
+    replies, published = session.result, SimpleNamespace(rows_left_out=True, rows=())
+    session.result, session.runs, word = lambda name: published, SimpleNamespace(read=replies), "missing"
+    session.state = lambda name, store: SimpleNamespace(word=word)
+    with pytest.raises(PeopleError, match="decoupled-sft are not among .*: decoupled-esc run --profile laptop replies-decoupled-sft"):
+        people.export(session, tmp_path / "study", PAIR, samples=2, raters=1, scores=False)
+    word = "fresh"
+    assert people.export(session, tmp_path / "study", PAIR, samples=2, raters=1, scores=False)
 
 
 def test_single_replies_are_scored(session, tmp_path):

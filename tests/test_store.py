@@ -176,6 +176,13 @@ def test_missing_rows_make_the_result_count_as_missing(store):
     assert store.read("one") is None
 
 
+def test_rows_may_be_left_out_without_changing_what_the_result_is(store):
+    whole = store.write(result(rows=({"id": "a"},)))
+    left = store.write(replace(whole, rows=(), rows_left_out=True))
+    assert left == store.read("one") and left.rows == () and left.digest == whole.digest
+    assert not store.path("one").with_suffix(".jsonl").exists()
+
+
 def test_a_crash_between_rows_and_result_is_never_a_mixture(store, monkeypatch):
     store.write(result(payload={"n": 1}, rows=({"id": "old"},)))
     replace_ = os.replace

@@ -109,19 +109,28 @@ def training_curves(logs: Mapping[str, Sequence[Mapping]], source: str) -> Figur
     return source_line(figure, source)
 
 
-def preference_curves(logs: Mapping[str, Sequence[Mapping]], source: str) -> Figure:
-    """Rewards, their margin, and accuracy over the steps of preference optimisation.  ``logs``: name -> steps of ``train.Log``."""
-    figure, panels = plt.subplots(1, 3, figsize=(7.6, 3.0))
+def preference_curves(logs: Mapping[str, Sequence[Mapping]], betas: Mapping[str, float], source: str) -> Figure:
+    """Rewards, their margin, accuracy, and drift from the reference over the steps of preference optimisation.
+
+    ``logs``: name -> steps of ``train.Log``; ``betas``: name -> beta of its loss.  Drift is the mean of
+    ln(reference / policy) over the rejected answers, which the reference wrote: an estimate of KL(reference || policy) in
+    nats an answer, from answers that the mining has selected.
+    """
+    figure, grid = plt.subplots(2, 2, figsize=(7.6, 5.4), sharex=True)
+    panels = grid.ravel()
     for (name, steps), colour, style in zip(logs.items(), PALETTE, ["-", "--", "-."], strict=False):
         place = [step["step"] for step in steps]
-        chosen, rejected = ([step[f"reward_{side}"] for step in steps] for side in ("chosen", "rejected"))
+        chosen, rejected = (np.array([step[f"reward_{side}"] for step in steps]) for side in ("chosen", "rejected"))
         panels[0].plot(place, chosen, "-", color=colour, linewidth=1.3, label=f"{name}: chosen")
         panels[0].plot(place, rejected, ":", color=colour, linewidth=1.3, label=f"{name}: rejected")
-        panels[1].plot(place, np.subtract(chosen, rejected), style, color=colour, label=name)
+        panels[1].plot(place, chosen - rejected, style, color=colour, label=name)
         panels[2].plot(place, [100 * step["accuracy"] for step in steps], style, color=colour, label=name)
+        panels[3].plot(place, -rejected / betas[name], style, color=colour, label=name)
     panels[2].axhline(50, color="black", linewidth=0.7)
-    for axes, title in zip(panels, ("Rewards (nats)", "Margin (nats)", "Pairs told apart (%)"), strict=True):
-        axes.set(title=title, xlabel="step")
+    for axes, title in zip(panels, ("Rewards (nats)", "Margin (nats)", "Pairs told apart (%)", "KL from the reference (nats an answer)"), strict=True):
+        axes.set_title(title)
+    for axes in grid[1]:
+        axes.set_xlabel("step")
     panels[0].legend(fontsize=6.5)
     panels[1].legend(fontsize=7)
     return source_line(figure, source)

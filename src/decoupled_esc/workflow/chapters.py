@@ -8,6 +8,7 @@ import json
 import os
 import warnings
 from collections.abc import MutableMapping
+from dataclasses import replace
 from pathlib import Path
 
 from decoupled_esc.workflow.profiles import ProfileError, nearest
@@ -142,9 +143,18 @@ def _stamp(source: Path, profile: str) -> dict:
     return {"source_sha256": hashlib.sha256(source.read_bytes()).hexdigest(), "profile": profile, "results": shown}
 
 
+ROWS_SHOWN = {
+    "judged",
+    *(f"replies-vanilla-{name}" for name in ("base", "sft", "sft-argmax", "dpo")),
+    *(f"replies-decoupled-{name}" for name in ("base", "sft", "sft-argmax", "dpo")),
+}
+"""Stages whose rows are published: a chapter shows some of them.  All others would only fill the repository."""
+
+
 def publish(profile: str) -> list[str]:
     """Copy the results of ``profile`` to ``results/`` and execute every chapter from them; returns what was written.
 
+    Rows are left out where no chapter shows them (``ROWS_SHOWN``); whoever runs the stage has them under ``runs/``.
     Raises ChapterError where a result is missing, stale, or made from other data than the project publishes.
     """
     from decoupled_esc import corpus
@@ -162,7 +172,10 @@ def publish(profile: str) -> list[str]:
                 raise ChapterError(f"{name} was not made from the published files of {data} and can't be published")
     written = []
     for name in STAGES:
-        written.append(session.published.write(session.runs.read(name)).stage)
+        result = session.runs.read(name)
+        if result.rows and name not in ROWS_SHOWN:
+            result = replace(result, rows=(), rows_left_out=True)
+        written.append(session.published.write(result).stage)
     return written + publish_notebooks()
 
 

@@ -30,7 +30,7 @@ def export(session: Session, folder: Path, systems: Sequence[str], *, samples: i
     for name in systems:
         if name not in SYSTEMS:
             raise people.PeopleError(f"no system {name!r}{nearest(name, list(SYSTEMS))}. Systems: {', '.join(SYSTEMS)}")
-    replies = {name: {row["id"]: row["reply"] for row in session.result(f"replies-{name}").rows} for name in systems}
+    replies = {name: _replies(session, name) for name in systems}
     draw = random.Random(session.profile.seed)
     asked: list[corpus.Turn] = []
     for dialogue in session.corpora["esconv"].split("test"):
@@ -56,6 +56,18 @@ def export(session: Session, folder: Path, systems: Sequence[str], *, samples: i
         items_per_rater=samples * (len(systems) if scores else 1), attention=ATTENTION, seed=session.profile.seed,
     )  # fmt: skip
     return people.write_forms(study, folder)
+
+
+def _replies(session: Session, system: str) -> dict[str, str]:
+    """Turn -> what ``system`` said there; from this machine's run where the replies were published as numbers alone."""
+    stage = f"replies-{system}"
+    result = session.result(stage)
+    if result.rows_left_out:
+        if session.state(stage, session.runs).word != "fresh":
+            remedy = f"write them with: decoupled-esc run --profile {session.profile.name} {stage}"
+            raise people.PeopleError(f"the replies of {system} are not among the published ones; {remedy}")
+        result = session.runs.read(stage)
+    return {row["id"]: row["reply"] for row in result.rows}
 
 
 def report(folder: Path, *, exclude: Sequence[str], replicates: int, seed: int) -> str:

@@ -34,6 +34,8 @@ class Result:
     vouched: tuple[dict, ...] = ()
     """Later code digests accepted by a person, each with the reason: ``{"code": ..., "why": ...}``."""
     rows_digest: str | None = None
+    rows_left_out: bool = False
+    """It was published without its rows, which no chapter shows; they are still part of its identity."""
     rows: tuple[dict, ...] = field(default=(), repr=False)
 
     @property
@@ -109,7 +111,7 @@ class Store:
         try:
             data = json.loads(self.path(stage).read_text(encoding="utf-8"))
             data["vouched"] = tuple(data.get("vouched", ()))
-            if data["rows_digest"] is not None:
+            if data["rows_digest"] is not None and not data.get("rows_left_out"):
                 written = self.path(stage).with_suffix(".jsonl").read_bytes()
                 if hashlib.sha256(written).hexdigest()[:16] != data["rows_digest"]:
                     return None
@@ -123,7 +125,9 @@ class Store:
         """Store ``result``; rows first, so that a result never names rows that are not there."""
         data = asdict(result)
         rows = data.pop("rows")
-        if rows:
+        if result.rows_left_out:
+            self.path(result.stage).with_suffix(".jsonl").unlink(missing_ok=True)
+        elif rows:
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             data["rows_digest"] = hashlib.sha256(text.encode()).hexdigest()[:16]
             write_atomically(self.path(result.stage).with_suffix(".jsonl"), text)
