@@ -1,0 +1,138 @@
+"""Many trees at once, each answer written down before its tree is told, so that a stopped search goes on where it was.
+
+A tree's log holds a line for each task that was answered, in the order of telling; that order and the tree's seed dialogue
+are all there is to know of it.  Where a role gives nothing usable, it is asked again; after ``ATTEMPTS`` the tree is told
+that it failed, and closes the branch.  No tree waits for another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Protocol
+
+from decoupled_esc import progress
+from decoupled_esc.corpus import fold
+from decoupled_esc.search.tree import Failed, Quality, Said, SearchError, Task, Tree
+
+ATTEMPTS = 3
+"""How often a role is asked for the same thing, in all."""
+
+Role = Callable[[str, Task, int], Awaitable["str | Said | list[float] | Quality"]]
+"""(name of the tree, task, attempt) -> its answer.  Raises `RoleError` where there is nothing usable."""
+
+
+class RoleError(ValueError):
+    """A role refused, or answered what can't be used; one line."""
+
+
+class Log(Protocol):
+    """A file that grows by id: what is in it, in order, and how to add to it."""
+
+    by_id: Mapping[str, dict]
+
+    def append(self, rows: Iterable[dict]) -> None:
+        """Write ``rows``; on return they are on the disk."""
+
+
+def grow(trees: Mapping[str, Tree], role: Role, logs: Mapping[str, Log]) -> None:
+    """Tell ``trees`` until all are finished, going on from their ``logs``.
+
+    Raises SearchError for a log that is not its tree's; whatever else ``role`` raises stops the search, and what was
+    answered until then is in the logs.
+    """
+    asyncio.run(growing(trees, role, logs))
+
+
+async def growing(trees: Mapping[str, Tree], role: Role, logs: Mapping[str, Log]) -> None:
+    """`grow`, in a running event loop."""
+    for name, tree in trees.items():
+        _replay(name, tree, logs[name])
+    with progress.bar(sum(tree.constants.most_iterations for tree in trees.values()), "iterations of the search") as bar:
+
+        def shown() -> None:
+            done = sum(tree.constants.most_iterations if tree.finished else tree.iterations for tree in trees.values())
+            bar.update(done - bar.n)
+
+        shown()
+        async with asyncio.TaskGroup() as group:
+            for name, tree in trees.items():
+                group.create_task(_grow(name, tree, role, logs[name], shown))
+
+
+def _replay(name: str, tree: Tree, log: Log) -> None:
+    for row in log.by_id.values():
+        try:
+            tree.tell(row["id"], from_row(row))
+        except (SearchError, KeyError, TypeError) as error:
+            raise SearchError(f"the log of {name} is not this tree's ({error}); move it away to search anew") from None
+
+
+async def _grow(name: str, tree: Tree, role: Role, log: Log, shown: Callable[[], None]) -> None:
+    running: dict[str, asyncio.Task] = {}
+    try:
+        while not tree.finished:
+            for task in tree.ask():
+                if task.id not in running:
+                    running[task.id] = asyncio.create_task(answered(name, task, role))
+            await asyncio.wait(running.values(), return_when=asyncio.FIRST_COMPLETED)
+            done = {id: running.pop(id).result() for id in [id for id, one in running.items() if one.done()]}
+            log.append(to_row(id, answer) for id, answer in done.items())
+            for id, answer in done.items():
+                tree.tell(id, answer)
+            shown()
+    finally:
+        for one in running.values():
+            one.cancel()
+        await asyncio.gather(*running.values(), return_exceptions=True)
+
+
+async def answered(name: str, task: Task, role: Role):
+    """The answer to ``task``, or `Failed` with the last reason after ``ATTEMPTS``."""
+    why = ""
+    for attempt in range(ATTEMPTS):
+        try:
+            answer = await role(name, task, attempt)
+        except RoleError as error:
+            why = str(error)
+            continue
+        if (said := _said(answer)) and _repeats(said, task):
+            why = "says again what was said before"
+            continue
+        return answer
+    return Failed(why)
+
+
+def _said(answer) -> str | None:
+    return answer if isinstance(answer, str) else answer.text if isinstance(answer, Said) else None
+
+
+def _repeats(text: str, task: Task) -> bool:
+    """Whether the speaker has said exactly this before in the talk."""
+    return any(fold(m.text).lower() == fold(text).lower() for m in task.history if m.role == task.kind)
+
+
+def to_row(id: str, answer) -> dict:
+    """An answer as a line of the log."""
+    if isinstance(answer, Failed):
+        return {"id": id, "failed": answer.why}
+    if isinstance(answer, str):
+        return {"id": id, "reply": answer}
+    if isinstance(answer, Said):
+        return {"id": id, "seeker": answer.text, "ends": answer.ends}
+    if isinstance(answer, Quality):
+        return {"id": id, "quality": list(answer)}
+    return {"id": id, "scores": list(answer)}
+
+
+def from_row(row: Mapping) -> str | Said | list[float] | Quality | Failed:
+    """The answer in a line of the log."""
+    if "failed" in row:
+        return Failed(row["failed"])
+    if "reply" in row:
+        return row["reply"]
+    if "seeker" in row:
+        return Said(row["seeker"], row["ends"])
+    if "quality" in row:
+        return Quality(*row["quality"])
+    return row["scores"]

@@ -1,0 +1,445 @@
+"""Monte Carlo Tree Search over one dialogue (CSO, section 3.1), which asks for what it needs and is told.
+
+    tree = Tree(gold, strategies, constants)
+    while not tree.finished:
+        for task in tree.ask():          # all of them may be answered at once, and in any order
+            tree.tell(task.id, answer(task))
+
+There is no model, network, clock or chance in here.  What was told, in the order of telling, is the whole state: telling it
+again to a new tree gives the same tree.
+
+One iteration selects a leaf by PUCB, lets it be spoken out, gives it a child a strategy, and follows the most promising
+child for a few rounds; the mean reward of what was said there goes up to the root.  A node is known by its path: ``r`` is
+the root, and ``r.3.0`` what follows under strategy 0 after strategy 3.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from decoupled_esc.corpus import Message
+
+Kind = Literal["supporter", "seeker", "strategies", "reward"]
+
+
+class SearchError(ValueError):
+    """A tree was told something that it did not ask for."""
+
+
+class Constants(BaseModel):
+    """The numbers of the search, where CSO fixes them with its values in brackets."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    exploration: NonNegativeFloat
+    """c of PUCB, Eq. 1 (1)."""
+    prior_temperature: PositiveFloat
+    """Scores are divided by it before the softmax that makes priors of them (5, in the released code)."""
+    strategy_weight: PositiveFloat
+    """alpha of Eq. 2: the score of the strategy counts so much more than each of the three others (7)."""
+    bias: float
+    """b of Eq. 2 (-3)."""
+    rollout: NonNegativeInt
+    """Rounds that the greedy simulation goes on for (4)."""
+    gold_visits: PositiveInt
+    """N of the gold dialogue's nodes (100, in the released code); their Q is 4 + b, the best reward there is."""
+    least_iterations: NonNegativeInt
+    """A search goes on at least so long (100) ..."""
+    most_iterations: PositiveInt
+    """... and at most so long (200)."""
+    enough_ends: PositiveInt
+    """It stops earlier once so many talks have come to an end, the gold one included (25)."""
+    most_rounds: PositiveInt
+    """A branch longer than this, and than the gold dialogue, is closed.  CSO has no such bound."""
+    at_once: PositiveInt
+    """Simulations of one tree under way at the same time (1); each is counted where it passes until its reward is in (WU-UCT)."""
+
+
+class Said(NamedTuple):
+    """What a seeker does after the supporter has spoken: say something, or end the talk."""
+
+    text: str | None
+    ends: bool
+
+
+class Quality(NamedTuple):
+    """The four scores of a supporter's turn, each 0 to 4 (CSO, appendix B); None where a judge does not give it."""
+
+    empathy: float | None
+    information: float | None
+    humanoid: float | None
+    strategy: float | None
+
+
+class Failed(NamedTuple):
+    """Nothing usable came, after all attempts; and why."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing that the tree wants to be told.
+
+    ``supporter``: a reply to ``history`` under ``strategy`` (str).  ``seeker``: what the seeker does after ``history``
+    (`Said`).  ``strategies``: a score for each strategy after ``history`` (floats).  ``reward``: how good the last
+    supporter's turn of ``history`` is (`Quality`).  Any may be answered by `Failed`.
+    """
+
+    id: str
+    kind: Kind
+    history: tuple[Message, ...]
+    """Seeker and supporter by turns, beginning with the seeker; it ends on whoever spoke last."""
+    strategy: str | None = None
+
+
+@dataclass
+class Node:
+    """A round of the dialogue: what the supporter says under a strategy, and what the seeker does then."""
+
+    id: str
+    strategy: str | None
+    prior: float
+    score: float | None = None
+    """As the strategy role gave it."""
+    reply: str | None = None
+    seeker: str | None = None
+    ends: bool = False
+    gold: bool = False
+    value: float = 0.0
+    """Q: the mean reward of the simulations that went through here."""
+    visits: int = 0
+    """N."""
+    closed: str | None = None
+    """Why nothing more is tried here."""
+    children: list[Node] = field(default_factory=list)
+    parent: Node | None = field(default=None, repr=False, compare=False)
+    passing: int = field(default=0, repr=False, compare=False)
+    """Simulations on their way through here."""
+
+    @property
+    def kind(self) -> Literal["root", "unexpanded", "expanded", "end"]:
+        """CSO, section 3.1.1."""
+        if self.parent is None:
+            return "root"
+        return "unexpanded" if self.reply is None else "end" if self.ends else "expanded"
+
+    def path(self) -> list[Node]:
+        """From the root to this node."""
+        return [*(self.parent.path() if self.parent else []), self]
+
+    def history(self) -> tuple[Message, ...]:
+        """All that was said up to and with this node."""
+        return tuple(message for node in self.path() for message in node.said())
+
+    def said(self) -> list[Message]:
+        """What was said in this round."""
+        own = [] if self.reply is None else [Message("supporter", self.reply, self.strategy)]
+        return own + ([] if self.seeker is None else [Message("seeker", self.seeker)])
+
+
+def pucb(node: Node, constants: Constants) -> float:
+    """Q + c P sqrt(N of the parent) / (1 + N) (CSO, Eq. 1), counting simulations under way as visits (Liu et al. 2020, WU-UCT)."""
+    above = node.parent.visits + node.parent.passing
+    return node.value + constants.exploration * node.prior * math.sqrt(above) / (1 + node.visits + node.passing)
+
+
+def priors(scores: Sequence[float], constants: Constants) -> list[float]:
+    """Softmax over siblings of score / temperature."""
+    highest = max(scores)
+    weights = [math.exp((score - highest) / constants.prior_temperature) for score in scores]
+    return [weight / sum(weights) for weight in weights]
+
+
+def reward(quality: Quality, constants: Constants) -> float | None:
+    """(E + I + H + alpha S) / (3 + alpha) + b (CSO, Eq. 2: alpha is 7 and the sum divided by 10).
+
+    Scores that the judge does not give are left out of both sums; None if it gives none.
+    """
+    weights = Quality(1.0, 1.0, 1.0, constants.strategy_weight)
+    given = [(weight, score) for weight, score in zip(weights, quality, strict=True) if score is not None]
+    if not given:
+        return None
+    return sum(weight * score for weight, score in given) / sum(weight for weight, _ in given) + constants.bias
+
+
+class Tree:
+    """A search around one gold dialogue.
+
+    ``gold``: its chat form, seeker first and supporter last.  It is a path of the tree from the start, and its end an end.
+    Raises SearchError for a gold dialogue of another form.
+    """
+
+    def __init__(self, gold: Sequence[Message], strategies: Sequence[str], constants: Constants):
+        roles = ["seeker", "supporter"] * (len(gold) // 2)
+        if not gold or [message.role for message in gold] != roles:
+            raise SearchError("a gold dialogue alternates seeker and supporter, and ends on the supporter")
+        if unknown := [m.strategy for m in gold if m.role == "supporter" and m.strategy not in strategies]:
+            raise SearchError(f"the gold dialogue uses {unknown[0]!r}, which is none of the strategies")
+        self.strategies, self.constants = tuple(strategies), constants
+        self.root = Node("r", None, 1.0, seeker=gold[0].text, gold=True)
+        self.iterations = 0
+        self.failures: list[tuple[str, str]] = []
+        """(task, why) of everything that failed."""
+        self.finished: str | None = None
+        """Why the search is over; None while it goes on."""
+        self._gold = tuple(gold)
+        self._longest = max(constants.most_rounds, len(gold) // 2)
+        self._open: dict[str, Task] = {}
+        self._told: dict[str, object] = {}
+        seeding = _Simulation("gold")
+        seeding.steps = self._seed(seeding)
+        self._under_way = [seeding]
+        self._advance()
+
+    def ask(self) -> tuple[Task, ...]:
+        """All that can be answered now; the same again until it is told."""
+        return tuple(self._open.values())
+
+    def tell(self, id: str, answer: str | Said | Sequence[float] | Quality | Failed) -> None:
+        """The answer to a task.  Raises SearchError for a task that is not open, and for an answer of another form."""
+        if id not in self._open:
+            raise SearchError(f"task {id!r} is not open")
+        task = self._open[id]
+        if isinstance(answer, Failed):
+            self.failures.append((id, answer.why))
+        elif problem := self._problem(task, answer):
+            raise SearchError(f"task {id}: {problem}")
+        del self._open[id]
+        self._told[id] = answer
+        self._advance()
+
+    def nodes(self) -> Iterator[Node]:
+        """All nodes, parents before children, in the order of strategies."""
+        waiting = [self.root]
+        while waiting:
+            node = waiting.pop()
+            yield node
+            waiting += reversed(node.children)
+
+    def ends(self) -> list[Node]:
+        """The nodes that ended their talk."""
+        return [node for node in self.nodes() if node.ends]
+
+    # The iterations -----------------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Take every simulation as far as it gets with what was told; begin the next ones when all are through."""
+        while not self.finished:
+            for simulation in self._under_way:
+                while simulation.needs is not None and simulation.needs <= self._told.keys():
+                    simulation.needs = next(simulation.steps, None)
+            if any(simulation.needs is not None for simulation in self._under_way):
+                return
+            # Rewards go up in the order of selection, not of arrival.
+            for simulation in self._under_way:
+                self._back_up(simulation)
+            self._told.clear()
+            self.finished = self._enough()
+            if not self.finished:
+                self._begin()
+
+    def _begin(self) -> None:
+        """Select the next leaves, one for each simulation that may be under way; at least one."""
+        self._under_way = []
+        for _ in range(min(self.constants.at_once, self.constants.most_iterations - self.iterations)):
+            leaf = self._select()
+            if any(leaf is simulation.leaf for simulation in self._under_way):
+                break  # what the search wants most is being looked at already
+            for node in leaf.path():
+                node.passing += 1
+            simulation = _Simulation(f"{self.iterations + 1:04d}", leaf)
+            simulation.steps = self._simulate(simulation)
+            self._under_way.append(simulation)
+            self.iterations += 1
+
+    def _select(self) -> Node:
+        """Down from the root, by maximal PUCB, to a node without children (CSO, section 3.1.2)."""
+        node = self.root
+        while node.children:
+            open_ones = [child for child in node.children if child.closed is None]
+            node = max(open_ones, key=lambda child: pucb(child, self.constants))
+        return node
+
+    def _simulate(self, simulation: _Simulation) -> Iterator[set[str]]:
+        """One iteration from its leaf on (CSO, sections 3.1.3 and 3.1.4): yields the tasks without which it can't go on."""
+        leaf = simulation.leaf
+        if leaf.kind == "unexpanded":
+            yield from self._speak(simulation, leaf)
+            if leaf.closed:
+                return
+        if leaf.ends:
+            child, rewards = leaf, [self._judge(simulation, leaf)]
+        else:
+            if len(leaf.path()) > self._longest:
+                self._close(leaf, "too long")
+                return
+            asked = self._task(simulation, "strategies", leaf.history())
+            yield {asked}
+            scores = self._told[asked]
+            if isinstance(scores, Failed):
+                self._close(leaf, f"strategies: {scores.why}")
+                return
+            self._grow(leaf, scores)
+            child = max(leaf.children, key=lambda child: child.prior)
+            yield from self._speak(simulation, child)
+            if child.closed:
+                return
+            rewards = [self._judge(simulation, child)]
+            if not child.ends:
+                rewards += yield from self._roll_out(simulation, child.history())
+        yield set(rewards)
+        found = [reward(answer, self.constants) for answer in map(self._told.get, rewards) if isinstance(answer, Quality)]
+        if found := [value for value in found if value is not None]:
+            simulation.start, simulation.reward = child, sum(found) / len(found)  # Eq. 3
+        else:
+            self._close(child, "no reward")
+
+    def _speak(self, simulation: _Simulation, node: Node) -> Iterator[set[str]]:
+        """Let supporter and seeker speak out an unexpanded ``node``; closes it where they don't."""
+        history = node.parent.history()
+        asked = self._task(simulation, "supporter", history, node.strategy)
+        yield {asked}
+        reply = self._told[asked]
+        if isinstance(reply, Failed):
+            self._close(node, f"supporter: {reply.why}")
+            return
+        asked = self._task(simulation, "seeker", (*history, Message("supporter", reply, node.strategy)))
+        yield {asked}
+        said = self._told[asked]
+        if isinstance(said, Failed):
+            self._close(node, f"seeker: {said.why}")
+            return
+        node.reply, node.seeker, node.ends = reply, said.text, said.ends
+
+    def _roll_out(self, simulation: _Simulation, history: tuple[Message, ...]) -> Iterator[set[str]]:
+        """Go on greedily from ``history``, which ends on the seeker; returns the tasks of the rewards.
+
+        Where a role fails, the talk is judged as far as it got.
+        """
+        rewards: list[str] = []
+        for _ in range(self.constants.rollout):
+            asked = self._task(simulation, "strategies", history)
+            yield {asked}
+            scores = self._told[asked]
+            if isinstance(scores, Failed):
+                break
+            best = self.strategies[max(range(len(scores)), key=scores.__getitem__)]
+            asked = self._task(simulation, "supporter", history, best)
+            yield {asked}
+            reply = self._told[asked]
+            if isinstance(reply, Failed):
+                break
+            history += (Message("supporter", reply, best),)
+            rewards.append(self._task(simulation, "reward", history))
+            asked = self._task(simulation, "seeker", history)
+            yield {asked}
+            said = self._told[asked]
+            if isinstance(said, Failed) or said.ends:
+                break
+            history += (Message("seeker", said.text),)
+        return rewards
+
+    def _seed(self, simulation: _Simulation) -> Iterator[set[str]]:
+        """Make the gold dialogue a path of the tree, each of its nodes among a sibling for each other strategy."""
+        supporters = range(1, len(self._gold), 2)
+        asked = [self._task(simulation, "strategies", self._gold[:k]) for k in supporters]
+        yield set(asked)
+        node = self.root
+        for k, id in zip(supporters, asked, strict=True):
+            scores = self._told[id]
+            if isinstance(scores, Failed):
+                self.root.closed = f"the gold dialogue: strategies: {scores.why}"
+                return
+            self._grow(node, scores)
+            node = next(child for child in node.children if child.strategy == self._gold[k].strategy)
+            node.gold, node.reply = True, self._gold[k].text
+            node.seeker = self._gold[k + 1].text if k + 1 < len(self._gold) else None
+        node.ends = True
+        for gold in node.path():
+            gold.value, gold.visits = 4 + self.constants.bias, self.constants.gold_visits
+
+    def _grow(self, node: Node, scores: Sequence[float]) -> None:
+        """Give ``node`` an unexpanded child for each strategy (CSO, section 3.1.3)."""
+        found = zip(self.strategies, scores, priors(scores, self.constants), strict=True)
+        node.children = [
+            Node(f"{node.id}.{k}", strategy, prior, float(score), parent=node) for k, (strategy, score, prior) in enumerate(found)
+        ]
+
+    def _back_up(self, simulation: _Simulation) -> None:
+        """Q <- (Q N + r) / (N + 1) and N <- N + 1, up to the root (CSO, Eq. 4)."""
+        if simulation.leaf is not None:
+            for node in simulation.leaf.path():
+                node.passing -= 1
+        if simulation.reward is None:
+            return
+        for node in simulation.start.path():
+            node.value = (node.value * node.visits + simulation.reward) / (node.visits + 1)
+            node.visits += 1
+
+    def _close(self, node: Node, why: str) -> None:
+        """Try nothing more at ``node``, nor where all below is closed."""
+        node.closed = why
+        above = node.parent
+        if above is not None and above.closed is None and all(child.closed for child in above.children):
+            self._close(above, "all below is closed")
+
+    def _enough(self) -> str | None:
+        """Why to stop, if at all (CSO, section 3.2; the numbers from the released code)."""
+        if self.root.closed:
+            return f"nothing is left to try ({self.root.closed})"
+        if self.iterations >= self.constants.most_iterations:
+            return "most iterations"
+        ends = len(self.ends())
+        if ends >= self.constants.enough_ends:
+            return "enough ends"
+        if self.iterations >= self.constants.least_iterations and ends:
+            return "least iterations and an end"
+        return None
+
+    def _task(self, simulation: _Simulation, kind: Kind, history: tuple[Message, ...], strategy: str | None = None) -> str:
+        """Open a task; its id."""
+        task = Task(f"{simulation.name}/{next(simulation.numbers):02d}", kind, tuple(history), strategy)
+        self._open[task.id] = task
+        return task.id
+
+    def _judge(self, simulation: _Simulation, node: Node) -> str:
+        """Ask how good the supporter's turn of ``node`` is; the task's id."""
+        return self._task(simulation, "reward", (*node.parent.history(), Message("supporter", node.reply, node.strategy)))
+
+    def _problem(self, task: Task, answer) -> str | None:
+        """What is wrong with an answer's form, or None."""
+        if task.kind == "supporter":
+            return None if isinstance(answer, str) and answer.strip() else "a supporter says something"
+        if task.kind == "seeker":
+            fits = isinstance(answer, Said) and (answer.ends or bool(answer.text))
+            return None if fits else "a seeker says something, or ends the talk"
+        numbers = [value for value in answer if value is not None] if isinstance(answer, tuple | list) else [math.nan]
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
+            return "scores are finite numbers"
+        if task.kind == "strategies":
+            return None if len(numbers) == len(self.strategies) else f"{len(self.strategies)} scores, one a strategy"
+        fits = isinstance(answer, Quality) and all(0 <= value <= 4 for value in numbers)
+        return None if fits else "four scores from 0 to 4"
+
+
+@dataclass
+class _Simulation:
+    """One iteration under way."""
+
+    name: str
+    leaf: Node | None = None
+    steps: Iterator[set[str]] = field(default_factory=lambda: iter(()))
+    needs: set[str] | None = field(default_factory=set)
+    """The tasks without which it can't go on; None when it is through."""
+    start: Node | None = None
+    """Where its reward starts upwards."""
+    reward: float | None = None
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+    """Of its tasks."""

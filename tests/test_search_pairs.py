@@ -1,0 +1,84 @@
+"""Preference data from trees built by hand."""
+
+import pytest
+
+from decoupled_esc.corpus import Message
+from decoupled_esc.search import pairs
+from decoupled_esc.search.tree import Tree
+from tests.test_tree import GOLD, STRATEGIES, constants, grown
+
+
+@pytest.fixture
+def tree():
+    """The gold path (Q 1), a second ended path through a node at 0.3, siblings at 0.2, at the threshold, above it, and unvisited."""
+    tree = Tree(GOLD, STRATEGIES, constants())
+    for task in tree.ask():
+        tree.tell(task.id, [1, 2, 3])
+    first, second, third = tree.root.children
+
+    def spoken(node, text, value, visits, ends=False):
+        node.reply, node.seeker, node.value, node.visits, node.ends = text, None if ends else "and?", value, visits, ends
+
+    spoken(second, "I feel for you", 0.3, 4)
+    tree._grow(second, [1, 1, 1])
+    spoken(second.children[0], "shall we stop?", 0.6, 2, ends=True)
+    spoken(second.children[1], "poor you", 0.5, 1)
+    spoken(second.children[2], "cheer up", 0.2, 0)
+    spoken(third, "get a cat", 0.7, 1)
+    under = first.children
+    spoken(under[0], "how old was it?", 0.2, 3)
+    spoken(under[2], "dogs live 13 years", 0.5, 1)
+    return tree
+
+
+def ids(found):
+    return [[(turn.turn.id, [other.id for other in turn.rejected]) for turn in path] for path in found]
+
+
+def test_the_papers_condition(tree):
+    assert ids(pairs.dialogues(tree, "d", "paper", 0.5)) == [[("d/r.0", ["d/r.1"]), ("d/r.0.1", ["d/r.0.0"])]]
+
+
+def test_the_released_condition(tree):
+    found = ids(pairs.dialogues(tree, "d", "released", 0.5))
+    assert found == [
+        [("d/r.0", []), ("d/r.0.1", ["d/r.0.0", "d/r.0.2"])],
+        [("d/r.1", []), ("d/r.1.0", ["d/r.1.1"])],
+    ]
+
+
+def test_a_preferred_turn_knows_what_was_said_before(tree):
+    turn = pairs.dialogues(tree, "d", "released", 0.5)[1][1].turn
+    assert turn.context == (GOLD[0], Message("supporter", "I feel for you", "feel"), Message("seeker", "and?"))
+    assert (turn.dialogue, turn.strategy, turn.reply) == ("d", "ask", "shall we stop?")
+
+
+def test_statistics_by_hand(tree):
+    found = pairs.statistics(pairs.dialogues(tree, "d", "released", 0.5))
+    assert (found["dialogues"], found["length"], found["pairs"], found["turns"]) == (2, 4.0, 3, 4)
+    assert found["utterances"] == {"seeker": 4, "preferred": 4, "rejected": 3}
+    assert found["words"]["rejected"] == pytest.approx((4 + 4 + 2) / 3)
+    assert (found["gold_turns"], found["pairs_of_gold"]) == (2, 2)
+    assert pairs.statistics([])["length"] is None
+
+
+@pytest.mark.parametrize("condition", ["paper", "released"])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_pair_contradicts_the_search(condition, seed):
+    tree, _ = grown(Tree(GOLD, STRATEGIES, constants()), seed)
+    paths = pairs.dialogues(tree, "d", condition, 0.5)
+    once = pairs.distinct(paths)
+    assert len({turn.turn.id for turn in once}) == len(once)
+    chosen = {turn.turn.id for turn in once}
+    for turn in once:
+        assert all(other.value <= 0.5 and other.id not in chosen and other.strategy != turn.turn.strategy for other in turn.rejected)
+        assert condition == "released" or turn.value > 0.5
+    assert sum(len(path) for path in paths) >= len(once)
+
+
+def test_random_negatives_use_another_strategy_and_the_same_seed_draws_the_same():
+    tree, _ = grown(Tree(GOLD, STRATEGIES, constants()), 1)
+    once = pairs.distinct(pairs.dialogues(tree, "d", "released", 0.5))
+    drawn = pairs.at_random(once, STRATEGIES, 7)
+    assert [turn.id for turn in drawn] == [one.turn.id for one in once] and drawn == pairs.at_random(once, STRATEGIES, 7)
+    assert all(turn.strategy in STRATEGIES and turn.strategy != one.turn.strategy for turn, one in zip(drawn, once, strict=True))
