@@ -113,7 +113,7 @@ figures.say(
 # %% [markdown]
 # NsNr minus PsNr, with {glue:text}`pairs_controlled` pairs each: B {glue:text}`b_controlled`, weighted F1 {glue:text}`qw_controlled`.
 # The claim that B is lower after NsNr pairs: **{glue:text}`verdict_controlled`**.
-# The learning rate was not searched for the coupled model, and NsNr moved it by {glue:text}`moved_nsnr` nats a token where PsNr moved it by {glue:text}`moved_psnr`: how far a model is pushed and what it is pushed by are not told apart here.
+# All kinds have the learning rate that was searched for all pairs together ([chapter 06](06_train_decoupled_dpo.ipynb)), and NsNr moved the model by {glue:text}`moved_nsnr` nats a token where PsNr moved it by {glue:text}`moved_psnr`: how far a model is pushed and what it is pushed by are not told apart here.
 # What would change our mind: the same sign under three seeds with an interval that leaves out zero, and pairs sorted by a judge that deserves more trust than the offline one.
 #
 # ## Prompting instead of training

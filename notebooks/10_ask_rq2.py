@@ -93,9 +93,8 @@ figures.say(
 # "Decoupling improves this" is, after DPO: {glue:text}`dpo`; after SFT: {glue:text}`sft`; after DPO by argmax: {glue:text}`argmax`.
 # {term}`Preference bias B` differs by {glue:text}`b` drawn (**{glue:text}`b_answer`**) and by {glue:text}`b_best` by argmax (**{glue:text}`b_best_answer`**).
 #
-# One thing is unequal in our comparison after DPO: the learning rate of planner and generator was searched, that of the coupled model was not, and it does badly ([chapter 09](09_ask_rq1.ipynb)).
-# What is *for* decoupling after DPO may be against that rate.
-# Two more are unequal in the paper as well: the decoupled system has twice the weights, and its planner may be drawn more evenly because it prints a name on its own.
+# Each side has a learning rate of its own, searched on validation dialogues ([chapter 06](06_train_decoupled_dpo.ipynb)); at the decoupled models' rate the coupled one would be ruined, and the comparison decided by that alone.
+# Two things are unequal, in the paper as well: the decoupled system has twice the weights, and its planner may be drawn more evenly because it prints a name on its own.
 # [Chapter 14](14_measure_preference_bias.ipynb) takes the second apart.
 #
 # What would change our mind: raters, or a judge that agrees with them; a coupled model of twice the size; the large backbones.
