@@ -2,6 +2,7 @@
 
     python bench/search.py schedule    # 32 trees at 200 ms a call: all at once against one call after the other
     python bench/search.py resume      # SIGKILL at 20 random moments
+    python bench/search.py at-once     # several simulations of one tree under way: how much faster, and how other the tree
 
 The world is made up, and answers the same to the same question; only the waiting is real.  Results are in
 results/bench/search.json.
@@ -41,7 +42,7 @@ CSO = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("part", choices=("schedule", "resume", "grow"))
+    parser.add_argument("part", choices=("schedule", "resume", "at-once", "grow"))
     parser.add_argument("--iterations", type=int, default=3)
     parser.add_argument("--logs", type=Path, help="of `grow`, which the other two call")
     options = parser.parse_args()
@@ -49,7 +50,7 @@ def main() -> None:
         trees = forest(TREES, options.iterations)
         grow(trees, slow(LATENCY / 20), logs(trees, options.logs))
         return
-    found = schedule(options.iterations) if options.part == "schedule" else resume(options.iterations)
+    found = {"schedule": schedule, "resume": resume, "at-once": at_once}[options.part](options.iterations)
     lines = json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else {}
     where = surroundings()
     lines[options.part] = found | {"hardware": where["hardware"], "date": where["date"], "commit": where["commit"]}
@@ -57,8 +58,8 @@ def main() -> None:
     print(json.dumps(lines[options.part], indent=1))
 
 
-def forest(count: int, iterations: int) -> dict[str, Tree]:
-    constants = Constants(**CSO, least_iterations=iterations, most_iterations=iterations)
+def forest(count: int, iterations: int, **changes) -> dict[str, Tree]:
+    constants = Constants(**CSO | changes, least_iterations=iterations, most_iterations=iterations)
     gold = [
         message
         for k in range(ROUNDS)
@@ -145,6 +146,26 @@ def resume(iterations: int, kills: int = 20) -> dict:
                     again[name].tell(row["id"], from_row(row))
             same += seen(again) == seen(whole)
     return {"kills": kills, "while_running": broken, "identical": same, "trees": TREES, "iterations": iterations, "seconds_unbroken": round(takes, 1)}
+
+
+def at_once(iterations: int) -> dict:
+    """The same trees with 1 to 8 simulations of each under way: seconds, and what became of the trees."""
+    found, plain = {}, {}
+    for number in (1, 2, 4, 8):
+        trees = forest(8, iterations, at_once=number)
+        started = time.perf_counter()
+        grow(trees, slow(LATENCY / 4), logs(trees))
+        seconds = time.perf_counter() - started
+        spoken = {name: {node.id for node in tree.nodes() if node.reply is not None} for name, tree in trees.items()}
+        plain = plain or spoken
+        overlap = [len(spoken[name] & plain[name]) / len(spoken[name] | plain[name]) for name in trees]
+        found[str(number)] = {
+            "seconds": round(seconds, 1), "iterations": sum(tree.iterations for tree in trees.values()),
+            "nodes_shared_with_one_at_a_time": round(sum(overlap) / len(overlap), 3),
+            "deepest": max(len(node.path()) - 1 for tree in trees.values() for node in tree.nodes() if node.reply is not None and not node.gold),
+            "root_value": round(sum(tree.root.value for tree in trees.values()) / len(trees), 4),
+        }  # fmt: skip
+    return {"trees": 8, "latency_seconds": LATENCY / 4, "by_simulations_at_once": found}
 
 
 if __name__ == "__main__":
