@@ -108,19 +108,12 @@ figures.show("fig_dpo_curves", figures.preference_curves(logs, betas, book.sourc
 # The coupled model is ruined by a rate that planner and generator bear well; without this search, that would have passed for a finding about coupling.
 
 # %% tags=["hide-input"]
-lines = benchmarks.load("preference_search")
-search = []
-for entry in lines:
-    start = next((other["before"] for other in lines if other["role"] == entry["role"] and "before" in other), {})
-    if not any(row["role"] == entry["role"] for row in search):
-        search.append({"role": entry["role"], "loss": "none: the fine-tuned model", "rate": "–", **{k: f"{v:g}" for k, v in start.items()}})
-    search.append(
-        {
-            "role": entry["role"], "loss": entry["loss"]["loss"], "rate": f"{entry['learning_rate']:.0e}",
-            **{k: f"{v:g}" for k, v in entry["after"].items()}, "KL": f"{entry['divergence']:.3f}",
-        }
-    )
-searched = {role: pd.DataFrame([row for row in search if row["role"] == role]).dropna(axis=1).set_index("loss") for role in ("planner", "generator", "vanilla")}
+found = sorted(benchmarks.load("preference_search"), key=lambda entry: entry["learning_rate"])
+searched = {}
+for role in ("planner", "generator", "vanilla"):
+    lines = {"SFT, before": next(entry["before"] for entry in found if entry["role"] == role and "before" in entry)}
+    lines |= {f"DPO at {entry['learning_rate']:.0e}": {**entry["after"], "KL": entry["divergence"]} for entry in found if entry["role"] == role}
+    searched[role] = pd.DataFrame({name: {key: f"{value:.3g}" for key, value in line.items()} for name, line in lines.items()}).T
 plain(searched["planner"], "Planner: settings tried on all validation turns (profile laptop).")
 
 # %% tags=["hide-input"]
