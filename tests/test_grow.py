@@ -89,9 +89,8 @@ def test_what_is_in_the_log_is_not_asked_again():
 
         return role
 
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.raises(ConnectionError, match="the server is gone"):
         grow(trees, stopping(90), logs)
-    assert caught.group_contains(ConnectionError)
     told = sum(len(log.by_id) for log in logs.values())
     assert 80 <= told <= 90
     again = forest(2)
@@ -114,7 +113,7 @@ print("through")
 
 def test_killed_at_any_moment_and_cut_anywhere_it_goes_on_to_the_same_trees(tmp_path):
     draw, kills = random.Random(0), 0
-    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])])}
     for _ in range(20):
         run = subprocess.Popen([sys.executable, "-c", SCRIPT, tmp_path], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         if kills == 3:
@@ -223,9 +222,22 @@ def test_a_local_role_may_fail_for_one_alone_and_an_error_in_it_is_seen():
     def broken(asked):
         raise ZeroDivisionError
 
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.raises(ZeroDivisionError):
         grow(forest(1), LocalRoles(dict.fromkeys(("supporter", "seeker", "strategies", "reward"), broken)), {"d/0": memory()})
-    assert caught.group_contains(ZeroDivisionError)
+    with pytest.raises(ValueError, match="0 answers to 2 tasks of the strategies role"):
+        grow(forest(1), LocalRoles(dict.fromkeys(("supporter", "seeker", "strategies", "reward"), lambda asked: [])), {"d/0": memory()})
+
+
+def test_what_came_beside_an_error_is_in_the_log():
+    async def role(name, task, attempt):
+        if task.id == "gold/01":
+            raise ConnectionError
+        return answer(task, seed=name)
+
+    log = memory()
+    with pytest.raises(ConnectionError):
+        grow(forest(1), role, {"d/0": log})
+    assert set(log.by_id) == {"gold/00"}
 
 
 def served(parsed, **to):

@@ -58,16 +58,20 @@ def test_statistics_by_hand(tree):
     assert (found["dialogues"], found["length"], found["pairs"], found["turns"]) == (2, 4.0, 3, 4)
     assert found["utterances"] == {"seeker": 4, "preferred": 4, "rejected": 3}
     assert found["words"]["rejected"] == pytest.approx((4 + 4 + 2) / 3)
-    assert (found["gold_turns"], found["pairs_of_gold"]) == (2, 2)
+    assert (found["gold_turns"], found["pairs_of_gold"], found["inverted"]) == (2, 2, 0)
+    tree.root.children[1].children[1].value = 0.5
+    tree.root.children[1].children[0].value = 0.5
+    assert pairs.statistics(pairs.dialogues(tree, "d", "released", 0.5))["inverted"] == 1
     assert pairs.statistics([])["length"] is None
 
 
 @pytest.mark.parametrize("condition", ["paper", "released"])
 @pytest.mark.parametrize("seed", range(4))
 def test_no_pair_contradicts_the_search(condition, seed):
-    tree, _ = grown(Tree(GOLD, STRATEGIES, constants()), seed)
+    tree, _ = grown(Tree(GOLD, STRATEGIES, constants(least_iterations=30, exploration=2)), seed)
     paths = pairs.dialogues(tree, "d", condition, 0.5)
     once = pairs.distinct(paths)
+    assert any(turn.rejected for turn in once)
     assert len({turn.turn.id for turn in once}) == len(once)
     chosen = {turn.turn.id for turn in once}
     for turn in once:
@@ -77,7 +81,7 @@ def test_no_pair_contradicts_the_search(condition, seed):
 
 
 def test_random_negatives_use_another_strategy_and_the_same_seed_draws_the_same():
-    tree, _ = grown(Tree(GOLD, STRATEGIES, constants()), 1)
+    tree, _ = grown(Tree(GOLD, STRATEGIES, constants(least_iterations=30, exploration=2)), 1)
     once = pairs.distinct(pairs.dialogues(tree, "d", "released", 0.5))
     drawn = pairs.at_random(once, STRATEGIES, 7)
     assert [turn.id for turn in drawn] == [one.turn.id for one in once] and drawn == pairs.at_random(once, STRATEGIES, 7)

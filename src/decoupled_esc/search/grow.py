@@ -55,9 +55,12 @@ async def growing(trees: Mapping[str, Tree], role: Role, logs: Mapping[str, Log]
             bar.update(done - bar.n)
 
         shown()
-        async with asyncio.TaskGroup() as group:
-            for name, tree in trees.items():
-                group.create_task(_grow(name, tree, role, logs[name], shown))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for name, tree in trees.items():
+                    group.create_task(_grow(name, tree, role, logs[name], shown))
+        except BaseExceptionGroup as found:
+            raise found.exceptions[0] from None  # one server that is gone is one error, however many trees asked it
 
 
 def _replay(name: str, tree: Tree, log: Log) -> None:
@@ -76,15 +79,19 @@ async def _grow(name: str, tree: Tree, role: Role, log: Log, shown: Callable[[],
                 if task.id not in running:
                     running[task.id] = asyncio.create_task(answered(name, task, role))
             await asyncio.wait(running.values(), return_when=asyncio.FIRST_COMPLETED)
-            done = {id: running.pop(id).result() for id in [id for id, one in running.items() if one.done()]}
-            log.append(to_row(id, answer) for id, answer in done.items())
-            for id, answer in done.items():
+            done = {id: running.pop(id) for id in [id for id, one in running.items() if one.done()]}
+            came = {id: one.result() for id, one in done.items() if not one.cancelled() and one.exception() is None}
+            log.append(to_row(id, answer) for id, answer in came.items())
+            for id, answer in came.items():
                 tree.tell(id, answer)
+            for one in done.values():
+                one.result()  # what stops the search is raised once the others are written down
             shown()
     finally:
         for one in running.values():
             one.cancel()
-        await asyncio.gather(*running.values(), return_exceptions=True)
+        found = await asyncio.gather(*running.values(), return_exceptions=True)
+        log.append(to_row(id, answer) for id, answer in zip(running, found, strict=True) if not isinstance(answer, BaseException))
 
 
 async def answered(name: str, task: Task, role: Role):

@@ -1,8 +1,9 @@
-"""From grown trees to preference data (CSO, section 3.2): valid paths, pairs of a node and a worse sibling, rows for SFT and KTO.
+"""From grown trees to preference data (CSO, section 3.2): valid paths, and pairs of a node and a rejected sibling.
 
 Two readings of what is valid are kept apart by name.  ``paper``: every node of the path has Q above the threshold (Eq. 5),
 and a rejected sibling is below it (Eq. 6).  ``released``: as the authors' code does it, the end alone must have Q of at least
-the threshold, and two visits; a rejected sibling is at most at it, and on no valid path itself.
+the threshold, and two visits; a rejected sibling is at most at it, and on no valid path itself.  A node on the way may then
+be worth less than what it is preferred to: `statistics` counts such pairs.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Preferred:
-    """A turn on a valid path, and the worse siblings that were spoken out."""
+    """A turn on a valid path, and the siblings that are rejected for it."""
 
     turn: Turn
     value: float
@@ -95,7 +96,8 @@ def at_random(preferred: Sequence[Preferred], strategies: Sequence[str], seed: i
 def statistics(paths: Sequence[Sequence[Preferred]]) -> dict:
     """The counts of CSO's Table 5: dialogues, utterances by side, mean length of dialogues (utterances) and of utterances (words).
 
-    Seekers speak once before each supporter's turn.  ``pairs`` counts each (preferred, rejected) once.
+    Seekers speak once before each supporter's turn.  ``pairs`` counts each (preferred, rejected) once, and ``inverted`` those whose
+    preferred side is worth no more than the rejected one.
     """
     turns = [turn for path in paths for turn in path]
     seekers = [turn.turn.context[-1].text for turn in turns]
@@ -110,6 +112,7 @@ def statistics(paths: Sequence[Sequence[Preferred]]) -> dict:
         "length": 2 * len(turns) / len(paths) if paths else None,
         "turns": len(once),
         "pairs": sum(len(turn.rejected) for turn in once),
+        "inverted": sum(other.value >= turn.value for turn in once for other in turn.rejected),
         "gold_turns": sum(turn.gold for turn in once),
         "pairs_of_gold": sum(len(turn.rejected) for turn in once if turn.gold),
     }

@@ -160,6 +160,8 @@ class LocalRoles:
             batch, self._waiting[fullest] = self._waiting[fullest], []
             try:
                 answers = self.answer[fullest]([asked for asked, _ in batch])
+                if len(answers) != len(batch):
+                    raise ValueError(f"{len(answers)} answers to {len(batch)} tasks of the {fullest} role")
             except Exception as error:
                 answers = [error] * len(batch)
             for (_, future), answer in zip(batch, answers, strict=True):

@@ -47,12 +47,14 @@ class Constants(BaseModel):
     """b of Eq. 2 (-3)."""
     rollout: NonNegativeInt
     """Rounds that the greedy simulation goes on for (4)."""
+    gold_value: float
+    """Q of the gold dialogue's nodes (1: the best reward, 4 + b) ..."""
     gold_visits: PositiveInt
-    """N of the gold dialogue's nodes (100, in the released code); their Q is 4 + b, the best reward there is."""
+    """... and their N (100); both in the released code."""
     least_iterations: NonNegativeInt
-    """A search goes on at least so long (100) ..."""
+    """A search goes on at least so long (100), and then until a talk has ended: the gold one has, so this is its length ..."""
     most_iterations: PositiveInt
-    """... and at most so long (200)."""
+    """... and at most so long (200), should that be less."""
     enough_ends: PositiveInt
     """It stops earlier once so many talks have come to an end, the gold one included (25)."""
     most_rounds: PositiveInt
@@ -324,7 +326,7 @@ class Tree:
         Where a role fails, the talk is judged as far as it got.
         """
         rewards: list[str] = []
-        for _ in range(self.constants.rollout):
+        for rounds in range(1, self.constants.rollout + 1):
             asked = self._task(simulation, "strategies", history)
             yield {asked}
             scores = self._told[asked]
@@ -338,6 +340,8 @@ class Tree:
                 break
             history += (Message("supporter", reply, best),)
             rewards.append(self._task(simulation, "reward", history))
+            if rounds == self.constants.rollout:
+                break  # nobody would hear what the seeker says
             asked = self._task(simulation, "seeker", history)
             yield {asked}
             said = self._told[asked]
@@ -363,7 +367,7 @@ class Tree:
             node.seeker = self._gold[k + 1].text if k + 1 < len(self._gold) else None
         node.ends = True
         for gold in node.path():
-            gold.value, gold.visits = 4 + self.constants.bias, self.constants.gold_visits
+            gold.value, gold.visits = self.constants.gold_value, self.constants.gold_visits
 
     def _grow(self, node: Node, scores: Sequence[float]) -> None:
         """Give ``node`` an unexpanded child for each strategy (CSO, section 3.1.3)."""
