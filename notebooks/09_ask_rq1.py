@@ -78,7 +78,7 @@ figures.say(drawn=said["drawn"], best=said["argmax"], b_answer=drawn.loc["Prefer
 # That strategies do not reliably get better is what its own two backbones show, and a row *against* an improvement agrees with it.
 # That replies get better rests on a judge's scores, which are not in this table ([chapter 08](08_evaluate_systems.ipynb) says whether this profile has a judge); BLEU, F1 and ROUGE reward likeness to what one person said, and BLEU can rise because replies grow longer.
 #
-# Much hangs on the learning rate: [chapter 06](06_train_decoupled_dpo.ipynb) shows the search on validation dialogues, in which a rate three times as large makes preference bias many times worse.
+# Much hangs on the learning rate: [chapter 06](06_train_decoupled_dpo.ipynb) shows the search on validation dialogues, without intervals, in which preference bias changes much with the rate.
 # The claim that strategies don't get better is easily "confirmed" by a rate that is too large; what stands here was made with the best of those tried.
 #
 # What would change our mind: an LLM judge's scores under three seeds; pairs mined with a judge that agrees with GPT or with people; the same under the large backbones.
