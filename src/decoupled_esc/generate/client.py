@@ -17,9 +17,9 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -155,6 +155,17 @@ class Client:
                 run.interrupt()
                 raise
 
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Callable[[Request], Awaitable[Answer]]]:
+        """A function that asks one request, for callers that learn from each answer what to ask next.
+
+        To be used in a running event loop, by as many tasks as there are; they share one budget and one bound on what is in
+        flight.  The function raises as `ask` does.
+        """
+        run = _Run(self)
+        async with run.connected():
+            yield run.answer
+
     def estimate(self, requests: Sequence[Request]) -> str:
         """How many calls ``requests`` are, and what they take: about so much read, at most so much written, and paid."""
         read = sum(len(content) for request in requests for _, content in request.messages) // 4
@@ -190,17 +201,22 @@ class _Run:
         self.prefix = f"{secrets.token_hex(8)}-" if client.mode == "live" else ""
         self.interrupted, self.task = False, None
 
-    async def all(self, requests: Sequence[Request]) -> list[Answer]:
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[None]:
         import openai
 
-        self.loop, self.task = asyncio.get_running_loop(), asyncio.current_task()
-        if self.interrupted:
-            raise asyncio.CancelledError
         if not self.secret and self.client.mode != "replay" and self.endpoint.address.startswith("https://api.openai.com"):
             raise EndpointError(f"set {self.endpoint.key_from} to your key, or base_url to a server of your own (a profile without a judge has `judge: null`)")
         async with openai.AsyncOpenAI(
             api_key=self.secret or "none", base_url=self.endpoint.address, max_retries=0, timeout=self.endpoint.timeout_seconds
         ) as self.server:
+            yield
+
+    async def all(self, requests: Sequence[Request]) -> list[Answer]:
+        self.loop, self.task = asyncio.get_running_loop(), asyncio.current_task()
+        if self.interrupted:
+            raise asyncio.CancelledError
+        async with self.connected():
             with progress.bar(len(requests), f"asking {self.endpoint.model}") as bar:
 
                 async def one(request: Request) -> Answer | EndpointError:

@@ -47,7 +47,7 @@ def grow(trees: Mapping[str, Tree], role: Role, logs: Mapping[str, Log]) -> None
 async def growing(trees: Mapping[str, Tree], role: Role, logs: Mapping[str, Log]) -> None:
     """`grow`, in a running event loop."""
     for name, tree in trees.items():
-        _replay(name, tree, logs[name])
+        replay(name, tree, logs[name])
     with progress.bar(sum(tree.constants.most_iterations for tree in trees.values()), "iterations of the search") as bar:
 
         def shown() -> None:
@@ -63,7 +63,8 @@ async def growing(trees: Mapping[str, Tree], role: Role, logs: Mapping[str, Log]
             raise found.exceptions[0] from None  # one server that is gone is one error, however many trees asked it
 
 
-def _replay(name: str, tree: Tree, log: Log) -> None:
+def replay(name: str, tree: Tree, log: Log) -> None:
+    """Tell ``tree`` what its ``log`` holds.  Raises SearchError for a log that is not its tree's."""
     for row in log.by_id.values():
         try:
             tree.tell(row["id"], from_row(row))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from decoupled_esc.corpus import Turn
@@ -84,13 +84,10 @@ def distinct(paths: Iterable[Sequence[Preferred]]) -> list[Preferred]:
     return list({turn.turn.id: turn for path in paths for turn in path}.values())
 
 
-def at_random(preferred: Sequence[Preferred], strategies: Sequence[str], seed: int) -> list[Turn]:
-    """What ESC-Pro-Random lets a supporter say for the rejected side: each turn under one other strategy (section 5.3).
-
-    The reply of a returned turn is still the preferred one, and is to be replaced by what was generated.
-    """
+def other_strategies(turns: Sequence[Turn], strategies: Sequence[str], seed: int) -> list[str]:
+    """For each turn one other strategy, drawn at random: what ESC-Pro-Random lets a supporter say instead (section 5.3)."""
     draws = random.Random(seed)
-    return [replace(one.turn, strategy=draws.choice([name for name in strategies if name != one.turn.strategy])) for one in preferred]
+    return [draws.choice([name for name in strategies if name != turn.strategy]) for turn in turns]
 
 
 def statistics(paths: Sequence[Sequence[Preferred]]) -> dict:

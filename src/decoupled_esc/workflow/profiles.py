@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from decoupled_esc.evaluate.judges import Protocol
 from decoupled_esc.generate.client import Endpoint, Mode
 from decoupled_esc.generate.local import Sampling
 from decoupled_esc.models import Backbone
+from decoupled_esc.search.tree import Constants
 from decoupled_esc.train import Preference, Training
 
 FOLDER = Path(__file__).parents[3] / "profiles"
@@ -86,6 +87,48 @@ class Mining(Strict):
     """Replies of the generator, and of the vanilla model, to each training turn."""
 
 
+class Search(Strict):
+    """How dialogues are searched for better turns (CSO, section 3)."""
+
+    dialogues: int = Field(ge=1)
+    """Gold dialogues that a tree is grown around."""
+    longest_gold: int = Field(ge=2)
+    """Supporter turns of the longest of them."""
+    constants: Constants
+    threshold: float
+    """Q from which a path is preferred, and up to which a sibling is rejected (0.5 in CSO)."""
+    seeker: Training | None
+    """How the seeker model is trained; None where a server plays it."""
+    roles: dict[Literal["supporter", "seeker", "strategies", "reward"], Endpoint] | None
+    """Who plays the four roles; None: models of this profile."""
+
+    @model_validator(mode="after")
+    def _played(self) -> Search:
+        if self.roles is None and self.seeker is None:
+            raise ValueError("without roles behind servers the search needs a seeker to train")
+        if self.roles is not None and len(self.roles) < 4:
+            raise ValueError("roles names a server for each of supporter, seeker, strategies and reward")
+        return self
+
+
+class ChainOfStrategy(Strict):
+    """What is trained on ESC-Pro, and how (CSO, sections 3.3 and 5; Tables 13 and 14)."""
+
+    start: Literal["base-model", "sft-vanilla"]
+    """What is trained further: CSO takes an instruction-tuned base; a small base can't answer before it was fine-tuned."""
+    sft: Training
+    training: Training
+    """Of all losses, but for the learning rate."""
+    losses: dict[Literal["dpo", "ipo", "simpo", "kto", "orpo"], Alternative]
+
+    @field_validator("losses")
+    @classmethod
+    def _all(cls, losses: dict) -> dict:
+        if len(losses) < 5:
+            raise ValueError("each of dpo, ipo, simpo, kto and orpo needs its constants")
+        return losses
+
+
 class Judge(Strict):
     """The LLM judges of a profile, and how they are asked."""
 
@@ -121,6 +164,8 @@ class Profile(Strict):
     generation: Generation
     mining: Mining
     preference: PreferenceOptimisation
+    search: Search
+    cso: ChainOfStrategy
     judge: Judge | None
     """None: no LLM judge; the offline judges always judge, under their own names."""
     bootstrap_replicates: int

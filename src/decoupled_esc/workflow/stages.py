@@ -7,6 +7,9 @@
     all models -> replies-*, drawn or by argmax
     replies-*  -> metrics, metrics-controlled, metrics-losses, questions, decoding, judged-offline, judged
 
+    base-model -> sft-seeker; with sft-planner and sft-generator -> search -> esc-pro -> esc-pro-random
+    esc-pro    -> cso-sft, cso-dpo and its other losses, amounts and pairs -> replies-cso-* -> metrics-cso
+
 A stage is a function of its context that returns a JSON-able payload.  Its imports stand inside it: they are what its
 code version is taken from, and a reader of stored results never loads torch.
 """
@@ -63,6 +66,25 @@ PLANNERS = ("decoupled-base", "decoupled-sft", "decoupled-dpo")
 """Systems whose planner's scores of all eight strategies are known."""
 
 LOSSES = ("dpo", "ipo", "simpo", "kto", "orpo")
+
+CHAINED = ("sft", "dpo", "ipo", "simpo", "kto", "orpo", "random", "quarter", "half")
+"""What is trained on ESC-Pro: fine-tuning, five losses, DPO against random rejected turns, DPO on a part of the trees."""
+
+CSO_SYSTEMS = (
+    "vanilla-base", "vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo", *(f"cso-{name}" for name in CHAINED)
+)  # fmt: skip
+
+CSO_CONTRASTS = (
+    ("cso-dpo", "cso-sft"),
+    ("cso-dpo", "cso-random"),
+    ("cso-dpo", "vanilla-sft"),
+    ("cso-dpo", "vanilla-dpo"),
+    ("cso-dpo", "decoupled-sft"),
+    ("cso-dpo", "decoupled-dpo"),
+    ("cso-sft", "vanilla-base"),
+    ("cso-sft", "vanilla-sft"),
+    *((f"cso-{name}", "cso-sft") for name in ("ipo", "simpo", "kto", "orpo", "random", "quarter", "half")),
+)
 
 CONTRASTS = (
     ("vanilla-dpo", "vanilla-sft"),
@@ -199,23 +221,39 @@ def sft_generator(context: Context) -> dict:
     return _sft(context, "generator")
 
 
+def sft_seeker(context: Context) -> dict:
+    """The seeker of the search: what people who sought support said next, or that the talk was over (CSO, appendix A)."""
+    from decoupled_esc.search import embedded
+
+    how = context.profile.search.seeker
+    if how is None:
+        return {"missing": f"profile {context.profile.name} has its seeker played behind a server"}
+    return _fine_tuned(context, embedded.seeker_turns, embedded.seeker, "dialogue", how)
+
+
 def _sft(context: Context, role: str) -> dict:
-    from decoupled_esc import corpus, models, prompts, train
+    from decoupled_esc import corpus, prompts
+
+    layout = _layout(context.profile, role)
+    # The paper's generator prompt names the strategy first, and its turns have next to nothing in common.
+    unit = "turn" if layout == "generator" else "dialogue"
+    return {"layout": layout, **_fine_tuned(context, corpus.turns, prompts.LAYOUTS[layout], unit, getattr(context.profile.sft, role))}
+
+
+def _fine_tuned(context: Context, turns_of, layout, unit: str, how) -> dict:
+    """The base model fine-tuned on what ``turns_of`` makes of each training dialogue, in ``layout``."""
+    from decoupled_esc import models, train
 
     profile = context.profile
     _be_repeatable()
     model, tokenizer = _load(context, for_training=True)
     dialogues = context.corpus.split("train")[: profile.data.train_dialogues]
-    turns = [turn for dialogue in dialogues for turn in corpus.turns(dialogue)]
-    layout = _layout(profile, role)
-    # The paper's generator prompt names the strategy first, and its turns have next to nothing in common.
-    unit = "turn" if layout == "generator" else "dialogue"
-    sequences = train.encode(turns, prompts.LAYOUTS[layout], tokenizer, profile.data.window, unit)
-    how = getattr(profile.sft, role)
+    turns = [turn for dialogue in dialogues for turn in turns_of(dialogue)]
+    sequences = train.encode(turns, layout, tokenizer, profile.data.window, unit)
     log = train.fine_tune(model, tokenizer, sequences, how, context.folder, seed=profile.seed)
     context.tokens = log.tokens
-    unseen = [turn for dialogue in context.corpus.split("validation") for turn in corpus.turns(dialogue)]
-    held_out = train.encode(unseen, prompts.LAYOUTS[layout], tokenizer, profile.data.window, unit)
+    unseen = [turn for dialogue in context.corpus.split("validation") for turn in turns_of(dialogue)]
+    held_out = train.encode(unseen, layout, tokenizer, profile.data.window, unit)
     return {
         "held_out_turns": len(unseen),
         "held_out_loss": train.held_out_loss(model, held_out),
@@ -223,7 +261,6 @@ def _sft(context: Context, role: str) -> dict:
         "weights": models.weights_digest(context.folder / "policy"),
         "dialogues": len(dialogues),
         "turns": len(turns),
-        "layout": layout,
         "unit": unit,
         "sequences": len(sequences),
         "cut": sequences.cut,
@@ -294,6 +331,51 @@ def replies_vanilla_nspr(context: Context) -> dict:
 def replies_vanilla_nsnr(context: Context) -> dict:
     """The coupled model after pairs whose rejected strategy and reply are wrong."""
     return _vanilla_replies(context, adapter="dpo-vanilla-nsnr")
+
+
+def replies_cso_sft(context: Context) -> dict:
+    """The coupled model after fine-tuning on ESC-Pro's preferred turns, on every test turn."""
+    return _vanilla_replies(context, adapter="cso-sft")
+
+
+def replies_cso_dpo(context: Context) -> dict:
+    """The coupled model after CSO-DPO, on every test turn."""
+    return _vanilla_replies(context, adapter="cso-dpo")
+
+
+def replies_cso_ipo(context: Context) -> dict:
+    """The coupled model after CSO-IPO, on every test turn."""
+    return _vanilla_replies(context, adapter="cso-ipo")
+
+
+def replies_cso_simpo(context: Context) -> dict:
+    """The coupled model after CSO-SimPO, on every test turn."""
+    return _vanilla_replies(context, adapter="cso-simpo")
+
+
+def replies_cso_kto(context: Context) -> dict:
+    """The coupled model after CSO-KTO, on every test turn."""
+    return _vanilla_replies(context, adapter="cso-kto")
+
+
+def replies_cso_orpo(context: Context) -> dict:
+    """The coupled model after CSO-ORPO, on every test turn."""
+    return _vanilla_replies(context, adapter="cso-orpo")
+
+
+def replies_cso_random(context: Context) -> dict:
+    """The coupled model after DPO against turns under random strategies, on every test turn."""
+    return _vanilla_replies(context, adapter="cso-random")
+
+
+def replies_cso_quarter(context: Context) -> dict:
+    """The coupled model after CSO-DPO on a quarter of the trees, on every test turn."""
+    return _vanilla_replies(context, adapter="cso-quarter")
+
+
+def replies_cso_half(context: Context) -> dict:
+    """The coupled model after CSO-DPO on half of the trees, on every test turn."""
+    return _vanilla_replies(context, adapter="cso-half")
 
 
 def replies_decoupled_ipo(context: Context) -> dict:
@@ -837,6 +919,376 @@ def _evaluated(context: Context, need: str) -> list:
     return [evaluated(row) for row in context.needs[need].rows]
 
 
+def grow_trees(context: Context) -> dict:
+    """A search tree for each seed dialogue (CSO, section 3.1); its log in ``logs/``, the tree as a row."""
+    import asyncio
+
+    from decoupled_esc.search.export import exported, summary
+    from decoupled_esc.search.grow import growing
+
+    how, seeds, trees = context.profile.search, _seeds(context), _trees(context)
+    logs = {name: context.open_rows(f"logs/{name.replace('/', '-')}") for name in trees}
+    if how.roles is None:
+        paid = _reward(context)
+        if isinstance(paid, str):
+            return {"missing": paid}
+        asyncio.run(growing(trees, _embedded_roles(context, paid), logs))
+    else:
+        asyncio.run(_served(context, {dialogue.id: dialogue.situation for dialogue in seeds}, trees, logs))
+    context.rows = tuple(exported(tree, name) for name, tree in trees.items())
+    return {
+        "seeds": len(seeds),
+        "trees": {name: summary(tree) for name, tree in trees.items()},
+        "finished": _counted(tree.finished for tree in trees.values()),
+        "failures": _counted(why for tree in trees.values() for _, why in tree.failures),
+        "tasks": _counted(_kind(row) for log in logs.values() for row in log.by_id.values()),
+        "roles": "models of this profile" if how.roles is None else {kind: endpoint.model for kind, endpoint in how.roles.items()},
+        "constants": how.constants.model_dump(),
+    }
+
+
+def _seeds(context: Context) -> list:
+    """The gold dialogues that trees are grown around: drawn from the training split, of those that are not too long."""
+    import random
+
+    from decoupled_esc import corpus
+
+    how = context.profile.search
+    dialogues = context.corpus.split("train")[: context.profile.data.train_dialogues]
+    short = [dialogue for dialogue in dialogues if 2 <= len(corpus.turns(dialogue)) <= how.longest_gold]
+    chosen = set(random.Random(context.profile.seed).sample(range(len(short)), min(how.dialogues, len(short))))
+    return [dialogue for number, dialogue in enumerate(short) if number in chosen]
+
+
+def _trees(context: Context) -> dict:
+    from decoupled_esc import corpus, taxonomy
+    from decoupled_esc.search.tree import Tree
+
+    constants = context.profile.search.constants
+    return {dialogue.id: Tree(corpus.chat_form(dialogue), taxonomy.STRATEGIES, constants) for dialogue in _seeds(context)}
+
+
+def _counted(names) -> dict[str, int]:
+    from collections import Counter
+
+    return dict(Counter(names).most_common())
+
+
+def _kind(row: dict) -> str:
+    """What was asked, by the form of the answer in a log."""
+    kinds = {"failed": "failed", "reply": "supporter", "seeker": "seeker", "quality": "reward", "scores": "strategies"}
+    return next(kind for key, kind in kinds.items() if key in row)
+
+
+def _reward(context: Context):
+    """A function of turns that gives each its `Quality`, by the offline judges; or why there is none (a sentence)."""
+    from decoupled_esc.search.tree import Quality
+
+    ranks = _among_people(context)
+    if isinstance(ranks, str):
+        return ranks
+
+    def paid(turns: list) -> list:
+        from decoupled_esc.evaluate.judged import Reply
+
+        found = ranks.scores([Reply(turn.id, turn, turn.strategy, turn.reply) for turn in turns])
+        return [Quality(round(warmth, 3), None, None, round(fit, 3)) for warmth, fit in found]
+
+    return paid
+
+
+def _among_people(context: Context):
+    """The offline judges, whose scores are places among people's turns of the training split; or why there are none."""
+    import random
+
+    from decoupled_esc.evaluate import offline, ranks
+    from decoupled_esc.evaluate.judged import Reply
+
+    labels, rated = _error_labels(context), _empathy_ratings(context)
+    for missing in (labels, rated):
+        if isinstance(missing, str):
+            return missing
+    turns = _training_turns(context)
+    people = random.Random(context.profile.seed).sample(turns, min(4000, len(turns)))
+    classifier, scale = offline.ErrorClassifier().fit(labels[0], labels[1]), offline.EmpathyScale().fit(rated)
+    return ranks.AmongPeople(classifier, scale, [Reply(turn.id, turn, turn.strategy, turn.reply) for turn in people])
+
+
+def _embedded_roles(context: Context, paid):
+    from decoupled_esc import prompts, taxonomy
+    from decoupled_esc.search import embedded
+
+    profile = context.profile
+    return embedded.roles(
+        supporter=_engine(context, "sft-generator"),
+        planner=_engine(context, "sft-planner"),
+        seeker_model=_engine(context, "sft-seeker"),
+        reward=paid,
+        generator_layout=prompts.LAYOUTS[_layout(profile, "generator")],
+        strategies=taxonomy.STRATEGIES,
+        sampling=profile.generation.reply,
+        window=profile.data.window,
+        seed=profile.seed,
+    )
+
+
+async def _served(context: Context, situations: dict[str, str], trees: dict, logs: dict) -> None:
+    """Grow ``trees`` by the servers of the profile; roles at one endpoint share its budget."""
+    from contextlib import AsyncExitStack
+
+    from decoupled_esc import taxonomy
+    from decoupled_esc.generate.client import Client
+    from decoupled_esc.generate.record import Record
+    from decoupled_esc.search.grow import growing
+    from decoupled_esc.search.roles import ServedRoles
+
+    served = context.profile.search.roles
+    async with AsyncExitStack() as stack:
+        functions = {}
+        for endpoint in dict.fromkeys(served.values()):
+            functions[endpoint] = await stack.enter_async_context(Client(endpoint, Record(context.answers)).session())
+        asked = {kind: functions[endpoint] for kind, endpoint in served.items()}
+        await growing(trees, ServedRoles(asked, situations, {s.name: s.meaning for s in taxonomy.ESCONV}), logs)
+
+
+def esc_pro(context: Context) -> dict:
+    """Preferred turns and what is rejected for them, from the grown trees (CSO, section 3.2); pairs in ``pairs.jsonl``."""
+    import numpy as np
+
+    from decoupled_esc import corpus, taxonomy
+    from decoupled_esc.evaluate.judged import Means, Reply
+    from decoupled_esc.search import escpro, pairs
+    from decoupled_esc.search.grow import replay
+
+    how = context.profile.search
+    if "missing" in context.needs["search"].payload:
+        escpro.write(context.folder / "pairs.jsonl", [])
+        return {"missing": context.needs["search"].payload["missing"]}
+    trees = _trees(context)
+    for name, tree in trees.items():
+        replay(name, tree, _Log(context.folders["search"] / "logs" / f"{name.replace('/', '-')}.jsonl"))
+    found = {
+        condition: [path for name, tree in trees.items() for path in pairs.dialogues(tree, name, condition, how.threshold)]
+        for condition in ("paper", "released")
+    }
+    used = found["released"]
+    distinct = pairs.distinct(used)
+    own = escpro.pairs(distinct)
+    escpro.write(context.folder / "pairs.jsonl", own)
+    judged_by, quality = _among_people(context), None
+    if own and not isinstance(judged_by, str):
+        sides = (
+            [Reply(f"p/{pair.id}", pair.turn, pair.turn.strategy, pair.turn.reply) for pair in own],
+            [Reply(f"r/{pair.id}", pair.turn, pair.strategy, pair.reply) for pair in own],
+        )
+        values = {side: np.array(judged_by.scores(replies)) for side, replies in zip(("preferred", "rejected"), sides, strict=True)}
+        means = Means([pair.turn.dialogue for pair in own], **_resampling(context))
+        quality = means.table(values, ["empathy", "strategy"], [("preferred", "rejected")])
+    seeds = _seeds(context)
+    return {
+        "seeds": _seed_counts(seeds),
+        "statistics": {condition: pairs.statistics(paths) for condition, paths in found.items()},
+        "pairs": len(own),
+        "digest": _file_digest(context.folder / "pairs.jsonl"),
+        "by_stage": {
+            "seeds": _strategies_by_stage([[turn.strategy for turn in corpus.turns(dialogue)] for dialogue in seeds]),
+            "preferred": _strategies_by_stage([[one.turn.strategy for one in path] for path in used]),
+        },
+        "strategies": {
+            side: [sum(name == strategy for name in names) for strategy in taxonomy.STRATEGIES]
+            for side, names in (("preferred", [one.turn.strategy for one in distinct]), ("rejected", [pair.strategy for pair in own]))
+        },
+        "quality": quality,
+        "toxicity": _toxicity(context, seeds, used),
+        "examples": [
+            {"id": pair.id, "preferred_strategy": pair.turn.strategy, "preferred": pair.turn.reply, "rejected_strategy": pair.strategy,
+             "rejected": pair.reply}
+            for pair in own if not _of_people(distinct, pair.turn.id)
+        ][:5],
+    }  # fmt: skip
+
+
+class _Log:
+    """A finished log, only read."""
+
+    def __init__(self, path):
+        import json
+
+        self.by_id = {row["id"]: row for row in map(json.loads, path.read_bytes().splitlines())}
+
+
+def _of_people(distinct: list, id: str) -> bool:
+    return any(one.gold for one in distinct if one.turn.id == id)
+
+
+def _seed_counts(seeds: list) -> dict:
+    """Table 5's counts of the seed dialogues, in chat form."""
+    from decoupled_esc import corpus
+
+    said = [message.text for dialogue in seeds for message in corpus.chat_form(dialogue)]
+    return {
+        "dialogues": len(seeds),
+        "utterances": len(said),
+        "length": len(said) / len(seeds) if seeds else None,
+        "words": _mean([len(text.split()) for text in said]),
+    }
+
+
+def _strategies_by_stage(dialogues: list[list[str]]) -> list[list[int]]:
+    """Counts [6 stages, 8 strategies] of supporters' turns (CSO, Figures 3 and 9)."""
+    from decoupled_esc import taxonomy
+
+    counts = [[0] * len(taxonomy.STRATEGIES) for _ in range(taxonomy.STAGES)]
+    for names in dialogues:
+        for place, name in enumerate(names):
+            counts[taxonomy.stage(place, len(names))][taxonomy.STRATEGIES.index(name)] += 1
+    return counts
+
+
+def _toxicity(context: Context, seeds: list, paths: list) -> dict:
+    """Mean probability of profanity by side (CSO, Table 7, by another classifier), with intervals by seed dialogue."""
+    import numpy as np
+    from profanity_check import predict_prob
+
+    from decoupled_esc import corpus
+    from decoupled_esc.evaluate.judged import Means
+
+    said: dict[str, list[tuple[str, str]]] = {
+        f"seeds/{role}": [(d.id, m.text) for d in seeds for m in corpus.chat_form(d) if m.role == role] for role in ("seeker", "supporter")
+    }
+    turns = [one for path in paths for one in path]
+    said["esc-pro/seeker"] = [(one.turn.dialogue, one.turn.context[-1].text) for one in turns]
+    said["esc-pro/preferred"] = [(one.turn.dialogue, one.turn.reply) for one in turns]
+    said["esc-pro/rejected"] = [(one.turn.dialogue, other.reply) for one in turns for other in one.rejected]
+    said["seeds"] = said["seeds/seeker"] + said["seeds/supporter"]
+    said["esc-pro"] = said["esc-pro/seeker"] + said["esc-pro/preferred"] + said["esc-pro/rejected"]
+    return {
+        part: Means([where for where, _ in lines], **_resampling(context)).of(np.asarray(predict_prob([text for _, text in lines])))
+        for part, lines in said.items() if lines
+    }
+
+
+def esc_pro_random(context: Context) -> dict:
+    """ESC-Pro-Random: each preferred turn against a reply under another strategy, drawn at random (CSO, section 5.3)."""
+    from decoupled_esc import taxonomy
+    from decoupled_esc.search import escpro, pairs
+
+    turns = escpro.sft_turns(escpro.read(context.folders["esc-pro"] / "pairs.jsonl"))
+    others = [replace(turn, strategy=strategy) for turn, strategy in zip(turns, pairs.other_strategies(turns, taxonomy.STRATEGIES, context.profile.seed), strict=True)]
+    written = _generated(context, _engine(context, "sft-generator"), others, {turn.id: turn.strategy for turn in others}) if others else {}
+    found = [escpro.ProPair(f"{turn.id}#random", turn, other.strategy, written[turn.id]["reply"]) for turn, other in zip(turns, others, strict=True)]
+    found = [pair for pair in found if pair.reply]
+    escpro.write(context.folder / "pairs.jsonl", found)
+    return {"pairs": len(found), "digest": _file_digest(context.folder / "pairs.jsonl")}
+
+
+def cso_sft(context: Context) -> dict:
+    """The coupled model fine-tuned on ESC-Pro's preferred turns (ESC-Pro-SFT)."""
+    return _chained(context, None)
+
+
+def cso_dpo(context: Context) -> dict:
+    """CSO-DPO: the coupled model taught to prefer the turns that the search preferred (CSO, Eq. 7 to 9)."""
+    return _chained(context, "dpo")
+
+
+def cso_ipo(context: Context) -> dict:
+    """CSO-IPO."""
+    return _chained(context, "ipo")
+
+
+def cso_simpo(context: Context) -> dict:
+    """CSO-SimPO."""
+    return _chained(context, "simpo")
+
+
+def cso_kto(context: Context) -> dict:
+    """CSO-KTO."""
+    return _chained(context, "kto")
+
+
+def cso_orpo(context: Context) -> dict:
+    """CSO-ORPO."""
+    return _chained(context, "orpo")
+
+
+def cso_random(context: Context) -> dict:
+    """DPO against random rejected turns (ESC-Pro-Random)."""
+    return _chained(context, "dpo", source="esc-pro-random")
+
+
+def cso_quarter(context: Context) -> dict:
+    """CSO-DPO on a quarter of the trees (Figure 4)."""
+    return _chained(context, "dpo", share=0.25)
+
+
+def cso_half(context: Context) -> dict:
+    """CSO-DPO on half of the trees (Figure 4)."""
+    return _chained(context, "dpo", share=0.5)
+
+
+def _chained(context: Context, loss: str | None, source: str = "esc-pro", share: float = 1.0) -> dict:
+    """A coupled model trained on ESC-Pro, from the profile's start; ``loss`` None fine-tunes on the preferred turns."""
+    from decoupled_esc import corpus, models, prompts, train
+    from decoupled_esc.search import escpro
+    from decoupled_esc.train.divergence import divergence
+
+    profile, how = context.profile, context.profile.cso
+    _be_repeatable()
+    start = how.start if how.start != "base-model" else None
+    found = escpro.some(escpro.read(context.folders[source] / "pairs.jsonl"), share)
+    counts = {"pairs": len(found), "turns": len(escpro.sft_turns(found)), "trees": len({pair.turn.dialogue for pair in found})}
+    if counts["turns"] < 2:
+        return counts | _as_before(context, start)
+    model, tokenizer = _load(context, start, for_training=True)
+    window, preference, reference = profile.data.window, None, None
+    if loss is None:
+        sequences = train.encode(escpro.sft_turns(found), prompts.vanilla, tokenizer, window)
+        training = how.sft
+    else:
+        preference, training = how.losses[loss].loss, how.training.model_copy(update={"learning_rate": how.losses[loss].learning_rate})
+        chained = [train.Pair(pair.id, pair.turn, pair.rejected) for pair in found]
+        sequences = train.encode_pairs(chained, prompts.vanilla, tokenizer, window, mismatched=profile.seed if loss == "kto" else None)
+        if preference.has_reference:
+            weights = models.weights_digest(context.folders[start] / "policy") if start else profile.backbone.name
+            reference = train.reference_logps(model, sequences, weights, context.folder, training.precision)
+    log = train.fine_tune(model, tokenizer, sequences, training, context.folder, seed=profile.seed, preference=preference, reference=reference)
+    context.tokens = log.tokens
+    unseen = [turn for dialogue in context.corpus.split("validation")[: profile.data.test_dialogues or 40] for turn in corpus.turns(dialogue)]
+    held_out = train.encode(unseen, prompts.vanilla, tokenizer, window)
+    before, _ = _load(context, start)
+    return {
+        **counts,
+        "loss": preference.model_dump() if preference else {"loss": "sft"},
+        "learning_rate": training.learning_rate,
+        "held_out_loss": train.held_out_loss(model, held_out),
+        "held_out_loss_before": train.held_out_loss(before, held_out),
+        "divergence": divergence(model, before, held_out),
+        "weights": models.weights_digest(context.folder / "policy"),
+        **asdict(log),
+    }
+
+
+def _as_before(context: Context, start: str | None) -> dict:
+    """Without two turns to learn from, as can happen on very little data, the policy stays what it started as."""
+    import shutil
+
+    from decoupled_esc import models
+
+    if start:
+        shutil.copytree(context.folders[start] / "policy", context.folder / "policy", dirs_exist_ok=True)
+    else:
+        model, tokenizer = _load(context)
+        for kept in (model, tokenizer):
+            kept.save_pretrained(context.folder / "policy")
+    return {"missing": "the search left too few pairs to learn from", "weights": models.weights_digest(context.folder / "policy")}
+
+
+def metrics_cso(context: Context) -> dict:
+    """The models trained on ESC-Pro beside those of DecoupledESC: same base, same test turns, same decoding (chapter 13)."""
+    return _measured(context, CSO_SYSTEMS, CSO_CONTRASTS)
+
+
 def questions(context: Context) -> dict:
     """The differences behind RQ1 to RQ3 under every seed, and over all of them (chapters 09 to 11).
 
@@ -1158,12 +1610,21 @@ def _load(context: Context, adapter: str | None = None, *, for_training: bool = 
     else:
         source, revision, dtype = backbone.name, backbone.revision, backbone.dtype
     policy = context.folders[adapter] / "policy" if adapter else None
-    # A role's preference training goes on with what its fine-tuning trained: an adapter, or all weights.
-    lora = adapter is not None and getattr(context.profile.sft, adapter.split("-")[1]).lora is not None
+    lora = adapter is not None and _training_behind(context.profile, adapter).lora is not None
     if policy is not None and not lora:
         source, revision, policy = policy, None, None  # full fine-tuning left a whole model
     model = models.load(source, revision=revision, dtype=dtype, adapter=policy, for_training=for_training)
     return model, models.load_tokenizer(source, revision)
+
+
+def _training_behind(profile: Profile, adapter: str):
+    """The training that decides what stage ``adapter`` left: an adapter or all weights.  Later ones go on with the same."""
+    kind, role = adapter.split("-")[:2]
+    if role == "seeker":
+        return profile.search.seeker
+    if kind != "cso":
+        return getattr(profile.sft, role)
+    return profile.cso.training if profile.cso.start == "base-model" else profile.sft.vanilla
 
 
 def _engine(context: Context, adapter: str | None):
@@ -1244,6 +1705,13 @@ def _judge_settings(profile: Profile) -> dict:
     if judge is None:
         return {"judge": None}
     return {"judge": {"models": [endpoint.model for endpoint in judge.endpoints], "protocol": judge.protocol.model_dump()}}
+
+
+def _search_settings(profile: Profile) -> dict:
+    """How trees are grown, and by whom; not what a server costs, which changes no answer."""
+    how = profile.search
+    roles = None if how.roles is None else {kind: endpoint.model for kind, endpoint in sorted(how.roles.items())}
+    return {"dialogues": how.dialogues, "longest_gold": how.longest_gold, "constants": how.constants.model_dump(), "roles": roles}
 
 
 _TEST = ("data.test_dialogues", "data.window", "generation.reply", "generation.batch_tokens")
@@ -1374,6 +1842,65 @@ STAGES: dict[str, Stage] = {
                 ("metrics-controlled", metrics_controlled, CONTROLLED),
                 ("metrics-losses", metrics_losses, ("decoupled-sft", *(f"decoupled-{loss}" for loss in LOSSES))),
             )
+        ),
+        Stage(
+            "sft-seeker", sft_seeker, _settings("data.train_dialogues", "data.window", "search.seeker"), ("base-model",), leaves=("policy",)
+        ),
+        Stage(
+            "search",
+            grow_trees,
+            lambda profile: _settings("data.train_dialogues", "data.window", "generation.reply", "generation.batch_tokens", "generator_layout", "scale")(profile)
+            | _search_settings(profile),
+            ("base-model", "sft-planner", "sft-generator", "sft-seeker"),
+            corpora=("esconv", "failed_esconv"),
+            files=("decoupledesc_release", "empathy_mental_health"),
+            leaves=("logs",),
+        ),
+        Stage(
+            "esc-pro",
+            esc_pro,
+            lambda profile: _settings("data.train_dialogues", "search.threshold", "scale", "bootstrap_replicates")(profile) | _search_settings(profile),
+            ("search",),
+            corpora=("esconv", "failed_esconv"),
+            files=("decoupledesc_release", "empathy_mental_health"),
+            uses_model=False,
+            leaves=("pairs.jsonl",),
+        ),
+        Stage(
+            "esc-pro-random",
+            esc_pro_random,
+            _settings("data.window", "generation.reply", "generation.batch_tokens", "generator_layout"),
+            ("base-model", "sft-generator", "esc-pro"),
+            corpora=(),
+            leaves=("pairs.jsonl",),
+        ),
+        *(
+            Stage(
+                f"cso-{name}",
+                run,
+                _settings("data.test_dialogues", "data.window", "cso"),
+                ("base-model", "sft-vanilla", "esc-pro-random" if name == "random" else "esc-pro"),
+                leaves=("policy",),
+            )
+            for name, run in zip(
+                CHAINED, (cso_sft, cso_dpo, cso_ipo, cso_simpo, cso_kto, cso_orpo, cso_random, cso_quarter, cso_half), strict=True
+            )
+        ),
+        *(
+            Stage(f"replies-cso-{name}", run, _settings(*_TEST), ("base-model", f"cso-{name}"))
+            for name, run in zip(
+                CHAINED,
+                (replies_cso_sft, replies_cso_dpo, replies_cso_ipo, replies_cso_simpo, replies_cso_kto, replies_cso_orpo,
+                 replies_cso_random, replies_cso_quarter, replies_cso_half),
+                strict=True,
+            )
+        ),
+        Stage(
+            "metrics-cso",
+            metrics_cso,
+            _settings("data.test_dialogues", "bootstrap_replicates"),
+            tuple(f"replies-{system}" for system in CSO_SYSTEMS),
+            uses_model=False,
         ),
         Stage(
             "questions",
