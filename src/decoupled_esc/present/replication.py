@@ -30,21 +30,21 @@ PAPER_PROTOCOL = {"turns": 100, "gold": "shown", "calls": "each", "context": "la
 
 NOT_YET: dict[str, str] = {
     "decoupledesc/table-1": "sums over two backbones, where a profile has one",
-    "decoupledesc/table-7": "hyperparameters, to be used by the DPO chapters; nothing to measure",
+    "decoupledesc/table-7": "hyperparameters, in the backbone profiles; nothing to measure",
     "decoupledesc/in-text": "needs the DPO models, mined pairs or human evaluation",
-    "cso/table-1": "needs ESC-Pro and a judge",
-    "cso/table-2": "awaits the CSO chapter",
+    "cso/table-1": "people's judgements; chapter 05 has those of the offline judges, which are no people",
+    "cso/table-2": "the other tuning (LoRA or all weights), of which a profile has one",
     "cso/table-3": "human evaluation",
-    "cso/table-4": "awaits the CSO chapter",
-    "cso/table-5": "awaits the tree-search chapter",
+    "cso/table-4": "the profile has no search",
+    "cso/table-5": "the profile has no search",
     "cso/table-6": "human evaluation",
-    "cso/table-7": "awaits the tree-search chapter; the paper used a paid service",
-    "cso/table-9": "awaits the CSO chapter",
-    "cso/table-10": "awaits the CSO chapter",
-    "cso/table-11": "awaits the CSO chapter",
-    "cso/table-13": "hyperparameters, to be used by the CSO chapter; nothing to measure",
-    "cso/table-14": "hyperparameters, to be used by the CSO chapter; nothing to measure",
-    "cso/in-text": "awaits the tree-search chapter",
+    "cso/table-7": "the paper used a paid service; chapter 05 has another classifier's numbers beside it, which are no measure of these",
+    "cso/table-9": "the other tuning (LoRA or all weights), of which a profile has one",
+    "cso/table-10": "the other tuning (LoRA or all weights), of which a profile has one",
+    "cso/table-11": "the other tuning (LoRA or all weights), of which a profile has one",
+    "cso/table-13": "hyperparameters, in the backbone profiles; nothing to measure",
+    "cso/table-14": "hyperparameters, in the backbone profiles; nothing to measure",
+    "cso/in-text": "read off Figure 4, of which chapter 13 has three points for other data",
 }
 """Why the cells of a table that no function here measures are not attempted."""
 
@@ -99,7 +99,7 @@ def table_3(
     for method in methods:
         row, name = f"{paradigm}/{method}", f"{paradigm}-{method}"
         counted.append(f"{_valid(evaluation, name):,} ({method})")
-        why = _incomparable(evaluation, name)
+        why = incomparable(evaluation, name)
         scores = evaluation.systems[name]["paper"]
         rows[row] = {key: estimate for key, estimate in scores.items() if key in columns and key not in why}
         missing |= {(row, key): told for key, told in why.items()}
@@ -117,7 +117,7 @@ def table_3(
             difference = {**difference, **{key: Estimate(**estimate) for key, estimate in judge.items()}}
         row, start = f"{paradigm}/{method}", f"{paradigm}/{other}"
         # A base model that names next to no strategies has no strategy scores to compare with.
-        without = _incomparable(evaluation, f"{paradigm}-{other}")
+        without = incomparable(evaluation, f"{paradigm}-{other}")
         contrasts[row, start] = {key: difference[key] for key in rows[row] if key in difference and key not in without}
     if not reason:
         note = " ".join([*([note] if note else []), f"Judge: {PAPER_JUDGE}, on {judged['turns']} of the turns, asked in our own words."])
@@ -194,7 +194,7 @@ def table_5(evaluation: Evaluation, profile: str, note: str | None = None) -> Co
     columns = [column.key for column in table.columns]
     rows, missing = {}, dict.fromkeys(JUDGED, "needs an LLM judge of the controlled study, which is not asked")
     for row, name in CONTROLLED.items():
-        why = _incomparable(evaluation, name)
+        why = incomparable(evaluation, name)
         rows[row] = {key: e for key, e in evaluation.systems[name]["paper"].items() if key in columns and key not in why}
         missing |= {(row, key): told for key, told in why.items()}
     contrasts = {
@@ -366,7 +366,7 @@ def decoding(evaluation: Evaluation, paradigm: str) -> pd.DataFrame:
     printed = {backbone: f"{backbone}/{paradigm}/sft" for backbone in BACKBONES}
 
     def ours(system: str, key: str, decimals: int) -> str:
-        if key in _incomparable(evaluation, system):
+        if key in incomparable(evaluation, system):
             return "–"
         return written(evaluation.systems[system]["paper"][key], decimals)
 
@@ -388,7 +388,7 @@ def written(estimate: Estimate, decimals: int = 1) -> str:
     return f"{estimate.value:.{decimals}f}{interval}"
 
 
-def _incomparable(evaluation: Evaluation, system: str) -> dict[str, str]:
+def incomparable(evaluation: Evaluation, system: str) -> dict[str, str]:
     """Columns in which ``system`` can't be set beside the paper's, and why."""
     valid = _valid(evaluation, system)
     if valid < FEWEST_VALID:

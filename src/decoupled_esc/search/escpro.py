@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from decoupled_esc.search.pairs import Preferred
 
 
 class ProError(ValueError):
-    """A file that is not one of `write`."""
+    """A file that was not written here."""
 
 
 @dataclass(frozen=True)
@@ -40,34 +40,50 @@ def pairs(turns: Iterable[Preferred]) -> list[ProPair]:
 
 def write(path: Path, found: Iterable[ProPair]) -> None:
     """One JSON line a pair, with all that was said before: ``datasets.load_dataset("json", ...)`` reads it."""
-    rows = [
-        {
-            "id": pair.id, "turn": pair.turn.id, "dialogue": pair.turn.dialogue,
-            "context": [{"role": m.role, "text": m.text, "strategy": m.strategy} for m in pair.turn.context],
-            "strategy": pair.turn.strategy, "reply": pair.turn.reply, "rejected_strategy": pair.strategy, "rejected_reply": pair.reply,
-        }
-        for pair in found
-    ]  # fmt: skip
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    _write(path, ({"id": pair.id, **_said(pair.turn), "rejected_strategy": pair.strategy, "rejected_reply": pair.reply} for pair in found))
 
 
 def read(path: Path) -> list[ProPair]:
     """The pairs of `write`.  Raises ProError naming file, line and field for anything else."""
-    found = []
+    return [ProPair(row["id"], turn, row["rejected_strategy"], row["rejected_reply"])
+            for row, turn in _read(path, ("id", "rejected_strategy", "rejected_reply"))]  # fmt: skip
+
+
+def write_turns(path: Path, turns: Iterable[Turn]) -> None:
+    """ESC-Pro-SFT: one JSON line a preferred turn (section 5.1)."""
+    _write(path, map(_said, turns))
+
+
+def read_turns(path: Path) -> list[Turn]:
+    """The turns of `write_turns`.  Raises ProError as `read` does."""
+    return [turn for _, turn in _read(path, ())]
+
+
+def _said(turn: Turn) -> dict:
+    context = [{"role": m.role, "text": m.text, "strategy": m.strategy} for m in turn.context]
+    return {"turn": turn.id, "dialogue": turn.dialogue, "context": context, "strategy": turn.strategy, "reply": turn.reply}
+
+
+def _write(path: Path, rows: Iterable[dict]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def _read(path: Path, more: Sequence[str]) -> Iterator[tuple[dict, Turn]]:
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             row = json.loads(line)
             context = tuple(Message(m["role"], m["text"], m["strategy"]) for m in row["context"])
             turn = Turn(row["turn"], row["dialogue"], context, row["strategy"], row["reply"])
-            found.append(ProPair(row["id"], turn, row["rejected_strategy"], row["rejected_reply"]))
+            for name in more:
+                row[name]
         except (ValueError, TypeError, KeyError) as error:
-            problem = f"no field {error}" if isinstance(error, KeyError) else f"not a pair ({error})"
+            problem = f"no field {error}" if isinstance(error, KeyError) else f"not a line of ESC-Pro ({error})"
             raise ProError(f"{path.name}, line {number}: {problem}; remove its folder and run again: decoupled-esc run esc-pro") from None
-    return found
+        yield row, turn
 
 
-def sft_turns(found: Sequence[ProPair]) -> list[Turn]:
-    """ESC-Pro-SFT: each preferred turn once (section 5.1)."""
+def turns_of(found: Sequence[ProPair]) -> list[Turn]:
+    """The preferred turns of ``found``, each once."""
     return list({pair.turn.id: pair.turn for pair in found}.values())
 
 

@@ -147,6 +147,8 @@ ROWS_SHOWN = {
     "judged",
     *(f"replies-vanilla-{name}" for name in ("base", "sft", "sft-argmax", "dpo")),
     *(f"replies-decoupled-{name}" for name in ("base", "sft", "sft-argmax", "dpo")),
+    *(f"replies-cso-{name}" for name in ("sft", "dpo")),
+    "search",
 }
 """Stages whose rows are published: a chapter shows some of them.  All others would only fill the repository."""
 
@@ -154,6 +156,8 @@ ROWS_SHOWN = {
 def publish(profile: str) -> list[str]:
     """Copy the results of ``profile`` to ``results/`` and execute every chapter from them; returns what was written.
 
+    After a whole run all are replaced.  After a part of one, what was published and still holds stays as it is, and where
+    the same work was done again, it is noted that the new results beside it were made from that copy.
     Rows are left out where no chapter shows them (``ROWS_SHOWN``); whoever runs the stage has them under ``runs/``.
     Raises ChapterError where a result is missing, stale, or made from other data than the project publishes.
     """
@@ -163,19 +167,33 @@ def publish(profile: str) -> list[str]:
 
     session = Session(profile)
     published = corpus.manifest_digests()
+    fresh = {}
     for name in STAGES:
         state = session.state(name, session.runs)
-        if state.word != "fresh":
-            raise ChapterError(f"{name} is {state.word} ({state.why}); run it first: decoupled-esc run --profile {profile}")
-        for data, used in session.runs.read(name).inputs["data"].items():
+        if state.word == "fresh":
+            fresh[name] = session.runs.read(name)
+        elif (here := session.state(name, session.published)).word != "fresh":
+            raise ChapterError(
+                f"{name} is {state.word} ({state.why}), and the published one is {here.word}; run it first: decoupled-esc run --profile {profile}"
+            )
+    for name, result in fresh.items():
+        for data, used in result.inputs["data"].items():
             if used != (published[data] if data in published else fetch.identity(data)):
                 raise ChapterError(f"{name} was not made from the published files of {data} and can't be published")
     written = []
-    for name in STAGES:
-        result = session.runs.read(name)
-        if result.rows and name not in ROWS_SHOWN:
+    for name, result in fresh.items():
+        stays = len(fresh) < len(STAGES) and session.state(name, session.published).word == "fresh"
+        old = session.published.read(name)
+        if stays and result.digest in old.digests:
+            continue
+        if stays:
+            copy = {"digest": result.digest, **{key: result.provenance[key] for key in ("date", "hardware", "commit")}}
+            result = replace(old, remade=(*old.remade, copy))
+        elif result.rows and name not in ROWS_SHOWN:
             result = replace(result, rows=(), rows_left_out=True)
         written.append(session.published.write(result).stage)
+    if lost := [name for name in STAGES if session.state(name, session.published).word != "fresh"]:
+        raise ChapterError(f"these do not fit what was published now: {', '.join(lost)}; run them too: decoupled-esc run --profile {profile}")
     return written + publish_notebooks()
 
 

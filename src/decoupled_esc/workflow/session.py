@@ -128,7 +128,7 @@ class Session:
     def run(self, name: str) -> Result:
         """The result of stage ``name`` under ``runs/``, running it and what it needs where that does not hold."""
         stage = self._stage(name)
-        needs = {need: self._of(need).run(need.partition("@")[0]) for need in self._needs(stage)}
+        needs = {need: self._of(need).given(need.partition("@")[0]) for need in self._needs(stage)}
         folder = self.runs.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):  # a chapter and a `run` may ask for the same stage at once
@@ -136,6 +136,19 @@ class Session:
             if state.word == "fresh":
                 return self.runs.read(name)
             return self._compute(stage, folder, needs)
+
+    def given(self, name: str) -> Result:
+        """What a stage that is run here is given of stage ``name``: its result under ``runs/``, or the published one.
+
+        A published result will do where it holds, has its rows, and left nothing in a folder that a later stage reads.
+        """
+        return self._borrowed(name) or self.run(name)
+
+    def _borrowed(self, name: str) -> Result | None:
+        if self.runs_only or self._stage(name).leaves or self.runs.read(name) is not None:
+            return None
+        result = self.published.read(name)
+        return result if result and not result.rows_left_out and self.state(name, self.published).word == "fresh" else None
 
     def state(self, name: str, store: Store) -> State:
         """Whether ``store`` holds a result of stage ``name`` that still holds, judged within that store."""
@@ -148,11 +161,14 @@ class Session:
             if of is not self and store is self.published:
                 continue  # what other seeds gave is published as far as it entered this result
             own = store if of is self else of.runs
-            above = own.read(need_stage)
+            borrowed = of._borrowed(need_stage) if own is not self.published else None
+            above = borrowed or own.read(need_stage)
             if above is None:
                 return State("stale", f"{need} is missing")
-            if result.inputs["needs"].get(need) != above.digest:
+            if result.inputs["needs"].get(need) not in above.digests:
                 return State("stale", f"{need} has changed")
+            if borrowed:
+                continue
             if (state := of.state(need_stage, own)).word != "fresh":
                 return State("stale", f"{need} is {state.word} ({state.why})")
         if result.inputs["settings"] != _plain(stage.settings(self.profile)):

@@ -1063,6 +1063,7 @@ def esc_pro(context: Context) -> dict:
     how = context.profile.search
     if "missing" in context.needs["search"].payload:
         escpro.write(context.folder / "pairs.jsonl", [])
+        escpro.write_turns(context.folder / "sft.jsonl", [])
         return {"missing": context.needs["search"].payload["missing"]}
     trees = _trees(context)
     for name, tree in trees.items():
@@ -1075,6 +1076,7 @@ def esc_pro(context: Context) -> dict:
     distinct = pairs.distinct(used)
     own = escpro.pairs(distinct)
     escpro.write(context.folder / "pairs.jsonl", own)
+    escpro.write_turns(context.folder / "sft.jsonl", [one.turn for one in distinct])
     judged_by, quality = _among_people(context), None
     if own and not isinstance(judged_by, str):
         sides = (
@@ -1169,11 +1171,11 @@ def _toxicity(context: Context, seeds: list, paths: list) -> dict:
 
 
 def esc_pro_random(context: Context) -> dict:
-    """ESC-Pro-Random: each preferred turn against a reply under another strategy, drawn at random (CSO, section 5.3)."""
+    """ESC-Pro-Random: each turn of ESC-Pro's pairs against a reply under another strategy, drawn at random (CSO, section 5.3)."""
     from decoupled_esc import taxonomy
     from decoupled_esc.search import escpro, pairs
 
-    turns = escpro.sft_turns(escpro.read(context.folders["esc-pro"] / "pairs.jsonl"))
+    turns = escpro.turns_of(escpro.read(context.folders["esc-pro"] / "pairs.jsonl"))
     others = [replace(turn, strategy=strategy) for turn, strategy in zip(turns, pairs.other_strategies(turns, taxonomy.STRATEGIES, context.profile.seed), strict=True)]
     written = _generated(context, _engine(context, "sft-generator"), others, {turn.id: turn.strategy for turn in others}) if others else {}
     found = [escpro.ProPair(f"{turn.id}#random", turn, other.strategy, written[turn.id]["reply"]) for turn, other in zip(turns, others, strict=True)]
@@ -1237,13 +1239,14 @@ def _chained(context: Context, loss: str | None, source: str = "esc-pro", share:
     _be_repeatable()
     start = how.start if how.start != "base-model" else None
     found = escpro.some(escpro.read(context.folders[source] / "pairs.jsonl"), share)
-    counts = {"pairs": len(found), "turns": len(escpro.sft_turns(found)), "trees": len({pair.turn.dialogue for pair in found})}
+    turns = escpro.turns_of(found) if loss else escpro.read_turns(context.folders[source] / "sft.jsonl")
+    counts = {"pairs": len(found) if loss else 0, "turns": len(turns), "trees": len({turn.dialogue for turn in turns})}
     if counts["turns"] < 2:
         return counts | _as_before(context, start)
     model, tokenizer = _load(context, start, for_training=True)
     window, preference, reference = profile.data.window, None, None
     if loss is None:
-        sequences = train.encode(escpro.sft_turns(found), prompts.vanilla, tokenizer, window)
+        sequences = train.encode(turns, prompts.vanilla, tokenizer, window)
         training = how.sft
     else:
         preference, training = how.losses[loss].loss, how.training.model_copy(update={"learning_rate": how.losses[loss].learning_rate})
@@ -1864,7 +1867,7 @@ STAGES: dict[str, Stage] = {
             corpora=("esconv", "failed_esconv"),
             files=("decoupledesc_release", "empathy_mental_health"),
             uses_model=False,
-            leaves=("pairs.jsonl",),
+            leaves=("pairs.jsonl", "sft.jsonl"),
         ),
         Stage(
             "esc-pro-random",

@@ -33,6 +33,9 @@ class Result:
     """When, where, with which versions, how long.  Never part of the result's identity."""
     vouched: tuple[dict, ...] = ()
     """Later code digests accepted by a person, each with the reason: ``{"code": ..., "why": ...}``."""
+    remade: tuple[dict, ...] = ()
+    """The same work done again on another machine, whose last bits differ: ``{"digest": ..., "date": ..., "hardware": ...}``.
+    Results made from those copies hold as well."""
     rows_digest: str | None = None
     rows_left_out: bool = False
     """It was published without its rows, which no chapter shows; they are still part of its identity."""
@@ -42,6 +45,11 @@ class Result:
     def digest(self) -> str:
         """Identity of what was computed (hex): payload and rows."""
         return digest({"payload": self.payload, "rows": self.rows_digest})
+
+    @property
+    def digests(self) -> set[str]:
+        """Its identity, and those of its copies from other machines."""
+        return {self.digest, *(copy["digest"] for copy in self.remade)}
 
 
 def digest(value) -> str:
@@ -110,7 +118,8 @@ class Store:
         """The stored result of ``stage``, or None.  An unreadable one counts as none."""
         try:
             data = json.loads(self.path(stage).read_text(encoding="utf-8"))
-            data["vouched"] = tuple(data.get("vouched", ()))
+            for name in ("vouched", "remade"):
+                data[name] = tuple(data.get(name, ()))
             if data["rows_digest"] is not None and not data.get("rows_left_out"):
                 written = self.path(stage).with_suffix(".jsonl").read_bytes()
                 if hashlib.sha256(written).hexdigest()[:16] != data["rows_digest"]:

@@ -1,0 +1,269 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 05 Searching dialogues: MCTS and ESC-Pro
+#
+# A corpus holds one reply to each turn, and not what would have come of another.
+# Chain-of-Strategy Optimization {cite}`zhao2025cso` makes the others up: around each gold dialogue a tree of alternatives is grown by Monte Carlo tree search, with four models as supporter, seeker, adviser on strategies, and judge.
+# What the search values becomes the preferred side of turn-level pairs, and what it does not value the rejected side.
+#
+# :::{admonition} Research output
+# :class: research-output
+# All turns on this page that are not a person's were written by small experimental models, the *seeker's* too: nobody said them, and some are nonsense.
+# They are not counselling.
+# :::
+
+# %% tags=["parameters", "hide-input"]
+profile = "laptop"
+
+# %% tags=["hide-input"]
+import numpy as np
+import pandas as pd
+
+from decoupled_esc import taxonomy
+from decoupled_esc.evaluate import Estimate
+from decoupled_esc.present import benchmarks, chained, figures, trees
+from decoupled_esc.present.replication import written
+from decoupled_esc.present.tables import plain
+from decoupled_esc.workflow import open_chapter
+
+book = open_chapter(globals())
+searched, pro = book.result("search"), book.result("esc-pro").payload
+missing = pro.get("missing")
+found = {"trees": {}, "tasks": {}, "failures": {}, "finished": {}, "constants": {}} | searched.payload
+figures.say(profile_name=book.label, missing=missing or "nothing")
+if missing:
+    print(f"Not searched: {missing}.")
+
+# %% [markdown]
+# ## The algorithm
+#
+# A node is a round of the dialogue: what the supporter says under a strategy, and what the seeker answers.
+# An iteration goes down from the root to the child with the largest
+#
+# $$
+# \text{PUCB} = Q + c \, P \, \frac{\sqrt{N_{\text{parent}}}}{1 + N} ,
+# $$ (eq-pucb)
+#
+# where $Q$ is the mean reward seen below a node, $N$ the number of visits, and $P$ a softmax over what the adviser gives the eight strategies.
+# The leaf that is reached is spoken out and gets a child for each strategy; the most promising child is followed greedily for a few rounds; and each supporter's turn on the way earns
+#
+# $$
+# r = \frac{E + I + H + \alpha S}{3 + \alpha} + b ,
+# $$ (eq-reward)
+#
+# from scores between 0 and 4 for empathy, information, humanity and the fit of the strategy, with $\alpha = 7$.
+# The mean of the path's rewards goes up to the root.
+# The gold dialogue is a path of the tree from the start.
+#
+# `decoupled_esc.search.tree` is this and nothing more: it says what it wants to be told, and takes answers in any order.
+# There is no model, no network and no clock in it, so that the same answers always give the same tree.
+
+# %% tags=["hide-input"]
+constants = pd.DataFrame({"value": {name.replace("_", " "): f"{value:g}" for name, value in found["constants"].items()}})
+constants = constants if len(constants) else pd.DataFrame({"value": {"–": "not searched"}})
+plain(constants, f"Constants of the search, profile {book.label}; the profile's file says where they differ from CSO's, and why.")
+
+# %% [markdown]
+# ## Who plays
+#
+# CSO asks an LLM behind a server to play all four roles; a profile with a `roles` section does the same, with instructions of our own (`decoupled_esc.search.roles`), answers as JSON, and an ended talk as a field of it.
+# Without such a section the profile's own models play: the fine-tuned generator is the supporter, the planner's probabilities are the adviser's, a model fine-tuned on what seekers said in ESConv is the seeker, and the offline judges of [chapter 03](03_observe_errors.ipynb) are the reward.
+# A reply's scores are then its places among people's turns under the same strategy, times four; information and humanity, which these judges don't see, are left out of {eq}`eq-reward`.
+#
+# What that can show: that the search, its data and the training from them work, and where they lead when the roles are weak.
+# What it can't show: that a search by good models finds better dialogues.
+# The seeker neither gets better nor worse by what is said to it, and the judges are hardly worth more than the classifiers behind them.
+
+# %% tags=["hide-input"]
+seeker = book.result("sft-seeker").payload
+sizes = pd.DataFrame(found["trees"]).T
+tasks = found["tasks"]
+calls = sum(tasks.values())
+pairs = pro.get("pairs", 0)
+lines = {
+    "trees": f"{len(sizes):,}",
+    "iterations": f"{int(sizes['iterations'].sum()):,}" if len(sizes) else "0",
+    "nodes": f"{int(sizes['nodes'].sum()):,}" if len(sizes) else "0",
+    "rounds spoken out by models": f"{int(sizes['spoken'].sum()):,}" if len(sizes) else "0",
+    "talks that ended, gold ones aside": f"{int(sizes['ends'].sum() - len(sizes)):,}" if len(sizes) else "0",
+    "rounds of the longest branch": f"{int(sizes['depth'].max())}" if len(sizes) else "–",
+    **{f"answers of the {name} role": f"{count:,}" for name, count in tasks.items() if name != "failed"},
+    "answers that could not be used": f"{tasks.get('failed', 0):,}",
+    "pairs": f"{pairs:,}",
+    "answers a pair": f"{calls / pairs:.0f}" if pairs else "–",
+    "seeker, nats a token on unseen talks": f"{seeker['held_out_loss']:.2f}" if "held_out_loss" in seeker else "played behind a server",
+}
+plain(pd.DataFrame({"": lines}), f"The search, profile {book.label}; roles played by: {found.get('roles', 'nobody')}.")
+
+# %% [markdown]
+# A role that gives nothing usable is asked again, three times in all; then the branch is closed with the reason, and the tree goes on elsewhere.
+# Every iteration ends, and there is a largest number of them: no answer, however bad, can keep a search going.
+
+# %% tags=["hide-input"]
+reasons = found["failures"] or {"no branch was closed for want of an answer": 0}
+plain(pd.DataFrame({"answers": {why: f"{count:,}" for why, count in reasons.items()}}), f"Why answers could not be used, profile {book.label}.")
+
+# %% [markdown]
+# ## One tree
+#
+# The smallest tree in which a talk beside the gold one came to an end, or the smallest of all where none did.
+
+# %% tags=["hide-input", "remove-output"]
+if searched.rows:
+    tree = trees.readable(searched.rows)
+    shown = trees.drawing(tree, book.source(f"dialogue {tree['id']}, {tree['iterations']} iterations"))
+else:
+    shown = figures.nothing_here(missing, book.source("no search"))
+figures.show("fig_tree", shown)
+
+# %% [markdown]
+# ```{glue:figure} fig_tree
+# :name: fig-tree
+# :alt: A search tree from left to right. Each circle is a round of the dialogue with the abbreviation of its strategy and its number of visits; colour is its mean reward, and a thick rim marks the gold dialogue.
+#
+# A search tree: the rounds that were spoken out, with strategy and visits; colour is $Q$, a thick rim the gold dialogue.
+# Profile {glue:text}`profile_name`; counts, without intervals.
+# ```
+#
+# Look at where branches leave the gold path, and how soon they end.
+# All trees can be opened, branch by branch, on a [page of their own](93_open_trees.ipynb).
+#
+# ## ESC-Pro: Table 5
+#
+# A path is *valid* if every node on it has $Q > 0.5$ (the paper, Eq. 5), or, in the released code, if its end has $Q \ge 0.5$ and two visits.
+# The nodes of valid paths are preferred, and their siblings with $Q \le 0.5$ rejected.
+# Training takes the second reading, as the authors' data do.
+
+# %% tags=["hide-input"]
+stats = pro.get("statistics", {})
+readings = pd.DataFrame(
+    {
+        {"paper": "as the paper says", "released": "as the released code does"}[name]: {
+            "dialogues": f"{s['dialogues']:,}",
+            "preferred turns, each once": f"{s['turns']:,}",
+            "pairs": f"{s['pairs']:,}",
+            "pairs whose preferred turn is a person's": f"{s['pairs_of_gold']:,}",
+            "pairs whose preferred turn is worth no more than the rejected one": f"{s['inverted']:,}",
+        }
+        for name, s in stats.items()
+    } or {"–": {"pairs": "not searched"}}
+)
+plain(readings, f"Two readings of what is valid, profile {book.label}.")
+
+# %% tags=["hide-input"]
+chained.table_5(pro, book.label) if not missing else plain(pd.DataFrame({"Table 5": {"–": "not searched"}}), f"Table 5, profile {book.label}.")
+
+# %% [markdown]
+# CSO's 100 seeds became 423 dialogues.
+# Where our number is smaller, three things are behind it: fewer iterations a tree, a gold path that is hard to leave because it starts with the best reward there is and a hundred visits, and a judge who calls few of a small model's turns better than half of what people say.
+#
+# ## Figures 3 and 9: strategies by stage
+
+# %% tags=["hide-input", "remove-output"]
+for key, name in (("fig_pro_stages", "preferred"), ("fig_seed_stages", "seeds")):
+    counts = np.array(pro["by_stage"][name]) if not missing else np.zeros((6, 8))
+    source = book.source(f"{int(counts.sum()):,} turns")
+    drawn = counts.sum(axis=1).min() > 0
+    figures.show(key, figures.strategy_by_stage(counts, source) if drawn else figures.nothing_here(missing or "too few turns for six stages", source))
+
+# %% [markdown]
+# ```{glue:figure} fig_pro_stages
+# :name: fig-pro-stages
+# :alt: Stacked bars of the share of eight strategies at each of six stages in the preferred dialogues.
+#
+# Strategies of the preferred dialogues by stage, after Figure 3 of {cite:t}`zhao2025cso`; profile {glue:text}`profile_name`; counts, without intervals.
+# ```
+#
+# ```{glue:figure} fig_seed_stages
+# :name: fig-seed-stages
+# :alt: Stacked bars of the share of eight strategies at each of six stages in the seed dialogues.
+#
+# Strategies of the seed dialogues by stage, after Figure 9 of {cite:t}`zhao2025cso`; profile {glue:text}`profile_name`; counts, without intervals.
+# ```
+#
+# The paper reads from its two figures that ESC-Pro is more diverse than its seeds.
+# Ours can hardly be: the gold paths themselves are most of what is preferred.
+
+# %% tags=["hide-input"]
+kinds = pro.get("strategies", {})
+sides = {side: {s.abbreviation: f"{100 * count / max(1, sum(counts)):.1f}" for s, count in zip(taxonomy.ESCONV, counts, strict=True)} for side, counts in kinds.items()}
+plain(pd.DataFrame(sides or {"–": {"strategies": "not searched"}}), f"Strategies of preferred turns (each once) and of rejected ones, per cent; profile {book.label}.")
+
+# %% [markdown]
+# A strategy with a larger share on the rejected side is one that the training will be taught to avoid: as in [chapter 04](04_mine_preferences.ipynb), part of the lesson is one of frequencies.
+#
+# ## Are the preferred turns better? (Tables 1 and 6)
+#
+# CSO asked people.
+# Here are the judges that paid the search, on each pair's own turns.
+
+# %% tags=["hide-input"]
+quality = pro.get("quality")
+if quality:
+    rows = {**quality["systems"], "preferred minus rejected": quality["contrasts"]["preferred - rejected"]}
+    shown = pd.DataFrame({name: {key: written(Estimate(**e), 2) for key, e in row.items()} for name, row in rows.items()}).T
+else:
+    shown = pd.DataFrame({"pairs": {"–": "none to judge"}})
+plain(shown, f"Scores (0 to 4, places among people) by the offline judges, profile {book.label}; 95% intervals by seed dialogue.")
+
+# %% [markdown]
+# A difference near zero would be no error of ours: a node is paid for what follows it, not for its own turn, and the gold path is preferred whatever the judges think of it.
+# But then the pairs do not teach what the judges value.
+
+# %% tags=["hide-input"]
+examples = [
+    {"preferred": f"[{e['preferred_strategy']}] {e['preferred']}", "rejected": f"[{e['rejected_strategy']}] {e['rejected']}", "pair": e["id"]}
+    for e in pro.get("examples", [])
+]
+plain(pd.DataFrame(examples or [{"preferred": "–", "rejected": "no pair with two turns of models", "pair": "–"}]).set_index("pair"),
+      f"Pairs whose two sides were both written by models, the first few by id; research output; profile {book.label}.")  # fmt: skip
+
+# %% [markdown]
+# ## Toxicity (Table 7)
+#
+# CSO used a paid service.
+# The classifier here is alt-profanity-check, which knows profanity only.
+
+# %% tags=["hide-input"]
+plain(chained.table_7(pro) if not missing else pd.DataFrame({"profanity": {"–": "not searched"}}),
+      f"Mean scores by part, the paper's and ours: two instruments, not to be compared with each other; profile {book.label}; 95% intervals.")  # fmt: skip
+
+# %% [markdown]
+# ## Many trees at once
+#
+# A search by servers is slow for one reason: it waits.
+# All trees are grown side by side, with everything that one iteration can ask at once in flight together; a tree never waits for another.
+# Each answer is written down before its tree is told, so that a killed search goes on where it was.
+
+# %% tags=["hide-input"]
+bench = benchmarks.load("search")
+schedule, resume = bench["schedule"], bench["resume"]
+lines = {
+    "trees": f"{schedule['trees']}",
+    "calls, each of 200 ms": f"{schedule['calls']:,}",
+    "one call after the other, s": f"{schedule['seconds_one_by_one']:.0f}",
+    "side by side, s": f"{schedule['seconds']:.1f}",
+    "times faster": f"{schedule['times']:.1f}",
+    "identical trees": "yes" if schedule["identical"] else "NO",
+    "killed at a random moment and resumed": f"{resume['kills']} times, identical trees {resume['identical']} times",
+}
+plain(pd.DataFrame({"": lines}), "The schedule against one call after the other, in a made-up world (bench/search.py); single runs.")
+
+# %% tags=["hide-input"]
+several = bench["at-once"]["by_simulations_at_once"]
+plain(pd.DataFrame({f"{n} at once": {"seconds": f"{s['seconds']:.1f}", "nodes shared with one at a time, %": f"{100 * s['nodes_shared_with_one_at_a_time']:.0f}"} for n, s in several.items()}),
+      "Several simulations of one tree at once (counted where they pass, after WU-UCT): faster, and another tree; single runs.")  # fmt: skip
+
+# %% [markdown]
+# ## The files
+#
+# `decoupled-esc run --profile laptop esc-pro` leaves `pairs.jsonl` and `sft.jsonl` in `runs/laptop/esc-pro/`, with all that was said, and the search's logs in `runs/laptop/search/logs/`.
+# What is committed with this book are numbers and our models' turns.
+# `decoupled_esc.corpus.extes` reads ExTES, with its fifteen strategies merged into CSO's eight (Table 8), and the published ESC-Pro; neither can be had from a fixed address, so nothing here was computed from them.
