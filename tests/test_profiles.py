@@ -10,7 +10,7 @@ from decoupled_esc.workflow.profiles import ProfileError, load_profile, parse_pr
 
 FOLDER = profiles.FOLDER
 SHIPPED = profiles.names()
-PAPER = ("llama3.1-8b", "qwen2.5-7b")
+PAPER = ("gemma2-9b", "llama3.1-8b", "qwen2.5-7b")
 
 
 def plain(name: str = "smoke") -> dict:

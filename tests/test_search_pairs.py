@@ -83,6 +83,7 @@ def test_no_pair_contradicts_the_search(condition, seed):
 def test_random_negatives_use_another_strategy_and_the_same_seed_draws_the_same():
     tree, _ = grown(Tree(GOLD, STRATEGIES, constants(least_iterations=30, exploration=2)), 1)
     once = pairs.distinct(pairs.dialogues(tree, "d", "released", 0.5))
-    drawn = pairs.at_random(once, STRATEGIES, 7)
-    assert [turn.id for turn in drawn] == [one.turn.id for one in once] and drawn == pairs.at_random(once, STRATEGIES, 7)
-    assert all(turn.strategy in STRATEGIES and turn.strategy != one.turn.strategy for turn, one in zip(drawn, once, strict=True))
+    turns = [one.turn for one in once]
+    drawn = pairs.other_strategies(turns, STRATEGIES, 7)
+    assert drawn == pairs.other_strategies(turns, STRATEGIES, 7)
+    assert all(name in STRATEGIES and name != turn.strategy for name, turn in zip(drawn, turns, strict=True))

@@ -100,7 +100,8 @@ class House:
         """What was run becomes what was published, as `decoupled-esc publish` does."""
         opened = self.session()
         for name in stages.STAGES:
-            opened.published.write(opened.runs.read(name))
+            if (found := opened.runs.read(name)) is not None:
+                opened.published.write(found)
 
     def why(self, name: str, published: bool = False, **changes) -> tuple[str, str]:
         opened = self.session(**changes)
@@ -548,6 +549,12 @@ USED = {
     **dict.fromkeys(("metrics", "metrics-controlled", "metrics-losses", "questions"), {"taxonomy", "corpus", "evaluate"}),
     **dict.fromkeys(("error-classifier", "empathy-scale", "judged-offline"), {"taxonomy", "corpus", "evaluate"}),
     "judged": {"taxonomy", "corpus", "evaluate", "generate", "mining"},
+    "sft-seeker": {*BASE, "generate", "search"},
+    "search": {*BASE, "evaluate", "generate", "search"} - {"train"},
+    "esc-pro": {"taxonomy", "corpus", "evaluate", "search"},
+    "esc-pro-random": {*BASE, "generate", "search"} - {"train"},
+    **dict.fromkeys((name for name in stages.STAGES if name.startswith("cso-")), {*BASE, "search"}),
+    "metrics-cso": {"taxonomy", "corpus", "evaluate"},
     "decoding": {"taxonomy", "corpus", "prompts", "evaluate", "generate"},
 }
 
@@ -635,3 +642,40 @@ def ask(context):
         opened.published.write(opened.runs.read(name))
     assert opened.state("ask", opened.published).word == "fresh", "other seeds are published as far as they entered a result"
     assert "more was [14, 15]" in house.session(more_seeds=[14]).state("ask", opened.published).why
+
+
+# --- Published results, and copies from other machines ---
+
+
+def test_a_stage_run_here_takes_published_results_that_left_nothing_in_a_folder(house):
+    house.session().run("count")
+    house.publish()
+    shutil.rmtree(house.folder / "runs")
+    house.calls.clear()
+    opened = house.session()
+    assert opened.run("count").payload == {"words": 30} and house.calls == ["count"]
+    assert opened.state("count", opened.runs).word == "fresh"
+    assert house.session(runs_only=True).run("count").payload == {"words": 30}
+    assert house.calls == ["count", "grow", "write", "0 rows were there"], "a run computes everything itself, and finds the same"
+
+
+def test_published_results_without_their_rows_are_made_again(house):
+    opened = house.session()
+    opened.run("count")
+    house.publish()
+    opened.published.write(replace(opened.published.read("write"), rows=(), rows_left_out=True))
+    shutil.rmtree(house.folder / "runs")
+    house.calls.clear()
+    house.session().run("count")
+    assert house.calls == ["grow", "write", "0 rows were there", "count"]
+
+
+def test_a_result_made_from_a_copy_of_another_machine_holds(house):
+    opened = house.session()
+    opened.run("write")
+    house.publish()
+    grown = opened.published.read("grow")
+    opened.published.write(replace(grown, payload={"size": 1}))
+    assert house.why("write", published=True) == ("stale", "grow has changed")
+    opened.published.write(replace(grown, payload={"size": 1}, remade=({"digest": grown.digest, "date": "2026-01-01"},)))
+    assert house.why("write", published=True)[0] == "fresh"

@@ -7,7 +7,8 @@ byte-level BPE with the ChatML template that Qwen2.5 uses.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -131,10 +132,46 @@ def load_tokenizer(source: str | Path, revision: str | None = None):
     """The tokenizer saved beside the weights at ``source`` (a folder or a hub name)."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    with _explained(source):
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+class ModelUnavailable(RuntimeError):
+    """Weights that can't be had from here; says what to do."""
+
+
+@contextmanager
+def _explained(source: str | Path) -> Iterator[None]:
+    """Turns what a hub says when it refuses into a sentence with the remedy."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    try:
+        yield
+    except OSError as error:
+        causes, cause = [error], error
+        while (cause := cause.__cause__ or cause.__context__) is not None and cause not in causes:
+            causes.append(cause)
+        kinds = tuple(type(one) for one in causes)
+
+        def is_(*of: type) -> bool:
+            return any(issubclass(kind, of) for kind in kinds)
+
+        if is_(GatedRepoError) or "gated repo" in str(error):
+            raise ModelUnavailable(
+                f"{source} is gated: ask for access on its page at huggingface.co, make a token that may read it, and put the token "
+                "into HF_TOKEN (or run `hf auth login`)"
+            ) from None
+        if is_(RepositoryNotFoundError):
+            raise ModelUnavailable(f"{source} was not found: is its name right, and may the token in HF_TOKEN read it?") from None
+        if is_(OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) or "couldn't connect" in str(error):
+            raise ModelUnavailable(
+                f"{source} could not be fetched, and is not in the local cache: on a machine with a network run `hf download {source}`, "
+                "or take a profile whose model is shipped (smoke, laptop)"
+            ) from None
+        raise
 
 
 def load(
@@ -155,9 +192,10 @@ def load(
     packing.register_attention()
     gpu = torch.cuda.is_available()
     attention = "flex_attention" if gpu and for_training else packing.ATTENTION
-    model = AutoModelForCausalLM.from_pretrained(
-        source, revision=revision, dtype=getattr(torch, dtype), attn_implementation=attention
-    )
+    with _explained(source):
+        model = AutoModelForCausalLM.from_pretrained(
+            source, revision=revision, dtype=getattr(torch, dtype), attn_implementation=attention, trust_remote_code=False
+        )
     if adapter is not None:
         from peft import PeftModel
 

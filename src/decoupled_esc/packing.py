@@ -181,20 +181,40 @@ def tree_attention(module, query, key, value, attention_mask, tree=None, **kwarg
 
     A chunk needs its own keys and those of its ancestors; all other tails are left out, not masked.  So time and memory
     grow with what is attended to, where one dense mask would make them grow with L squared.  ``tree`` comes from
-    :func:`chunks`; without it this is transformers' "sdpa".
+    :func:`chunks`; without it this is transformers' "sdpa".  Where a model caps its scores (Gemma 2), which sdpa can't, they
+    are computed in the open.
     """
     import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    attend = _capped if kwargs.get("softcap") else sdpa_attention_forward
     if tree is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        return attend(module, query, key, value, attention_mask, **kwargs)
     keys, masks = tree
     queries, sizes = [mask.shape[2] for mask in masks], [mask.shape[3] for mask in masks]
     parts = zip(
         query.split(queries, 2), key.index_select(2, keys).split(sizes, 2), value.index_select(2, keys).split(sizes, 2),
         masks, strict=True,
     )  # fmt: skip
-    return torch.cat([sdpa_attention_forward(module, *part, **kwargs)[0] for part in parts], dim=1), None
+    return torch.cat([attend(module, *part, **kwargs)[0] for part in parts], dim=1), None
+
+
+def _capped(module, query, key, value, attention_mask, *, softcap: float, scaling: float, **kwargs):
+    """Attention whose scores are bounded, softcap * tanh(score / softcap); causal without a mask, as sdpa is."""
+    import torch
+
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = softcap * torch.tanh(query @ key.transpose(2, 3) * (scaling / softcap))
+    if attention_mask is None:
+        queries, keys = scores.shape[-2:]
+        attention_mask = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
+    if attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    else:
+        scores = scores + attention_mask
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    return (weights @ value).transpose(1, 2).contiguous(), None
 
 
 def chunks(depths: Sequence[int], device=None):

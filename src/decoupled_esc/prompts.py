@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from decoupled_esc import taxonomy
 from decoupled_esc.corpus import Message, Turn, fold, tagged
@@ -110,16 +111,54 @@ def fit(turn: Turn, layout: Layout, count: Callable[[Prompt], int], window: int)
     )
 
 
+def chat_for(prompt: Prompt, tokenizer) -> list[dict[str, str]]:
+    """The messages of ``prompt`` as this tokenizer's template takes them.
+
+    Some templates know no system role (Gemma 2's is one): what would be said there stands before the user message that
+    follows it, or after the last one.
+    """
+    messages = prompt.chat()
+    return messages if _knows_system(tokenizer, getattr(tokenizer, "chat_template", None)) else _without_system(messages)
+
+
+@lru_cache(maxsize=8)
+def _knows_system(tokenizer, template: str | None) -> bool:
+    """Whether ``template``, which stands here for the cache's sake, renders a system message."""
+    from jinja2.exceptions import TemplateError
+
+    probe = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello"}]
+    try:
+        return "be brief" in tokenizer.apply_chat_template(probe, tokenize=False)
+    except TemplateError:
+        return False
+
+
+def _without_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = []
+    waiting: list[str] = []
+    for message in messages:
+        if message["role"] == "system":
+            waiting.append(message["content"])
+        elif message["role"] == "user" and waiting:
+            found.append({"role": "user", "content": "\n\n".join([*waiting, message["content"]])})
+            waiting = []
+        else:
+            found.append(message)
+    if waiting:
+        last = max(n for n, message in enumerate(found) if message["role"] == "user")
+        found[last] = {"role": "user", "content": "\n\n".join([found[last]["content"], *waiting])}
+    return found
+
+
 def render(prompt: Prompt, tokenizer) -> tuple[str, str]:
     """(what the model reads, what it should print) as text in the tokenizer's chat template.
 
     The second ends with the template's end of turn.  Raises ValueError for a template that renders a prompt
     differently once it is answered.
     """
-    asked = tokenizer.apply_chat_template(prompt.chat(), add_generation_prompt=True, tokenize=False)
-    answered = tokenizer.apply_chat_template(
-        [*prompt.chat(), {"role": "assistant", "content": prompt.target}], tokenize=False
-    )
+    messages = chat_for(prompt, tokenizer)
+    asked = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    answered = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": prompt.target}], tokenize=False)
     if not answered.startswith(asked):
         raise ValueError(f"{prompt.id}: this chat template changes the prompt when the answer is added")
     return asked, answered[len(asked) :].rstrip("\n")

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from decoupled_esc.packing import Example, answer_logps, attention, attention_mask, pack
-from decoupled_esc.prompts import Prompt, ids, render
+from decoupled_esc.prompts import Prompt, chat_for, ids, render
 
 
 class Sampling(BaseModel):
@@ -145,7 +145,7 @@ class TransformersEngine:
         return [self._completion(prompt, row) for prompt, row in zip(prompts, printed, strict=True)]
 
     def _encode(self, prompt: Prompt) -> list[int]:
-        text = self.tokenizer.apply_chat_template(prompt.chat(), add_generation_prompt=True, tokenize=False)
+        text = self.tokenizer.apply_chat_template(chat_for(prompt, self.tokenizer), add_generation_prompt=True, tokenize=False)
         return ids(text, self.tokenizer)
 
     def _example(self, prompt: Prompt) -> Example:

@@ -62,24 +62,28 @@ def roles(
 ) -> LocalRoles:  # fmt: skip
     """The four roles; an answer depends on ``seed``, the tree, the task and the attempt alone."""
 
-    def spoken(engine: TransformersEngine, layout: Layout, asked: list[Asked], read: Callable[[str], object]) -> list:
-        answers: dict[str, object] = {}
-        prompts = []
+    def prompts(engine: TransformersEngine, layout: Layout, asked: list[Asked]) -> tuple[list[Prompt], dict[str, object]]:
+        """What to ask the model, and by id the errors of those that are too long for it."""
+        found, errors = [], {}
         for one in asked:
             try:
-                prompts.append(fit(_turn(*one), layout, engine.count, window - sampling.max_new_tokens)[0])
+                found.append(fit(_turn(*one), layout, engine.count, window - sampling.max_new_tokens)[0])
             except PromptTooLong:
-                answers[_id(*one)] = RoleError("the talk does not fit into the window")
-        for batch in engine.complete(prompts, sampling, seed=seed):
+                errors[_id(*one)] = RoleError("the talk does not fit into the window")
+        return found, errors
+
+    def spoken(engine: TransformersEngine, layout: Layout, asked: list[Asked], read: Callable[[str], object]) -> list:
+        to_ask, answers = prompts(engine, layout, asked)
+        for batch in engine.complete(to_ask, sampling, seed=seed):
             for completion in batch:
                 answers[completion.id] = _usable(completion, read)
         return [answers[_id(*one)] for one in asked]
 
     def scored(asked: list[Asked]) -> list:
-        turns = {_id(*one): _turn(*one) for one in asked}
-        prompts = [fit(turn, planner_layout, planner.count, window - sampling.max_new_tokens)[0] for turn in turns.values()]
-        found = {id: row for ids, rows in planner.score_choices(prompts, strategies) for id, row in zip(ids, rows.tolist(), strict=True)}
-        return [[round(value, 4) for value in found[id]] for id in turns]
+        to_ask, answers = prompts(planner, planner_layout, asked)
+        for ids, rows in planner.score_choices(to_ask, strategies):
+            answers |= {id: [round(value, 4) for value in row] for id, row in zip(ids, rows.tolist(), strict=True)}
+        return [answers[_id(*one)] for one in asked]
 
     def paid(asked: list[Asked]) -> list:
         last = [(one, one[1].history[-1]) for one in asked]

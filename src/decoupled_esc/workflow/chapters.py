@@ -147,7 +147,6 @@ ROWS_SHOWN = {
     "judged",
     *(f"replies-vanilla-{name}" for name in ("base", "sft", "sft-argmax", "dpo")),
     *(f"replies-decoupled-{name}" for name in ("base", "sft", "sft-argmax", "dpo")),
-    *(f"replies-cso-{name}" for name in ("sft", "dpo")),
     "search",
 }
 """Stages whose rows are published: a chapter shows some of them.  All others would only fill the repository."""
@@ -172,10 +171,8 @@ def publish(profile: str) -> list[str]:
         state = session.state(name, session.runs)
         if state.word == "fresh":
             fresh[name] = session.runs.read(name)
-        elif (here := session.state(name, session.published)).word != "fresh":
-            raise ChapterError(
-                f"{name} is {state.word} ({state.why}), and the published one is {here.word}; run it first: decoupled-esc run --profile {profile}"
-            )
+        elif session.state(name, session.published).word != "fresh":
+            raise ChapterError(f"{name} is {state.word} ({state.why}); run it first: decoupled-esc run --profile {profile}")
     for name, result in fresh.items():
         for data, used in result.inputs["data"].items():
             if used != (published[data] if data in published else fetch.identity(data)):
