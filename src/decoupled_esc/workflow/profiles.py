@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from decoupled_esc.evaluate.judges import Protocol
 from decoupled_esc.generate.client import Endpoint, Mode
 from decoupled_esc.generate.local import Sampling
+from decoupled_esc.generate.vllm import Serving
 from decoupled_esc.models import Backbone
 from decoupled_esc.search.tree import Constants
 from decoupled_esc.train import Preference, Training
@@ -55,6 +56,8 @@ class Generation(Strict):
     reply: Sampling
     plan: Sampling
     batch_tokens: int
+    vllm: Serving | None = None
+    """None: transformers in this process; else vLLM servers."""
 
 
 class PreferenceTraining(Strict):

@@ -16,7 +16,8 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -69,6 +70,10 @@ class Context:
     """Set by the stage: its rows, stored beside its result."""
     tokens: int | None = None
     """Set by the stage: tokens read or written, for the provenance."""
+    open: ExitStack = field(default_factory=ExitStack)
+    """What is closed when the stage is over, however it ends."""
+    servers: dict[str, str] = field(default_factory=dict)
+    """Model -> address of the server that was started for it."""
 
     @property
     def corpus(self) -> corpus.Corpus:
@@ -260,7 +265,8 @@ class Session:
         code, _ = stage_code(stage.run.__name__, Path(stages.__file__))
         start_over_if_changed(folder, _key(inputs, code))
         started = time.perf_counter()
-        payload = _plain(stage.run(context))
+        with context.open:
+            payload = _plain(stage.run(context))
         seconds = time.perf_counter() - started
         provenance = {
             "profile": self.profile.name,

@@ -499,7 +499,7 @@ def _decoupled_replies(context: Context, planner: str | None, generator: str | N
     turns, sampling = _test_turns(context), context.profile.generation.plan
     engine = _engine(context, planner)
     asked = _fit(context, engine, turns, prompts.planner, sampling)
-    plans = _complete(context, engine, asked, sampling, "plans")
+    plans = _complete(context, engine, asked, sampling, "plans", plans=True)
     scored = context.open_rows("scores")
     for ids, scores in engine.score_choices([p for p in asked if p.id not in scored.by_id], taxonomy.STRATEGIES):
         scored.append({"id": id, "scores": row} for id, row in zip(ids, scores.round(4).tolist(), strict=True))
@@ -564,7 +564,7 @@ def _candidates(context: Context, adapter: str, layout, sampling, draws: int) ->
 
     engine, turns = _engine(context, adapter), _training_turns(context)
     asked = _fit(context, engine, turns, layout, sampling)
-    found = [_complete(context, engine, asked, sampling, f"samples/{draw}", draw) for draw in range(draws)]
+    found = [_complete(context, engine, asked, sampling, f"samples/{draw}", draw, plans=adapter == "sft-planner") for draw in range(draws)]
     context.tokens = sum(row["tokens"] for rows in found for row in rows.values())
     said = hashlib.sha256()
     for rows in found:
@@ -1607,17 +1607,22 @@ def _load(context: Context, adapter: str | None = None, *, for_training: bool = 
     """(model, tokenizer) of the profile's backbone, with the adapter that stage ``adapter`` left."""
     from decoupled_esc import models
 
+    source, revision, dtype, policy = _weights(context, adapter)
+    model = models.load(source, revision=revision, dtype=dtype, adapter=policy, for_training=for_training)
+    return model, models.load_tokenizer(source, revision)
+
+
+def _weights(context: Context, adapter: str | None):
+    """(folder or hub name, revision, dtype, folder of an adapter on it or None) of the model that stage ``adapter`` left."""
     backbone = context.profile.backbone
     if backbone.kind == "embedded":
         source, revision, dtype = backbone.folder, None, "float32"
     else:
         source, revision, dtype = backbone.name, backbone.revision, backbone.dtype
     policy = context.folders[adapter] / "policy" if adapter else None
-    lora = adapter is not None and _training_behind(context.profile, adapter).lora is not None
-    if policy is not None and not lora:
-        source, revision, policy = policy, None, None  # full fine-tuning left a whole model
-    model = models.load(source, revision=revision, dtype=dtype, adapter=policy, for_training=for_training)
-    return model, models.load_tokenizer(source, revision)
+    if policy is not None and _training_behind(context.profile, adapter).lora is None:
+        return policy, None, dtype, None  # full fine-tuning left a whole model
+    return source, revision, dtype, policy
 
 
 def _training_behind(profile: Profile, adapter: str):
@@ -1633,9 +1638,33 @@ def _training_behind(profile: Profile, adapter: str):
 def _engine(context: Context, adapter: str | None):
     from decoupled_esc.generate.local import TransformersEngine
 
+    if context.profile.generation.vllm is not None:
+        return _vllm_engine(context, adapter)
     _be_repeatable()
     model, tokenizer = _load(context, adapter)
     return TransformersEngine(model, tokenizer, batch_tokens=context.profile.generation.batch_tokens)
+
+
+def _vllm_engine(context: Context, adapter: str | None):
+    """The model of stage ``adapter`` behind vLLM; adapters on one base share its server, which ends with the stage."""
+    from decoupled_esc import models
+    from decoupled_esc.generate.vllm import Server, ServerError, VLLMEngine
+
+    profile, serving = context.profile, context.profile.generation.vllm
+    source, revision, dtype, policy = _weights(context, adapter)
+    tokenizer, name = models.load_tokenizer(source, revision), adapter if policy else "base"
+    if serving.urls:
+        if adapter and policy is None:
+            raise ServerError(f"{adapter} left a whole model and no adapter, which the servers at urls can't be given; leave urls out")
+        return VLLMEngine(serving.urls, name, tokenizer, serving)
+    if str(source) not in context.servers:
+        adapters = {need: folder / "policy" for need, folder in context.folders.items() if (folder / "policy" / "adapter_config.json").exists()}
+        server = Server(
+            source, context.folder / "vllm.log", adapters=adapters if policy or adapter is None else {}, revision=revision, dtype=dtype,
+            window=profile.data.window, seed=profile.seed, serving=serving,
+        )  # fmt: skip
+        context.servers[str(source)] = context.open.enter_context(server).url
+    return VLLMEngine([context.servers[str(source)]], name, tokenizer, serving)
 
 
 def _training_turns(context: Context) -> list:
@@ -1660,13 +1689,17 @@ def _fit(context: Context, engine, turns, layout, sampling) -> list:
     return [prompts.fit(turn, layout, engine.count, room)[0] for turn in turns]
 
 
-def _complete(context: Context, engine, asked: list, sampling, what: str, draw: int = 0) -> dict[str, dict]:
-    """Completions by id, written down batch by batch; another ``draw`` is drawn with other random numbers."""
-    from decoupled_esc import progress
+def _complete(context: Context, engine, asked: list, sampling, what: str, draw: int = 0, *, plans: bool = False) -> dict[str, dict]:
+    """Completions by id, written down batch by batch; another ``draw`` is drawn with other random numbers.
+
+    ``plans`` are strategies, and behind vLLM can be nothing else.
+    """
+    from decoupled_esc import progress, taxonomy
 
     written, seed = context.open_rows(what), context.profile.seed + 1000 * draw
+    guided = {"choices": taxonomy.STRATEGIES} if plans and context.profile.generation.vllm is not None else {}
     with progress.bar(len(asked), f"{context.folder.name}: {what}", initial=len(written.by_id)) as bar:
-        for batch in engine.complete(asked, sampling, seed=seed, done=frozenset(written.by_id)):
+        for batch in engine.complete(asked, sampling, seed=seed, done=frozenset(written.by_id), **guided):
             written.append(asdict(completion) for completion in batch)
             bar.update(len(written.by_id) - bar.n)
     return written.by_id
@@ -1697,6 +1730,8 @@ def _settings(*parts: str) -> Callable[[Profile], dict]:
             for key in part.split("."):
                 value = value[key] if isinstance(value, dict) else getattr(value, key)
             chosen[part] = value.model_dump() if hasattr(value, "model_dump") else value
+        if profile.generation.vllm is not None and any(part.startswith("generation.") for part in parts):
+            chosen["engine"] = "vllm"
         return chosen
 
     return pick
