@@ -142,7 +142,7 @@ def answer_logps(model, packed: Packed):
     """
     import torch
 
-    device = model.device
+    device = getattr(model, "module", model).device
     predictors, targets, owners = (
         torch.tensor(column, dtype=torch.long, device=device)
         for column in (packed.predictors, packed.targets, packed.owners)
@@ -241,6 +241,7 @@ def attention(depths: Sequence[int], model) -> dict:
 
     if list(depths) == list(range(len(depths))):
         return {}  # a plain sequence
+    model = getattr(model, "module", model)  # inside what spreads it over processes
     window = getattr(model.config, "sliding_window", None)
     if window and max(depths) >= window:
         raise ValueError(f"a prompt of {max(depths) + 1} tokens, and this model attends to {window}. Lower data.window")

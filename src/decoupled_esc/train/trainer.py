@@ -117,14 +117,18 @@ def fine_tune(
     sequences don't fit the loss, and ReferenceMismatch where a reward is not 0 before the first step.
     """
     import torch
+    from accelerate import PartialState
     from datasets import Dataset
     from peft import PeftModel
     from transformers.trainer_callback import PrinterCallback
     from trl import SFTConfig
     from trl.trainer.utils import disable_dropout_in_model
 
-    if how.batch % how.micro_batch:
-        raise ValueError(f"batch {how.batch} is not a multiple of micro_batch {how.micro_batch}")
+    state = PartialState(cpu=not torch.cuda.is_available())
+    processes = state.num_processes
+    if how.batch % (how.micro_batch * processes):
+        shared = f" times {processes} processes" if processes > 1 else ""
+        raise ValueError(f"batch {how.batch} is not a multiple of micro_batch {how.micro_batch}{shared}")
     needed = 1 if preference is None else 3 if preference.loss == "kto" else 2
     if sequences.answers_each != needed:
         name = "sft" if preference is None else preference.loss
@@ -147,7 +151,7 @@ def fine_tune(
         num_train_epochs=how.epochs,
         learning_rate=how.learning_rate,
         per_device_train_batch_size=how.micro_batch,
-        gradient_accumulation_steps=how.batch // how.micro_batch,
+        gradient_accumulation_steps=how.batch // how.micro_batch // processes,
         lr_scheduler_type=how.schedule,
         warmup_steps=round(how.warmup_share * steps),
         bf16=how.precision == "bfloat16",
@@ -177,14 +181,18 @@ def fine_tune(
         data_collator=_collate,
         processing_class=tokenizer,
         peft_config=None if isinstance(model, PeftModel) else _peft(lora),
-        callbacks=[progress_callback(folder.name, steps)],
+        callbacks=[progress_callback(folder.name, steps)] if state.is_main_process else [],
     )
     trainer.loss = _Loss(preference, sequences.answers_each)
     # Ours reports; trl's and transformers' own printing would fill the logs with one dictionary a step.
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=resume)
-    trainer.model.save_pretrained(folder / "policy")
-    tokenizer.save_pretrained(folder / "policy")
+    if processes > 1:
+        trainer.save_model(str(folder / "policy"))  # gathers what is spread over the processes
+    else:
+        trainer.model.save_pretrained(folder / "policy")
+    if state.is_main_process:
+        tokenizer.save_pretrained(folder / "policy")
     return Log(
         steps=tuple(_step(entry) for entry in trainer.state.log_history if "loss" in entry),
         tokens=how.epochs * sequences.tokens,
@@ -207,6 +215,7 @@ def held_out_loss(model, sequences: Sequences) -> float:
 
 def _trainer_class():
     import torch
+    from accelerate.utils import gather_object
     from trl import SFTTrainer
 
     class PackedTrainer(SFTTrainer):
@@ -221,7 +230,7 @@ def _trainer_class():
             forest = inputs["forest"]
             total, metrics = self.loss(answer_logps(model, forest), forest, inputs["reference"])
             for name, values in metrics.items():  # a value a pair: the log's mean weighs pairs, not micro-batches
-                self._metrics["train"][name].extend(values.tolist())
+                self._metrics["train"][name].extend(gather_object(values.tolist()))
             # Devices average their gradients, and each of them divides by the items of all.
             return total / num_items_in_batch * self.accelerator.num_processes
 

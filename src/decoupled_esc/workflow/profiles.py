@@ -18,7 +18,7 @@ from decoupled_esc.generate.local import Sampling
 from decoupled_esc.generate.vllm import Serving
 from decoupled_esc.models import Backbone
 from decoupled_esc.search.tree import Constants
-from decoupled_esc.train import Preference, Training
+from decoupled_esc.train import Launch, Preference, Training
 
 FOLDER = Path(__file__).parents[3] / "profiles"
 
@@ -163,6 +163,8 @@ class Profile(Strict):
     generator_layout: Literal["paper", "trunk"]
     """Where the generator reads its strategy: before the dialogue as in the paper, turn by turn; or after it, so that a
     dialogue is read once for all its turns."""
+    several_gpus: Launch | None = None
+    """None: each training in one process."""
     sft: SupervisedFineTuning
     generation: Generation
     mining: Mining

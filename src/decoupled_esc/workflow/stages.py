@@ -250,7 +250,7 @@ def _fine_tuned(context: Context, turns_of, layout, unit: str, how) -> dict:
     dialogues = context.corpus.split("train")[: profile.data.train_dialogues]
     turns = [turn for dialogue in dialogues for turn in turns_of(dialogue)]
     sequences = train.encode(turns, layout, tokenizer, profile.data.window, unit)
-    log = train.fine_tune(model, tokenizer, sequences, how, context.folder, seed=profile.seed)
+    model, log = _trained(context, None, model, tokenizer, sequences, how)
     context.tokens = log.tokens
     unseen = [turn for dialogue in context.corpus.split("validation") for turn in turns_of(dialogue)]
     held_out = train.encode(unseen, layout, tokenizer, profile.data.window, unit)
@@ -837,7 +837,7 @@ def _preference(context: Context, role: str, kind: str, loss: str | None = None,
     if preference.has_reference:
         weights = models.weights_digest(context.folders[f"sft-{role}"] / "policy")
         reference = train.reference_logps(model, sequences, weights, context.folder, training.precision)
-    log = train.fine_tune(model, tokenizer, sequences, training, context.folder, seed=profile.seed, preference=preference, reference=reference)
+    model, log = _trained(context, f"sft-{role}", model, tokenizer, sequences, training, preference=preference, reference=reference)
     context.tokens = log.tokens
     unseen = [turn for dialogue in context.corpus.split("validation") for turn in corpus.turns(dialogue)]
     held_out = train.encode(unseen, layout, tokenizer, profile.data.window, unit)
@@ -1255,7 +1255,7 @@ def _chained(context: Context, loss: str | None, source: str = "esc-pro", share:
         if preference.has_reference:
             weights = models.weights_digest(context.folders[start] / "policy") if start else profile.backbone.name
             reference = train.reference_logps(model, sequences, weights, context.folder, training.precision)
-    log = train.fine_tune(model, tokenizer, sequences, training, context.folder, seed=profile.seed, preference=preference, reference=reference)
+    model, log = _trained(context, start, model, tokenizer, sequences, training, preference=preference, reference=reference)
     context.tokens = log.tokens
     unseen = [turn for dialogue in context.corpus.split("validation")[: profile.data.test_dialogues or 40] for turn in corpus.turns(dialogue)]
     held_out = train.encode(unseen, prompts.vanilla, tokenizer, window)
@@ -1623,6 +1623,21 @@ def _weights(context: Context, adapter: str | None):
     if policy is not None and _training_behind(context.profile, adapter).lora is None:
         return policy, None, dtype, None  # full fine-tuning left a whole model
     return source, revision, dtype, policy
+
+
+def _trained(context: Context, start: str | None, model, tokenizer, sequences, how, **preference):
+    """(the policy, log) of training ``model``, which stage ``start`` left: in this process, or in as many as the profile says."""
+    from decoupled_esc import models, train
+
+    profile, policy = context.profile, context.folder / "policy"
+    if profile.several_gpus is None:
+        return model, train.fine_tune(model, tokenizer, sequences, how, context.folder, seed=profile.seed, **preference)
+    model.to("cpu")  # the others need its place
+    weights = _weights(context, start)
+    log = train.launched(weights, sequences, how, context.folder, profile.several_gpus, seed=profile.seed, **preference)
+    source, revision, dtype, _ = weights
+    adapter = policy if (policy / "adapter_config.json").exists() else None
+    return models.load(source if adapter else policy, revision=revision if adapter else None, dtype=dtype, adapter=adapter), log
 
 
 def _training_behind(profile: Profile, adapter: str):
