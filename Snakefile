@@ -18,5 +18,5 @@ for job in JOBS:
         input: job.needs, job.files,
         output: touch(job.marker),
         params: kind=job.kind, job=job.name,
-        resources: gpu=int(job.gpu),
+        resources: **job.resources,
         shell: "decoupled-esc job {params.kind} {params.job} --profile " + PROFILE

@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     run = command("run", _run, "run stages and chapters that are due, and build the book")
     run.add_argument("targets", nargs="*", metavar="stage|chapter", help="only these and what they need (default: all)")
     run.add_argument("--cores", type=int, default=os.cpu_count(), help="jobs at a time (default: all cores)")
+    run.add_argument("--cluster", type=Path, metavar="FOLDER", help="run the jobs on a cluster, by a Snakemake profile (profiles/slurm)")
     command("status", _status, "say which results are fresh, stale or missing, and why")
     data = command("data", _data, "list the data sets, fetch or verify one", profile=False)
     data.add_argument("action", nargs="?", choices=("list", "fetch", "verify"), default="list")
@@ -113,9 +114,15 @@ def _run(options) -> int:
     print(f"data: {origin}")
     if due:
         print(f"{len(due)} of {len(wanted)} jobs are due: {', '.join(plan['due'])}", flush=True)
+    if options.cluster is None:
+        where = ["--cores", str(options.cores), "--resources", "gpu=1"]
+    elif (options.cluster / "config.yaml").exists():
+        where = ["--workflow-profile", str(options.cluster.resolve())]
+    else:
+        raise StageError(f"{options.cluster} holds no config.yaml; profiles/slurm is one that does")
     command = [
         sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT),
-        "--config", f"profile={profile.name}", "--cores", str(options.cores), "--resources", "gpu=1",
+        "--config", f"profile={profile.name}", *where,
         "--rerun-triggers", "mtime", "--max-checksum-file-size", "0", "--rerun-incomplete", "--nolock", "--quiet", "all",
         "--", *[job.marker for job in graph if job.name in options.targets],
     ]  # fmt: skip

@@ -30,6 +30,13 @@ class Job:
     marker: str
     gpu: bool = False
 
+    @property
+    def resources(self) -> dict[str, int]:
+        """What a cluster is asked for: GPUs, memory (MB), time (minutes) and cores.  On one machine only ``gpu`` counts."""
+        if self.gpu:
+            return {"gpu": 1, "mem_mb": 64_000, "runtime": 24 * 60, "cpus_per_task": 8}
+        return {"gpu": 0, "mem_mb": 8_000, "runtime": 6 * 60, "cpus_per_task": 1}
+
 
 def build(profile: str) -> Path:
     """Where a run under ``profile`` puts executed chapters, markers and the book."""
