@@ -64,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--cores", type=int, default=os.cpu_count(), help="jobs at a time (default: all cores)")
     run.add_argument("--cluster", type=Path, metavar="FOLDER", help="run the jobs on a cluster, by a Snakemake profile (profiles/slurm)")
     command("status", _status, "say which results are fresh, stale or missing, and why")
+    plan = command("plan", _plan, "say what a run would take on a card: GPU-hours, memory, tokens, money")
+    plan.add_argument("--card", default="RTX 4090", help="as in workflow/planner.py (default: RTX 4090, the paper's)")
     data = command("data", _data, "list the data sets, fetch or verify one", profile=False)
     data.add_argument("action", nargs="?", choices=("list", "fetch", "verify"), default="list")
     data.add_argument("name", nargs="?", help="a data set (default: esconv and failed_esconv)")
@@ -144,6 +146,25 @@ def _run(options) -> int:
     print(f"all done in {_span(time.time() - plan['started'])}")
     if not options.targets:
         print(f"open {_shown(folder / 'book' / '_build' / 'html' / 'index.html')}")
+    return 0
+
+
+def _plan(options) -> int:
+    from decoupled_esc.workflow import planner
+    from decoupled_esc.workflow.profiles import ProfileError, load_profile, nearest
+    from decoupled_esc.workflow.session import Session, StageError
+    from decoupled_esc.workflow.stages import STAGES
+
+    profile, published = load_profile(options.profile), Session("laptop").published
+    if options.card not in planner.CARDS:
+        raise StageError(f"no card {options.card!r}{nearest(options.card, list(planner.CARDS))}. Cards: {', '.join(planner.CARDS)}")
+    if profile.backbone.name not in planner.MODELS:
+        raise ProfileError(f"profile {profile.name} needs no GPU, and there is nothing to plan: `decoupled-esc status` says what it took")
+    counted = {name: result for name in STAGES if (result := published.read(name)) is not None}
+    print(f"profile {profile.name} on one {options.card}, one seed; tokens as counted under profile laptop; at {100 * planner.SHARE:.0f}% of the card's rate (assumed)")
+    for row in planner.table(planner.plan(profile, planner.CARDS[options.card], counted)):
+        print(f"{row['stage']:34}" + "".join(f"{row[key]:>14}" for key in list(row)[1:]))
+    print(f"{'':34}" + "".join(f"{key:>14}" for key in list(row)[1:]))
     return 0
 
 

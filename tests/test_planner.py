@@ -1,0 +1,73 @@
+"""The plan and the ledger: arithmetic by hand, and what a plan must say of any profile."""
+
+import pytest
+
+from decoupled_esc.workflow import planner
+from decoupled_esc.workflow.profiles import load_profile, names
+from decoupled_esc.workflow.session import Session
+from decoupled_esc.workflow.stages import STAGES
+from decoupled_esc.workflow.store import Result
+
+QWEN = planner.MODELS["Qwen/Qwen2.5-7B-Instruct"]
+CARD = planner.CARDS["A100 80GB"]
+
+
+def result(name, payload, tokens=None):
+    return Result(name, payload, {}, "", {"wall_seconds": 60.0, "tokens": tokens, "peak_memory_mib": 100, "date": "d", "commit": "c"})
+
+
+def test_the_arithmetic_of_a_training_by_hand():
+    counted = {"sft-planner": result("sft-planner", {"tokens": 1_000_000, "tokens_apart": 9_000_000})}
+    (line,) = planner.plan(load_profile("qwen2.5-7b"), CARD, counted)
+    assert line.read == pytest.approx(720_000)
+    assert line.hours == pytest.approx(720_000 * 4 * 7.62e9 / (312e12 * 0.35) / 3600)
+    assert 14 < line.gib < 24, "the weights alone are 14.2 GiB"
+
+
+def test_the_papers_generator_reads_every_turns_context_anew():
+    counted = {"sft-generator": result("sft-generator", {"tokens": 1_000_000, "tokens_apart": 9_000_000})}
+    (line,) = planner.plan(load_profile("qwen2.5-7b"), CARD, counted)
+    assert line.read == pytest.approx(0.72 * 9_000_000)
+
+
+def test_all_weights_take_more_than_adapters_and_generating_least():
+    full, lora = (planner.memory(QWEN, 1000, training=True, lora_rank=rank) for rank in (None, 16))
+    assert full > 7.62e9 * 16 / 2**30 > 4 * lora
+    assert planner.memory(QWEN, 64, training=False, lora_rank=16) < lora
+    assert planner.flops_a_token(QWEN, "train", False) == 3 * planner.flops_a_token(QWEN, "read", False) == 6 * QWEN.parameters
+
+
+def test_a_faster_card_takes_less_time_and_the_sum_is_of_all_lines():
+    published = Session("laptop").published
+    counted = {name: found for name in STAGES if (found := published.read(name)) is not None}
+    for name in names():
+        profile = load_profile(name)
+        if profile.backbone.name not in planner.MODELS:
+            continue
+        hours = {}
+        for card in planner.CARDS.values():
+            lines = planner.plan(profile, card, counted)
+            whole = planner.total(lines)
+            assert whole.hours == pytest.approx(sum(line.hours for line in lines)) and whole.gib == max(line.gib for line in lines)
+            assert {"sft-vanilla", "dpo-planner", "replies-vanilla-sft", "judged"} <= {line.stage for line in lines}
+            hours[card.name] = whole.hours
+        assert hours["H100 80GB"] < hours["A100 80GB"] < hours["RTX 4090"]
+        assert planner.table(lines)[-1]["stage"] == "all"
+
+
+def test_the_search_is_paid_by_its_calls():
+    trees = {"t": {"iterations": 10}}
+    counted = {"search": result("search", {"trees": trees, "tasks": {"reward": 50, "seeker": 40}})}
+    (line,) = planner.plan(load_profile("qwen2.5-7b"), CARD, counted)
+    calls = 100 * 100 * 9
+    assert line.read == pytest.approx(calls * 800)
+    assert line.dollars == pytest.approx(calls * (800 * 0.15 + 40 * 0.60) / 1e6)
+
+
+def test_every_paper_profile_has_a_model_to_plan_with():
+    assert {load_profile(name).backbone.name for name in names() if load_profile(name).scale == "paper"} == set(planner.MODELS)
+
+
+def test_the_ledger_lists_what_there_is_in_the_graphs_order():
+    rows = planner.ledger({"sft-planner": result("sft-planner", {}, 5), "data": result("data", {})})
+    assert [(row["stage"], row["seconds"], row["tokens"]) for row in rows] == [("data", 60.0, None), ("sft-planner", 60.0, 5)]
