@@ -2,8 +2,10 @@
 
 import ast
 import hashlib
+import shutil
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import nbformat
@@ -253,6 +255,63 @@ def test_what_doesnt_hold_is_not_published(home, break_, why):
     with pytest.raises(ChapterError, match=why):
         chapters.publish("smoke")
     assert not home.published.exists()
+
+
+@pytest.fixture
+def grown(home, monkeypatch):
+    """Three toy stages that were published whole: ``first`` leaves a folder, ``old`` and ``new`` read its result."""
+    home.bits = "one machine"
+    monkeypatch.setattr(chapters, "publish_notebooks", lambda: [])
+
+    def first(context):
+        (context.folder / "policy").mkdir(exist_ok=True)
+        return {"bits": home.bits}
+
+    def old(context):
+        return {"of": context.needs["first"].payload["bits"]}
+
+    def new(context):
+        return {"new": context.needs["first"].payload["bits"], "beside": context.needs["old"].payload["of"]}
+
+    table = [Stage("first", first, lambda p: {"seed": p.seed}, leaves=("policy",)), Stage("old", old, lambda p: {}, ("first",))]
+    home.new = Stage("new", new, lambda p: {}, ("first", "old"))
+    monkeypatch.setattr(stages, "STAGES", {stage.name: stage for stage in table})
+    home.session("smoke").run("old")
+    assert chapters.publish("smoke") == ["first", "old"]
+    shutil.rmtree(home.runs)
+    return home
+
+
+def test_a_part_that_was_run_later_joins_what_stays(grown, monkeypatch):
+    grown.bits = "another machine"
+    monkeypatch.setattr(stages, "STAGES", stages.STAGES | {"new": grown.new})
+    assert grown.session("smoke").run("new").payload == {"new": "another machine", "beside": "one machine"}
+    assert chapters.publish("smoke") == ["first", "new"]
+    opened = grown.session("smoke")
+    kept = opened.published.read("first")
+    assert kept.payload == {"bits": "one machine"} and kept.remade[0]["digest"] == opened.runs.read("first").digest
+    assert all(opened.state(name, opened.published).word == "fresh" for name in stages.STAGES)
+    assert chapters.publish("smoke") == [], "the copy is noted once"
+
+
+def test_after_a_whole_run_everything_is_replaced(grown):
+    grown.bits = "another machine"
+    opened = grown.session("smoke")
+    for name in ("first", "old"):
+        opened.runs_only = True
+        opened.run(name)
+    assert chapters.publish("smoke") == ["first", "old"]
+    assert opened.published.read("old").payload == {"of": "another machine"} and not opened.published.read("first").remade
+
+
+def test_what_would_no_longer_fit_is_told_before_notebooks_are_made(grown):
+    grown.bits = "another machine"
+    opened = grown.session("smoke")
+    opened.run("first")
+    stale = opened.published.read("first")
+    opened.published.write(replace(stale, inputs=stale.inputs | {"settings": {"seed": 0}}))
+    with pytest.raises(ChapterError, match="old is missing"):
+        chapters.publish("smoke")
 
 
 def test_a_fresh_stamp_has_no_problem(published):

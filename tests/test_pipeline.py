@@ -10,7 +10,7 @@ from decoupled_esc.evaluate import Evaluation
 from decoupled_esc.evaluate.judges import Protocol
 from decoupled_esc.generate.client import Endpoint
 from decoupled_esc.models import HubModel, weights_digest
-from decoupled_esc.present import replication
+from decoupled_esc.present import chained, replication
 from decoupled_esc.train import Lora
 from decoupled_esc.workflow import stages
 from decoupled_esc.workflow.profiles import Judge, load_profile
@@ -106,6 +106,28 @@ def test_metrics_and_report_read_back(session, metrics):
     ]  # fmt: skip
     assert replication.report(tables).status.notna().all()
     assert all("SYNTHETIC" in table.caption for table in tables)
+
+
+def test_from_search_to_csos_tables(session, metrics):
+    searched = session.run("search")
+    assert len(searched.rows) == len(searched.payload["trees"]) > 0
+    gold = [node for row in searched.rows for node in row["nodes"] if node.get("gold")]
+    assert gold and not any("reply" in node for node in gold), "what people said is not in what is published"
+    pro = session.run("esc-pro").payload
+    assert pro["statistics"]["released"]["pairs"] == pro["pairs"]
+    found = session.run("metrics-cso")
+    evaluation = Evaluation.from_json(json.dumps(found.payload))
+    assert set(evaluation.systems) == set(stages.CSO_SYSTEMS)
+    prompted = Evaluation.from_json(json.dumps(metrics.payload))
+    tuning = "full"
+    tables = [chained.table_2(evaluation, prompted, tuning, session.label), chained.table_4(evaluation, session.label), chained.table_5(pro, session.label)]
+    tables += [chained.losses(evaluation, table, tuning, session.label) for table in chained.BACKBONES]
+    report = replication.report(tables)
+    assert report.status.notna().all() and not report.duplicated(["table", "row", "column"]).any()
+    assert chained.table_7(pro).shape == (7, 3)
+    weights = {name: session.run(f"cso-{name}").payload["weights"] for name in stages.CHAINED}
+    if pro["statistics"]["released"]["pairs"] > 2:
+        assert len(set(weights.values())) > 1
 
 
 def test_offline_judges_of_invented_labels_say_so(session, metrics):
