@@ -172,7 +172,8 @@ lines = {
 plain(pd.DataFrame({"": lines}), "Two engines on two CPU cores (bench/vllm_serve.py); single runs.")
 
 # %% [markdown]
-# On a CPU nothing is gained by a server, and on a GPU these numbers say nothing; what they show is that the two engines agree, and that a client which keeps many requests under way is worth having.
+# What these numbers show is how far the two engines agree, and that a client which keeps many requests under way is worth having even where two cores do all the work.
+# Of a GPU they say nothing.
 #
 # ## What was proven, and where
 #
