@@ -125,7 +125,7 @@ figures.show("fig_tree", shown)
 
 # %% [markdown]
 # ```{glue:figure} fig_tree
-# :name: fig-tree
+# :name: fig-search-tree
 # :alt: A search tree from left to right. Each circle is a round of the dialogue with the abbreviation of its strategy and its number of visits; colour is its mean reward, and a thick rim marks the gold dialogue.
 #
 # A search tree: the rounds that were spoken out, with strategy and visits; colour is $Q$, a thick rim the gold dialogue.

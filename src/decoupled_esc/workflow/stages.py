@@ -1931,7 +1931,10 @@ STAGES: dict[str, Stage] = {
             Stage(
                 f"cso-{name}",
                 run,
-                _settings("data.test_dialogues", "data.window", "cso"),
+                _settings(
+                    "data.test_dialogues", "data.window", "cso.start",
+                    *(("cso.sft",) if name == "sft" else ("cso.training", f"cso.losses.{name if name in LOSSES else 'dpo'}")),
+                ),
                 ("base-model", "sft-vanilla", "esc-pro-random" if name == "random" else "esc-pro"),
                 leaves=("policy",),
             )
