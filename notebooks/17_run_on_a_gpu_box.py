@@ -121,6 +121,25 @@ taken["all"] = {"stages": f"{len(rows)}", "minutes": f"{sum(row['seconds'] for r
 plain(pd.DataFrame(taken).T, f"The ledger of profile {book.label}: minutes of work, each stage on one thread beside another job.")
 
 # %% [markdown]
+# ## The plan for the small run, checked
+#
+# How good is arithmetic by tokens and operations?
+# Take the rate of one training, *sft-vanilla*, plan all others by it, and look at what they took.
+
+# %% tags=["hide-input"]
+compared = {
+    row["stage"]: {
+        "operations, 10^12": f"{row['operations'] / 1e12:.0f}", "planned, minutes": f"{row['planned'] / 60:.1f}", "took, minutes": f"{row['took'] / 60:.1f}",
+        "10^9 operations a second": f"{row['rate'] / 1e9:.0f}",
+    }
+    for row in planner.checked(results)
+}  # fmt: skip
+plain(pd.DataFrame(compared or {"–": {"planned, minutes": "nothing was trained"}}).T, f"Trainings as planned from one of them, and as they went; profile {book.label}; single runs, most beside another job.")
+
+# %% [markdown]
+# Trainings that read long dialogues with few targets, or that also measure divergence on validation dialogues, take longer than their operations say.
+# A plan for a card that nobody has tried is not better than this.
+#
 # ## What the large ones will take: an estimate
 #
 # For each stage: tokens as counted by the small run on the same data, times a factor between the two vocabularies; operations a token, $2N$ to read and, for adapters, as much again to learn; over the card's rate by its data sheet, times a share.

@@ -64,6 +64,17 @@ def test_the_search_is_paid_by_its_calls():
     assert line.dollars == pytest.approx(calls * (800 * 0.15 + 40 * 0.60) / 1e6)
 
 
+def test_a_plan_is_checked_against_the_ledger():
+    counted = {
+        "sft-vanilla": result("sft-vanilla", {"tokens": 1000, "parameters": 10}), "sft-planner": result("sft-planner", {"tokens": 3000, "parameters": 10}),
+        "dpo-planner": result("dpo-planner", {"tokens": 1000, "parameters": 10, "loss": {}}), "data": result("data", {}),
+    }  # fmt: skip
+    rows = {row["stage"]: row for row in planner.checked(counted)}
+    assert rows["sft-vanilla"]["planned"] == rows["sft-vanilla"]["took"] == 60
+    assert rows["sft-planner"]["planned"] == pytest.approx(180) and rows["dpo-planner"]["planned"] == pytest.approx(80)
+    assert planner.checked({"data": result("data", {})}) == []
+
+
 def test_every_paper_profile_has_a_model_to_plan_with():
     assert {load_profile(name).backbone.name for name in names() if load_profile(name).scale == "paper"} == set(planner.MODELS)
 

@@ -176,6 +176,32 @@ def _searched(profile: Profile, counted: Mapping) -> Line:
     return Line("search", calls * ASKED[0], calls * ASKED[1], 0.0, 0.0, dollars)
 
 
+def checked(results: Mapping[str, Result], by: str = "sft-vanilla") -> list[dict]:
+    """The plan's arithmetic against the ledger: each training's seconds as they follow from the rate of stage ``by``, and as they were.
+
+    Operations are 6 N a token that is read, and a preference training also reads everything once for its reference (2 N).
+    """
+
+    def operations(payload: Mapping) -> float:
+        epochs_once = 2 * payload["tokens"] if "loss" in payload else 0
+        return payload["parameters"] * (6 * payload["tokens"] + epochs_once)
+
+    trained = {
+        name: found for name, found in results.items()
+        if name.split("-")[0] in ("sft", "dpo", "ipo", "simpo", "kto", "orpo") and found.payload.get("tokens")
+    }  # fmt: skip
+    if by not in trained:
+        return []
+    rate = operations(trained[by].payload) / trained[by].provenance["wall_seconds"]
+    return [
+        {
+            "stage": name, "operations": operations(found.payload), "planned": operations(found.payload) / rate, "took": found.provenance["wall_seconds"],
+            "rate": operations(found.payload) / found.provenance["wall_seconds"],
+        }
+        for name, found in trained.items()
+    ]  # fmt: skip
+
+
 def total(lines: Sequence[Line]) -> Line:
     """Sums; of memory the largest."""
     sums = [sum(getattr(line, key) for line in lines) for key in ("read", "written", "hours")]
