@@ -75,7 +75,7 @@ plain(pd.DataFrame({name: line(result) for name, result in policies.items()}).T.
 #
 # CSO's learning rates belong to large models.
 # For the small one, rates of DPO were tried on 40 validation dialogues, and the one with the best macro F1 was taken, for all losses; their other constants were not searched.
-# With the rate that suits the pairs of [chapter 07](07_train_vanilla_baselines.ipynb), of which there are a hundred times as many, nothing would have been learned at all.
+# The search leaves far fewer pairs than the mining of [chapter 04](04_mine_preferences.ipynb), and so far fewer steps: at the rate that suits the coupled model of [chapter 07](07_train_vanilla_baselines.ipynb) next to nothing was learned.
 
 # %% tags=["hide-input"]
 tried = sorted((entry for entry in benchmarks.load("preference_search") if entry["role"] == "cso"), key=lambda entry: entry["learning_rate"])

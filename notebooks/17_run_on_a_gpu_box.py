@@ -175,7 +175,7 @@ plain(pd.DataFrame(kept).set_index("stage"), "The plan of qwen2.5-7b on one RTX 
 # %% [markdown]
 # ## vLLM against this process
 #
-# Both engines answered the 1,792 test turns with the same small model on the same two cores, greedily.
+# Both engines answered all test turns with the same small model on the same two cores, greedily.
 
 # %% tags=["hide-input"]
 served = benchmarks.load("vllm_serve")

@@ -16,8 +16,8 @@ BACKBONES = {"cso/table-9": "llama3.1-8b", "cso/table-10": "qwen2.5-7b", "cso/ta
 KEYS = ("Q", "B", "Q_W", "R-L")
 LOSSES = ("dpo", "simpo", "ipo", "kto", "orpo")
 SETTING = (
-    "Ours: ESConv's 1,792 test turns and strategies; CSO's are a test set after Kang et al. (2024) and other strategies, "
-    "so that levels can't be equal, and the direction of a difference is all that compares."
+    "Test turns and strategies are ESConv's here, and in CSO those of a test set after Kang et al. (2024), so that levels can't be "
+    "equal, and the direction of a difference is all that compares."
 )
 
 
