@@ -79,7 +79,7 @@ plain(constants, f"Constants of the search, profile {book.label}; the profile's 
 #
 # What that can show: that the search, its data and the training from them work, and where they lead when the roles are weak.
 # What it can't show: that a search by good models finds better dialogues.
-# The seeker neither gets better nor worse by what is said to it, and the judges are hardly worth more than the classifiers behind them.
+# Whether the seeker that a model plays would feel better is nothing that anybody measured, and the judges are worth no more than the classifiers behind them.
 
 # %% tags=["hide-input"]
 seeker = book.result("sft-seeker").payload
@@ -189,7 +189,7 @@ for key, name in (("fig_pro_stages", "preferred"), ("fig_seed_stages", "seeds"))
 # ```
 #
 # The paper reads from its two figures that ESC-Pro is more diverse than its seeds.
-# Ours can hardly be: the gold paths themselves are most of what is preferred.
+# Where nearly all preferred turns of the pairs are a person's (the table of the two readings), ours can hardly be: it is the gold dialogues again.
 
 # %% tags=["hide-input"]
 kinds = pro.get("strategies", {})

@@ -108,6 +108,18 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(where, near):
     assert message(put(plain(), where, 1)) == f"profiles/x.yaml: unknown key {where!r} (did you mean {near!r}?)"
 
 
+def test_a_search_that_nobody_plays_is_told_in_a_sentence():
+    assert message(put(plain(), "search.seeker", None)).endswith("search: without roles behind servers the search needs a seeker to train")
+    role = {"model": "m"}
+    assert "roles names a server for each" in message(put(plain(), "search.roles", {"seeker": role}))
+
+
+def test_adapters_and_all_weights_are_not_mixed():
+    lora = {"rank": 4, "alpha": 4, "dropout": 0.0}
+    found = message(put(plain(), "cso.training.lora", lora))
+    assert found == "profiles/x.yaml: cso.sft, cso.training, sft.vanilla: all of them train an adapter (lora), or none does"
+
+
 def test_an_unknown_key_below_an_optional_section_is_named_too():
     found = message(put(plain("qwen2.5-7b"), "sft.generator.lora.rnk", 16))
     assert found.endswith("unknown key 'sft.generator.lora.rnk' (did you mean 'rank'?)")

@@ -22,16 +22,25 @@ def main(arguments: list[str] | None = None) -> int:
     from decoupled_esc.evaluate.people import PeopleError
     from decoupled_esc.generate.client import EndpointError
     from decoupled_esc.generate.record import RecordError
+    from decoupled_esc.generate.vllm import ServerError
     from decoupled_esc.mining import PairsError
+    from decoupled_esc.models import ModelUnavailable
     from decoupled_esc.prompts import PromptTooLong
+    from decoupled_esc.search.escpro import ProError
+    from decoupled_esc.search.tree import SearchError
+    from decoupled_esc.train import LaunchError
     from decoupled_esc.workflow.book import BookError
     from decoupled_esc.workflow.chapters import ChapterError
     from decoupled_esc.workflow.profiles import ProfileError
     from decoupled_esc.workflow.session import StageError
 
+    known = (
+        BookError, ChapterError, CorpusError, EndpointError, LaunchError, ModelUnavailable, PairsError, PeopleError, ProError, ProfileError,
+        PromptTooLong, RecordError, SearchError, ServerError, StageError,
+    )  # fmt: skip
     try:
         return options.command(options) or 0
-    except (BookError, ChapterError, CorpusError, EndpointError, PairsError, PeopleError, ProfileError, PromptTooLong, RecordError, StageError) as error:
+    except known as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:

@@ -181,6 +181,16 @@ class Profile(Strict):
         """This profile with another seed, and no more."""
         return self.model_copy(update={"name": f"{self.name.partition('@')[0]}@{seed}", "seed": seed, "more_seeds": []})
 
+    @model_validator(mode="after")
+    def _one_kind_of_weights(self) -> Profile:
+        """A later training goes on with what an earlier one trained: an adapter, or all weights."""
+        lora = {"cso.sft": self.cso.sft.lora, "cso.training": self.cso.training.lora}
+        if self.cso.start == "sft-vanilla":
+            lora["sft.vanilla"] = self.sft.vanilla.lora
+        if len({one is None for one in lora.values()}) > 1:
+            raise ValueError(f"{', '.join(lora)}: all of them train an adapter (lora), or none does")
+        return self
+
     @property
     def deviations(self) -> tuple[str, ...]:
         """What a reader of a comparison with the papers has to know about this profile, a sentence each."""
@@ -240,13 +250,15 @@ def nearest(word: str, known: list[str]) -> str:
 
 def _explain(problem: dict) -> str:
     path = [str(part) for part in problem["loc"]]
-    if path[0] == "backbone":
+    if path[:1] == ["backbone"]:
         del path[1:2]  # pydantic names the union's branch ("embedded", "hub"); a reader of the file sees no such level
     where = ".".join(path)
     if problem["type"] == "extra_forbidden":
         return f"unknown key {where!r}{nearest(path[-1], _keys_beside(path))}"
     if problem["type"] == "missing":
         return f"missing key {where!r}"
+    if problem["type"] == "value_error" and isinstance(problem["input"], dict):  # about a whole section, which is long
+        return f"{where}: {problem['ctx']['error']}".removeprefix(": ")
     return f"{where}: {problem['msg'].lower()}, got {problem['input']!r}"
 
 
