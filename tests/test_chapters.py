@@ -83,7 +83,7 @@ def test_stages_are_read_once_in_order_of_asking(tmp_path):
 
 def test_rows_are_published_where_a_chapter_shows_them():
     shown = {name for name in stages_read(chapters.NOTEBOOKS / "08_evaluate_systems.py") if name.startswith("replies-")}
-    assert chapters.ROWS_SHOWN == {*shown, "judged", "search"} and chapters.ROWS_SHOWN <= set(stages.STAGES)
+    assert chapters.ROWS_SHOWN == {*shown, "judged", "search", "tallies", "tallies-cso"} and chapters.ROWS_SHOWN <= set(stages.STAGES)
 
 
 def test_parameters_are_those_of_the_tagged_cell(tmp_path):

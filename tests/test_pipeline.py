@@ -117,7 +117,7 @@ def test_from_search_to_csos_tables(session, metrics):
     pro = session.run("esc-pro").payload
     assert pro["statistics"]["released"]["pairs"] == pro["pairs"]
     found = session.run("metrics-cso")
-    evaluation = Evaluation.from_json(json.dumps(found.payload))
+    evaluation = Evaluation.from_json(json.dumps(found.payload["together"]))
     assert set(evaluation.systems) == set(stages.CSO_SYSTEMS)
     prompted = Evaluation.from_json(json.dumps(metrics.payload))
     tuning = "full"

@@ -546,7 +546,7 @@ USED = {
     **{f"sft-{role}": BASE for role in ("vanilla", "planner", "generator")},
     "pairs": {"taxonomy", "corpus", "prompts", "generate", "evaluate", "mining"},
     **{name: {*BASE, "evaluate", "generate", "mining"} for name in stages.STAGES if name.split("-")[0] in stages.LOSSES},
-    **dict.fromkeys(("metrics", "metrics-controlled", "metrics-losses", "questions"), {"taxonomy", "corpus", "evaluate"}),
+    **dict.fromkeys(("metrics", "metrics-controlled", "metrics-losses", "questions", "metrics-cso", "tallies", "tallies-cso"), {"taxonomy", "corpus", "evaluate"}),
     **dict.fromkeys(("error-classifier", "empathy-scale", "judged-offline"), {"taxonomy", "corpus", "evaluate"}),
     "judged": {"taxonomy", "corpus", "evaluate", "generate", "mining"},
     "sft-seeker": {*BASE, "generate", "search"},
@@ -554,7 +554,6 @@ USED = {
     "esc-pro": {"taxonomy", "corpus", "evaluate", "search"},
     "esc-pro-random": {*BASE, "generate", "search"} - {"train"},
     **dict.fromkeys((name for name in stages.STAGES if name.startswith("cso-")), {*BASE, "search"}),
-    "metrics-cso": {"taxonomy", "corpus", "evaluate"},
     "decoding": {"taxonomy", "corpus", "prompts", "evaluate", "generate"},
 }
 
@@ -638,10 +637,52 @@ def ask(context):
     (house.folder / "runs" / "smoke@15" / "grow.json").unlink()
     assert opened.state("ask", opened.runs).why == "grow@15 is missing"
     assert opened.run("ask").payload["grow@15"] == 15
-    for name in ("grow", "ask"):
-        opened.published.write(opened.runs.read(name))
-    assert opened.state("ask", opened.published).word == "fresh", "other seeds are published as far as they entered a result"
+    for one, name in opened.whole():
+        one.published.write(one.runs.read(name))
+    assert opened.state("ask", opened.published).word == "fresh"
     assert "more was [14, 15]" in house.session(more_seeds=[14]).state("ask", opened.published).why
+    shutil.rmtree(house.folder / "runs")
+    further = house.session(more_seeds=[14, 15, 16])
+    further.files = {}
+    assert further.run("ask").payload["grow@16"] == 16
+    assert [path.name for path in sorted((house.folder / "runs").iterdir())] == ["smoke", "smoke@16"], "what other seeds gave was published"
+    (house.folder / "results" / "smoke@15" / "grow.json").unlink()
+    assert opened.state("ask", opened.published).why == "grow@15 is missing"
+
+
+def test_what_is_made_once_is_made_under_the_profiles_own_seed_and_read_by_every_other(house):
+    toys = SimpleNamespace()
+    text = '''
+def search(context):
+    (context.folder / "pairs").write_text(str(context.profile.seed))
+    return {"seed": context.profile.seed}
+
+def learn(context):
+    return {"searched": context.needs["search"].payload["seed"], "read": (context.folders["search"] / "pairs").read_text()}
+
+def ask(context):
+    return {name: result.payload["read"] for name, result in context.needs.items()}
+'''
+    exec(text, vars(toys))
+    house.module.write_text(text, encoding="utf-8")
+    code._read.cache_clear()
+    table = (
+        Stage("search", toys.search, lambda p: {"seed": p.seed}, corpora=(), uses_model=False, leaves=("pairs",), once=True),
+        Stage("learn", toys.learn, lambda p: {"seed": p.seed}, ("search",), corpora=(), uses_model=False),
+        Stage("ask", toys.ask, lambda p: {}, ("learn",), corpora=(), over_seeds=("learn",), uses_model=False),
+    )
+    house.monkeypatch.setattr(stages, "STAGES", {stage.name: stage for stage in table})
+    assert stages.of_every_seed() == ["learn"]
+    opened = house.session(more_seeds=[14])
+    opened.files = {}
+    assert opened.run("ask").payload == {"learn": "13", "learn@14": "13"}
+    assert not (house.folder / "runs" / "smoke@14" / "search.json").exists()
+    alone = house.session(seed=14, name="smoke@14")
+    alone.files = {}
+    assert alone.state("learn", alone.runs).word == "fresh", "the session of another seed finds it by itself"
+    (house.folder / "runs" / "smoke" / "search.json").unlink()
+    assert opened.state("ask", opened.runs).why == "learn is stale (search is missing)"
+    assert alone.state("learn", alone.runs).why == "search is missing"
 
 
 # --- Published results, and copies from other machines ---

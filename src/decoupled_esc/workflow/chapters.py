@@ -147,9 +147,10 @@ ROWS_SHOWN = {
     "judged",
     *(f"replies-vanilla-{name}" for name in ("base", "sft", "sft-argmax", "dpo")),
     *(f"replies-decoupled-{name}" for name in ("base", "sft", "sft-argmax", "dpo")),
-    "search",
+    "search", "tallies", "tallies-cso",
 }
-"""Stages whose rows are published: a chapter shows some of them.  All others would only fill the repository."""
+"""Stages whose rows are published: a chapter shows some of them, or other seeds are added to them on another machine.  All
+others would only fill the repository."""
 
 
 def publish(profile: str) -> list[str]:
@@ -162,25 +163,27 @@ def publish(profile: str) -> list[str]:
     """
     from decoupled_esc import corpus
     from decoupled_esc.corpus import fetch
-    from decoupled_esc.workflow.stages import STAGES
 
-    session = Session(profile)
+    whole = Session(profile).whole()
     published = corpus.manifest_digests()
     fresh = {}
-    for name in STAGES:
-        state = session.state(name, session.runs)
+    for session, name in whole:
+        called, state = _called(session, name), session.state(name, session.runs)
         if state.word == "fresh":
-            fresh[name] = session.runs.read(name)
+            fresh[called] = session.runs.read(name)
         elif session.state(name, session.published).word != "fresh":
-            raise ChapterError(f"{name} is {state.word} ({state.why}); run it first: decoupled-esc run --profile {profile}")
-    for name, result in fresh.items():
+            raise ChapterError(f"{called} is {state.word} ({state.why}); run it first: decoupled-esc run --profile {profile}")
+    for called, result in fresh.items():
         for data, used in result.inputs["data"].items():
             if used != (published[data] if data in published else fetch.identity(data)):
-                raise ChapterError(f"{name} was not made from the published files of {data} and can't be published")
+                raise ChapterError(f"{called} was not made from the published files of {data} and can't be published")
     written = []
-    for name, result in fresh.items():
-        stays = len(fresh) < len(STAGES) and session.state(name, session.published).word == "fresh"
-        old = session.published.read(name)
+    for session, name in whole:
+        called, old = _called(session, name), session.published.read(name)
+        if called not in fresh:
+            continue
+        result = fresh[called]
+        stays = len(fresh) < len(whole) and session.state(name, session.published).word == "fresh"
         if stays and result.digest in old.digests:
             continue
         if stays:
@@ -188,10 +191,17 @@ def publish(profile: str) -> list[str]:
             result = replace(old, remade=(*old.remade, copy))
         elif result.rows and name not in ROWS_SHOWN:
             result = replace(result, rows=(), rows_left_out=True)
-        written.append(session.published.write(result).stage)
-    if lost := [name for name in STAGES if session.state(name, session.published).word != "fresh"]:
+        session.published.write(result)
+        written.append(called)
+    if lost := [_called(*one) for one in whole if one[0].state(one[1], one[0].published).word != "fresh"]:
         raise ChapterError(f"these do not fit what was published now: {', '.join(lost)}; run them too: decoupled-esc run --profile {profile}")
     return written + publish_notebooks()
+
+
+def _called(session: Session, name: str) -> str:
+    """A stage as a run calls it: under another seed than the profile's own with that seed after an @."""
+    _, at, seed = session.profile.name.partition("@")
+    return name + at + seed
 
 
 def publish_notebooks() -> list[str]:

@@ -224,15 +224,15 @@ def _say(folder: Path, what: str, finished: str | None = None) -> None:
 
 def _status(options) -> int:
     from decoupled_esc.workflow.session import Session
-    from decoupled_esc.workflow.stages import STAGES
 
-    session = Session(options.profile)
-    print(f"profile {session.profile.name}: {session.profile.description}")
+    opened = Session(options.profile)
+    print(f"profile {opened.profile.name}: {opened.profile.description}")
     print(f"{'stage':<30}{'run here':<44}  published")
-    for name in STAGES:
+    for session, name in opened.whole():
         here, published = (session.state(name, store) for store in (session.runs, session.published))
         words = [f"{s.word} ({s.why})" if s.why else s.word for s in (here, published)]
-        print(f"{name:<30}{words[0]:<44}  {words[1]}")
+        seed = "" if session is opened else f"@{session.profile.seed}"
+        print(f"{name + seed:<30}{words[0]:<44}  {words[1]}")
     return 0
 
 

@@ -59,7 +59,7 @@ def jobs(profile: str) -> list[Job]:
         return Job(
             "stage",
             stage.name + end,
-            tuple(marker(need) for need in (*(need + end for need in stage.needs), *others)),
+            tuple(marker(need) for need in (*(need + end * (not stages.STAGES[need].once) for need in stage.needs), *others)),
             _files(
                 described, folder / "data.txt", Path(stages.__file__), *weights,
                 *stage_code(stage.run.__name__, Path(stages.__file__))[1],
@@ -68,7 +68,7 @@ def jobs(profile: str) -> list[Job]:
             gpu=settings.needs_gpu and stage.uses_model,
         )  # fmt: skip
 
-    found = [job(stages.STAGES[name], f"@{seed}") for seed in settings.more_seeds for name in _asked_of_every_seed()]
+    found = [job(stages.STAGES[name], f"@{seed}") for seed in settings.more_seeds for name in stages.of_every_seed()]
     found += [job(stage) for stage in stages.STAGES.values()]
     drawing = [PACKAGE / "present" / "book.mplstyle", ROOT / "data" / "paper_values.json"]
     drawing += [path for folder in ("bench", "pretraining") for path in (ROOT / "results" / folder).glob("*.json")]
@@ -81,17 +81,6 @@ def jobs(profile: str) -> list[Job]:
     pages += [path for path in (ROOT / "book").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     executed = tuple(job.marker for job in found if job.kind == "chapter")
     return [*found, Job("book", "book", executed, _files(*pages), marker("book"))]
-
-
-def _asked_of_every_seed() -> list[str]:
-    """The stages that are run under a profile's other seeds too, each after those it needs."""
-    wanted, queue = set(), [name for stage in stages.STAGES.values() for name in stage.over_seeds]
-    while queue:
-        name = queue.pop()
-        if name not in wanted:
-            wanted.add(name)
-            queue += stages.STAGES[name].needs
-    return [name for name in stages.STAGES if name in wanted]
 
 
 def behind(graph: list[Job], names: list[str]) -> list[Job]:

@@ -94,17 +94,24 @@ class Session:
         self.runs = Store(runs, self.profile.name)
         self.published = Store(published, self.profile.name)
         self.runs_only = os.environ.get(RUNS_ONLY) == "1" if runs_only is None else runs_only
-        self._others: dict[str, Session] = {}
+        self._seeds: dict[int | None, Session] = {self.profile.seed: self}
+        if "@" not in self.profile.name:
+            self._seeds[None] = self
+        self._reader = self  # which of these reads the data, once for all
 
     @cached_property
     def corpora(self) -> dict[str, corpus.Corpus]:
         """ESConv and FailedESConv as found on this machine (read once)."""
+        if self._reader is not self:
+            return self._reader.corpora
         # A run has fetched what it could before its first job: the jobs keep off the network.
         return {name: corpus.load(name, download=not self.runs_only) for name in ("esconv", "failed_esconv")}
 
     @cached_property
     def files(self) -> dict[str, tuple[Path, ...]]:
         """The files of data sets that only some stages read and nothing downloads unasked, where they are here."""
+        if self._reader is not self:
+            return self._reader.files
         found = {name: fetch.here(name) for name in stages.file_sets()}
         return {name: located.paths for name, located in found.items() if located is not None}
 
@@ -133,7 +140,7 @@ class Session:
     def run(self, name: str) -> Result:
         """The result of stage ``name`` under ``runs/``, running it and what it needs where that does not hold."""
         stage = self._stage(name)
-        needs = {need: self._of(need).given(need.partition("@")[0]) for need in self._needs(stage)}
+        needs = {need: of.given(name) for need, (of, name) in self._needs(stage).items()}
         folder = self.runs.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):  # a chapter and a `run` may ask for the same stage at once
@@ -161,12 +168,9 @@ class Session:
         result = store.read(name)
         if result is None:
             return State("missing", "never run" if not store.path(name).exists() else "its file is damaged")
-        for need in self._needs(stage):
-            of, need_stage = self._of(need), need.partition("@")[0]
-            if of is not self and store is self.published:
-                continue  # what other seeds gave is published as far as it entered this result
-            own = store if of is self else of.runs
-            borrowed = of._borrowed(need_stage) if own is not self.published else None
+        for need, (of, need_stage) in self._needs(stage).items():
+            own = of.published if store is self.published else of.runs
+            borrowed = of._borrowed(need_stage) if store is self.runs else None
             above = borrowed or own.read(need_stage)
             if above is None:
                 return State("stale", f"{need} is missing")
@@ -192,20 +196,29 @@ class Session:
                 return State("stale", "its folder holds other weights")
         return State("fresh")
 
-    def _needs(self, stage: stages.Stage) -> tuple[str, ...]:
-        """The names of what ``stage`` needs; of another seed with the seed after an @."""
-        return (*stage.needs, *(f"{name}@{seed}" for name in stage.over_seeds for seed in self.profile.more_seeds))
+    def whole(self) -> list[tuple[Session, str]]:
+        """All that a run of this profile computes: its stages, and under its other seeds those that are run under every one."""
+        others = [self._under(seed) for seed in self.profile.more_seeds]
+        return [(other, name) for other in others for name in stages.of_every_seed()] + [(self, name) for name in stages.STAGES]
 
-    def _of(self, need: str) -> Session:
-        """The session that computes ``need``: this one, or that of another seed."""
-        seed = need.partition("@")[2]
-        if not seed:
-            return self
-        if seed not in self._others:
-            other = Session(self.profile.under(int(seed)), runs_only=True, runs=self.runs.folder.parent, published=self.published.folder.parent)
-            other.__dict__ |= {"corpora": self.corpora, "files": self.files}  # read once
-            self._others[seed] = other
-        return self._others[seed]
+    def _needs(self, stage: stages.Stage) -> dict[str, tuple[Session, str]]:
+        """What ``stage`` needs: the name that it knows it by, with the seed after an @ for another one's, -> whose it is, and the stage."""
+        own = {need: (self._first if stages.STAGES[need].once else self, need) for need in stage.needs}
+        return own | {f"{need}@{seed}": (self._under(seed), need) for need in stage.over_seeds for seed in self.profile.more_seeds}
+
+    def _under(self, seed: int | None) -> Session:
+        """The session of this profile under another seed, or under its own where ``seed`` is None; all know each other."""
+        if seed not in self._seeds:
+            profile = self.profile.under(seed) if seed is not None else load_profile(self.profile.name.partition("@")[0])
+            other = Session(profile, runs_only=self.runs_only, runs=self.runs.folder.parent, published=self.published.folder.parent)
+            other._seeds, other._reader = self._seeds, self._reader
+            self._seeds[seed] = other
+        return self._seeds[seed]
+
+    @property
+    def _first(self) -> Session:
+        """The session that makes what is made once."""
+        return self._under(None)
 
     def vouch(self, name: str, why: str) -> None:
         """Accept the present code for the result of ``name``, published and run here, with the reason kept in it.
@@ -252,7 +265,7 @@ class Session:
             profile=self.profile,
             folder=folder,
             needs=needs,
-            folders={need: self.runs.folder / need for need in stage.needs},  # of this seed: no other's weights are read
+            folders={need: of.runs.folder / need for need, (of, _) in self._needs(stage).items() if need in stage.needs},
             corpora={name: self.corpora[name] for name in stage.corpora},
             files={name: self.files[name] for name in stage.files if name in self.files},
             answers=self.runs.folder.parent / "answers.sqlite",

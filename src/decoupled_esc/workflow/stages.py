@@ -5,10 +5,12 @@
     sft-*      -> candidates-vanilla, candidates-planner, candidates-generator -> pairs
     pairs      -> dpo-vanilla, dpo-planner, dpo-generator; the same of one kind of pair, or with another loss
     all models -> replies-*, drawn or by argmax
-    replies-*  -> metrics, metrics-controlled, metrics-losses, questions, decoding, judged-offline, judged
+    replies-*  -> metrics, metrics-controlled, metrics-losses, decoding, judged-offline, judged
+    replies-*  -> tallies, of every seed -> questions
 
     base-model -> sft-seeker; with sft-planner and sft-generator -> search -> esc-pro -> esc-pro-random
-    esc-pro    -> cso-sft, cso-dpo and its other losses, amounts and pairs -> replies-cso-* -> metrics-cso
+    esc-pro    -> cso-sft, cso-dpo and its other losses, amounts and pairs -> replies-cso-*
+    replies-*  -> tallies-cso, of every seed; with tallies -> metrics-cso
 
 A stage is a function of its context that returns a JSON-able payload.  Its imports stand inside it: they are what its
 code version is taken from, and a reader of stored results never loads torch.
@@ -38,6 +40,8 @@ class Stage:
     """Data sets that it reads as files and does without where they are absent, saying so in its result."""
     over_seeds: tuple[str, ...] = ()
     """Stages whose results under the profile's other seeds it reads as well, as ``<name>@<seed>``."""
+    once: bool = False
+    """It is data, made under the profile's own seed: what is run under another seed reads that."""
     uses_model: bool = True
     leaves: tuple[str, ...] = ()
     """Folders that later stages read from this one's folder, where this profile has them."""
@@ -70,9 +74,10 @@ LOSSES = ("dpo", "ipo", "simpo", "kto", "orpo")
 CHAINED = ("sft", "dpo", "ipo", "simpo", "kto", "orpo", "random", "quarter", "half")
 """What is trained on ESC-Pro: fine-tuning, five losses, DPO against random rejected turns, DPO on a part of the trees."""
 
-CSO_SYSTEMS = (
-    "vanilla-base", "vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo", *(f"cso-{name}" for name in CHAINED)
-)  # fmt: skip
+TALLIED = ("vanilla-base", *(f"cso-{name}" for name in CHAINED))
+"""Of CSO's systems those that no research question of DecoupledESC asks for."""
+
+CSO_SYSTEMS = ("vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo", *TALLIED)
 
 CSO_CONTRASTS = (
     ("cso-dpo", "cso-sft"),
@@ -1287,33 +1292,43 @@ def _as_before(context: Context, start: str | None) -> dict:
     return {"missing": "the search left too few pairs to learn from", "weights": models.weights_digest(context.folder / "policy")}
 
 
-def metrics_cso(context: Context) -> dict:
-    """The models trained on ESC-Pro beside those of DecoupledESC: same base, same test turns, same decoding (chapter 13)."""
-    return _measured(context, CSO_SYSTEMS, CSO_CONTRASTS)
+def tallies(context: Context) -> dict:
+    """What the systems of the research questions did at the test turns under one seed, in the few kilobytes that scores need."""
+    return _tallied(context, ASKED)
+
+
+def tallies_cso(context: Context) -> dict:
+    """The same of the models trained on ESC-Pro."""
+    return _tallied(context, TALLIED)
+
+
+def _tallied(context: Context, names) -> dict:
+    from decoupled_esc.evaluate import seeds
+
+    context.rows = tuple({"id": name, **seeds.record(_evaluated(context, f"replies-{name}"))} for name in names)
+    return {"systems": list(names), "turns": len(_test_turns(context))}
 
 
 def questions(context: Context) -> dict:
-    """The differences behind RQ1 to RQ3 under every seed, and over all of them (chapters 09 to 11).
+    """The differences behind RQ1 to RQ3 averaged over all seeds, and under each (chapters 09 to 11)."""
+    return _over_seeds(context, ASKED, _between(ASKED))
 
-    Over all seeds, a system is what its copies said at every turn; dialogues are drawn with all that was said in them.
-    """
-    from dataclasses import replace as copied
 
-    from decoupled_esc.evaluate import evaluate_systems
+def metrics_cso(context: Context) -> dict:
+    """The models trained on ESC-Pro beside those of DecoupledESC: same base, same test turns, same decoding (chapter 13)."""
+    return _over_seeds(context, CSO_SYSTEMS, CSO_CONTRASTS)
 
-    seeds = [context.profile.seed, *context.profile.more_seeds]
-    by_seed = {
-        seed: {name: _evaluated(context, f"replies-{name}" + f"@{seed}" * (seed != context.profile.seed)) for name in ASKED} for seed in seeds
-    }
-    together = {
-        name: [copied(turn, id=f"{turn.id}@{seed}") for seed in seeds for turn in by_seed[seed][name]] for name in ASKED
-    }
-    contrasts = _between(ASKED)
-    return {
-        "seeds": seeds,
-        "together": asdict(evaluate_systems(together, contrasts=contrasts, **_resampling(context))),
-        "by_seed": {str(seed): asdict(evaluate_systems(by_seed[seed], contrasts=contrasts, **_resampling(context)))["contrasts"] for seed in seeds},
-    }
+
+def _over_seeds(context: Context, names, contrasts) -> dict:
+    """``names`` by their tallies under every seed that the profile has."""
+    from decoupled_esc.evaluate.seeds import evaluate_seeds
+
+    by_seed: dict[int, dict] = {seed: {} for seed in (context.profile.seed, *context.profile.more_seeds)}
+    for need, result in context.needs.items():
+        seed = int(need.partition("@")[2] or context.profile.seed)
+        by_seed[seed] |= {row["id"]: row for row in result.rows if row["id"] in names}
+    together, single = evaluate_seeds(_test_turns(context), by_seed, contrasts=contrasts, **_resampling(context))
+    return {"seeds": list(by_seed), "together": asdict(together), "by_seed": {str(seed): values for seed, values in single.items()}}
 
 
 def decoding(context: Context) -> dict:
@@ -1908,6 +1923,7 @@ STAGES: dict[str, Stage] = {
             corpora=("esconv", "failed_esconv"),
             files=("decoupledesc_release", "empathy_mental_health"),
             leaves=("logs",),
+            once=True,
         ),
         Stage(
             "esc-pro",
@@ -1918,6 +1934,7 @@ STAGES: dict[str, Stage] = {
             files=("decoupledesc_release", "empathy_mental_health"),
             uses_model=False,
             leaves=("pairs.jsonl", "sft.jsonl"),
+            once=True,
         ),
         Stage(
             "esc-pro-random",
@@ -1926,6 +1943,7 @@ STAGES: dict[str, Stage] = {
             ("base-model", "sft-generator", "esc-pro"),
             corpora=(),
             leaves=("pairs.jsonl",),
+            once=True,
         ),
         *(
             Stage(
@@ -1951,20 +1969,20 @@ STAGES: dict[str, Stage] = {
                 strict=True,
             )
         ),
-        Stage(
-            "metrics-cso",
-            metrics_cso,
-            _settings("data.test_dialogues", "bootstrap_replicates"),
-            tuple(f"replies-{system}" for system in CSO_SYSTEMS),
-            uses_model=False,
+        *(
+            Stage(name, run, _settings("data.test_dialogues"), tuple(f"replies-{system}" for system in systems), uses_model=False)
+            for name, run, systems in (("tallies", tallies, ASKED), ("tallies-cso", tallies_cso, TALLIED))
         ),
-        Stage(
-            "questions",
-            questions,
-            _settings("data.test_dialogues", "bootstrap_replicates", "more_seeds"),
-            tuple(f"replies-{name}" for name in ASKED),
-            over_seeds=tuple(f"replies-{name}" for name in ASKED),
-            uses_model=False,
+        *(
+            Stage(
+                name,
+                run,
+                _settings("data.test_dialogues", "bootstrap_replicates", "more_seeds"),
+                needs,
+                over_seeds=needs,
+                uses_model=False,
+            )
+            for name, run, needs in (("questions", questions, ("tallies",)), ("metrics-cso", metrics_cso, ("tallies", "tallies-cso")))
         ),
         Stage(
             "decoding",
@@ -2013,3 +2031,14 @@ STAGES: dict[str, Stage] = {
 def file_sets() -> list[str]:
     """The data sets that some stage reads as files."""
     return sorted({name for stage in STAGES.values() for name in stage.files})
+
+
+def of_every_seed() -> list[str]:
+    """The stages that are run under a profile's other seeds too: those read over seeds, and what they need."""
+    wanted, queue = set(), [name for stage in STAGES.values() for name in stage.over_seeds]
+    while queue:
+        name = queue.pop()
+        if name not in wanted and not STAGES[name].once:
+            wanted.add(name)
+            queue += STAGES[name].needs
+    return [name for name in STAGES if name in wanted]

@@ -1,0 +1,97 @@
+"""Scores over several trainings: with one seed those of `evaluate_systems`, with more their average and wider intervals."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from test_bootstrap import system
+
+from decoupled_esc.evaluate import TEXT_METRICS, evaluate_systems
+from decoupled_esc.evaluate.seeds import evaluate_seeds, record
+from decoupled_esc.taxonomy import STRATEGIES
+
+TURNS = {
+    13: {"a": system(1), "b": system(2, accuracy=0.1)},
+    14: {"a": system(3), "b": system(4, accuracy=0.1)},
+    15: {"a": system(5), "b": system(6, accuracy=0.3)},
+}
+GOLD = [SimpleNamespace(id=turn.id, dialogue=turn.dialogue, strategy=turn.gold_strategy) for turn in TURNS[13]["a"]]
+RECORDS = {seed: {name: record(turns) for name, turns in systems.items()} for seed, systems in TURNS.items()}
+HOW = {"contrasts": [("a", "b")], "replicates": 400, "seed": 7}
+
+
+def over(*seeds):
+    return evaluate_seeds(GOLD, {seed: RECORDS[seed] for seed in seeds}, **HOW)
+
+
+def test_one_seed_is_what_evaluate_systems_says():
+    ours, by_seed = over(13)
+    theirs = evaluate_systems(TURNS[13], **HOW)
+    for part in ("systems", "contrasts"):
+        for name, scores in getattr(ours, part).items():
+            assert list(scores["paper"]) == [*TEXT_METRICS, "Q_W", "Q", "B"]
+            for key, estimate in scores["paper"].items():
+                expected = getattr(theirs, part)[name]["paper"][key]
+                assert (estimate.value, estimate.low, estimate.high) == pytest.approx((expected.value, expected.low, expected.high), abs=1e-5)
+    for name, details in ours.details.items():
+        expected = theirs.details[name]
+        assert (details.confusion, details.invalid, details.turns) == (expected.confusion, expected.invalid, expected.turns)
+        assert details.preference["paper"] == pytest.approx(expected.preference["paper"])
+    assert by_seed == {13: {"a - b": {key: e.value for key, e in ours.contrasts["a - b"]["paper"].items()}}}
+
+
+def test_several_seeds_are_averaged_and_kept():
+    together, by_seed = over(13, 14, 15)
+    assert list(by_seed) == [13, 14, 15]
+    for key, estimate in together.contrasts["a - b"]["paper"].items():
+        assert estimate.value == pytest.approx(np.mean([by_seed[seed]["a - b"][key] for seed in by_seed]))
+        assert estimate.low <= estimate.value <= estimate.high
+    single = [over(seed)[0].systems["b"]["paper"]["Q"].value for seed in TURNS]
+    assert together.systems["b"]["paper"]["Q"].value == pytest.approx(np.mean(single))
+    assert together.details["a"].turns == 3 * len(GOLD)
+
+
+def test_the_same_model_thrice_has_the_interval_of_one():
+    once, _ = over(13)
+    thrice, _ = evaluate_seeds(GOLD, dict.fromkeys((13, 14, 15), RECORDS[13]), **HOW)
+    for name, scores in thrice.systems.items():
+        for key, estimate in scores["paper"].items():
+            expected = once.systems[name]["paper"][key]
+            assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    """A system that is right always under one seed, and never under another: any two dialogues agree, and the seeds don't."""
+    right = "".join(str(STRATEGIES.index(turn.strategy)) for turn in sorted(GOLD, key=lambda turn: turn.id))
+    wrong = "".join(str((int(sign) + 1) % 8) for sign in right)
+    text = RECORDS[13]["a"]["text"]
+    seeds = {seed: {"a": {"strategies": said, "text": text}} for seed, said in ((13, right), (14, wrong), (15, right))}
+    found, _ = evaluate_seeds(GOLD, seeds, contrasts=[], replicates=2000, seed=0)
+    q = found.systems["a"]["paper"]["Q"]
+    assert q.value == pytest.approx(200 / 3) and q.low < 1 and q.high == pytest.approx(100)
+
+
+def test_a_record_is_small_plain_data_in_the_order_of_ids():
+    turns = TURNS[13]["a"]
+    assert record(turns[::-1]) == record(turns) == json.loads(json.dumps(record(turns)))
+    found = record(turns)
+    assert len(found["strategies"]) == len(turns) and found["strategies"].count("-") == sum(turn.predicted_strategy is None for turn in turns)
+    assert np.array(found["text"]).shape == (20, 6)
+
+
+def test_what_does_not_fit_together_is_refused():
+    with pytest.raises(ValueError, match="no reply to .* turns"):
+        record(system(1, replies=False))
+    with pytest.raises(ValueError, match=r"seed 14 has the systems \['a'\]"):
+        evaluate_seeds(GOLD, {13: RECORDS[13], 14: {"a": RECORDS[14]["a"]}}, **HOW)
+    short = {"a": RECORDS[13]["a"] | {"strategies": "01"}, "b": RECORDS[13]["b"]}
+    with pytest.raises(ValueError, match="a under seed 13: 2 turns of 20 dialogues, and the test set has"):
+        evaluate_seeds(GOLD, {13: short}, **HOW)
+
+
+def test_one_dialogue_has_no_interval():
+    turns = system(1, dialogues=1)
+    gold = [SimpleNamespace(id=turn.id, dialogue=turn.dialogue, strategy=turn.gold_strategy) for turn in turns]
+    found, _ = evaluate_seeds(gold, {13: {"a": record(turns)}}, contrasts=[], replicates=20, seed=0)
+    assert found.systems["a"]["paper"]["Q"].low is None
