@@ -3,6 +3,7 @@
     python bench/preference_search.py planner dpo 3e-5 1e-4 3e-4 --profile laptop
     python bench/preference_search.py generator simpo 1e-5 3e-5
     python bench/preference_search.py cso dpo 1e-5 3e-5 1e-4    # the coupled model on the search's pairs (CSO)
+    python bench/preference_search.py cso-lora dpo 1e-4 3e-4 1e-3    # the same with adapters
 
 Trains from the profile's fine-tuned policy on its mined pairs, as the stage does, and writes down a line for each rate:
 what the policy then does on validation turns beside what the fine-tuned one did.  Finished lines are kept and not run
@@ -27,12 +28,13 @@ from decoupled_esc.workflow.session import Context, Session
 from decoupled_esc.workflow.store import ROOT, write_atomically
 
 OUT = ROOT / "results" / "bench" / "preference_search.json"
+CSO = ("cso", "cso-lora")
 DIALOGUES = 40  # of the validation split; replies are written to their turns
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("role", choices=(*stages.ROLES, "cso"))
+    parser.add_argument("role", choices=(*stages.ROLES, *CSO))
     parser.add_argument("loss", choices=("dpo", "ipo", "simpo", "kto", "orpo"))
     parser.add_argument("rates", nargs="+", type=float)
     parser.add_argument("--profile", default="laptop")
@@ -42,17 +44,16 @@ def main() -> None:
     for rate in options.rates:
         context, loss = _context(session, options.role, options.loss, rate)
         what = {"profile": options.profile, "role": options.role, "learning_rate": rate, "loss": loss,
-                "pairs": context.needs["esc-pro"].payload["digest"] if options.role == "cso" else context.needs["pairs"].payload["digests"]}  # fmt: skip
+                "pairs": context.needs["esc-pro"].payload["digest"] if options.role in CSO else context.needs["pairs"].payload["digests"]}  # fmt: skip
         if any(line.items() >= what.items() for line in lines):
             continue
         started = time.perf_counter()
-        if options.role == "cso":
-            trained = stages._chained(context, options.loss)
+        if options.role in CSO:
+            trained = stages.chain(context, options.loss, lora=options.role == "cso-lora")
         else:
-            kind = {"planner": "strategy", "generator": "response", "vanilla": "vanilla"}[options.role]
-            trained = stages._preference(context, options.role, kind, None if options.loss == "dpo" else options.loss)
+            trained = stages.prefer(context, options.role, None if options.loss == "dpo" else options.loss)
         seconds = time.perf_counter() - started
-        for name, policy in (("before", "sft-vanilla" if options.role == "cso" else f"sft-{options.role}"), ("after", "trained")):
+        for name, policy in (("before", "sft-vanilla" if options.role in CSO else f"sft-{options.role}"), ("after", "trained")):
             if name == "after" or not any(line.get("before") and line["role"] == options.role for line in lines):
                 what = {**what, name: _validation(context, options.role, policy)}
         last = trained["steps"][-1]
@@ -70,10 +71,12 @@ def _found() -> list[dict]:
 
 def _context(session: Session, role: str, loss: str, rate: float) -> tuple[Context, dict]:
     profile = session.profile
-    if role == "cso":
-        own = profile.cso.losses[loss].model_copy(update={"learning_rate": rate})
-        profile = profile.model_copy(update={"cso": profile.cso.model_copy(update={"losses": profile.cso.losses | {loss: own}})})
-        return _folders(session, profile, ("base-model", "sft-vanilla", "esc-pro"), f"cso-{loss}-{rate:g}", "cso-trained"), own.loss.model_dump()
+    if role in CSO:
+        how = profile.cso.lora if role == "cso-lora" else profile.cso
+        own = how.losses[loss].model_copy(update={"learning_rate": rate})
+        how = how.model_copy(update={"losses": how.losses | {loss: own}})
+        profile = profile.model_copy(update={"cso": profile.cso.model_copy(update={"lora": how}) if role == "cso-lora" else how})
+        return _folders(session, profile, ("base-model", "sft-vanilla", "esc-pro"), f"{role}-{loss}-{rate:g}", "cso-trained"), own.loss.model_dump()
     own = getattr(profile.preference, role)
     if loss == "dpo":
         own = own.model_copy(update={"training": own.training.model_copy(update={"learning_rate": rate})})
@@ -99,23 +102,23 @@ def _folders(session: Session, profile, needed: tuple[str, ...], name: str, trai
 
 def _validation(context: Context, role: str, policy: str) -> dict:
     """What a policy does on validation turns."""
-    adapter = policy if policy.startswith("sft") else "cso-trained" if role == "cso" else f"trained-{role}"
+    adapter = policy if policy.startswith("sft") else "cso-trained" if role in CSO else f"trained-{role}"
     model, tokenizer = stages._load(context, adapter)
     engine = TransformersEngine(model, tokenizer, batch_tokens=context.profile.generation.batch_tokens)
     split = context.corpus.split("validation")
     turns = [turn for dialogue in (split if role == "planner" else split[:DIALOGUES]) for turn in corpus.turns(dialogue)]
     if role == "planner":
         return _planned(context, engine, turns)
-    layout = prompts.LAYOUTS[stages._layout(context.profile, "vanilla" if role == "cso" else role)]
+    layout = prompts.LAYOUTS[stages._layout(context.profile, "vanilla" if role in CSO else role)]
     sampling = context.profile.generation.reply
     asked = stages._fit(context, engine, turns, layout, sampling)
     texts = {c.id: c.text for batch in engine.complete(asked, sampling, seed=context.profile.seed) for c in batch}
     rows = []
     for turn in turns:
-        said, reply = prompts.parse_tagged(texts[turn.id]) if role in ("vanilla", "cso") else (turn.strategy, " ".join(texts[turn.id].split()))
+        said, reply = prompts.parse_tagged(texts[turn.id]) if role in ("vanilla", *CSO) else (turn.strategy, " ".join(texts[turn.id].split()))
         rows.append(EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, said, reply))
     scores = evaluate_systems({"x": rows}, contrasts=[], replicates=10, seed=0).systems["x"]["paper"]
-    keys = ("D-1", "B-1", "F1", "R-L") + (("Q_W", "Q", "B") if role in ("vanilla", "cso") else ())
+    keys = ("D-1", "B-1", "F1", "R-L") + (("Q_W", "Q", "B") if role in ("vanilla", *CSO) else ())
     _, label = stages._error_judge(replace(context, files=Session(context.profile).files))
     seen = label(turns, {row.id: (row.predicted_strategy, row.reply) for row in rows})
     faults = [rejected for _, rejected in seen.values()]

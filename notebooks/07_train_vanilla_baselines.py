@@ -103,7 +103,7 @@ table_5
 
 # %% tags=["hide-input"]
 difference = controlled.contrasts["vanilla-nsnr - vanilla-psnr"]["paper"]
-verdict = replication.answer(-1, difference["B"], [difference["B"]])
+verdict = replication.answer(-1, difference["B"], [difference["B"].value])
 moved = {name: f"{r.payload['divergence']:.3f}" for name, r in trained.items()}
 figures.say(
     b_controlled=written(difference["B"], 2), qw_controlled=written(difference["Q_W"]), verdict_controlled=verdict,

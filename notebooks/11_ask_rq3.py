@@ -35,14 +35,19 @@ asked = book.result("questions").payload
 seeds = ", ".join(str(seed) for seed in asked["seeds"])
 n_turns = f"{next(iter(asked['together']['details'].values()))['turns']:,}"
 figures.say(profile_name=book.label, seeds=seeds, n_seeds=len(asked["seeds"]))
+if book.result("tallies").remade or book.result("replies-vanilla-dpo").remade:
+    print(
+        f"The models of seed {asked['seeds'][0]} were trained again for this page on another machine than those of chapters 02 to 08: "
+        "same code, data and seed, but processors round differently, so that its numbers here and there are not equal to the last digit."
+    )
 
 # %% [markdown]
 # ## How it is decided
 #
 # All systems answer the same test turns, trained and drawn under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
-# *Ours* is the difference over all of them, with a 95% interval from draws of whole dialogues, each with everything that was said in it.
+# *Ours* is the mean of the differences under them, with a 95% interval from draws of whole dialogues and, independently, of seeds (the pigeonhole bootstrap {cite}`owen2007pigeonhole`).
 # A row is **supported** or **contradicted** if that interval leaves out zero and the difference has the same sign under every one of at least three seeds; otherwise it is **not decided**.
-# With fewer seeds a row can only be *for it* or *against it*: the interval knows how dialogues differ, and nothing of how trainings do.
+# With fewer seeds a row can only be *for it* or *against it*: the interval then knows how dialogues differ, and little of how trainings do.
 # Many rows are looked at, and one in twenty would leave out zero by chance.
 #
 # ## Decoupled-DPO against Decoupled-SFT, drawn

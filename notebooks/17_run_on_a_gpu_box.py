@@ -35,6 +35,7 @@ book = open_chapter(globals())
 for last in (book.result("questions"), book.result("metrics-cso"), book.result("metrics-losses"), book.result("metrics-controlled"), book.result("decoding"), book.result("judged")):
     assert last.payload  # every other stage is behind one of these
 results = {name: found for name in STAGES if (found := book.published.read(name) or book.runs.read(name)) is not None}
+further = [found for session, name in book.whole() if session is not book and (found := session.published.read(name) or session.runs.read(name)) is not None]
 figures.say(profile_name=book.label)
 
 # %% [markdown]
@@ -116,8 +117,15 @@ for title, belongs in {**groups, "metrics, judges and counts": lambda name: True
         "stages": f"{len(own)}", "minutes": f"{sum(row['seconds'] for row in own) / 60:.0f}",
         "tokens, millions": f"{sum(row['tokens'] or 0 for row in own) / 1e6:.1f}", "most memory, GiB": f"{max((row['mib'] for row in own), default=0) / 1024:.1f}",
     }
-taken["all"] = {"stages": f"{len(rows)}", "minutes": f"{sum(row['seconds'] for row in rows) / 60:.0f}", "tokens, millions": f"{sum(row['tokens'] or 0 for row in rows) / 1e6:.1f}",
+taken["all, one seed"] = {"stages": f"{len(rows)}", "minutes": f"{sum(row['seconds'] for row in rows) / 60:.0f}", "tokens, millions": f"{sum(row['tokens'] or 0 for row in rows) / 1e6:.1f}",
                 "most memory, GiB": f"{max((row['mib'] for row in rows), default=0) / 1024:.1f}"}  # fmt: skip
+if further:
+    seeds = len(book.profile.more_seeds)
+    taken["each further seed"] = {
+        "stages": f"{len(further) / seeds:.0f}", "minutes": f"{sum(found.provenance['wall_seconds'] for found in further) / seeds / 60:.0f}",
+        "tokens, millions": f"{sum(found.provenance['tokens'] or 0 for found in further) / seeds / 1e6:.1f}",
+        "most memory, GiB": f"{max(found.provenance['peak_memory_mib'] for found in further) / 1024:.1f}",
+    }  # fmt: skip
 plain(pd.DataFrame(taken).T, f"The ledger of profile {book.label}: minutes of work, each stage on one thread beside another job.")
 
 # %% [markdown]

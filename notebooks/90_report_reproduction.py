@@ -43,7 +43,7 @@ measured = [
     replication.table_4(judged, name),
     replication.table_5(Evaluation.from_json(json.dumps(book.result("metrics-controlled").payload)), name),
 ]
-cso = Evaluation.from_json(json.dumps(book.result("metrics-cso").payload))
+cso = Evaluation.from_json(json.dumps(book.result("metrics-cso").payload["together"]))
 tuning = "full" if book.profile.cso.training.lora is None else "lora"
 measured += [chained.table_2(cso, evaluation, tuning, name), chained.table_4(cso, name)]
 measured += [chained.losses(cso, table, tuning, name) for table in chained.BACKBONES]

@@ -92,6 +92,18 @@ def test_unreadable_answers_are_asked_again_and_then_missing_alone(tmp_path, fau
         assert sum(server.asked.values()) == 3, "what can't be read isn't paid for again"
 
 
+def test_several_servers_of_one_model_take_turns_and_stand_in_for_one_that_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(asking.random, "uniform", lambda low, high: 0.02)
+    with serving(say=numbered, latency=0.01) as one, serving(say=numbered, latency=0.01) as other:
+        answers = open_client(one, tmp_path / "r.db", base_url=(one.url, other.url)).ask(requests(40))
+        assert [a.parsed.score for a in answers] == [i % 6 for i in range(40)]
+        assert (sum(one.asked.values()), sum(other.asked.values())) == (20, 20)
+        gone = "http://127.0.0.1:9/v1"
+        again = open_client(one, tmp_path / "s.db", base_url=(one.url, gone, other.url)).ask(requests(40))
+        assert again == answers, "which server answered is no part of an answer"
+    assert Client(Endpoint(model="judge", base_url=[one.url, gone]), Record(tmp_path / "r.db"), "replay").ask(requests(40)) == answers
+
+
 def test_the_first_of_two_answers_counts(tmp_path):
     with serving(say=numbered, faults={"twice": 1.0}) as server:
         assert open_client(server, tmp_path / "r.db").ask(requests(3))[2].parsed.score == 2

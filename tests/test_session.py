@@ -585,7 +585,7 @@ def test_a_stages_code_reaches_the_rooms_it_uses(name):
 
 
 def test_no_two_stages_share_a_code_version():
-    digests = [stage_code(stage.run.__name__, Path(stages.__file__))[0] for stage in stages.STAGES.values()]
+    digests = [stage_code(stage.run.__name__, Path(stages.__file__), stage.arguments)[0] for stage in stages.STAGES.values()]
     assert len(set(digests)) == len(digests)
 
 

@@ -19,17 +19,21 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from typing import Literal
+from itertools import cycle
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
 
 from decoupled_esc import progress
 from decoupled_esc.generate.record import Record, Stored, canonical, key
+
+if TYPE_CHECKING:
+    import openai
 
 Mode = Literal["record", "replay", "live"]
 """``record``: stored answers are used, the others asked for and stored.  ``replay``: one that is not stored is an error.
@@ -48,11 +52,13 @@ class Endpoint(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str
-    base_url: str | None = None
-    """None: the environment's OPENAI_BASE_URL, or OpenAI's own."""
+    base_url: str | tuple[str, ...] | None = None
+    """Of several servers of one model: each call goes to the next, and so does one that is tried again.  None: the
+    environment's OPENAI_BASE_URL, or OpenAI's own."""
     key_from: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key."""
     in_flight: PositiveInt = 32
+    """Calls at once, over all its servers."""
     timeout_seconds: PositiveFloat = 120.0
     """For one whole answer."""
     attempts: PositiveInt = 8
@@ -68,9 +74,11 @@ class Endpoint(BaseModel):
     max_dollars: float | None = None
 
     @property
-    def address(self) -> str:
+    def addresses(self) -> tuple[str, ...]:
         """Where requests go."""
-        return self.base_url or os.environ.get("OPENAI_BASE_URL") or _PUBLIC
+        if isinstance(self.base_url, tuple):
+            return self.base_url
+        return (self.base_url or os.environ.get("OPENAI_BASE_URL") or _PUBLIC,)
 
 
 @dataclass(frozen=True)
@@ -205,11 +213,18 @@ class _Run:
     async def connected(self) -> AsyncIterator[None]:
         import openai
 
-        if not self.secret and self.client.mode != "replay" and self.endpoint.address.startswith("https://api.openai.com"):
-            raise EndpointError(f"set {self.endpoint.key_from} to your key, or base_url to a server of your own (a profile without a judge has `judge: null`)")
-        async with openai.AsyncOpenAI(
-            api_key=self.secret or "none", base_url=self.endpoint.address, max_retries=0, timeout=self.endpoint.timeout_seconds
-        ) as self.server:
+        addresses = self.endpoint.addresses
+        if not self.secret and self.client.mode != "replay" and any(address.startswith("https://api.openai.com") for address in addresses):
+            raise EndpointError(
+                f"{self.endpoint.model}: set {self.endpoint.key_from} to your key, or base_url to a server of your own "
+                "(a profile without a judge has `judge: null`, one whose own models play the search's roles `roles: null`)"
+            )
+        async with AsyncExitStack() as stack:
+            asked = [
+                openai.AsyncOpenAI(api_key=self.secret or "none", base_url=address, max_retries=0, timeout=self.endpoint.timeout_seconds)
+                for address in addresses
+            ]
+            self.servers = cycle([await stack.enter_async_context(server) for server in asked])
             yield
 
     async def all(self, requests: Sequence[Request]) -> list[Answer]:
@@ -288,8 +303,8 @@ class _Run:
                 async with self.places:  # a pause takes none
                     if self.stopped:
                         raise self.stopped
-                    form = self.client._format
-                    return await self.call(request, attempt, name, form)
+                    form, server = self.client._format, next(self.servers)
+                    return await self.call(server, request, attempt, name, form)
             except (TimeoutError, openai.APITimeoutError):
                 why = f"no answer within {self.endpoint.timeout_seconds:g} s"
             except openai.APIConnectionError as error:
@@ -307,7 +322,7 @@ class _Run:
                 if error.status_code not in (408, 409, 429) and error.status_code < 500 or wanted > LONGEST_PAUSE or "insufficient_quota" in why:
                     patience = f", and to wait {wanted:,.0f} s" if wanted > LONGEST_PAUSE else ""
                     async with self.settled:
-                        self.stop(EndpointError(f"{self.endpoint.model} at {_shown(self.endpoint.address)}: {why}{patience}"))
+                        self.stop(EndpointError(f"{self.endpoint.model} at {_shown(str(server.base_url))}: {why}{patience}"))
                     raise self.stopped from None
                 pause = wanted or pause
             except _Misshapen:
@@ -318,8 +333,8 @@ class _Run:
                     await asyncio.wait_for(self.stopping.wait(), pause)
         raise EndpointError(why)
 
-    async def call(self, request: Request, attempt: int, name: str, form: str) -> Stored:
-        """One call, within the budget, its answer on the disk."""
+    async def call(self, server: openai.AsyncOpenAI, request: Request, attempt: int, name: str, form: str) -> Stored:
+        """One call to ``server``, within the budget, its answer on the disk."""
         import openai
 
         body = self.body(request, form)
@@ -331,7 +346,7 @@ class _Run:
             # Of another form is another request: a server that knows the name again would give the old one's error.
             headers = {"Idempotency-Key": self.prefix + name + ("" if form == "json_schema" else f"-{form}")}
             async with asyncio.timeout(self.endpoint.timeout_seconds):  # a server that drips is as bad as a silent one
-                raw = await self.server.chat.completions.with_raw_response.create(**body, extra_headers=headers)
+                raw = await server.chat.completions.with_raw_response.create(**body, extra_headers=headers)
             stored = _stored(raw.http_response.text, self.endpoint.model, worst)
             if self.client.mode == "live":
                 taken = (stored.tokens_in, stored.tokens_out)

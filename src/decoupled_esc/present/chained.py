@@ -8,7 +8,7 @@ import pandas as pd
 
 from decoupled_esc.evaluate import Estimate, Evaluation
 from decoupled_esc.present.paper import load_tables
-from decoupled_esc.present.replication import incomparable, written
+from decoupled_esc.present.replication import answer, incomparable, written
 from decoupled_esc.present.tables import ComparisonTable, compare
 
 BACKBONES = {"cso/table-9": "llama3.1-8b", "cso/table-10": "qwen2.5-7b", "cso/table-11": "gemma2-9b"}
@@ -21,15 +21,22 @@ SETTING = (
 )
 
 
+def tunings(chained: Evaluation, tuning: str) -> dict[str, str]:
+    """Tuning -> how its systems' names begin: the profile's own ``tuning`` (full, lora), and adapters where it has both."""
+    return {tuning: "cso"} | ({"lora": "cso-lora"} if "cso-lora-dpo" in chained.systems else {})
+
+
 def table_2(chained: Evaluation, prompted: Evaluation, tuning: str, profile: str) -> ComparisonTable:
-    """Table 2 of CSO for one ``tuning`` (full, lora).  ``chained``: of stage ``metrics-cso``; ``prompted``: of stage ``metrics``."""
+    """Table 2 of CSO for the profile's ``tuning``, or both.  ``chained``: over the seeds, of stage ``metrics-cso``; ``prompted``: of stage ``metrics``."""
     systems = {
         "base": (chained, "vanilla-base"),
         **{name: (prompted, f"vanilla-{name}") for name in ("direct-refine", "self-refine", "with-example")},
-        f"{tuning}/sft": (chained, "cso-sft"),
-        f"{tuning}/cso": (chained, "cso-dpo"),
     }
-    return _table("cso/table-2", systems, {(f"{tuning}/cso", f"{tuning}/sft"): "cso-dpo - cso-sft"}, chained, tuple(BACKBONES.values()), profile)
+    contrasts = {}
+    for name, own in tunings(chained, tuning).items():
+        systems |= {f"{name}/sft": (chained, f"{own}-sft"), f"{name}/cso": (chained, f"{own}-dpo")}
+        contrasts[f"{name}/cso", f"{name}/sft"] = f"{own}-dpo - {own}-sft"
+    return _table("cso/table-2", systems, contrasts, chained, tuple(BACKBONES.values()), profile)
 
 
 def table_4(chained: Evaluation, profile: str) -> ComparisonTable:
@@ -40,9 +47,11 @@ def table_4(chained: Evaluation, profile: str) -> ComparisonTable:
 
 
 def losses(chained: Evaluation, table: str, tuning: str, profile: str) -> ComparisonTable:
-    """Table 9, 10 or 11 of CSO: five preference losses, for one ``tuning``."""
-    names = {"base": "vanilla-base", f"{tuning}/sft": "cso-sft", **{f"{tuning}/{loss}": f"cso-{loss}" for loss in LOSSES}}
-    contrasts = {(f"{tuning}/{loss}", f"{tuning}/sft"): f"cso-{loss} - cso-sft" for loss in LOSSES}
+    """Table 9, 10 or 11 of CSO: five preference losses, for the profile's ``tuning``, or both."""
+    names, contrasts = {"base": "vanilla-base"}, {}
+    for name, own in tunings(chained, tuning).items():
+        names |= {f"{name}/{kind}": f"{own}-{kind}" for kind in ("sft", *LOSSES)}
+        contrasts |= {(f"{name}/{loss}", f"{name}/sft"): f"{own}-{loss} - {own}-sft" for loss in LOSSES}
     return _table(table, {row: (chained, name) for row, name in names.items()}, contrasts, chained, (BACKBONES[table],), profile)
 
 
@@ -61,7 +70,7 @@ def _table(
         found[row, other] = {k: e for k, e in chained.contrasts[name]["paper"].items() if k in rows[row] and k not in without}
     details = chained.details["vanilla-sft"]
     return compare(
-        load_tables()[table], rows, profile=profile, n=f"{details.turns:,} test turns of {details.dialogues} dialogues", backbones=backbones,
+        load_tables()[table], rows, profile=profile, n=f"{details.turns:,} replies a system, to the turns of {details.dialogues} test dialogues", backbones=backbones,
         rows=list(rows), contrasts=found, not_attempted=missing, note=SETTING,
     )  # fmt: skip
 
@@ -102,6 +111,22 @@ def table_7(pro: Mapping) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
+def claims(found: Mapping, asked: Mapping[str, tuple[str, str, int]]) -> pd.DataFrame:
+    """What is said of each claim: the difference over all seeds, under each, and `replication.answer`; text.
+
+    ``found``: payload of stage ``metrics-cso``; ``asked``: claim -> (``a - b``, metric, the direction that it needs: 1 or -1).
+    """
+    rows = {}
+    for claim, (contrast, key, better) in asked.items():
+        together, decimals = Estimate(**found["together"]["contrasts"][contrast]["paper"][key]), 2 if key == "B" else 1
+        single = [by[contrast][key] for by in found["by_seed"].values()]
+        rows[claim] = {
+            "difference": written(together, decimals), "by seed": ", ".join(f"{value:+.{decimals}f}" for value in single),
+            "answer": answer(better, together, single),
+        }  # fmt: skip
+    return pd.DataFrame(rows).T
+
+
 def differences(chained: Evaluation, contrasts: Mapping[str, str]) -> pd.DataFrame:
     """Paired differences, a row each with what it asks; text with 95% intervals.  ``contrasts``: ``a - b`` -> the question."""
     return pd.DataFrame(
@@ -110,10 +135,3 @@ def differences(chained: Evaluation, contrasts: Mapping[str, str]) -> pd.DataFra
             for name, asked in contrasts.items()
         }
     ).T
-
-
-def decided(estimate: Estimate, better: int) -> str:
-    """What one interval of one seed says of a claim: ``for it``, ``against it`` or ``not decided``.  ``better``: 1 or -1."""
-    if estimate.low is None or estimate.low <= 0 <= estimate.high:
-        return "not decided"
-    return "for it, 1 seed" if (estimate.low > 0) == (better > 0) else "against it, 1 seed"

@@ -218,24 +218,24 @@ def question(asked: Mapping, contrast: str, rows: tuple[str, str], better: Mappi
     found = {}
     for key, sign in better.items():
         together = Estimate(**asked["together"]["contrasts"][contrast]["paper"][key])
-        single = [Estimate(**by[contrast]["paper"][key]) for by in asked["by_seed"].values()]
+        single = [by[contrast][key] for by in asked["by_seed"].values()]
         printed = [table.contrast(f"{backbone}/{rows[0]}", f"{backbone}/{rows[1]}", key) for backbone in BACKBONES]
         decimals = table.column(key).decimals
         found[table.column(key).name] = {
             "claim": "higher" if sign > 0 else "lower",
             **{f"paper, {name}": f"{value:+.{decimals}f}" for name, value in zip(("Qwen", "Llama"), printed, strict=True)},
             "ours": written(together, decimals),
-            "by seed": ", ".join(f"{e.value:+.{decimals}f}" for e in single),
+            "by seed": ", ".join(f"{value:+.{decimals}f}" for value in single),
             "answer": answer(sign, together, single),
         }
     return pd.DataFrame(found).T
 
 
 FEWEST_SEEDS = 3
-"""With fewer, an interval knows how dialogues differ and nothing of how trainings do: no claim is decided."""
+"""With fewer, an interval knows how dialogues differ and little of how trainings do: no claim is decided."""
 
 
-def answer(sign: int, together: Estimate, single: Sequence[Estimate]) -> str:
+def answer(sign: int, together: Estimate, single: Sequence[float]) -> str:
     """``supported``, ``contradicted`` or ``not decided``: the interval over all seeds leaves out 0, and every seed is on that side.
 
     ``sign`` is the direction that the claim needs.  With fewer than ``FEWEST_SEEDS`` seeds the words are weaker: ``for it,
@@ -244,7 +244,7 @@ def answer(sign: int, together: Estimate, single: Sequence[Estimate]) -> str:
     if together.low is None or together.low <= 0 <= together.high:
         return "not decided"
     side = 1 if together.low > 0 else -1
-    if any(side * e.value <= 0 for e in single):
+    if any(side * value <= 0 for value in single):
         return "not decided"
     if len(single) < FEWEST_SEEDS:
         return f"{'for' if side == sign else 'against'} it, {len(single)} seed{'s' * (len(single) > 1)}"

@@ -1,7 +1,7 @@
 """The code version of a stage: a digest of the source that its result depends on.
 
-Taken over the stage's function, the functions and constants beside it that it uses, and every module of this library
-that these import, directly or not.  Comments, docstrings and blank lines don't count.
+Taken over the stage's function, what that is given, the functions and constants beside it that it uses, and every module
+of this library that these import, directly or not.  Comments, docstrings and blank lines don't count.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import ast
 import hashlib
 import io
+import json
 import tokenize
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -20,8 +21,8 @@ WITHOUT_EFFECT = tuple(PACKAGE / name for name in ("corpus/fetch.py", "corpus/er
 """What no result depends on: where data comes from (its digest is an input), what errors say, how progress is shown."""
 
 
-def stage_code(function_name: str, module: Path) -> tuple[str, tuple[Path, ...]]:
-    """(digest, files) for the function ``function_name`` of the file ``module``."""
+def stage_code(function_name: str, module: Path, arguments: Mapping | None = None) -> tuple[str, tuple[Path, ...]]:
+    """(digest, files) for the function ``function_name`` of the file ``module``, given ``arguments`` (JSON-able)."""
     tree, lines, _ = _read(module)
     defined = {name: node for node in tree.body for name in _defines(node)}
     wanted, queue = {}, [function_name]
@@ -32,7 +33,7 @@ def stage_code(function_name: str, module: Path) -> tuple[str, tuple[Path, ...]]
             queue += [node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name)]
     imported = [path for node in wanted.values() for path in _imports(node)]
     files = tuple(path for path in _closure(imported) if path not in WITHOUT_EFFECT)
-    parts = []
+    parts = [json.dumps(arguments, sort_keys=True)] if arguments else []
     for node in sorted(wanted.values(), key=lambda node: node.lineno):
         first = min(part.lineno for part in (node, *getattr(node, "decorator_list", ())))
         parts += [line for row, line in lines.items() if first <= row <= node.end_lineno]

@@ -114,11 +114,9 @@ class Search(Strict):
         return self
 
 
-class ChainOfStrategy(Strict):
-    """What is trained on ESC-Pro, and how (CSO, sections 3.3 and 5; Tables 13 and 14)."""
+class Chaining(Strict):
+    """How models are trained on ESC-Pro with one tuning, of all weights or of adapters (CSO, Tables 13 and 14)."""
 
-    start: Literal["base-model", "sft-vanilla"]
-    """What is trained further: CSO takes an instruction-tuned base; a small base can't answer before it was fine-tuned."""
     sft: Training
     training: Training
     """Of all losses, but for the learning rate."""
@@ -130,6 +128,15 @@ class ChainOfStrategy(Strict):
         if len(losses) < 5:
             raise ValueError("each of dpo, ipo, simpo, kto and orpo needs its constants")
         return losses
+
+
+class ChainOfStrategy(Chaining):
+    """What is trained on ESC-Pro, and how (CSO, sections 3.3 and 5)."""
+
+    start: Literal["base-model", "sft-vanilla"]
+    """What is trained further: CSO takes an instruction-tuned base; a small base can't answer before it was fine-tuned."""
+    lora: Chaining | None
+    """The same with adapters, where the rest trains all weights: CSO's tables have both tunings.  None: one tuning."""
 
 
 class Judge(Strict):
@@ -189,6 +196,11 @@ class Profile(Strict):
             lora["sft.vanilla"] = self.sft.vanilla.lora
         if len({one is None for one in lora.values()}) > 1:
             raise ValueError(f"{', '.join(lora)}: all of them train an adapter (lora), or none does")
+        if (other := self.cso.lora) is not None:
+            if self.cso.training.lora is not None:
+                raise ValueError("cso.lora: cso itself trains adapters already, and this is for both tunings; set it to null")
+            if None in (other.sft.lora, other.training.lora):
+                raise ValueError("cso.lora: its sft and training need a lora section each, with rank and alpha")
         return self
 
     @property

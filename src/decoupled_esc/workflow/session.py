@@ -185,7 +185,7 @@ class Session:
             return State("stale", f"the profile changed: {changed}")
         if result.inputs["data"] != self._data_digests(stage, store):
             return State("stale", "the data is not what it was computed from")
-        code, _ = stage_code(stage.run.__name__, Path(stages.__file__))
+        code, _ = stage_code(stage.run.__name__, Path(stages.__file__), stage.arguments)
         if code != result.code and code not in {entry["code"] for entry in result.vouched}:
             return State("stale", "the code it depends on has changed")
         folder, left = store.folder / name, result.provenance["left"]
@@ -231,7 +231,7 @@ class Session:
             raise StageError(f"there is no result of {name} under profile {self.profile.name}")
         if not why.strip():
             raise StageError("say why the result still holds: --why '...'")
-        code, _ = stage_code(stage.run.__name__, Path(stages.__file__))
+        code, _ = stage_code(stage.run.__name__, Path(stages.__file__), stage.arguments)
         for store in stores:
             path = store.path(name)
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -275,11 +275,11 @@ class Session:
             "data": self._data_digests(stage, self.runs),
             "needs": {need: result.digest for need, result in needs.items()},
         }
-        code, _ = stage_code(stage.run.__name__, Path(stages.__file__))
+        code, _ = stage_code(stage.run.__name__, Path(stages.__file__), stage.arguments)
         start_over_if_changed(folder, _key(inputs, code))
         started = time.perf_counter()
         with context.open:
-            payload = _plain(stage.run(context))
+            payload = _plain(stage.run(context, **stage.arguments))
         seconds = time.perf_counter() - started
         provenance = {
             "profile": self.profile.name,

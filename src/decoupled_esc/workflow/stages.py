@@ -19,7 +19,7 @@ code version is taken from, and a reader of stored results never loads torch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,9 +32,11 @@ class Stage:
     """One stage.  ``settings`` picks what of the profile the result depends on: a change of anything else leaves it."""
 
     name: str
-    run: Callable[[Context], dict]
+    run: Callable[..., dict]
     settings: Callable[[Profile], dict]
     needs: tuple[str, ...] = ()
+    arguments: dict = field(default_factory=dict)
+    """What ``run`` is given beside the context; part of its code version."""
     corpora: tuple[str, ...] = ("esconv",)
     files: tuple[str, ...] = ()
     """Data sets that it reads as files and does without where they are absent, saying so in its result."""
@@ -71,8 +73,17 @@ PLANNERS = ("decoupled-base", "decoupled-sft", "decoupled-dpo")
 
 LOSSES = ("dpo", "ipo", "simpo", "kto", "orpo")
 
-CHAINED = ("sft", "dpo", "ipo", "simpo", "kto", "orpo", "random", "quarter", "half")
-"""What is trained on ESC-Pro: fine-tuning, five losses, DPO against random rejected turns, DPO on a part of the trees."""
+CHAINED: dict[str, dict] = {
+    "sft": {"loss": None},
+    **{loss: {"loss": loss} for loss in LOSSES},
+    "random": {"loss": "dpo", "source": "esc-pro-random"},
+    "quarter": {"loss": "dpo", "share": 0.25},
+    "half": {"loss": "dpo", "share": 0.5},
+    "lora-sft": {"loss": None, "lora": True},
+    **{f"lora-{loss}": {"loss": loss, "lora": True} for loss in LOSSES},
+}
+"""What is trained on ESC-Pro, and how: fine-tuning, five losses, DPO against random rejected turns, DPO on a part of the
+trees; and the first six with adapters, where a profile trains all weights otherwise and says how."""
 
 TALLIED = ("vanilla-base", *(f"cso-{name}" for name in CHAINED))
 """Of CSO's systems those that no research question of DecoupledESC asks for."""
@@ -89,6 +100,10 @@ CSO_CONTRASTS = (
     ("cso-sft", "vanilla-base"),
     ("cso-sft", "vanilla-sft"),
     *((f"cso-{name}", "cso-sft") for name in ("ipo", "simpo", "kto", "orpo", "random", "quarter", "half")),
+    *((f"cso-lora-{loss}", "cso-lora-sft") for loss in LOSSES),
+    ("cso-lora-sft", "vanilla-sft"),
+    ("cso-lora-dpo", "vanilla-sft"),
+    ("cso-lora-dpo", "cso-dpo"),
 )
 
 CONTRASTS = (
@@ -108,6 +123,10 @@ CONTRASTS = (
     ("decoupled-sft-argmax", "decoupled-sft"),
 )
 """The differences between systems that are measured, each the first minus the second."""
+
+CONTROLLED_CONTRASTS = (
+    *((name, "vanilla-sft") for name in CONTROLLED[1:]), ("vanilla-nsnr", "vanilla-psnr"), ("vanilla-nspr", "vanilla-psnr"),
+)  # fmt: skip
 
 ROLES = ("vanilla", "planner", "generator")
 
@@ -211,19 +230,15 @@ def base_model(context: Context) -> dict:
     }
 
 
-def sft_vanilla(context: Context) -> dict:
-    """One model for strategy and reply, ``[Strategy] reply`` (the coupled baseline)."""
-    return _sft(context, "vanilla")
+def sft(context: Context, role: str) -> dict:
+    """The base model fine-tuned as ``vanilla``, one model for strategy and reply (the coupled baseline), as ``planner``
+    (DecoupledESC, Eq. 3), or as ``generator`` under the gold strategy (Eq. 4)."""
+    from decoupled_esc import corpus, prompts
 
-
-def sft_planner(context: Context) -> dict:
-    """The strategy planner (DecoupledESC, Eq. 3)."""
-    return _sft(context, "planner")
-
-
-def sft_generator(context: Context) -> dict:
-    """The response generator under the gold strategy (DecoupledESC, Eq. 4)."""
-    return _sft(context, "generator")
+    layout = _layout(context.profile, role)
+    # The paper's generator prompt names the strategy first, and its turns have next to nothing in common.
+    unit = "turn" if layout == "generator" else "dialogue"
+    return {"layout": layout, **_fine_tuned(context, corpus.turns, prompts.LAYOUTS[layout], unit, getattr(context.profile.sft, role))}
 
 
 def sft_seeker(context: Context) -> dict:
@@ -234,15 +249,6 @@ def sft_seeker(context: Context) -> dict:
     if how is None:
         return {"missing": f"profile {context.profile.name} has its seeker played behind a server"}
     return _fine_tuned(context, embedded.seeker_turns, embedded.seeker, "dialogue", how)
-
-
-def _sft(context: Context, role: str) -> dict:
-    from decoupled_esc import corpus, prompts
-
-    layout = _layout(context.profile, role)
-    # The paper's generator prompt names the strategy first, and its turns have next to nothing in common.
-    unit = "turn" if layout == "generator" else "dialogue"
-    return {"layout": layout, **_fine_tuned(context, corpus.turns, prompts.LAYOUTS[layout], unit, getattr(context.profile.sft, role))}
 
 
 def _fine_tuned(context: Context, turns_of, layout, unit: str, how) -> dict:
@@ -273,221 +279,15 @@ def _fine_tuned(context: Context, turns_of, layout, unit: str, how) -> dict:
     }
 
 
-def replies_vanilla_base(context: Context) -> dict:
-    """The base model, asked for ``[Strategy] reply``, on every test turn."""
-    return _vanilla_replies(context, adapter=None)
-
-
-def replies_vanilla_sft(context: Context) -> dict:
-    """The fine-tuned coupled model on every test turn."""
-    return _vanilla_replies(context, adapter="sft-vanilla")
-
-
-def replies_vanilla_sft_argmax(context: Context) -> dict:
-    """The fine-tuned coupled model on every test turn, printing the most probable token each time."""
-    return _vanilla_replies(context, adapter="sft-vanilla", argmax=True)
-
-
-def replies_decoupled_base(context: Context) -> dict:
-    """The base model as planner and as generator on every test turn."""
-    return _decoupled_replies(context, planner=None, generator=None)
-
-
-def replies_decoupled_sft(context: Context) -> dict:
-    """The fine-tuned planner, and the fine-tuned generator under the planner's strategies, on every test turn."""
-    return _decoupled_replies(context, planner="sft-planner", generator="sft-generator")
-
-
-def replies_decoupled_sft_argmax(context: Context) -> dict:
-    """The fine-tuned planner's most probable strategy on every test turn, and the most probable tokens under it."""
-    return _decoupled_argmax(context, "replies-decoupled-sft", "sft-generator")
-
-
-def replies_vanilla_dpo(context: Context) -> dict:
-    """The coupled model after DPO on every test turn."""
-    return _vanilla_replies(context, adapter="dpo-vanilla")
-
-
-def replies_vanilla_dpo_argmax(context: Context) -> dict:
-    """The coupled model after DPO on every test turn, printing the most probable token each time."""
-    return _vanilla_replies(context, adapter="dpo-vanilla", argmax=True)
-
-
-def replies_decoupled_dpo(context: Context) -> dict:
-    """Planner and generator after DPO, on every test turn."""
-    return _decoupled_replies(context, planner="dpo-planner", generator="dpo-generator")
-
-
-def replies_decoupled_dpo_argmax(context: Context) -> dict:
-    """Planner and generator after DPO, each by argmax, on every test turn."""
-    return _decoupled_argmax(context, "replies-decoupled-dpo", "dpo-generator")
-
-
-def replies_vanilla_psnr(context: Context) -> dict:
-    """The coupled model after pairs whose rejected reply alone is wrong."""
-    return _vanilla_replies(context, adapter="dpo-vanilla-psnr")
-
-
-def replies_vanilla_nspr(context: Context) -> dict:
-    """The coupled model after pairs whose rejected strategy alone is wrong."""
-    return _vanilla_replies(context, adapter="dpo-vanilla-nspr")
-
-
-def replies_vanilla_nsnr(context: Context) -> dict:
-    """The coupled model after pairs whose rejected strategy and reply are wrong."""
-    return _vanilla_replies(context, adapter="dpo-vanilla-nsnr")
-
-
-def replies_cso_sft(context: Context) -> dict:
-    """The coupled model after fine-tuning on ESC-Pro's preferred turns, on every test turn."""
-    return _vanilla_replies(context, adapter="cso-sft")
-
-
-def replies_cso_dpo(context: Context) -> dict:
-    """The coupled model after CSO-DPO, on every test turn."""
-    return _vanilla_replies(context, adapter="cso-dpo")
-
-
-def replies_cso_ipo(context: Context) -> dict:
-    """The coupled model after CSO-IPO, on every test turn."""
-    return _vanilla_replies(context, adapter="cso-ipo")
-
-
-def replies_cso_simpo(context: Context) -> dict:
-    """The coupled model after CSO-SimPO, on every test turn."""
-    return _vanilla_replies(context, adapter="cso-simpo")
-
-
-def replies_cso_kto(context: Context) -> dict:
-    """The coupled model after CSO-KTO, on every test turn."""
-    return _vanilla_replies(context, adapter="cso-kto")
-
-
-def replies_cso_orpo(context: Context) -> dict:
-    """The coupled model after CSO-ORPO, on every test turn."""
-    return _vanilla_replies(context, adapter="cso-orpo")
-
-
-def replies_cso_random(context: Context) -> dict:
-    """The coupled model after DPO against turns under random strategies, on every test turn."""
-    return _vanilla_replies(context, adapter="cso-random")
-
-
-def replies_cso_quarter(context: Context) -> dict:
-    """The coupled model after CSO-DPO on a quarter of the trees, on every test turn."""
-    return _vanilla_replies(context, adapter="cso-quarter")
-
-
-def replies_cso_half(context: Context) -> dict:
-    """The coupled model after CSO-DPO on half of the trees, on every test turn."""
-    return _vanilla_replies(context, adapter="cso-half")
-
-
-def replies_decoupled_ipo(context: Context) -> dict:
-    """Planner and generator after IPO."""
-    return _decoupled_replies(context, planner="ipo-planner", generator="ipo-generator")
-
-
-def replies_decoupled_simpo(context: Context) -> dict:
-    """Planner and generator after SimPO."""
-    return _decoupled_replies(context, planner="simpo-planner", generator="simpo-generator")
-
-
-def replies_decoupled_kto(context: Context) -> dict:
-    """Planner and generator after KTO."""
-    return _decoupled_replies(context, planner="kto-planner", generator="kto-generator")
-
-
-def replies_decoupled_orpo(context: Context) -> dict:
-    """Planner and generator after ORPO."""
-    return _decoupled_replies(context, planner="orpo-planner", generator="orpo-generator")
-
-
-def replies_gold_sft(context: Context) -> dict:
-    """The fine-tuned generator under the gold strategy, on every test turn (Table 4)."""
-    return _gold_replies(context, "sft-generator")
-
-
-def replies_gold_dpo(context: Context) -> dict:
-    """The generator after DPO under the gold strategy, on every test turn (Table 4)."""
-    return _gold_replies(context, "dpo-generator")
-
-
-def replies_vanilla_direct_refine(context: Context) -> dict:
-    """The base model, which answers and then revises its answer."""
-    from decoupled_esc.generate import baselines
-
-    return _prompted(context, baselines.direct_refine)
-
-
-def replies_vanilla_self_refine(context: Context) -> dict:
-    """The base model, which answers, criticises its answer and revises it."""
-    from decoupled_esc.generate import baselines
-
-    return _prompted(context, baselines.self_refine)
-
-
-def replies_vanilla_emotion_cot(context: Context) -> dict:
-    """The base model, which names the seeker's feeling before it answers."""
-    from decoupled_esc.generate import baselines
-
-    return _prompted(context, baselines.emotion_cot)
-
-
-def replies_vanilla_with_example(context: Context) -> dict:
-    """The base model, which is shown how another talk went."""
-    from decoupled_esc import corpus
-    from decoupled_esc.generate import baselines
-
-    train = context.corpus.split("train")
-    example = corpus.turns(next((dialogue for dialogue in train if dialogue.id == EXAMPLE), train[0]))[1]
-    return _prompted(context, lambda ask: baselines.with_example(ask, example))
-
-
-def _prompted(context: Context, baseline) -> dict:
-    """A prompting baseline on every test turn; its steps are in the stage's folder, the first of them in the result."""
+def replies_vanilla(context: Context, adapter: str | None, argmax: bool = False) -> dict:
+    """A coupled model on every test turn: drawn, or printing the most probable token each time.
+
+    ``adapter``: the stage that trained it; None is the base model, asked for ``[Strategy] reply``.
+    """
     from decoupled_esc import prompts
 
-    engine, turns, sampling, steps, read = _engine(context, None), _test_turns(context), _reply_sampling(context, False), {}, {}
-
-    def ask(step: str, layout) -> dict[str, str]:
-        asked = _fit(context, engine, turns, layout, sampling)
-        read[step] = sum(engine.count(prompt) for prompt in asked)
-        steps[step] = _complete(context, engine, asked, sampling, step, draw=len(steps))
-        return {id: row["text"] for id, row in steps[step].items()}
-
-    answers, rows = baseline(ask), []
-    for turn in turns:
-        strategy, reply = prompts.parse_tagged(answers[turn.id])
-        rows.append({"id": turn.id, "strategy": strategy, "reply": reply, **_kept(steps["refined"][turn.id])})
-    return {
-        **_summary(context, rows),
-        "cost": {step: {"read": read[step], "written": sum(row["tokens"] for row in done.values())} for step, done in steps.items()},
-        "transcripts": {turn.id: {step: done[turn.id]["text"] for step, done in steps.items()} for turn in turns[1:4]},
-    }
-
-
-def _gold_replies(context: Context, adapter: str) -> dict:
-    turns = _test_turns(context)
-    gold = {turn.id: turn.strategy for turn in turns}
-    written = _generated(context, _engine(context, adapter), turns, gold)
-    return _summary(context, [{"id": turn.id, "strategy": gold[turn.id], **written[turn.id]} for turn in turns])
-
-
-def _decoupled_argmax(context: Context, drawn: str, generator: str) -> dict:
-    """The most probable strategy by the scores that stage ``drawn`` left, and the most probable tokens under it."""
-    from decoupled_esc import taxonomy
-
-    scores = {row["id"]: row["scores"] for row in context.needs[drawn].rows}
-    turns = _test_turns(context)
-    planned = {turn.id: taxonomy.STRATEGIES[max(range(8), key=scores[turn.id].__getitem__)] for turn in turns}
-    written = _generated(context, _engine(context, generator), turns, planned, argmax=True)
-    return _summary(context, [{"id": turn.id, "strategy": planned[turn.id], **written[turn.id]} for turn in turns])
-
-
-def _vanilla_replies(context: Context, adapter: str | None, *, argmax: bool = False) -> dict:
-    from decoupled_esc import prompts
-
+    if adapter and not (context.folders[adapter] / "policy").exists():
+        return {"missing": context.needs[adapter].payload["missing"]}
     engine, turns, sampling = _engine(context, adapter), _test_turns(context), _reply_sampling(context, argmax)
     asked = _fit(context, engine, turns, prompts.vanilla, sampling)
     written = _complete(context, engine, asked, sampling, "replies")
@@ -498,7 +298,63 @@ def _vanilla_replies(context: Context, adapter: str | None, *, argmax: bool = Fa
     return _summary(context, rows)
 
 
-def _decoupled_replies(context: Context, planner: str | None, generator: str | None) -> dict:
+def replies_prompted(context: Context, baseline: str) -> dict:
+    """The base model under a prompting baseline on every test turn.
+
+    The baseline's steps are in the stage's folder, the first of them in the result.
+    """
+    from decoupled_esc import prompts
+    from decoupled_esc.generate import baselines
+
+    engine, turns, sampling, steps, read = _engine(context, None), _test_turns(context), _reply_sampling(context, False), {}, {}
+
+    def ask(step: str, layout) -> dict[str, str]:
+        asked = _fit(context, engine, turns, layout, sampling)
+        read[step] = sum(engine.count(prompt) for prompt in asked)
+        steps[step] = _complete(context, engine, asked, sampling, step, draw=len(steps))
+        return {id: row["text"] for id, row in steps[step].items()}
+
+    shown = (_example_turn(context),) if baseline == "with_example" else ()
+    answers, rows = getattr(baselines, baseline)(ask, *shown), []
+    for turn in turns:
+        strategy, reply = prompts.parse_tagged(answers[turn.id])
+        rows.append({"id": turn.id, "strategy": strategy, "reply": reply, **_kept(steps["refined"][turn.id])})
+    return {
+        **_summary(context, rows),
+        "cost": {step: {"read": read[step], "written": sum(row["tokens"] for row in done.values())} for step, done in steps.items()},
+        "transcripts": {turn.id: {step: done[turn.id]["text"] for step, done in steps.items()} for turn in turns[1:4]},
+    }
+
+
+def _example_turn(context: Context):
+    """The turn that the baseline *w/ Example* shows."""
+    from decoupled_esc import corpus
+
+    train = context.corpus.split("train")
+    return corpus.turns(next((dialogue for dialogue in train if dialogue.id == EXAMPLE), train[0]))[1]
+
+
+def replies_gold(context: Context, adapter: str) -> dict:
+    """A generator under the gold strategy, on every test turn (Table 4)."""
+    turns = _test_turns(context)
+    gold = {turn.id: turn.strategy for turn in turns}
+    written = _generated(context, _engine(context, adapter), turns, gold)
+    return _summary(context, [{"id": turn.id, "strategy": gold[turn.id], **written[turn.id]} for turn in turns])
+
+
+def replies_decoupled_argmax(context: Context, drawn: str, generator: str) -> dict:
+    """The most probable strategy by the scores that stage ``drawn`` left, and the most probable tokens under it."""
+    from decoupled_esc import taxonomy
+
+    scores = {row["id"]: row["scores"] for row in context.needs[drawn].rows}
+    turns = _test_turns(context)
+    planned = {turn.id: taxonomy.STRATEGIES[max(range(8), key=scores[turn.id].__getitem__)] for turn in turns}
+    written = _generated(context, _engine(context, generator), turns, planned, argmax=True)
+    return _summary(context, [{"id": turn.id, "strategy": planned[turn.id], **written[turn.id]} for turn in turns])
+
+
+def replies_decoupled(context: Context, planner: str | None, generator: str | None) -> dict:
+    """A planner, and a generator under the planner's strategies, on every test turn; None is the base model."""
     from decoupled_esc import prompts, taxonomy
 
     turns, sampling = _test_turns(context), context.profile.generation.plan
@@ -540,36 +396,20 @@ def _reply_sampling(context: Context, argmax: bool):
     return sampling.model_copy(update={"temperature": 0.0}) if argmax else sampling
 
 
-def candidates_planner(context: Context) -> dict:
-    """What the fine-tuned planner would do at every training turn: one draw, as in decoding (IPM, section 4.1)."""
-    from decoupled_esc import prompts
+def candidates(context: Context, role: str) -> dict:
+    """What a fine-tuned model would do at every training turn (IPM, section 4.1), in ``samples/0.jsonl`` and so on, by turn id.
 
-    sampling = context.profile.generation.plan
-    return _candidates(context, "sft-planner", prompts.planner, sampling, draws=1)
-
-
-def candidates_generator(context: Context) -> dict:
-    """What the fine-tuned generator says at every training turn, under the gold strategy: several draws."""
-    from decoupled_esc import prompts
-
-    layout = prompts.LAYOUTS[_layout(context.profile, "generator")]
-    return _candidates(context, "sft-generator", layout, context.profile.generation.reply, context.profile.mining.draws)
-
-
-def candidates_vanilla(context: Context) -> dict:
-    """What the fine-tuned vanilla model says at every training turn, strategy and reply: several draws."""
-    from decoupled_esc import prompts
-
-    return _candidates(context, "sft-vanilla", prompts.vanilla, context.profile.generation.reply, context.profile.mining.draws)
-
-
-def _candidates(context: Context, adapter: str, layout, sampling, draws: int) -> dict:
-    """Completions for all training turns, in ``samples/0.jsonl`` and so on, by turn id."""
+    The planner draws once, as in decoding; the generator, under the gold strategy, and the coupled model several times.
+    """
     import hashlib
 
-    engine, turns = _engine(context, adapter), _training_turns(context)
-    asked = _fit(context, engine, turns, layout, sampling)
-    found = [_complete(context, engine, asked, sampling, f"samples/{draw}", draw, plans=adapter == "sft-planner") for draw in range(draws)]
+    from decoupled_esc import prompts
+
+    profile = context.profile
+    sampling, draws = (profile.generation.plan, 1) if role == "planner" else (profile.generation.reply, profile.mining.draws)
+    engine, turns = _engine(context, f"sft-{role}"), _training_turns(context)
+    asked = _fit(context, engine, turns, prompts.LAYOUTS[_layout(profile, role)], sampling)
+    found = [_complete(context, engine, asked, sampling, f"samples/{draw}", draw, plans=role == "planner") for draw in range(draws)]
     context.tokens = sum(row["tokens"] for rows in found for row in rows.values())
     said = hashlib.sha256()
     for rows in found:
@@ -746,77 +586,11 @@ def _file_digest(path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def dpo_planner(context: Context) -> dict:
-    """The planner taught to prefer the gold strategy to its own (SP-DPO, Eq. 5)."""
-    return _preference(context, "planner", "strategy")
+def prefer(context: Context, role: str, loss: str | None = None, quadrant: str | None = None) -> dict:
+    """A fine-tuned model taught to prefer what a person did to its own mistake: SP-DPO (Eq. 5), RG-DPO (Eq. 6) or Vanilla-DPO.
 
-
-def dpo_generator(context: Context) -> dict:
-    """The generator taught to prefer the gold reply to its own faulty one (RG-DPO, Eq. 6)."""
-    return _preference(context, "generator", "response")
-
-
-def dpo_vanilla(context: Context) -> dict:
-    """The coupled model taught to prefer the gold turn to its own, whatever is wrong with that (Vanilla-DPO)."""
-    return _preference(context, "vanilla", "vanilla")
-
-
-def dpo_vanilla_psnr(context: Context) -> dict:
-    """The coupled model on pairs whose rejected turn has the reply alone wrong (Observation 2)."""
-    return _preference(context, "vanilla", "vanilla", quadrant="PsNr")
-
-
-def dpo_vanilla_nspr(context: Context) -> dict:
-    """The coupled model on pairs whose rejected turn has the strategy alone wrong (Observation 2)."""
-    return _preference(context, "vanilla", "vanilla", quadrant="NsPr")
-
-
-def dpo_vanilla_nsnr(context: Context) -> dict:
-    """The coupled model on pairs whose rejected turn has the strategy and reply wrong (Observation 2)."""
-    return _preference(context, "vanilla", "vanilla", quadrant="NsNr")
-
-
-def ipo_planner(context: Context) -> dict:
-    """IPO in place of DPO for the planner."""
-    return _preference(context, "planner", "strategy", "ipo")
-
-
-def ipo_generator(context: Context) -> dict:
-    """IPO in place of DPO for the generator."""
-    return _preference(context, "generator", "response", "ipo")
-
-
-def simpo_planner(context: Context) -> dict:
-    """SimPO in place of DPO for the planner."""
-    return _preference(context, "planner", "strategy", "simpo")
-
-
-def simpo_generator(context: Context) -> dict:
-    """SimPO in place of DPO for the generator."""
-    return _preference(context, "generator", "response", "simpo")
-
-
-def kto_planner(context: Context) -> dict:
-    """KTO in place of DPO for the planner."""
-    return _preference(context, "planner", "strategy", "kto")
-
-
-def kto_generator(context: Context) -> dict:
-    """KTO in place of DPO for the generator."""
-    return _preference(context, "generator", "response", "kto")
-
-
-def orpo_planner(context: Context) -> dict:
-    """ORPO in place of DPO for the planner."""
-    return _preference(context, "planner", "strategy", "orpo")
-
-
-def orpo_generator(context: Context) -> dict:
-    """ORPO in place of DPO for the generator."""
-    return _preference(context, "generator", "response", "orpo")
-
-
-def _preference(context: Context, role: str, kind: str, loss: str | None = None, quadrant: str | None = None) -> dict:
+    ``loss`` takes another's place; ``quadrant`` leaves the coupled model the pairs of one kind alone (Observation 2).
+    """
     from decoupled_esc import corpus, mining, models, prompts, train
     from decoupled_esc.train.divergence import divergence
 
@@ -827,6 +601,7 @@ def _preference(context: Context, role: str, kind: str, loss: str | None = None,
         training, preference = training.model_copy(update={"learning_rate": other.learning_rate}), other.loss
     _be_repeatable()
     by_id = {turn.id: turn for turn in _training_turns(context)}
+    kind = {"planner": "strategy", "generator": "response", "vanilla": "vanilla"}[role]
     mined = mining.read(context.folders["pairs"] / f"{kind}.jsonl")
     if quadrant is not None:
         mined = _of_one_kind(mined, quadrant, profile.seed)
@@ -886,30 +661,12 @@ def _of_one_kind(mined: list, quadrant: str, seed: int) -> list:
     return [pair for number, pair in enumerate(own) if number in kept]
 
 
-def metrics(context: Context) -> dict:
-    """Every automatic and strategy metric of every system, both variants, with intervals and paired differences."""
-    return _measured(context, SYSTEMS, CONTRASTS)
-
-
-def metrics_controlled(context: Context) -> dict:
-    """The coupled model after pairs of one quadrant each, and after all (Observation 2, Table 5)."""
-    contrasts = [(name, "vanilla-sft") for name in CONTROLLED[1:]]
-    contrasts += [("vanilla-nsnr", "vanilla-psnr"), ("vanilla-nspr", "vanilla-psnr")]
-    return _measured(context, CONTROLLED, contrasts)
-
-
-def metrics_losses(context: Context) -> dict:
-    """Planner and generator after each of five preference losses."""
-    return _measured(
-        context, ("decoupled-sft", *(f"decoupled-{loss}" for loss in LOSSES)), [(f"decoupled-{loss}", "decoupled-sft") for loss in LOSSES]
-    )
-
-
-def _measured(context: Context, names, contrasts) -> dict:
+def metrics(context: Context, systems: tuple[str, ...], contrasts: tuple[tuple[str, str], ...]) -> dict:
+    """Every automatic and strategy metric of ``systems``, both variants, with intervals and paired differences."""
     from decoupled_esc.evaluate import evaluate_systems
 
-    systems = {name: _evaluated(context, f"replies-{name}") for name in names}
-    return asdict(evaluate_systems(systems, contrasts=contrasts, **_resampling(context)))
+    found = {name: _evaluated(context, f"replies-{name}") for name in systems}
+    return asdict(evaluate_systems(found, contrasts=contrasts, **_resampling(context)))
 
 
 def _evaluated(context: Context, need: str) -> list:
@@ -1189,60 +946,21 @@ def esc_pro_random(context: Context) -> dict:
     return {"pairs": len(found), "digest": _file_digest(context.folder / "pairs.jsonl")}
 
 
-def cso_sft(context: Context) -> dict:
-    """The coupled model fine-tuned on ESC-Pro's preferred turns (ESC-Pro-SFT)."""
-    return _chained(context, None)
+def chain(context: Context, loss: str | None, source: str = "esc-pro", share: float = 1.0, lora: bool = False) -> dict:
+    """The coupled model taught to prefer the turns that the search preferred (CSO, Eq. 7 to 9).
 
-
-def cso_dpo(context: Context) -> dict:
-    """CSO-DPO: the coupled model taught to prefer the turns that the search preferred (CSO, Eq. 7 to 9)."""
-    return _chained(context, "dpo")
-
-
-def cso_ipo(context: Context) -> dict:
-    """CSO-IPO."""
-    return _chained(context, "ipo")
-
-
-def cso_simpo(context: Context) -> dict:
-    """CSO-SimPO."""
-    return _chained(context, "simpo")
-
-
-def cso_kto(context: Context) -> dict:
-    """CSO-KTO."""
-    return _chained(context, "kto")
-
-
-def cso_orpo(context: Context) -> dict:
-    """CSO-ORPO."""
-    return _chained(context, "orpo")
-
-
-def cso_random(context: Context) -> dict:
-    """DPO against random rejected turns (ESC-Pro-Random)."""
-    return _chained(context, "dpo", source="esc-pro-random")
-
-
-def cso_quarter(context: Context) -> dict:
-    """CSO-DPO on a quarter of the trees (Figure 4)."""
-    return _chained(context, "dpo", share=0.25)
-
-
-def cso_half(context: Context) -> dict:
-    """CSO-DPO on half of the trees (Figure 4)."""
-    return _chained(context, "dpo", share=0.5)
-
-
-def _chained(context: Context, loss: str | None, source: str = "esc-pro", share: float = 1.0) -> dict:
-    """A coupled model trained on ESC-Pro, from the profile's start; ``loss`` None fine-tunes on the preferred turns."""
+    ``loss`` None fine-tunes on the preferred turns (ESC-Pro-SFT); ``source`` esc-pro-random has random rejected turns
+    (section 5.3); ``share`` of the trees (Figure 4); ``lora`` trains an adapter on what others train whole.
+    """
     from decoupled_esc import corpus, models, prompts, train
     from decoupled_esc.search import escpro
     from decoupled_esc.train.divergence import divergence
 
-    profile, how = context.profile, context.profile.cso
+    profile, how = context.profile, context.profile.cso.lora if lora else context.profile.cso
+    if how is None:
+        return {"missing": f"profile {profile.name} has one tuning for CSO, and no section cso.lora"}
     _be_repeatable()
-    start = how.start if how.start != "base-model" else None
+    start = profile.cso.start if profile.cso.start != "base-model" else None
     found = escpro.some(escpro.read(context.folders[source] / "pairs.jsonl"), share)
     turns = escpro.turns_of(found) if loss else escpro.read_turns(context.folders[source] / "sft.jsonl")
     counts = {"pairs": len(found) if loss else 0, "turns": len(turns), "trees": len({turn.dialogue for turn in turns})}
@@ -1292,41 +1010,25 @@ def _as_before(context: Context, start: str | None) -> dict:
     return {"missing": "the search left too few pairs to learn from", "weights": models.weights_digest(context.folder / "policy")}
 
 
-def tallies(context: Context) -> dict:
-    """What the systems of the research questions did at the test turns under one seed, in the few kilobytes that scores need."""
-    return _tallied(context, ASKED)
-
-
-def tallies_cso(context: Context) -> dict:
-    """The same of the models trained on ESC-Pro."""
-    return _tallied(context, TALLIED)
-
-
-def _tallied(context: Context, names) -> dict:
+def tallies(context: Context, systems: tuple[str, ...]) -> dict:
+    """What ``systems`` did at the test turns under one seed, in the few kilobytes that scores over seeds need."""
     from decoupled_esc.evaluate import seeds
 
-    context.rows = tuple({"id": name, **seeds.record(_evaluated(context, f"replies-{name}"))} for name in names)
-    return {"systems": list(names), "turns": len(_test_turns(context))}
+    made = [name for name in systems if "missing" not in context.needs[f"replies-{name}"].payload]
+    context.rows = tuple({"id": name, **seeds.record(_evaluated(context, f"replies-{name}"))} for name in made)
+    return {"systems": made, "turns": len(_test_turns(context))}
 
 
-def questions(context: Context) -> dict:
-    """The differences behind RQ1 to RQ3 averaged over all seeds, and under each (chapters 09 to 11)."""
-    return _over_seeds(context, ASKED, _between(ASKED))
-
-
-def metrics_cso(context: Context) -> dict:
-    """The models trained on ESC-Pro beside those of DecoupledESC: same base, same test turns, same decoding (chapter 13)."""
-    return _over_seeds(context, CSO_SYSTEMS, CSO_CONTRASTS)
-
-
-def _over_seeds(context: Context, names, contrasts) -> dict:
-    """``names`` by their tallies under every seed that the profile has."""
+def over_seeds(context: Context, systems: tuple[str, ...], contrasts: tuple[tuple[str, str], ...]) -> dict:
+    """Scores of ``systems`` and their differences averaged over all seeds, and the differences under each, by the tallies."""
     from decoupled_esc.evaluate.seeds import evaluate_seeds
 
     by_seed: dict[int, dict] = {seed: {} for seed in (context.profile.seed, *context.profile.more_seeds)}
     for need, result in context.needs.items():
         seed = int(need.partition("@")[2] or context.profile.seed)
-        by_seed[seed] |= {row["id"]: row for row in result.rows if row["id"] in names}
+        by_seed[seed] |= {row["id"]: row for row in result.rows if row["id"] in systems}
+    made = set.intersection(*map(set, by_seed.values()))
+    contrasts = [pair for pair in contrasts if made.issuperset(pair)]
     together, single = evaluate_seeds(_test_turns(context), by_seed, contrasts=contrasts, **_resampling(context))
     return {"seeds": list(by_seed), "together": asdict(together), "by_seed": {str(seed): values for seed, values in single.items()}}
 
@@ -1629,15 +1331,21 @@ def _load(context: Context, adapter: str | None = None, *, for_training: bool = 
 
 def _weights(context: Context, adapter: str | None):
     """(folder or hub name, revision, dtype, folder of an adapter on it or None) of the model that stage ``adapter`` left."""
-    backbone = context.profile.backbone
+    backbone, start = context.profile.backbone, context.profile.cso.start
     if backbone.kind == "embedded":
         source, revision, dtype = backbone.folder, None, "float32"
     else:
         source, revision, dtype = backbone.name, backbone.revision, backbone.dtype
     policy = context.folders[adapter] / "policy" if adapter else None
-    if policy is not None and _training_behind(context.profile, adapter).lora is None:
+    if policy is not None and not _is_adapter(policy):
         return policy, None, dtype, None  # full fine-tuning left a whole model
+    if policy is not None and adapter.startswith("cso-") and start != "base-model" and not _is_adapter(context.folders[start] / "policy"):
+        source, revision = context.folders[start] / "policy", None  # an adapter on a whole model
     return source, revision, dtype, policy
+
+
+def _is_adapter(policy) -> bool:
+    return (policy / "adapter_config.json").exists()
 
 
 def _trained(context: Context, start: str | None, model, tokenizer, sequences, how, **preference):
@@ -1651,18 +1359,8 @@ def _trained(context: Context, start: str | None, model, tokenizer, sequences, h
     weights = _weights(context, start)
     log = train.launched(weights, sequences, how, context.folder, profile.several_gpus, seed=profile.seed, **preference)
     source, revision, dtype, _ = weights
-    adapter = policy if (policy / "adapter_config.json").exists() else None
+    adapter = policy if _is_adapter(policy) else None
     return models.load(source if adapter else policy, revision=revision if adapter else None, dtype=dtype, adapter=adapter), log
-
-
-def _training_behind(profile: Profile, adapter: str):
-    """The training that decides what stage ``adapter`` left: an adapter or all weights.  Later ones go on with the same."""
-    kind, role = adapter.split("-")[:2]
-    if role == "seeker":
-        return profile.search.seeker
-    if kind != "cso":
-        return getattr(profile.sft, role)
-    return profile.cso.training if profile.cso.start == "base-model" else profile.sft.vanilla
 
 
 def _engine(context: Context, adapter: str | None):
@@ -1688,7 +1386,7 @@ def _vllm_engine(context: Context, adapter: str | None):
             raise ServerError(f"{adapter} left a whole model and no adapter, which the servers at urls can't be given; leave urls out")
         return VLLMEngine(serving.urls, name, tokenizer, serving)
     if str(source) not in context.servers:
-        adapters = {need: folder / "policy" for need, folder in context.folders.items() if (folder / "policy" / "adapter_config.json").exists()}
+        adapters = {need: folder / "policy" for need, folder in context.folders.items() if _is_adapter(folder / "policy")}
         server = Server(
             source, context.folder / "vllm.log", adapters=adapters if policy or adapter is None else {}, revision=revision, dtype=dtype,
             window=profile.data.window, seed=profile.seed, serving=serving,
@@ -1805,11 +1503,12 @@ STAGES: dict[str, Stage] = {
         *(
             Stage(
                 f"sft-{role}",
-                {"vanilla": sft_vanilla, "planner": sft_planner, "generator": sft_generator}[role],
+                sft,
                 _settings(
                     "data.train_dialogues", "data.window", f"sft.{role}", *["generator_layout"] * (role == "generator")
                 ),
-                needs=("base-model",),
+                ("base-model",),
+                {"role": role},
                 leaves=("policy",),
             )
             for role in ROLES
@@ -1817,9 +1516,10 @@ STAGES: dict[str, Stage] = {
         *(
             Stage(
                 f"candidates-{role}",
-                {"planner": candidates_planner, "generator": candidates_generator, "vanilla": candidates_vanilla}[role],
+                candidates,
                 _settings(*_TRAIN, *parts),
                 ("base-model", f"sft-{role}"),
+                {"role": role},
                 leaves=("samples",),
             )
             for role, parts in {
@@ -1842,73 +1542,68 @@ STAGES: dict[str, Stage] = {
         *(
             Stage(
                 name,
-                run,
-                _settings(*_TRAINED, f"preference.{name.split('-')[1]}", *parts, *["generator_layout"] * ("generator" in name)),
-                ("base-model", f"sft-{name.split('-')[1]}", "pairs"),
+                prefer,
+                _settings(*_TRAINED, f"preference.{how['role']}", *parts, *["generator_layout"] * (how["role"] == "generator")),
+                ("base-model", f"sft-{how['role']}", "pairs"),
+                how,
                 leaves=("policy",),
             )
-            for name, run, *parts in (
-                ("dpo-vanilla", dpo_vanilla),
-                ("dpo-planner", dpo_planner),
-                ("dpo-generator", dpo_generator),
-                ("dpo-vanilla-psnr", dpo_vanilla_psnr),
-                ("dpo-vanilla-nspr", dpo_vanilla_nspr),
-                ("dpo-vanilla-nsnr", dpo_vanilla_nsnr),
-                ("ipo-planner", ipo_planner, "preference.alternatives.ipo"),
-                ("ipo-generator", ipo_generator, "preference.alternatives.ipo"),
-                ("simpo-planner", simpo_planner, "preference.alternatives.simpo"),
-                ("simpo-generator", simpo_generator, "preference.alternatives.simpo"),
-                ("kto-planner", kto_planner, "preference.alternatives.kto"),
-                ("kto-generator", kto_generator, "preference.alternatives.kto"),
-                ("orpo-planner", orpo_planner, "preference.alternatives.orpo"),
-                ("orpo-generator", orpo_generator, "preference.alternatives.orpo"),
+            for name, how, *parts in (
+                *((f"dpo-{role}", {"role": role}) for role in ROLES),
+                *((f"dpo-vanilla-{kind.lower()}", {"role": "vanilla", "quadrant": kind}) for kind in ("PsNr", "NsPr", "NsNr")),
+                *(
+                    (f"{loss}-{role}", {"role": role, "loss": loss}, f"preference.alternatives.{loss}")
+                    for loss in LOSSES[1:] for role in ("planner", "generator")
+                ),
             )
         ),
         *(
-            Stage(f"replies-{name}", run, _settings(*_TEST), ("base-model", *([adapter] if adapter else [])))
-            for name, run, adapter in (
-                ("vanilla-base", replies_vanilla_base, None),
-                ("vanilla-direct-refine", replies_vanilla_direct_refine, None),
-                ("vanilla-self-refine", replies_vanilla_self_refine, None),
-                ("vanilla-emotion-cot", replies_vanilla_emotion_cot, None),
-                ("vanilla-with-example", replies_vanilla_with_example, None),
-                ("vanilla-sft", replies_vanilla_sft, "sft-vanilla"),
-                ("vanilla-sft-argmax", replies_vanilla_sft_argmax, "sft-vanilla"),
-                ("vanilla-dpo", replies_vanilla_dpo, "dpo-vanilla"),
-                ("vanilla-dpo-argmax", replies_vanilla_dpo_argmax, "dpo-vanilla"),
-                ("vanilla-psnr", replies_vanilla_psnr, "dpo-vanilla-psnr"),
-                ("vanilla-nspr", replies_vanilla_nspr, "dpo-vanilla-nspr"),
-                ("vanilla-nsnr", replies_vanilla_nsnr, "dpo-vanilla-nsnr"),
+            Stage(f"replies-{name}", replies_vanilla, _settings(*_TEST), ("base-model", *([adapter] if adapter else [])), {"adapter": adapter, **how})
+            for name, adapter, how in (
+                ("vanilla-base", None, {}),
+                ("vanilla-sft", "sft-vanilla", {}),
+                ("vanilla-sft-argmax", "sft-vanilla", {"argmax": True}),
+                ("vanilla-dpo", "dpo-vanilla", {}),
+                ("vanilla-dpo-argmax", "dpo-vanilla", {"argmax": True}),
+                *((f"vanilla-{kind}", f"dpo-vanilla-{kind}", {}) for kind in ("psnr", "nspr", "nsnr")),
             )
         ),
         *(
-            Stage(f"replies-{name}", run, _settings(*_TEST, "generator_layout", *parts), ("base-model", *needs))
-            for name, run, parts, needs in (
-                ("decoupled-base", replies_decoupled_base, _PLAN, ()),
-                ("decoupled-sft", replies_decoupled_sft, _PLAN, ("sft-planner", "sft-generator")),
-                ("decoupled-sft-argmax", replies_decoupled_sft_argmax, (), ("sft-generator", "replies-decoupled-sft")),
-                ("decoupled-dpo", replies_decoupled_dpo, _PLAN, ("dpo-planner", "dpo-generator")),
-                ("decoupled-dpo-argmax", replies_decoupled_dpo_argmax, (), ("dpo-generator", "replies-decoupled-dpo")),
-                ("decoupled-ipo", replies_decoupled_ipo, _PLAN, ("ipo-planner", "ipo-generator")),
-                ("decoupled-simpo", replies_decoupled_simpo, _PLAN, ("simpo-planner", "simpo-generator")),
-                ("decoupled-kto", replies_decoupled_kto, _PLAN, ("kto-planner", "kto-generator")),
-                ("decoupled-orpo", replies_decoupled_orpo, _PLAN, ("orpo-planner", "orpo-generator")),
-                ("gold-sft", replies_gold_sft, (), ("sft-generator",)),
-                ("gold-dpo", replies_gold_dpo, (), ("dpo-generator",)),
+            Stage(f"replies-vanilla-{name}", replies_prompted, _settings(*_TEST), ("base-model",), {"baseline": name.replace("-", "_")})
+            for name in ("direct-refine", "self-refine", "emotion-cot", "with-example")
+        ),
+        *(
+            Stage(f"replies-{name}", run, _settings(*_TEST, "generator_layout", *parts), ("base-model", *filter(None, how.values())), how)
+            for name, run, parts, how in (
+                ("decoupled-base", replies_decoupled, _PLAN, {"planner": None, "generator": None}),
+                *(
+                    (f"decoupled-{kind}", replies_decoupled, _PLAN, {"planner": f"{kind}-planner", "generator": f"{kind}-generator"})
+                    for kind in ("sft", *LOSSES)
+                ),
+                *(
+                    (f"decoupled-{kind}-argmax", replies_decoupled_argmax, (), {"generator": f"{kind}-generator", "drawn": f"replies-decoupled-{kind}"})
+                    for kind in ("sft", "dpo")
+                ),
+                *((f"gold-{kind}", replies_gold, (), {"adapter": f"{kind}-generator"}) for kind in ("sft", "dpo")),
             )
         ),
         *(
             Stage(
                 name,
-                run,
+                metrics,
                 _settings("data.test_dialogues", "bootstrap_replicates"),
                 tuple(f"replies-{system}" for system in systems),
+                {"systems": systems, "contrasts": contrasts},
                 uses_model=False,
             )
-            for name, run, systems in (
-                ("metrics", metrics, SYSTEMS),
-                ("metrics-controlled", metrics_controlled, CONTROLLED),
-                ("metrics-losses", metrics_losses, ("decoupled-sft", *(f"decoupled-{loss}" for loss in LOSSES))),
+            for name, systems, contrasts in (
+                ("metrics", SYSTEMS, CONTRASTS),
+                ("metrics-controlled", CONTROLLED, CONTROLLED_CONTRASTS),
+                (
+                    "metrics-losses",
+                    ("decoupled-sft", *(f"decoupled-{loss}" for loss in LOSSES)),
+                    tuple((f"decoupled-{loss}", "decoupled-sft") for loss in LOSSES),
+                ),
             )
         ),
         Stage(
@@ -1948,41 +1643,45 @@ STAGES: dict[str, Stage] = {
         *(
             Stage(
                 f"cso-{name}",
-                run,
+                chain,
                 _settings(
                     "data.test_dialogues", "data.window", "cso.start",
-                    *(("cso.sft",) if name == "sft" else ("cso.training", f"cso.losses.{name if name in LOSSES else 'dpo'}")),
+                    *(("cso.lora",) if "lora" in how else ("cso.sft",) if how["loss"] is None else ("cso.training", f"cso.losses.{how['loss']}")),
                 ),
-                ("base-model", "sft-vanilla", "esc-pro-random" if name == "random" else "esc-pro"),
+                ("base-model", "sft-vanilla", how.get("source", "esc-pro")),
+                how,
                 leaves=("policy",),
             )
-            for name, run in zip(
-                CHAINED, (cso_sft, cso_dpo, cso_ipo, cso_simpo, cso_kto, cso_orpo, cso_random, cso_quarter, cso_half), strict=True
-            )
+            for name, how in CHAINED.items()
         ),
         *(
-            Stage(f"replies-cso-{name}", run, _settings(*_TEST), ("base-model", f"cso-{name}"))
-            for name, run in zip(
-                CHAINED,
-                (replies_cso_sft, replies_cso_dpo, replies_cso_ipo, replies_cso_simpo, replies_cso_kto, replies_cso_orpo,
-                 replies_cso_random, replies_cso_quarter, replies_cso_half),
-                strict=True,
+            Stage(
+                f"replies-cso-{name}", replies_vanilla, _settings(*_TEST),
+                ("base-model", f"cso-{name}", *["sft-vanilla"] * ("lora" in how)), {"adapter": f"cso-{name}"},
             )
+            for name, how in CHAINED.items()
         ),
         *(
-            Stage(name, run, _settings("data.test_dialogues"), tuple(f"replies-{system}" for system in systems), uses_model=False)
-            for name, run, systems in (("tallies", tallies, ASKED), ("tallies-cso", tallies_cso, TALLIED))
+            Stage(
+                name, tallies, _settings("data.test_dialogues"), tuple(f"replies-{system}" for system in systems), {"systems": systems},
+                uses_model=False,
+            )
+            for name, systems in (("tallies", ASKED), ("tallies-cso", TALLIED))
         ),
         *(
             Stage(
                 name,
-                run,
+                over_seeds,
                 _settings("data.test_dialogues", "bootstrap_replicates", "more_seeds"),
                 needs,
+                {"systems": systems, "contrasts": contrasts},
                 over_seeds=needs,
                 uses_model=False,
             )
-            for name, run, needs in (("questions", questions, ("tallies",)), ("metrics-cso", metrics_cso, ("tallies", "tallies-cso")))
+            for name, systems, contrasts, needs in (
+                ("questions", ASKED, tuple(_between(ASKED)), ("tallies",)),
+                ("metrics-cso", CSO_SYSTEMS, CSO_CONTRASTS, ("tallies", "tallies-cso")),
+            )
         ),
         Stage(
             "decoding",
