@@ -166,12 +166,12 @@ def publish(profile: str) -> list[str]:
 
     whole = Session(profile).whole()
     published = corpus.manifest_digests()
-    fresh = {}
+    fresh, known = {}, {}
     for session, name in whole:
-        called, state = _called(session, name), session.state(name, session.runs)
+        called, state = _called(session, name), session.state(name, session.runs, known)
         if state.word == "fresh":
             fresh[called] = session.runs.read(name)
-        elif session.state(name, session.published).word != "fresh":
+        elif session.state(name, session.published, known).word != "fresh":
             raise ChapterError(f"{called} is {state.word} ({state.why}); run it first: decoupled-esc run --profile {profile}")
     for called, result in fresh.items():
         for data, used in result.inputs["data"].items():
@@ -183,7 +183,7 @@ def publish(profile: str) -> list[str]:
         if called not in fresh:
             continue
         result = fresh[called]
-        stays = len(fresh) < len(whole) and session.state(name, session.published).word == "fresh"
+        stays = len(fresh) < len(whole) and session.state(name, session.published, known).word == "fresh"
         if stays and result.digest in old.digests:
             continue
         if stays:
@@ -193,7 +193,8 @@ def publish(profile: str) -> list[str]:
             result = replace(result, rows=(), rows_left_out=True)
         session.published.write(result)
         written.append(called)
-    if lost := [_called(*one) for one in whole if one[0].state(one[1], one[0].published).word != "fresh"]:
+    known = {}
+    if lost := [_called(*one) for one in whole if one[0].state(one[1], one[0].published, known).word != "fresh"]:
         raise ChapterError(f"these do not fit what was published now: {', '.join(lost)}; run them too: decoupled-esc run --profile {profile}")
     return written + publish_notebooks()
 

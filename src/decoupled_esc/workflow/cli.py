@@ -228,8 +228,9 @@ def _status(options) -> int:
     opened = Session(options.profile)
     print(f"profile {opened.profile.name}: {opened.profile.description}")
     print(f"{'stage':<30}{'run here':<44}  published")
+    known: dict = {}
     for session, name in opened.whole():
-        here, published = (session.state(name, store) for store in (session.runs, session.published))
+        here, published = (session.state(name, store, known) for store in (session.runs, session.published))
         words = [f"{s.word} ({s.why})" if s.why else s.word for s in (here, published)]
         seed = "" if session is opened else f"@{session.profile.seed}"
         print(f"{name + seed:<30}{words[0]:<44}  {words[1]}")

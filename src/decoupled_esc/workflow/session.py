@@ -162,8 +162,18 @@ class Session:
         result = self.published.read(name)
         return result if result and not result.rows_left_out and self.state(name, self.published).word == "fresh" else None
 
-    def state(self, name: str, store: Store) -> State:
-        """Whether ``store`` holds a result of stage ``name`` that still holds, judged within that store."""
+    def state(self, name: str, store: Store, known: dict | None = None) -> State:
+        """Whether ``store`` holds a result of stage ``name`` that still holds, judged within that store.
+
+        ``known`` is filled with what was found on the way; give the same one again while nothing is written.
+        """
+        self._stage(name)
+        known = {} if known is None else known
+        if (store.folder, name) not in known:
+            known[store.folder, name] = self._state(name, store, known)
+        return known[store.folder, name]
+
+    def _state(self, name: str, store: Store, known: dict) -> State:
         stage = self._stage(name)
         result = store.read(name)
         if result is None:
@@ -178,7 +188,7 @@ class Session:
                 return State("stale", f"{need} has changed")
             if borrowed:
                 continue
-            if (state := of.state(need_stage, own)).word != "fresh":
+            if (state := of.state(need_stage, own, known)).word != "fresh":
                 return State("stale", f"{need} is {state.word} ({state.why})")
         if result.inputs["settings"] != _plain(stage.settings(self.profile)):
             changed = _difference(result.inputs["settings"], _plain(stage.settings(self.profile)))
