@@ -77,6 +77,13 @@ figures.say(profile_name=book.label)
 # ```
 #
 # A dialogue's turns always go to the same server, whose cache holds what they share.
+# A role of the search and a judge may have several servers too, which take turns:
+#
+# ```yaml
+# search:
+#   roles:
+#     supporter: {model: my-model, base_url: ["http://127.0.0.1:8001/v1", "http://127.0.0.1:8002/v1"], in_flight: 64}
+# ```
 #
 # ### One card of 80 GB
 #

@@ -50,7 +50,7 @@ def test_status_lists_every_stage(capsys, tmp_path):
 
 def test_status_keeps_its_columns_apart(capsys, monkeypatch):
     why = session.State("stale", "a reason that is longer than its column is wide, as happens")
-    monkeypatch.setattr(Session, "state", lambda self, name, store: why)
+    monkeypatch.setattr(Session, "state", lambda self, name, store, known=None: why)
     main(["status", "--profile", "laptop"])
     assert f"({why.why})  stale" in capsys.readouterr().out
 
