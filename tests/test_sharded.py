@@ -1,0 +1,72 @@
+"""Weights spread over two processes (FSDP 2, over gloo) learn what whole ones do.
+
+accelerate shards on GPUs alone, so that its configuration `fsdp` is not run here.  What it does to a model is: each layer
+and the whole are wrapped, weights are gathered before a layer runs, gradients are averaged and scattered.  This does the same
+by torch's own functions, with the packed forward pass and the loss of a training step.
+"""
+
+import pytest
+import torch
+import torch.multiprocessing as processes
+
+from decoupled_esc import corpus, models, packing, prompts, train
+
+BASE = models.EMBEDDED / "esc-nano"
+STEPS, WORLD = 3, 2
+
+
+def sequences():
+    dialogues = corpus.load("esconv", download=False).split("train")[: STEPS * WORLD]
+    turns = [turn for dialogue in dialogues for turn in corpus.turns(dialogue)[:3]]
+    return train.encode(turns, prompts.vanilla, models.load_tokenizer(BASE), 1024).packed
+
+
+def learn(model, steps, share: int) -> dict[str, torch.Tensor]:
+    """Plain gradient descent over ``steps``, each a list of sequences that count one ``share``-th; returns the weights."""
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
+    for batch in steps:
+        for packed in batch:
+            (-packing.answer_logps(model, packed).sum() / len(packed.targets) / share).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    return {name: value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in model.state_dict().items()}
+
+
+def one_of_two(rank: int, folder: str, adapter: bool) -> None:
+    import torch.distributed as distributed
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
+    mesh, model = init_device_mesh("cpu", (WORLD,)), loaded(adapter)
+    for module in [m for m in model.modules() if type(m).__name__ in model._no_split_modules]:
+        fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    weights = learn(model, [[packed] for packed in sequences()[rank::WORLD]], 1)  # FSDP takes the mean over the processes
+    if rank == 0:
+        torch.save(weights, f"{folder}/weights.pt")
+    distributed.destroy_process_group()
+
+
+def loaded(adapter: bool):
+    torch.manual_seed(0)
+    model = models.load(BASE, for_training=True)
+    if adapter:
+        from peft import LoraConfig, get_peft_model
+
+        model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights="gaussian"))
+        model._no_split_modules = model.base_model.model._no_split_modules
+    return model
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["all weights", "adapter"])
+def test_sharded_weights_learn_what_whole_ones_do(tmp_path, adapter):
+    processes.spawn(one_of_two, (str(tmp_path), adapter), nprocs=WORLD)
+    found, packed, model = torch.load(tmp_path / "weights.pt"), sequences(), loaded(adapter)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    whole = learn(model, [packed[step : step + WORLD] for step in range(0, len(packed), WORLD)], WORLD)
+    assert found.keys() == whole.keys()
+    moved = max((whole[name] - before[name]).abs().max().item() for name in whole)
+    apart = max((whole[name] - found[name]).abs().max().item() for name in whole)
+    assert moved > 1e-3 and apart < 1e-4 * max(1.0, moved)
