@@ -1,8 +1,8 @@
-"""Weights spread over two processes (FSDP 2, over gloo) learn what whole ones do.
+"""Weights spread over two processes by FSDP 2, and optimiser states by ZeRO-2, learn what whole ones do; over gloo.
 
-accelerate shards on GPUs alone, so that its configuration `fsdp` is not run here.  What it does to a model is: each layer
-and the whole are wrapped, weights are gathered before a layer runs, gradients are averaged and scattered.  This does the same
-by torch's own functions, with the packed forward pass and the loss of a training step.
+accelerate shards on GPUs alone, so that its configurations `fsdp` and `zero2` are not run here.  This does by torch's and
+DeepSpeed's own functions what those have done to a model, with the packed forward pass and the loss of a training step.
+DeepSpeed is no part of the usual installation: where it is absent, as in CI, its test is skipped.
 """
 
 import pytest
@@ -49,6 +49,27 @@ def one_of_two(rank: int, folder: str, adapter: bool) -> None:
     distributed.destroy_process_group()
 
 
+def one_of_two_by_deepspeed(rank: int, folder: str, adapter: bool) -> None:
+    import os
+
+    os.environ |= {"DS_ACCELERATOR": "cpu", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "OMP_NUM_THREADS": "1"}
+    import deepspeed
+    import torch.distributed as distributed
+
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
+    model = loaded(adapter)
+    config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 2}, "zero_allow_untested_optimizer": True, "gradient_clipping": 0.0}
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimiser, config=config)
+    for packed in sequences()[rank::WORLD]:
+        engine.backward(-packing.answer_logps(engine, packed).sum() / len(packed.targets))
+        engine.step()
+    if rank == 0:
+        torch.save({name: value.clone() for name, value in model.state_dict().items()}, f"{folder}/weights.pt")
+    distributed.destroy_process_group()
+
+
 def loaded(adapter: bool):
     torch.manual_seed(0)
     model = models.load(BASE, for_training=True)
@@ -61,8 +82,11 @@ def loaded(adapter: bool):
 
 
 @pytest.mark.parametrize("adapter", [False, True], ids=["all weights", "adapter"])
-def test_sharded_weights_learn_what_whole_ones_do(tmp_path, adapter):
-    processes.spawn(one_of_two, (str(tmp_path), adapter), nprocs=WORLD)
+@pytest.mark.parametrize("by", ["fsdp", "zero2"])
+def test_sharded_weights_learn_what_whole_ones_do(tmp_path, by, adapter):
+    if by == "zero2":
+        pytest.importorskip("deepspeed")
+    processes.spawn(one_of_two if by == "fsdp" else one_of_two_by_deepspeed, (str(tmp_path), adapter), nprocs=WORLD)
     found, packed, model = torch.load(tmp_path / "weights.pt"), sequences(), loaded(adapter)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     whole = learn(model, [packed[step : step + WORLD] for step in range(0, len(packed), WORLD)], WORLD)
