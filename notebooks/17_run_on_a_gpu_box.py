@@ -216,6 +216,8 @@ plain(pd.DataFrame({"": lines}), "Two engines on two CPU cores (bench/vllm_serve
 # | two adapters on one server, guided choice, seeds, ranks of strategies | vLLM's CPU build, our 1M-parameter model | `tests/test_vllm.py` |
 # | a server that dies, never answers, or finds its port taken | scripted servers | `tests/test_vllm.py` |
 # | several processes learn what one does (SFT and DPO) | two processes, gloo | `tests/test_launch.py` |
+# | weights spread by FSDP 2, optimiser states by ZeRO-2, whole models and adapters | two processes, gloo, by torch's and DeepSpeed's own functions | `tests/test_sharded.py` |
+# | several servers of one model | scripted servers | `tests/test_client.py` |
 # | chat templates, packed attention, capped scores | random models of the three architectures, tokenizers in each template's form | `tests/test_backbones.py` |
 # | jobs on a cluster | SLURM 22.05 with one node | `DECOUPLED_ESC_SLURM=1 pytest tests/test_slurm.py` |
-# | FSDP, ZeRO-2, NCCL, FlexAttention at length, seven billion weights | not run | |
+# | the configurations `fsdp` and `zero2` through accelerate, which knows them on GPUs alone; NCCL, FlexAttention at length, seven billion weights | not run | |
