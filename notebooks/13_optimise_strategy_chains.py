@@ -81,11 +81,11 @@ plain(pd.DataFrame({name: line(result) for name, result in policies.items()}).T.
 # Read the tables below with the column KL in mind: a model that hardly moved can't differ much from where it started.
 #
 # CSO's learning rates belong to large models.
-# For the small one, rates of DPO were tried on 40 validation dialogues, of all weights and of an adapter, and for either the one with the best macro F1 was taken, for all losses; their other constants were not searched.
+# For the small one, rates of DPO were tried on 40 validation dialogues, and the one with the best macro F1 was taken, for all losses, and for adapters likewise where the profile trains both; the other constants were not searched.
 # The search leaves far fewer pairs than the mining of [chapter 04](04_mine_preferences.ipynb), and so far fewer steps: at the rate that suits the coupled model of [chapter 07](07_train_vanilla_baselines.ipynb) next to nothing was learned.
 
 # %% tags=["hide-input"]
-tried = sorted((entry for entry in benchmarks.load("preference_search") if entry["role"] in ("cso", "cso-lora")), key=lambda entry: (entry["role"], entry["learning_rate"]))
+tried = sorted((entry for entry in benchmarks.load("preference_search") if entry["role"] in ("cso", *["cso-lora"] * (how.lora is not None))), key=lambda entry: (entry["role"], entry["learning_rate"]))
 lines = {"before": next(entry["before"] for entry in tried if "before" in entry)}
 lines |= {f"DPO at {entry['learning_rate']:.0e}{', adapter' * (entry['role'] == 'cso-lora')}": {**entry["after"], "KL": entry["divergence"]} for entry in tried}
 plain(pd.DataFrame({name: {key: f"{value:.3g}" for key, value in line.items()} for name, line in lines.items()}).T.fillna("–"),
