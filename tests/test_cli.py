@@ -170,11 +170,20 @@ def test_the_graph_holds_every_stage_every_chapter_and_the_book():
     assert len({job.marker for job in GRAPH.values()}) == len(dag.jobs("smoke"))
 
 
-def test_the_graph_has_no_circle_and_no_loose_end():
+@pytest.mark.parametrize("graph", [list(GRAPH.values()), dag.jobs("qwen2.5-7b")], ids=["smoke", "with more seeds"])
+def test_the_graph_has_no_circle_and_no_loose_end(graph):
     seen = set()
-    for job in GRAPH.values():  # each after those it needs
+    for job in graph:  # each after those it needs
         assert set(job.needs) <= seen, f"{job.name} comes too early, or needs what nothing makes"
         seen.add(job.marker)
+
+
+def test_what_is_searched_once_is_read_under_every_seed():
+    graph = {job.name: job for job in dag.jobs("qwen2.5-7b")}
+    assert {"cso-dpo@14", "replies-cso-dpo@15", "tallies@14", "sft-vanilla@15"} <= set(graph)
+    assert not {"search@14", "esc-pro@14", "questions@14", "ipo-planner@14"} & set(graph)
+    assert graph["esc-pro"].marker in graph["cso-dpo@14"].needs and graph["sft-vanilla@14"].marker in graph["cso-dpo@14"].needs
+    assert {graph[f"tallies-cso{end}"].marker for end in ("", "@14", "@15")} <= set(graph["metrics-cso"].needs)
 
 
 def test_jobs_need_what_they_read():

@@ -68,8 +68,12 @@ def jobs(profile: str) -> list[Job]:
             gpu=settings.needs_gpu and stage.uses_model,
         )  # fmt: skip
 
-    found = [job(stages.STAGES[name], f"@{seed}") for seed in settings.more_seeds for name in stages.of_every_seed()]
-    found += [job(stage) for stage in stages.STAGES.values()]
+    others = [job(stages.STAGES[name], f"@{seed}") for seed in settings.more_seeds for name in stages.of_every_seed()]
+    found = []
+    for stage in stages.STAGES.values():
+        if stage.over_seeds:  # after what is made once, and before what is read over seeds
+            found, others = [*found, *others], []
+        found.append(job(stage))
     drawing = [PACKAGE / "present" / "book.mplstyle", ROOT / "data" / "paper_values.json"]
     drawing += [path for folder in ("bench", "pretraining") for path in (ROOT / "results" / folder).glob("*.json")]
     for source in chapters.sources():

@@ -209,7 +209,7 @@ class Session:
     def whole(self) -> list[tuple[Session, str]]:
         """All that a run of this profile computes: its stages, and under its other seeds those that are run under every one."""
         others = [self._under(seed) for seed in self.profile.more_seeds]
-        return [(other, name) for other in others for name in stages.of_every_seed()] + [(self, name) for name in stages.STAGES]
+        return [(self, name) for name in stages.STAGES] + [(other, name) for other in others for name in stages.of_every_seed()]
 
     def _needs(self, stage: stages.Stage) -> dict[str, tuple[Session, str]]:
         """What ``stage`` needs: the name that it knows it by, with the seed after an @ for another one's, -> whose it is, and the stage."""
