@@ -184,7 +184,7 @@ asked = {
 }
 if "cso-lora-dpo" in measured.systems:
     asked |= {"cso-lora-dpo - cso-lora-sft": "the main claim, with adapters", "cso-lora-dpo - cso-dpo": "adapters against all weights"}
-plain(chained.differences(measured, asked), f"Paired differences on the same test turns, mean over seeds {seeds}, profile {book.label}; 95% intervals.")
+plain(chained.differences(measured, asked), f"Paired differences on the same test turns, mean over seed(s) {seeds}, profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # ## Verdict
@@ -201,7 +201,7 @@ if "cso-lora-dpo" in measured.systems:
         "with adapters, CSO-DPO has a higher macro F1 than SFT on ESC-Pro": ("cso-lora-dpo - cso-lora-sft", "Q", 1),
         "with adapters, CSO-DPO has a lower bias than SFT on ESC-Pro": ("cso-lora-dpo - cso-lora-sft", "B", -1),
     }
-plain(chained.claims(found, claims), f"CSO's claims, seeds {seeds}, profile {book.label}; 95% intervals.")
+plain(chained.claims(found, claims), f"CSO's claims, seed(s) {seeds}, profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # An answer needs the interval and the same sign under each of at least three seeds; with fewer it is only *for it* or *against it*.
