@@ -148,6 +148,31 @@ plain(calibrated, f"Calibration on the test turns, profile {book.label}; without
 # Nats a turn are what a planner is worth as a predictor, whatever it is decoded with: lower is better.
 # Preference optimisation is not trained to lower them.
 #
+# ## How much of a difference is rounding?
+#
+# Processors add floating-point numbers in different orders, and a training of thousands of steps turns last digits into another model.
+# Where the models of the first seed were trained again on another machine, with the same code, data and seed, the same differences can be taken twice.
+
+# %% tags=["hide-input"]
+again = book.result("questions").payload["by_seed"][str(book.profile.seed)] if book.result("replies-vanilla-dpo").remade else {}
+twice = {name: measured.contrasts[name]["paper"] for name in again if name in measured.contrasts}
+noise = {
+    name: {
+        f"{METRICS[key]}, {title}": text
+        for key in ("B", "Q") for title, text in (("first", written(first[key], 2)), ("again", f"{again[name][key]:.2f}"))
+    }
+    for name, first in twice.items()
+}  # fmt: skip
+outside = sum(not first[key].low <= again[name][key] <= first[key].high for name, first in twice.items() for key in ("B", "Q"))
+figures.say(outside=outside, taken_twice=2 * len(twice))
+plain(pd.DataFrame(noise or {"–": {"trained twice": "nothing"}}).T, f"One seed trained on two machines, profile {book.label}; 95% intervals by dialogue of the first.")
+
+# %% [markdown]
+# Of {glue:text}`taken_twice` differences, {glue:text}`outside` taken again lie outside the first one's interval.
+#
+# An interval by dialogue says how the same models would do in other talks, and knows nothing of this.
+# One trained pair of models is one draw, whatever its seed was: compare methods over several trainings, as chapters [09](09_ask_rq1.ipynb) to [11](11_ask_rq3.ipynb) do.
+#
 # ## What to report instead
 #
 # A B with its decoding, or the whole curve; beside it the B that chance makes on as many turns ([chapter 08](08_evaluate_systems.ipynb)); and nats, which no decoding can change.
