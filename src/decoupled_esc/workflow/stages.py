@@ -1331,7 +1331,7 @@ def _load(context: Context, adapter: str | None = None, *, for_training: bool = 
 
 def _weights(context: Context, adapter: str | None):
     """(folder or hub name, revision, dtype, folder of an adapter on it or None) of the model that stage ``adapter`` left."""
-    backbone, start = context.profile.backbone, context.profile.cso.start
+    backbone = context.profile.backbone
     if backbone.kind == "embedded":
         source, revision, dtype = backbone.folder, None, "float32"
     else:
@@ -1339,8 +1339,9 @@ def _weights(context: Context, adapter: str | None):
     policy = context.folders[adapter] / "policy" if adapter else None
     if policy is not None and not _is_adapter(policy):
         return policy, None, dtype, None  # full fine-tuning left a whole model
-    if policy is not None and adapter.startswith("cso-") and start != "base-model" and not _is_adapter(context.folders[start] / "policy"):
-        source, revision = context.folders[start] / "policy", None  # an adapter on a whole model
+    start = context.folders.get(context.profile.cso.start)
+    if adapter and adapter.startswith("cso-") and start is not None and not _is_adapter(start / "policy") and (start / "policy").exists():
+        source, revision = start / "policy", None  # an adapter on the whole model that CSO's training started from
     return source, revision, dtype, policy
 
 
