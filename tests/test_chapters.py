@@ -142,7 +142,7 @@ def home(tmp_path, monkeypatch):
 
     def open_session(profile: str) -> Session:
         opened = Session(profile, runs=home.runs, published=home.published)
-        opened.corpora = {"esconv": SimpleNamespace(digest=home.data)}
+        opened.corpora = {"esconv": SimpleNamespace(digest=home.data, name="esconv")}
         return opened
 
     home.session = open_session

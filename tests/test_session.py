@@ -93,7 +93,7 @@ class House:
     def session(self, runs_only: bool = False, **changes) -> Session:
         profile = load_profile("smoke").model_copy(update=changes)
         opened = Session(profile, runs_only=runs_only, runs=self.folder / "runs", published=self.folder / "results")
-        opened.corpora = {"esconv": SimpleNamespace(digest=self.data)}
+        opened.corpora = {"esconv": SimpleNamespace(digest=self.data, name="esconv")}
         return opened
 
     def publish(self) -> None:
@@ -140,6 +140,19 @@ def test_a_stage_runs_without_its_files_and_again_once_they_have_come(house, tmp
     assert here.run("look").payload == {"files": ["labels.json"]}
     here.published.write(here.runs.read("look"))
     assert without.state("look", without.published).word == "fresh", "published from the files that the registry names"
+
+
+def test_work_on_the_real_data_is_not_lost_to_the_miniature(house):
+    house.session().run("count")
+    synthetic = house.session()
+    synthetic.corpora = {"esconv": SimpleNamespace(digest="d2", name="miniature")}
+    with pytest.raises(StageError, match=r"grow\.json was made from the real esconv, .* Set DECOUPLED_ESC_DATA as before, or move"):
+        synthetic.run("count")
+    assert house.why("count") == ("fresh", ""), "nothing was touched"
+    elsewhere = house.session()
+    elsewhere.corpora = {"esconv": SimpleNamespace(digest="d3", name="mine")}
+    assert elsewhere.run("grow").payload == {"size": 26}, "other real data is other work"
+    assert synthetic.run("grow").payload == {"size": 26} and synthetic.runs.read("grow").inputs["data"] == {"esconv": "d2"}
 
 
 # --- Asking ---

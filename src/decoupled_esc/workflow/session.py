@@ -262,6 +262,19 @@ class Session:
         own = {name: fetch.identity(name) if name in self.files else ABSENT for name in stage.files}
         return {name: self.corpora[name].digest for name in stage.corpora} | own
 
+    def _keep_from_the_miniature(self, stage: stages.Stage) -> None:
+        """Raise StageError where a run on the synthetic stand-in would take the place of work on the real data."""
+        published = corpus.manifest_digests()
+        if not any(name in published and self.corpora[name].name == "miniature" for name in stage.corpora):
+            return
+        for name in stages.STAGES:
+            result = self.runs.read(name)
+            if real := [data for data, used in (result.inputs["data"] if result else {}).items() if used == published.get(data)]:
+                raise StageError(
+                    f"{self.runs.path(name)} was made from the real {real[0]}, which is not found now, and stage {stage.name} would start over with the "
+                    f"synthetic miniature. Set {fetch.FOLDER} as before, or move {self.runs.folder} away"
+                )
+
     def _compute(self, stage: stages.Stage, folder: Path, needs: dict[str, Result]) -> Result:
         if self.profile.needs_gpu and stage.uses_model:
             import torch
@@ -271,6 +284,7 @@ class Session:
                     f"profile {self.profile.name} needs a GPU for stage {stage.name}, and none is visible here. "
                     "Use profile smoke or laptop, or run on a GPU machine"
                 )
+        self._keep_from_the_miniature(stage)
         context = Context(
             profile=self.profile,
             folder=folder,
