@@ -1,9 +1,10 @@
 """The report that gives every number of both papers a status."""
 
 import pytest
+from test_bootstrap import system
 
 from decoupled_esc.evaluate import Estimate, EvaluatedTurn, evaluate_systems
-from decoupled_esc.present import replication
+from decoupled_esc.present import chained, replication
 from decoupled_esc.present.paper import Status, load_tables
 from decoupled_esc.taxonomy import STRATEGIES
 
@@ -191,3 +192,25 @@ def test_a_question_shows_both_papers_differences_ours_and_every_seed():
         "by seed": "-0.04, -0.06, -0.05", "answer": "supported",
     }  # fmt: skip
     assert table.iloc[1]["answer"] == "not decided"
+
+
+def test_csos_claims_are_answered_over_seeds():
+    found = {
+        "together": {"contrasts": {"cso-dpo - cso-sft": {"paper": {"Q": estimates(1.0, 0.4, 1.6), "B": estimates(0.1, 0.02, 0.2)}}}},
+        "by_seed": {seed: {"cso-dpo - cso-sft": {"Q": q, "B": 0.1}} for seed, q in (("13", 0.8), ("14", 1.0), ("15", 1.2))},
+    }
+    table = chained.claims(found, {"higher F1": ("cso-dpo - cso-sft", "Q", 1), "lower bias": ("cso-dpo - cso-sft", "B", -1)})
+    assert table.loc["higher F1"].to_dict() == {"difference": "1.0 [0.4, 1.6]", "by seed": "+0.8, +1.0, +1.2", "answer": "supported"}
+    assert table.loc["lower bias", "answer"] == "contradicted" and table.loc["lower bias", "by seed"] == "+0.10, +0.10, +0.10"
+
+
+def test_csos_tables_have_both_tunings_where_both_were_trained():
+    names = ("vanilla-base", "vanilla-sft", *(f"{own}-{kind}" for own in ("cso", "cso-lora") for kind in ("sft", *chained.LOSSES)))
+    own = {name: turns for name, turns in zip(names, (system(n) for n in range(len(names))), strict=True)}
+    pairs = [(f"{start}-{loss}", f"{start}-sft") for start in ("cso", "cso-lora") for loss in chained.LOSSES]
+    both = evaluate_systems(own, contrasts=pairs, replicates=50, seed=0)
+    assert chained.tunings(both, "full") == {"full": "cso", "lora": "cso-lora"}
+    rows = set(chained.losses(both, "cso/table-9", "full", "test").to_frame().row)
+    assert {f"llama3.1-8b/{tuning}/{kind}" for tuning in ("full", "lora") for kind in ("sft", *chained.LOSSES)} <= rows
+    one = evaluate_systems({name: own[name] for name in names if "lora" not in name}, contrasts=pairs[:5], replicates=50, seed=0)
+    assert not any("lora" in row for row in chained.losses(one, "cso/table-9", "full", "test").to_frame().dropna(subset=["measured"]).row)
