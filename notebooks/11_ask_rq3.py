@@ -38,7 +38,7 @@ figures.say(profile_name=book.label, seeds=seeds, n_seeds=len(asked["seeds"]))
 if book.result("tallies").remade or book.result("replies-vanilla-dpo").remade:
     print(
         f"The models of seed {asked['seeds'][0]} were trained again for this page on another machine than those of chapters 02 to 08: "
-        "same code, data and seed, but processors round differently, so that its numbers here and there are not equal to the last digit."
+        "same code, data and seed, but processors round differently, and its numbers here and there differ (chapter 14 shows by how much)."
     )
 
 # %% [markdown]

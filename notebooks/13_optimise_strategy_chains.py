@@ -99,9 +99,8 @@ plain(pd.DataFrame({name: {key: f"{value:.3g}" for key, value in line.items()} f
 # %% tags=["hide-input"]
 if start.remade:
     print(
-        "The fine-tuned models that the search and these trainings start from were made again on another machine than those of the other chapters, "
-        "with the same code, data and seed. Processors round differently, so the two are not the same to the last bit, and neither are their replies. "
-        "'vanilla-sft' and 'decoupled-sft' are in this chapter the models that were made again."
+        "The models of the first seed in this chapter were trained on another machine than those of chapters 02 to 08, with the same code, data and seed. "
+        "Processors round differently, and the numbers here and there differ (chapter 14 shows by how much)."
     )
 
 # %% [markdown]
