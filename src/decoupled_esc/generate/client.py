@@ -470,7 +470,7 @@ def _said(error) -> str:
 
 def _shown(address: str) -> str:
     """``address`` without a password or a key that may stand in it."""
-    parts = urlsplit(address)
+    parts = urlsplit(address.rstrip("/"))
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
