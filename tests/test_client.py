@@ -101,6 +101,8 @@ def test_several_servers_of_one_model_take_turns_and_stand_in_for_one_that_is_go
         gone = "http://127.0.0.1:9/v1"
         again = open_client(one, tmp_path / "s.db", base_url=(one.url, gone, other.url)).ask(requests(40))
         assert again == answers, "which server answered is no part of an answer"
+    with pytest.raises(ValidationError, match="at least 1 item"):
+        Endpoint(model="judge", base_url=[])
     assert Client(Endpoint(model="judge", base_url=[one.url, gone]), Record(tmp_path / "r.db"), "replay").ask(requests(40)) == answers
 
 

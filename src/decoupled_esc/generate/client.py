@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from itertools import cycle
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
 
 from decoupled_esc import progress
 from decoupled_esc.generate.record import Record, Stored, canonical, key
@@ -52,7 +52,7 @@ class Endpoint(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str
-    base_url: str | tuple[str, ...] | None = None
+    base_url: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Of several servers of one model: each call goes to the next, and so does one that is tried again.  None: the
     environment's OPENAI_BASE_URL, or OpenAI's own."""
     key_from: str = "OPENAI_API_KEY"
