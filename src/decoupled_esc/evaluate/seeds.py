@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 
 from decoupled_esc.corpus import Turn
-from decoupled_esc.evaluate import Estimate, EvaluatedTurn, Evaluation, SystemDetails, strategy, text
+from decoupled_esc.evaluate import Estimate, EvaluatedTurn, Evaluation, _details, strategy, text
 from decoupled_esc.evaluate.bootstrap import Resampled, bootstrap, cluster_weights, ratio_of_sums
 from decoupled_esc.taxonomy import STRATEGIES
 
@@ -130,16 +130,3 @@ def _averaged(scores: Sequence[dict[str, Resampled]], drawn: np.ndarray, interva
         found[key] = mean.estimate() if intervals else Estimate(mean.value)
     return {"paper": found}
 
-
-def _details(w: np.ndarray, missed: np.ndarray, dialogues: int) -> SystemDetails:
-    turns = int(w.sum() + missed.sum())
-    return SystemDetails(
-        turns=turns,
-        dialogues=dialogues,
-        invalid_rate=int(missed.sum()) / turns,
-        distribution=(w.sum(1) / max(1, w.sum())).tolist(),
-        preference={"paper": strategy.preference(w, "paper").tolist()},
-        strategy_f1={"paper": strategy.strategy_f1(w, missed, "drop").tolist()},
-        confusion=w.tolist(),
-        invalid=missed.tolist(),
-    )
