@@ -166,6 +166,22 @@ def test_a_stage_runs_once_after_what_it_needs(house):
     assert house.calls.count("count") == house.calls.count("grow") == 1
 
 
+def test_asking_for_what_holds_looks_at_each_stage_once(house, monkeypatch):
+    def step(context):
+        return {"needs": sorted(context.needs)}
+
+    house.module.write_text("def step(context):\n    return {}\n", encoding="utf-8")
+    ladder = [f"step-{k}" for k in range(24)]  # each needs the two before it: tens of thousands of ways lead down
+    table = {name: Stage(name, step, lambda p: {}, tuple(ladder[max(0, k - 2) : k]), corpora=()) for k, name in enumerate(ladder)}
+    monkeypatch.setattr(stages, "STAGES", table)
+    house.session().run(ladder[-1])
+    again, looked = house.session(), []
+    whole = again._state
+    monkeypatch.setattr(again, "_state", lambda name, *rest: looked.append(name) or whole(name, *rest))
+    assert again.run(ladder[-1]).payload == {"needs": ladder[-3:-1]}
+    assert sorted(looked) == sorted(ladder)
+
+
 def test_a_result_says_what_it_was_computed_from_and_how(house):
     house.session().run("count")
     grown, written = (house.session().runs.read(name) for name in ("grow", "write"))

@@ -108,6 +108,10 @@ class Session:
         return {name: corpus.load(name, download=not self.runs_only) for name in ("esconv", "failed_esconv")}
 
     @cached_property
+    def _digests(self) -> dict[str, str]:
+        return self._reader._digests if self._reader is not self else {name: found.digest for name, found in self.corpora.items()}
+
+    @cached_property
     def files(self) -> dict[str, tuple[Path, ...]]:
         """The files of data sets that only some stages read and nothing downloads unasked, where they are here."""
         if self._reader is not self:
@@ -140,6 +144,8 @@ class Session:
     def run(self, name: str) -> Result:
         """The result of stage ``name`` under ``runs/``, running it and what it needs where that does not hold."""
         stage = self._stage(name)
+        if self.state(name, self.runs).word == "fresh":  # and so is all that it needs
+            return self.runs.read(name)
         needs = {need: of.given(name) for need, (of, name) in self._needs(stage).items()}
         folder = self.runs.folder / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -260,7 +266,7 @@ class Session:
             return {name: published[name] for name in stage.corpora} | {name: fetch.identity(name) for name in stage.files}
         # Files that are not here are data too: a stage says what it lacks, and runs again once they have come.
         own = {name: fetch.identity(name) if name in self.files else ABSENT for name in stage.files}
-        return {name: self.corpora[name].digest for name in stage.corpora} | own
+        return {name: self._digests[name] for name in stage.corpora} | own
 
     def _keep_from_the_miniature(self, stage: stages.Stage) -> None:
         """Raise StageError where a run on the synthetic stand-in would take the place of work on the real data."""
