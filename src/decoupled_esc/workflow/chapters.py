@@ -158,13 +158,16 @@ def publish(profile: str) -> list[str]:
 
     After a whole run all are replaced.  After a part of one, what was published and still holds stays as it is, and where
     the same work was done again, it is noted that the new results beside it were made from that copy.
-    Rows are left out where no chapter shows them (``ROWS_SHOWN``); whoever runs the stage has them under ``runs/``.
+    Rows are left out where no chapter shows them (``ROWS_SHOWN``), and of other seeds where nothing is read over seeds;
+    whoever runs the stage has them under ``runs/``.
     Raises ChapterError where a result is missing, stale, or made from other data than the project publishes.
     """
     from decoupled_esc import corpus
     from decoupled_esc.corpus import fetch
+    from decoupled_esc.workflow import stages
 
-    whole = Session(profile).whole()
+    own = Session(profile)
+    whole, added = own.whole(), {name for stage in stages.STAGES.values() for name in stage.over_seeds}
     published = corpus.manifest_digests()
     fresh, known = {}, {}
     for session, name in whole:
@@ -189,7 +192,7 @@ def publish(profile: str) -> list[str]:
         if stays:
             copy = {"digest": result.digest, **{key: result.provenance[key] for key in ("date", "hardware", "commit")}}
             result = replace(old, remade=(*old.remade, copy))
-        elif result.rows and name not in ROWS_SHOWN:
+        elif result.rows and name not in (ROWS_SHOWN if session is own else added):
             result = replace(result, rows=(), rows_left_out=True)
         session.published.write(result)
         written.append(called)
