@@ -2,7 +2,6 @@
 
 import ast
 import hashlib
-import shutil
 import json
 import shutil
 from dataclasses import replace
@@ -84,6 +83,12 @@ def test_stages_are_read_once_in_order_of_asking(tmp_path):
 def test_rows_are_published_where_a_chapter_shows_them():
     shown = {name for name in stages_read(chapters.NOTEBOOKS / "08_evaluate_systems.py") if name.startswith("replies-")}
     assert chapters.ROWS_SHOWN == {*shown, "judged", "search", "tallies", "tallies-cso"} and chapters.ROWS_SHOWN <= set(stages.STAGES)
+
+
+def test_of_further_seeds_only_what_is_read_over_seeds_is_published_with_rows():
+    read = {name for stage in stages.STAGES.values() for name in stage.over_seeds}
+    further = [folder for folder in session.PUBLISHED.glob("*@*") if folder.is_dir()]
+    assert further and all({path.stem for path in folder.glob("*.jsonl")} == read for folder in further)
 
 
 def test_parameters_are_those_of_the_tagged_cell(tmp_path):
