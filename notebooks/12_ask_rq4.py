@@ -29,14 +29,16 @@ from decoupled_esc.present.tables import plain
 from decoupled_esc.workflow import open_chapter
 
 book = open_chapter(globals())
-offline = book.result("judged-offline").payload["errors"]
+offline = book.result("errors").payload
 classifier = book.result("error-classifier").payload
 judged = book.result("judged").payload
-figures.say(profile_name=book.label)
+seeds = ", ".join(str(seed) for seed in offline.get("seeds", [book.profile.seed]))
+figures.say(profile_name=book.label, seeds=seeds)
 
 # %% [markdown]
 # ## Figure 7 for our models
 #
+# Shares are means over the seed(s) {glue:text}`seeds`, with 95% intervals from draws of whole dialogues and, independently, of seeds (the pigeonhole bootstrap {cite}`owen2007pigeonhole`).
 # The judge here is the offline error classifier, unless the profile has an LLM judge, whose shares follow below.
 
 # %% tags=["hide-input", "remove-output"]
@@ -53,7 +55,7 @@ figures.show("fig_errors_after_dpo", figure)
 # :name: fig-errors-after-dpo
 # :alt: Bars of the share of replies with each psychological error and with none, for the decoupled system after SFT and after DPO and the coupled model after DPO, by the offline error classifier.
 #
-# After Figure 7 of {cite:t}`zhang2025decoupledesc`: mean probability of each error by the offline error classifier, 95% intervals by dialogue.
+# After Figure 7 of {cite:t}`zhang2025decoupledesc`: mean probability of each error by the offline error classifier, 95% intervals.
 # Profile {glue:text}`profile_name`.
 # ```
 
@@ -65,15 +67,16 @@ else:
     contrasts = {"decoupled: DPO minus SFT": "decoupled-dpo - decoupled-sft", "vanilla: DPO minus SFT": "vanilla-dpo - vanilla-sft", "DPO: decoupled minus vanilla": "decoupled-dpo - vanilla-dpo"}
     table = pd.DataFrame({title: {label: written(Estimate(**e)) for label, e in offline["contrasts"][name].items()} for title, name in contrasts.items()}).T
     gain = Estimate(**offline["contrasts"]["decoupled-dpo - decoupled-sft"]["None"])
+    single = [of["decoupled-dpo - decoupled-sft"]["None"] for of in offline["by_seed"].values()]
     if "missing" in classifier:
         error, verdict = "not measured", "not decided"
     else:
         gaps = [abs(share["known"] - share["labelled"]) for found in classifier["differences"].values() for share in found.values()]
         error = f"{max(gaps):.0f} points between writers that it has learned from"
         sure = gain.low is not None and (gain.low > max(gaps) or gain.high < -max(gaps))
-        verdict = replication.answer(1, gain, [gain]) if sure else "not decided"
-    figures.say(none=written(gain), verdict=verdict, judges_error=error)
-plain(table, f"Differences in the share of each error, in points, by the offline error classifier; profile {book.label}; 95% intervals.")
+        verdict = replication.answer(1, gain, single) if sure else "not decided"
+    figures.say(none=f"{written(gain)} ({', '.join(f'{value:+.1f}' for value in single)})", verdict=verdict, judges_error=error)
+plain(table, f"Differences in the share of each error, in points, by the offline error classifier; seed(s) {seeds}, profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # This judge mined the pairs, too, where the profile has no other: the generator was trained against what this very classifier calls an error.
@@ -88,7 +91,7 @@ plain(by_llm, f"Share of each psychological error by LLM judges, in per cent, pr
 # %% [markdown]
 # ## Verdict
 #
-# After Decoupled-DPO the share of *None* differs from that after SFT by {glue:text}`none` points.
+# After Decoupled-DPO the share of *None* differs from that after SFT by {glue:text}`none` points, in brackets under each seed.
 # The classifier's differences between writers have been off by up to {glue:text}`judges_error` ([chapter 03](03_observe_errors.ipynb)), so a difference counts only beyond that: the claim is **{glue:text}`verdict`**.
 #
 # What would change our mind: labels by a judge that did not mine the pairs, best of all by people.

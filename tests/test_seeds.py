@@ -8,7 +8,8 @@ import pytest
 from test_bootstrap import system
 
 from decoupled_esc.evaluate import TEXT_METRICS, evaluate_systems
-from decoupled_esc.evaluate.seeds import evaluate_seeds, record
+from decoupled_esc.evaluate.judged import Means
+from decoupled_esc.evaluate.seeds import evaluate_seeds, mean_over_seeds, record
 from decoupled_esc.taxonomy import STRATEGIES
 
 TURNS = {
@@ -95,3 +96,34 @@ def test_one_dialogue_has_no_interval():
     gold = [SimpleNamespace(id=turn.id, dialogue=turn.dialogue, strategy=turn.gold_strategy) for turn in turns]
     found, _ = evaluate_seeds(gold, {13: {"a": record(turns)}}, contrasts=[], replicates=20, seed=0)
     assert found.systems["a"]["paper"]["Q"].low is None
+
+
+# --- Means, as of shares of errors ---
+
+LABELS = ("one", "two")
+DIALOGUES = np.array([0, 0, 1, 1, 1, 2, 3, 3, 4, 4, 4, 4])
+SHARES = {seed: {name: np.random.default_rng([seed, k]).random((12, 2)) for k, name in enumerate("ab")} for seed in (13, 14, 15)}
+
+
+def means_over(*seeds):
+    sums = {seed: {name: np.array([values[DIALOGUES == d].sum(0) for d in range(5)]) for name, values in SHARES[seed].items()} for seed in seeds}
+    return mean_over_seeds(np.bincount(DIALOGUES), sums, LABELS, **HOW)
+
+
+def test_means_under_one_seed_are_the_judges_means():
+    ours, by_seed = means_over(13)
+    theirs = Means([str(d) for d in DIALOGUES], replicates=400, seed=7).table(SHARES[13], LABELS, [("a", "b")])
+    for part in ("systems", "contrasts"):
+        assert ours[part].keys() == theirs[part].keys()
+        for name, row in theirs[part].items():
+            for label, expected in row.items():
+                assert vars(ours[part][name][label]) == pytest.approx(expected)
+    assert by_seed[13]["a - b"]["one"] == pytest.approx(ours["contrasts"]["a - b"]["one"].value)
+
+
+def test_means_under_several_seeds_are_averaged():
+    together, by_seed = means_over(13, 14, 15)
+    for label in LABELS:
+        found = together["contrasts"]["a - b"][label]
+        assert found.value == pytest.approx(np.mean([by_seed[seed]["a - b"][label] for seed in SHARES]))
+        assert found.low < found.value < found.high

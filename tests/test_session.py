@@ -575,7 +575,7 @@ USED = {
     **{f"sft-{role}": BASE for role in ("vanilla", "planner", "generator")},
     "pairs": {"taxonomy", "corpus", "prompts", "generate", "evaluate", "mining"},
     **{name: {*BASE, "evaluate", "generate", "mining"} for name in stages.STAGES if name.split("-")[0] in stages.LOSSES},
-    **dict.fromkeys(("metrics", "metrics-controlled", "metrics-losses", "questions", "metrics-cso", "tallies", "tallies-cso"), {"taxonomy", "corpus", "evaluate"}),
+    **dict.fromkeys(("metrics", "metrics-controlled", "metrics-losses", "questions", "metrics-cso", "errors", "tallies", "tallies-cso", "tallies-errors"), {"taxonomy", "corpus", "evaluate"}),
     **dict.fromkeys(("error-classifier", "empathy-scale", "judged-offline"), {"taxonomy", "corpus", "evaluate"}),
     "judged": {"taxonomy", "corpus", "evaluate", "generate", "mining"},
     "sft-seeker": {*BASE, "generate", "search"},

@@ -82,24 +82,40 @@ def evaluate_seeds(
             _scores(w, missed, np.array(records[name]["text"]), np.bincount(dialogue), weights)
             for (w, missed), records in zip(counted, by_seed.values(), strict=True)
         ]
-    finish = partial(_averaged, drawn=drawn, intervals=len(names) > 1)
-    differences = {
-        f"{a} - {b}": [{key: one[key] - other[key] for key in one} for one, other in zip(single[a], single[b], strict=True)]
-        for a, b in contrasts
-    }
+    averages, values = _together(single, contrasts, list(by_seed), drawn, intervals=len(names) > 1)
     evaluation = Evaluation(
-        systems={name: finish(scores) for name, scores in single.items()},
-        contrasts={name: finish(scores) for name, scores in differences.items()},
+        **{part: {name: {"paper": scores} for name, scores in found.items()} for part, found in averages.items()},
         details=details,
         gold_distribution=strategy.distribution([turn.strategy for turn in gold]).tolist(),
         replicates=replicates,
         seed=seed,
     )
-    values = {
-        number: {name: {key: score.value for key, score in scores[place].items()} for name, scores in differences.items()}
-        for place, number in enumerate(by_seed)
-    }
     return evaluation, values
+
+
+def mean_over_seeds(
+    counts: np.ndarray,
+    by_seed: Mapping[int, Mapping[str, np.ndarray]],
+    columns: Sequence[str],
+    *,
+    contrasts: Sequence[tuple[str, str]],
+    replicates: int,
+    seed: int,
+) -> tuple[dict[str, dict[str, dict[str, Estimate]]], dict[int, dict[str, dict[str, float]]]]:
+    """(``systems`` and ``contrasts`` -> name -> column -> mean over turns, averaged over the seeds; the differences under each seed).
+
+    ``counts`` [dialogues]: turns in each; ``by_seed``: seed -> system -> sums over the turns of each dialogue [dialogues, columns].
+    """
+    weights = cluster_weights(len(counts), replicates, seed)
+    drawn = cluster_weights(len(by_seed), replicates, seed + 1) / len(by_seed)
+    single = {
+        name: [
+            {column: bootstrap(weights, partial(ratio_of_sums, sums=sums[name][:, k], counts=counts)) for k, column in enumerate(columns)}
+            for sums in by_seed.values()
+        ]
+        for name in next(iter(by_seed.values()))
+    }
+    return _together(single, contrasts, list(by_seed), drawn, intervals=len(counts) > 1)
 
 
 def _counts(gold: Sequence[Turn], dialogue: np.ndarray, written: str, dialogues: int) -> tuple[np.ndarray, np.ndarray]:
@@ -120,7 +136,26 @@ def _scores(w: np.ndarray, missed: np.ndarray, sums: np.ndarray, turns: np.ndarr
     }
 
 
-def _averaged(scores: Sequence[dict[str, Resampled]], drawn: np.ndarray, intervals: bool) -> dict[str, dict]:
+def _together(
+    single: Mapping[str, Sequence[dict[str, Resampled]]], contrasts: Sequence[tuple[str, str]], seeds: Sequence[int], drawn: np.ndarray, intervals: bool
+) -> tuple[dict[str, dict[str, dict[str, Estimate]]], dict[int, dict[str, dict[str, float]]]]:  # fmt: skip
+    """(averages of systems and contrasts, the differences under each seed); ``single``: system -> its scores under each of ``seeds``."""
+    differences = {
+        f"{a} - {b}": [{key: one[key] - other[key] for key in one} for one, other in zip(single[a], single[b], strict=True)]
+        for a, b in contrasts
+    }
+    averages = {
+        part: {name: _averaged(scores, drawn, intervals) for name, scores in found.items()}
+        for part, found in (("systems", single), ("contrasts", differences))
+    }
+    values = {
+        number: {name: {key: score.value for key, score in scores[place].items()} for name, scores in differences.items()}
+        for place, number in enumerate(seeds)
+    }
+    return averages, values
+
+
+def _averaged(scores: Sequence[dict[str, Resampled]], drawn: np.ndarray, intervals: bool) -> dict[str, Estimate]:
     """Means over the seeds; a draw's copy is the mean over the seeds that were drawn."""
     found = {}
     for key in scores[0]:
@@ -128,5 +163,5 @@ def _averaged(scores: Sequence[dict[str, Resampled]], drawn: np.ndarray, interva
         copies = sum(share * one.copies for share, one in zip(drawn.T, of, strict=True))
         mean = Resampled(float(np.mean([one.value for one in of])), copies, least=of[0].least)
         found[key] = mean.estimate() if intervals else Estimate(mean.value)
-    return {"paper": found}
+    return found
 

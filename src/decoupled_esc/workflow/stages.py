@@ -6,7 +6,7 @@
     pairs      -> dpo-vanilla, dpo-planner, dpo-generator; the same of one kind of pair, or with another loss
     all models -> replies-*, drawn or by argmax
     replies-*  -> metrics, metrics-controlled, metrics-losses, decoding, judged-offline, judged
-    replies-*  -> tallies, of every seed -> questions
+    replies-*  -> tallies, of every seed -> questions; tallies-errors, of every seed -> errors
 
     base-model -> sft-seeker; with sft-planner and sft-generator -> search -> esc-pro -> esc-pro-random
     esc-pro    -> cso-sft, cso-dpo and its other losses, amounts and pairs -> replies-cso-*
@@ -64,6 +64,9 @@ ASKED = (
     "decoupled-sft", "decoupled-sft-argmax", "decoupled-dpo", "decoupled-dpo-argmax", "gold-sft", "gold-dpo",
 )  # fmt: skip
 """The systems of the research questions, which are made under several seeds."""
+
+ERRING = ("vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo")
+"""Systems whose psychological errors are asked about under every seed (RQ4)."""
 
 CONTROLLED = ("vanilla-sft", "vanilla-psnr", "vanilla-nspr", "vanilla-nsnr", "vanilla-dpo")
 """Observation 2: the coupled model after pairs of one quadrant each, and after all."""
@@ -1105,12 +1108,8 @@ def judged_offline(context: Context) -> dict:
     contrasts = [*_between(JUDGED), *((name, "gold") for name in JUDGED)]
     found: dict = {"turns": len(turns), "errors": {"missing": labels}, "empathy": {"missing": rated}}
     if not isinstance(labels, str):
-        replies, names, sources, _ = labels
-        # A turn's own dialogue is kept out of what judges it: GPT's labels of other replies to it would give it away.
-        own = [reply.turn.dialogue for reply in replies]
-        probable = offline.out_of_fold(replies, names, own, flat, dialogues * len(systems), seed=context.profile.seed)
-        learned = f"{len(replies):,} {'INVENTED labels' if set(sources) == {'invented'} else 'labels by GPT'}"
-        found["errors"] = {"learned_from": learned, **means.table(split(100 * probable), errors.LABELS, contrasts)}
+        probable, learned = _error_shares(context, labels, flat)
+        found["errors"] = {"learned_from": learned, **means.table(split(probable), errors.LABELS, contrasts)}
     if not isinstance(rated, str):
         levels = offline.EmpathyScale().fit(rated).levels([reply.text for reply in flat])
         total = np.hstack([levels, levels.sum(axis=1, keepdims=True)])
@@ -1118,6 +1117,55 @@ def judged_offline(context: Context) -> dict:
         learned = f"{len(rated):,} {'INVENTED ratings' if invented else 'ratings by people'}"
         found["empathy"] = {"learned_from": learned, **means.table(split(total), [*MECHANISMS, "all three"], contrasts)}
     return found
+
+
+def _error_shares(context: Context, labels: tuple, written: list):
+    """(how probable each error is in each reply, float [replies, 6] in per cent; what the classifier learned from)."""
+    from decoupled_esc.evaluate import offline
+
+    replies, names, sources, _ = labels
+    # A turn's own dialogue is kept out of what judges it: GPT's labels of other replies to it would give it away.
+    own, asked = ([reply.turn.dialogue for reply in of] for of in (replies, written))
+    probable = offline.out_of_fold(replies, names, own, written, asked, seed=context.profile.seed)
+    return 100 * probable, f"{len(replies):,} {'INVENTED labels' if set(sources) == {'invented'} else 'labels by GPT'}"
+
+
+def tallies_errors(context: Context, systems: tuple[str, ...]) -> dict:
+    """The offline classifier's shares of errors in the replies of ``systems`` under one seed, summed by dialogue."""
+    import numpy as np
+
+    labels, turns = _error_labels(context), _test_turns(context)
+    if isinstance(labels, str):
+        return {"missing": labels}
+    probable, learned = _error_shares(context, labels, [reply for name in systems for reply in _replies(context, name, turns)])
+    place = np.unique([turn.dialogue for turn in turns], return_inverse=True)[1]
+    rows = []
+    for name, shares in zip(systems, np.split(probable, len(systems)), strict=True):
+        sums = np.zeros((place.max() + 1, shares.shape[1]))
+        np.add.at(sums, place, shares)
+        rows.append({"id": name, "sums": sums.round(4).tolist()})
+    context.rows = tuple(rows)
+    return {"systems": list(systems), "turns": len(turns), "learned_from": learned}
+
+
+def errors_over_seeds(context: Context, systems: tuple[str, ...]) -> dict:
+    """Shares of errors by the offline classifier and their differences, averaged over all seeds, and the differences under each (RQ4)."""
+    import numpy as np
+
+    from decoupled_esc.evaluate import errors
+    from decoupled_esc.evaluate.seeds import mean_over_seeds
+
+    by_seed = {int(need.partition("@")[2] or context.profile.seed): result for need, result in context.needs.items()}
+    first = by_seed[context.profile.seed].payload
+    if "missing" in first:
+        return {"missing": first["missing"]}
+    sums = {seed: {row["id"]: np.array(row["sums"]) for row in result.rows} for seed, result in by_seed.items()}
+    counts = np.unique([turn.dialogue for turn in _test_turns(context)], return_counts=True)[1]
+    found, values = mean_over_seeds(counts, sums, errors.LABELS, contrasts=_between(systems), **_resampling(context))
+    averages = {
+        part: {name: {label: asdict(share) for label, share in shares.items()} for name, shares in of.items()} for part, of in found.items()
+    }
+    return {"seeds": list(by_seed), "learned_from": first["learned_from"], **averages, "by_seed": {str(seed): of for seed, of in values.items()}}
 
 
 def judged(context: Context) -> dict:
@@ -1668,6 +1716,25 @@ STAGES: dict[str, Stage] = {
                 uses_model=False,
             )
             for name, systems in (("tallies", ASKED), ("tallies-cso", TALLIED))
+        ),
+        Stage(
+            "tallies-errors",
+            tallies_errors,
+            _settings("data.test_dialogues", "scale"),
+            tuple(f"replies-{system}" for system in ERRING),
+            {"systems": ERRING},
+            corpora=("esconv", "failed_esconv"),
+            files=("decoupledesc_release",),
+            uses_model=False,
+        ),
+        Stage(
+            "errors",
+            errors_over_seeds,
+            _settings("data.test_dialogues", "bootstrap_replicates", "more_seeds"),
+            ("tallies-errors",),
+            {"systems": ERRING},
+            over_seeds=("tallies-errors",),
+            uses_model=False,
         ),
         *(
             Stage(
