@@ -139,6 +139,10 @@ def test_offline_judges_of_invented_labels_say_so(session, metrics):
         assert sum(share["value"] for share in shares.values()) == pytest.approx(100)
     for name in ("error-classifier", "empathy-scale"):
         assert "invented" in session.run(name).payload["missing"], "what such a judge is worth is not measured"
+    over = session.run("errors").payload
+    assert over["seeds"] == [session.profile.seed] and over["learned_from"] == found["errors"]["learned_from"]
+    for name, shares in over["systems"].items():
+        assert shares["None"] == pytest.approx(found["errors"]["systems"][name]["None"], abs=1e-3)
 
 
 def test_without_labels_other_profiles_are_not_judged(session, tmp_path):
