@@ -104,7 +104,9 @@ def mean_over_seeds(
 ) -> tuple[dict[str, dict[str, dict[str, Estimate]]], dict[int, dict[str, dict[str, float]]]]:
     """(``systems`` and ``contrasts`` -> name -> column -> mean over turns, averaged over the seeds; the differences under each seed).
 
-    ``counts`` [dialogues]: turns in each; ``by_seed``: seed -> system -> sums over the turns of each dialogue [dialogues, columns].
+    ``counts`` [dialogues]: turns in each; ``by_seed``: seed -> system -> sums over the turns of each dialogue [dialogues, columns],
+    in the unit of the means.  With one seed these are `judged.Means`'s (without missing values).  Raises KeyError where seeds
+    differ in their systems.
     """
     weights = cluster_weights(len(counts), replicates, seed)
     drawn = cluster_weights(len(by_seed), replicates, seed + 1) / len(by_seed)

@@ -1156,16 +1156,16 @@ def errors_over_seeds(context: Context, systems: tuple[str, ...]) -> dict:
     from decoupled_esc.evaluate.seeds import mean_over_seeds
 
     by_seed = {int(need.partition("@")[2] or context.profile.seed): result for need, result in context.needs.items()}
-    first = by_seed[context.profile.seed].payload
-    if "missing" in first:
-        return {"missing": first["missing"]}
+    if without := [result.payload["missing"] for result in by_seed.values() if "missing" in result.payload]:
+        return {"missing": without[0]}
     sums = {seed: {row["id"]: np.array(row["sums"]) for row in result.rows} for seed, result in by_seed.items()}
     counts = np.unique([turn.dialogue for turn in _test_turns(context)], return_counts=True)[1]
     found, values = mean_over_seeds(counts, sums, errors.LABELS, contrasts=_between(systems), **_resampling(context))
     averages = {
         part: {name: {label: asdict(share) for label, share in shares.items()} for name, shares in of.items()} for part, of in found.items()
     }
-    return {"seeds": list(by_seed), "learned_from": first["learned_from"], **averages, "by_seed": {str(seed): of for seed, of in values.items()}}
+    learned = by_seed[context.profile.seed].payload["learned_from"]
+    return {"seeds": list(by_seed), "learned_from": learned, **averages, "by_seed": {str(seed): of for seed, of in values.items()}}
 
 
 def judged(context: Context) -> dict:
