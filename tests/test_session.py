@@ -256,7 +256,7 @@ def test_missing_fresh_and_damaged(house):
     assert [house.why(name) for name in stages.STAGES] == [("fresh", "")] * 3
     house.session().runs.path("grow").write_text("{")
     assert house.why("grow") == ("missing", "its file is damaged")
-    assert house.why("write") == ("stale", "grow is missing")
+    assert house.why("write") == ("stale", "grow is damaged")
     assert house.session().run("grow").payload == {"size": 26}, "damaged: computed again"
 
 

@@ -189,7 +189,7 @@ class Session:
             borrowed = of._borrowed(need_stage) if store is self.runs else None
             above = borrowed or own.read(need_stage)
             if above is None:
-                return State("stale", f"{need} is missing")
+                return State("stale", f"{need} is {'damaged' if own.path(need_stage).exists() else 'missing'}")
             if result.inputs["needs"].get(need) not in above.digests:
                 return State("stale", f"{need} has changed")
             if borrowed:
