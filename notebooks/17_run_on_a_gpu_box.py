@@ -32,7 +32,7 @@ from decoupled_esc.workflow.profiles import load_profile
 from decoupled_esc.workflow.stages import STAGES
 
 book = open_chapter(globals())
-for last in (book.result("questions"), book.result("metrics-cso"), book.result("metrics-losses"), book.result("metrics-controlled"), book.result("decoding"), book.result("judged")):
+for last in (book.result("questions"), book.result("metrics-cso"), book.result("metrics-strategy-test"), book.result("metrics-losses"), book.result("metrics-controlled"), book.result("decoding"), book.result("judged")):
     assert last.payload  # every other stage is behind one of these
 results = {name: found for name in STAGES if (found := book.published.read(name) or book.runs.read(name)) is not None}
 further = [found for session, name in book.whole() if session is not book and (found := session.published.read(name) or session.runs.read(name)) is not None]

@@ -82,7 +82,7 @@ def test_stages_are_read_once_in_order_of_asking(tmp_path):
 
 def test_rows_are_published_where_a_chapter_shows_them():
     shown = {name for name in stages_read(chapters.NOTEBOOKS / "08_evaluate_systems.py") if name.startswith("replies-")}
-    assert chapters.ROWS_SHOWN == {*shown, "judged", "search", "tallies", "tallies-cso"} and chapters.ROWS_SHOWN <= set(stages.STAGES)
+    assert chapters.ROWS_SHOWN == {*shown, "judged", "search", "tallies", "tallies-cso", "tallies-cso-lora", "strategy-test"} and chapters.ROWS_SHOWN <= set(stages.STAGES)
 
 
 def test_of_further_seeds_only_what_is_read_over_seeds_is_published_with_rows():

@@ -126,6 +126,13 @@ def test_from_search_to_csos_tables(session, metrics):
     lines = pd.concat([table.to_frame() for table in tables])
     assert lines.status.notna().all() and not lines.duplicated(["table", "row", "column"]).any()
     assert chained.table_7(pro).shape == (7, 3)
+    asked = session.run("strategy-test")
+    assert asked.payload["windows"] == sum(asked.payload["strategies"].values()) > 0 and len(set(asked.payload["strategies"].values())) == 1
+    assert {row["id"]: len(row["strategies"]) for row in asked.rows} == dict.fromkeys(stages.STRATEGY_TESTED, asked.payload["windows"])
+    windows = session.run("metrics-strategy-test").payload
+    both = chained.two_tests(evaluation, Evaluation.from_json(json.dumps(windows["together"])))
+    assert list(both.index) == list(stages.STRATEGY_TESTED) and both.notna().all(axis=None)
+    assert chained.claims(windows, {"lower bias": ("cso-dpo - cso-sft", "B", -1)}).shape == (1, 3)
     weights = {name: session.run(f"cso-{name}").payload["weights"] for name in stages.CHAINED}
     if pro["statistics"]["released"]["pairs"] > 2:
         assert len(set(weights.values())) > 1

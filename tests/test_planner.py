@@ -64,6 +64,19 @@ def test_the_search_is_paid_by_its_calls():
     assert line.dollars == pytest.approx(calls * (800 * 0.15 + 40 * 0.60) / 1e6)
 
 
+def test_adapters_are_planned_where_the_profile_trains_them_beside_all_weights():
+    counted = {
+        "cso-lora-dpo": result("cso-lora-dpo", {"tokens": 1000}), "replies-cso-lora-dpo": result("replies-cso-lora-dpo", {"turns": 10}),
+        "strategy-test": result("strategy-test", {"windows": 80, "systems": {"cso-dpo": {"tokens": 1000}, "cso-lora-dpo": {"tokens": 3000}}}),
+    }  # fmt: skip
+    profile = load_profile("qwen2.5-7b")
+    (line,) = planner.plan(profile, CARD, counted)
+    assert line.stage == "strategy-test" and line.written == pytest.approx(1000 * planner.TOKENS) and line.read == 80 * planner.READ_A_WINDOW
+    both = profile.model_copy(update={"cso": profile.cso.model_copy(update={"lora": profile.cso})})
+    lines = {line.stage: line for line in planner.plan(both, CARD, counted)}
+    assert set(lines) == set(counted) and lines["strategy-test"].written == pytest.approx(4000 * planner.TOKENS)
+
+
 def test_a_plan_is_checked_against_the_ledger():
     counted = {
         "sft-vanilla": result("sft-vanilla", {"tokens": 1000, "parameters": 10}), "sft-planner": result("sft-planner", {"tokens": 3000, "parameters": 10}),

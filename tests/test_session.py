@@ -268,6 +268,11 @@ def test_damaged_rows(house):
     assert len(house.session().run("write").rows) == 10
 
 
+def test_a_section_that_came_is_told_of_in_a_line():
+    told = session._difference({"cso.lora": None}, {"cso.lora": load_profile("smoke").cso.lora.model_dump()})
+    assert told.startswith("cso.lora was None and is {'sft': {'epochs': 1,") and told.endswith(" ...") and len(told) < 120
+
+
 def test_a_changed_setting_is_named_with_both_values(house):
     house.session().run("count")
     assert house.why("grow", seed=14) == ("stale", "the profile changed: seed was 13 and is 14")
@@ -575,7 +580,12 @@ USED = {
     **{f"sft-{role}": BASE for role in ("vanilla", "planner", "generator")},
     "pairs": {"taxonomy", "corpus", "prompts", "generate", "evaluate", "mining"},
     **{name: {*BASE, "evaluate", "generate", "mining"} for name in stages.STAGES if name.split("-")[0] in stages.LOSSES},
-    **dict.fromkeys(("metrics", "metrics-controlled", "metrics-losses", "questions", "metrics-cso", "errors", "tallies", "tallies-cso", "tallies-errors"), {"taxonomy", "corpus", "evaluate"}),
+    **dict.fromkeys(
+        ("metrics", "metrics-controlled", "metrics-losses", "questions", "metrics-cso", "metrics-strategy-test", "errors", "tallies", "tallies-cso",
+         "tallies-cso-lora", "tallies-errors"),
+        {"taxonomy", "corpus", "evaluate"},
+    ),
+    "strategy-test": {*BASE, "evaluate", "generate"} - {"train"},
     **dict.fromkeys(("error-classifier", "empathy-scale", "judged-offline"), {"taxonomy", "corpus", "evaluate"}),
     "judged": {"taxonomy", "corpus", "evaluate", "generate", "mining"},
     "sft-seeker": {*BASE, "generate", "search"},

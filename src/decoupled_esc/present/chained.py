@@ -127,6 +127,20 @@ def claims(found: Mapping, asked: Mapping[str, tuple[str, str, int]]) -> pd.Data
     return pd.DataFrame(rows).T
 
 
+def two_tests(chained: Evaluation, windows: Evaluation) -> pd.DataFrame:
+    """What the systems of the strategy test set did there and at the test turns, side by side; text with 95% intervals.
+
+    ``windows``: over the seeds, of stage ``metrics-strategy-test``.  Q_W is left out: where strategies are equally often it is Q.
+    """
+    tests = {"test turns": chained, "strategy test set": windows}
+    return pd.DataFrame(
+        {
+            name: {f"{key}, {test}": written(found.systems[name]["paper"][key], 2 if key == "B" else 1) for key in ("Q", "B", "R-L") for test, found in tests.items()}
+            for name in windows.systems
+        }
+    ).T
+
+
 def differences(chained: Evaluation, contrasts: Mapping[str, str]) -> pd.DataFrame:
     """Paired differences, a row each with what it asks; text with 95% intervals.  ``contrasts``: ``a - b`` -> the question."""
     return pd.DataFrame(

@@ -147,7 +147,7 @@ ROWS_SHOWN = {
     "judged",
     *(f"replies-vanilla-{name}" for name in ("base", "sft", "sft-argmax", "dpo")),
     *(f"replies-decoupled-{name}" for name in ("base", "sft", "sft-argmax", "dpo")),
-    "search", "tallies", "tallies-cso",
+    "search", "tallies", "tallies-cso", "tallies-cso-lora", "strategy-test",
 }
 """Stages whose rows are published: a chapter shows some of them, or other seeds are added to them on another machine.  All
 others would only fill the repository."""

@@ -116,8 +116,14 @@ def plan(profile: Profile, card: Card, counted: Mapping[str, Result]) -> list[Li
     """
     model, lines = MODELS[profile.backbone.name], []
     rate = card.tflops * 1e12 * SHARE
+
+    def generation(name: str, read: float, written: float) -> Line:
+        step = 2 * model.parameters / 2**30 / card.gib_per_second
+        hours = (read * flops_a_token(model, "read", True) / rate + written / BATCH * step) / 3600
+        return Line(name, read, written, hours, memory(model, BATCH * 1000, training=False, lora_rank=16))
+
     for name in STAGES:
-        if name not in counted:
+        if name not in counted or profile.cso.lora is None and "cso-lora" in name:
             continue
         kind, payload = name.split("-")[0], counted[name].payload
         if kind in ("sft", "dpo", "ipo", "simpo", "kto", "orpo", "cso") and "tokens" in payload and name != "sft-seeker":
@@ -131,10 +137,10 @@ def plan(profile: Profile, card: Card, counted: Mapping[str, Result]) -> list[Li
         elif kind in ("candidates", "replies") or name == "esc-pro-random":
             written = TOKENS * (counted[name].provenance["tokens"] or 0)
             turns = payload.get("turns", payload.get("pairs", 0)) * payload.get("draws", 1)
-            read = turns * READ_A_TURN  # prefixes that a server has cached are read for nothing
-            step = 2 * model.parameters / 2**30 / card.gib_per_second
-            hours = (read * flops_a_token(model, "read", True) / rate + written / BATCH * step) / 3600
-            lines.append(Line(name, read, written, hours, memory(model, BATCH * 1000, training=False, lora_rank=16)))
+            lines.append(generation(name, turns * READ_A_TURN, written))  # prefixes that a server has cached are read for nothing
+        elif name == "strategy-test":
+            own = {system: found for system, found in payload["systems"].items() if profile.cso.lora is not None or "lora" not in system}
+            lines.append(generation(name, len(own) * payload["windows"] * READ_A_WINDOW, TOKENS * sum(found["tokens"] for found in own.values())))
         elif name == "judged" and profile.judge is not None:
             lines.append(_judged(profile))
         elif name == "search" and profile.search.roles is not None:
@@ -144,6 +150,8 @@ def plan(profile: Profile, card: Card, counted: Mapping[str, Result]) -> list[Li
 
 READ_A_TURN = 130
 """Tokens of a turn's prompt that its dialogue's earlier turns have not read: a seeker's and a supporter's message, and the instruction's share."""
+READ_A_WINDOW = 350
+"""Tokens of a window of the strategy test set: ten utterances and the instruction, of which no two share a beginning."""
 JUDGED = (270, 17)
 """Tokens that a judge reads and writes a question (the client's own estimate of the paper's protocol, chapter 08)."""
 ASKED = (800, 40)

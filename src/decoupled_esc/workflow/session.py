@@ -15,6 +15,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -368,7 +369,8 @@ def _difference(old, new, path: str = "") -> str:
         for key in [*new, *old]:
             if old.get(key) != new.get(key):
                 return _difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-    return f"{path} was {old!r} and is {new!r}"
+    was, now = (textwrap.shorten(repr(value), 80, placeholder=" ...") for value in (old, new))
+    return f"{path} was {was} and is {now}"
 
 
 def _today() -> str:

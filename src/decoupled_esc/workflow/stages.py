@@ -10,7 +10,8 @@
 
     base-model -> sft-seeker; with sft-planner and sft-generator -> search -> esc-pro -> esc-pro-random
     esc-pro    -> cso-sft, cso-dpo and its other losses, amounts and pairs -> replies-cso-*
-    replies-*  -> tallies-cso, of every seed; with tallies -> metrics-cso
+    replies-*  -> tallies-cso, tallies-cso-lora, of every seed; with tallies -> metrics-cso
+    sft-vanilla, cso-sft, cso-dpo and their adapters -> strategy-test, of every seed -> metrics-strategy-test
 
 A stage is a function of its context that returns a JSON-able payload.  Its imports stand inside it: they are what its
 code version is taken from, and a reader of stored results never loads torch.
@@ -88,10 +89,13 @@ CHAINED: dict[str, dict] = {
 """What is trained on ESC-Pro, and how: fine-tuning, five losses, DPO against random rejected turns, DPO on a part of the
 trees; and the first six with adapters, where a profile trains all weights otherwise and says how."""
 
-TALLIED = ("vanilla-base", *(f"cso-{name}" for name in CHAINED))
-"""Of CSO's systems those that no research question of DecoupledESC asks for."""
+TALLIED = ("vanilla-base", *(f"cso-{name}" for name, how in CHAINED.items() if "lora" not in how))
+"""Of CSO's systems those that no research question of DecoupledESC asks for ..."""
 
-CSO_SYSTEMS = ("vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo", *TALLIED)
+TALLIED_LORA = tuple(f"cso-{name}" for name, how in CHAINED.items() if "lora" in how)
+"""... and the adapters, which some profiles don't have beside them."""
+
+CSO_SYSTEMS = ("vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo", *TALLIED, *TALLIED_LORA)
 
 CSO_CONTRASTS = (
     ("cso-dpo", "cso-sft"),
@@ -108,6 +112,9 @@ CSO_CONTRASTS = (
     ("cso-lora-dpo", "vanilla-sft"),
     ("cso-lora-dpo", "cso-dpo"),
 )
+
+STRATEGY_TESTED = {"vanilla-sft": "sft-vanilla", **{name: name for name in ("cso-sft", "cso-dpo", "cso-lora-sft", "cso-lora-dpo")}}
+"""Systems that are asked at the strategy test set, too -> the stage that trained them."""
 
 CONTRASTS = (
     ("vanilla-dpo", "vanilla-sft"),
@@ -1022,8 +1029,41 @@ def tallies(context: Context, systems: tuple[str, ...]) -> dict:
     return {"systems": made, "turns": len(_test_turns(context))}
 
 
-def over_seeds(context: Context, systems: tuple[str, ...], contrasts: tuple[tuple[str, str], ...]) -> dict:
-    """Scores of ``systems`` and their differences averaged over all seeds, and the differences under each, by the tallies."""
+def strategy_test(context: Context, policies: dict[str, str]) -> dict:
+    """What coupled models say at the strategy test set of `corpus.windows`, drawn as at the test turns; a row a system, as `tallies` has.
+
+    ``policies``: system -> the stage that trained it.
+    """
+    from collections import Counter
+
+    from decoupled_esc import prompts
+    from decoupled_esc.evaluate import EvaluatedTurn, seeds
+
+    turns, sampling, rows, counts = _windows(context), _reply_sampling(context, False), [], {}
+    for system, policy in policies.items():
+        if not (context.folders[policy] / "policy").exists():
+            continue
+        engine = _engine(context, policy)
+        written = _complete(context, engine, _fit(context, engine, turns, prompts.vanilla, sampling), sampling, system)
+        answers = {turn.id: prompts.parse_tagged(written[turn.id]["text"]) for turn in turns}
+        found = [EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, *answers[turn.id]) for turn in turns]
+        rows.append({"id": system, **seeds.record(found)})
+        counts[system] = {"invalid": sum(strategy is None for strategy, _ in answers.values()), "tokens": sum(row["tokens"] for row in written.values())}
+    context.rows, context.tokens = tuple(rows), sum(count["tokens"] for count in counts.values())
+    return {"windows": len(turns), "strategies": dict(Counter(turn.strategy for turn in turns)), "systems": counts}
+
+
+def _windows(context: Context) -> list:
+    from decoupled_esc.corpus import windows
+
+    return windows.strategy_test(context.corpus.split("test")[: context.profile.data.test_dialogues])
+
+
+def over_seeds(context: Context, systems: tuple[str, ...], contrasts: tuple[tuple[str, str], ...], windows: bool = False) -> dict:
+    """Scores of ``systems`` and their differences averaged over all seeds, and the differences under each, by the tallies.
+
+    ``windows``: they are of the strategy test set, not of the test turns.
+    """
     from decoupled_esc.evaluate.seeds import evaluate_seeds
 
     by_seed: dict[int, dict] = {seed: {} for seed in (context.profile.seed, *context.profile.more_seeds)}
@@ -1032,7 +1072,8 @@ def over_seeds(context: Context, systems: tuple[str, ...], contrasts: tuple[tupl
         by_seed[seed] |= {row["id"]: row for row in result.rows if row["id"] in systems}
     made = set.intersection(*map(set, by_seed.values()))
     contrasts = [pair for pair in contrasts if made.issuperset(pair)]
-    together, single = evaluate_seeds(_test_turns(context), by_seed, contrasts=contrasts, **_resampling(context))
+    turns = _windows(context) if windows else _test_turns(context)
+    together, single = evaluate_seeds(turns, by_seed, contrasts=contrasts, **_resampling(context))
     return {"seeds": list(by_seed), "together": asdict(together), "by_seed": {str(seed): values for seed, values in single.items()}}
 
 
@@ -1715,7 +1756,10 @@ STAGES: dict[str, Stage] = {
                 name, tallies, _settings("data.test_dialogues"), tuple(f"replies-{system}" for system in systems), {"systems": systems},
                 uses_model=False,
             )
-            for name, systems in (("tallies", ASKED), ("tallies-cso", TALLIED))
+            for name, systems in (("tallies", ASKED), ("tallies-cso", TALLIED), ("tallies-cso-lora", TALLIED_LORA))
+        ),
+        Stage(
+            "strategy-test", strategy_test, _settings(*_TEST), ("base-model", *STRATEGY_TESTED.values()), {"policies": STRATEGY_TESTED},
         ),
         Stage(
             "tallies-errors",
@@ -1742,13 +1786,17 @@ STAGES: dict[str, Stage] = {
                 over_seeds,
                 _settings("data.test_dialogues", "bootstrap_replicates", "more_seeds"),
                 needs,
-                {"systems": systems, "contrasts": contrasts},
+                {"systems": systems, "contrasts": contrasts, **more},
                 over_seeds=needs,
                 uses_model=False,
             )
-            for name, systems, contrasts, needs in (
-                ("questions", ASKED, tuple(_between(ASKED)), ("tallies",)),
-                ("metrics-cso", CSO_SYSTEMS, CSO_CONTRASTS, ("tallies", "tallies-cso")),
+            for name, systems, contrasts, needs, more in (
+                ("questions", ASKED, tuple(_between(ASKED)), ("tallies",), {}),
+                ("metrics-cso", CSO_SYSTEMS, CSO_CONTRASTS, ("tallies", "tallies-cso", "tallies-cso-lora"), {}),
+                (
+                    "metrics-strategy-test", tuple(STRATEGY_TESTED), tuple(pair for pair in CSO_CONTRASTS if STRATEGY_TESTED.keys() >= set(pair)),
+                    ("strategy-test",), {"windows": True},
+                ),
             )
         ),
         Stage(

@@ -1,0 +1,40 @@
+"""A strategy test set after Kang et al. (2024): short windows of dialogues, every strategy as often as any other.
+
+In whole dialogues the commonest strategies are several times as frequent as the rarest, and a model that offers little else
+does well by chance.  The examples that Kang et al. published with their metric show the form: some utterances from
+anywhere in a talk, the last of them the seeker's, and the supporter's next one is asked for.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+from decoupled_esc.corpus.chat import turns
+from decoupled_esc.corpus.types import Dialogue, Turn
+
+SHORTEST, LONGEST = 5, 15
+"""Utterances before the supporter's."""
+
+
+def strategy_test(dialogues: Sequence[Dialogue], seed: int = 0) -> list[Turn]:
+    """Turns after ``SHORTEST`` to ``LONGEST`` utterances that end on the seeker's, as many of each strategy as there are of the rarest.
+
+    A turn's id is its utterance's, as in `corpus.turns`; its context is the chat form of the window alone.  ``seed`` draws the
+    turns and where each window begins.  A strategy that no turn could be drawn of is left out.  In the order of ids.
+    """
+    places: dict[str, list[tuple[Dialogue, int]]] = {}
+    for dialogue in dialogues:
+        said = dialogue.utterances
+        for place in range(SHORTEST, len(said)):
+            if said[place].role == "supporter" and said[place - 1].role == "seeker":
+                places.setdefault(said[place].strategy, []).append((dialogue, place))
+    draws, found = random.Random(seed), []
+    each = min(map(len, places.values()), default=0)
+    for strategy in sorted(places):
+        for dialogue, place in draws.sample(places[strategy], each):
+            length = draws.randint(SHORTEST, min(LONGEST, place))
+            window = replace(dialogue, utterances=dialogue.utterances[place - length : place + 1])
+            found.append(turns(window)[-1])
+    return sorted(found, key=lambda turn: turn.id)
