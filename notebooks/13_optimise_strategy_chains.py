@@ -156,7 +156,7 @@ figures.show("fig_volume", figures.estimates(shown, book.source(f"n = {details.t
 #
 # ## A strategy test set
 #
-# CSO counts strategies on a test set of their own, made after {cite:t}`kang2024bias`: short windows of talks.
+# CSO counts strategies on a {term}`strategy test set`, made after {cite:t}`kang2024bias`: short windows of talks.
 # Ours is made from the same test dialogues as everything here: 5 to 15 utterances from anywhere in a talk, the last of them the seeker's, and the supporter's next turn is asked for.
 # Of each strategy there are as many windows as of the rarest, {glue:text}`n_each`, and {glue:text}`n_windows` in all.
 # What a model gains at whole dialogues by leaning towards the strategies that are frequent there, it loses here; and a model that was trained on whole dialogues reads talks here whose beginning it does not see.

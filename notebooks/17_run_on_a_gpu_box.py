@@ -114,7 +114,7 @@ groups = {
     "fine-tuning": lambda name: name.startswith("sft-"), "candidates and pairs": lambda name: name.startswith(("candidates", "pairs")),
     "preference optimisation": lambda name: name.split("-")[0] in ("dpo", "ipo", "simpo", "kto", "orpo"),
     "replies": lambda name: name.startswith("replies-") and "cso" not in name,
-    "search and ESC-Pro": lambda name: name.startswith(("search", "esc-pro")), "CSO": lambda name: "cso" in name,
+    "search and ESC-Pro": lambda name: name.startswith(("search", "esc-pro")), "CSO": lambda name: "cso" in name or name == "strategy-test",
 }  # fmt: skip
 taken, seen = {}, set()
 for title, belongs in {**groups, "metrics, judges and counts": lambda name: True}.items():

@@ -67,7 +67,7 @@ plain(counts.rename(index=names), f"Status of every number of both papers, profi
 
 # %% [markdown]
 # {glue:text}`attempted` of {glue:text}`cells` numbers in {glue:text}`tables` tables have been measured ({glue:text}`share`%), {glue:text}`exact` of them exactly, and {glue:text}`opposite` came out the other way round.
-# The rest can't be had here: a paid judge, people's ratings, another tuning than the profile's.
+# The rest can't be had here: a paid judge, people's ratings, and, where the profile trains in one way only, the papers' other way.
 # Tables that hold no numbers (the rubrics, the map of strategies, the case study) are left out.
 #
 # Where a number depends on training, this profile departs from the papers in what follows.
