@@ -94,6 +94,18 @@ figures.say(profile_name=book.label)
 #
 # The base is loaded once, with planner and generator as two adapters on it; the planner's answers are held to the eight strategies (guided choice).
 #
+# ### Two cards of 80 GB: all weights
+#
+# CSO trains adapters, and all weights too; the profiles whose names end in `-full` do the latter, with its constants (Tables 13 and 14).
+#
+# ```bash
+# decoupled-esc run --profile qwen2.5-7b-full metrics-cso    # or llama3.1-8b-full; gemma2-9b-full takes two cards of 96 GB
+# ```
+#
+# Weights are held in float32, because steps as small as CSO's would be lost to rounding in bfloat16, and are spread over both cards (`config: fsdp`).
+# Such a profile is a few lines: `extends: qwen2.5-7b`, and what it has otherwise.
+# One of your own can be made in the same way.
+#
 # ### A cluster
 #
 # ```bash
@@ -169,14 +181,16 @@ plain(pd.DataFrame({"assumed": assumed}), "What the estimate assumes.")
 
 # %% tags=["hide-input"]
 planned = {}
-for name in ("qwen2.5-7b", "llama3.1-8b", "gemma2-9b"):
+for name in ("qwen2.5-7b", "llama3.1-8b", "gemma2-9b", "qwen2.5-7b-full", "llama3.1-8b-full", "gemma2-9b-full"):
     for card in planner.CARDS.values():
+        if name.endswith("-full") and card.gib < 80:
+            continue
         whole = planner.total(planner.plan(load_profile(name), card, results))
         planned[f"{name}, {card.name}"] = {
             "tokens read, millions": f"{whole.read / 1e6:.0f}", "written, millions": f"{whole.written / 1e6:.1f}", "GPU-hours, one seed": f"{whole.hours:.1f}",
             "GiB": f"{whole.gib:.0f}", "fits": "yes" if whole.gib < 0.95 * card.gib else "NO", "dollars (judge and roles)": f"{whole.dollars:.2f}",
         }  # fmt: skip
-plain(pd.DataFrame(planned).T, "Plans of the paper profiles by card: estimates, nothing measured.")
+plain(pd.DataFrame(planned).T, "Plans of the paper profiles by card (-full: on two of them, GiB on each): estimates, nothing measured.")
 
 # %% [markdown]
 # Where a card does not *fit*, lower `data.window`, or take `config: fsdp` on several.

@@ -77,6 +77,13 @@ def test_adapters_are_planned_where_the_profile_trains_them_beside_all_weights()
     assert set(lines) == set(counted) and lines["strategy-test"].written == pytest.approx(4000 * planner.TOKENS)
 
 
+def test_all_weights_of_a_backbone_are_shared_by_its_cards():
+    counted = {"cso-dpo": result("cso-dpo", {"tokens": 1000}), "sft-vanilla": result("sft-vanilla", {"tokens": 1000})}
+    lora, full = ({line.stage: line for line in planner.plan(load_profile(name), CARD, counted)} for name in ("qwen2.5-7b", "qwen2.5-7b-full"))
+    assert full["cso-dpo"].hours == pytest.approx(1.5 * lora["cso-dpo"].hours) and full["sft-vanilla"].hours == lora["sft-vanilla"].hours
+    assert 57 < full["cso-dpo"].gib < 66 < 80 and lora["cso-dpo"].gib < 24
+
+
 def test_a_plan_is_checked_against_the_ledger():
     counted = {
         "sft-vanilla": result("sft-vanilla", {"tokens": 1000, "parameters": 10}), "sft-planner": result("sft-planner", {"tokens": 3000, "parameters": 10}),

@@ -5,12 +5,14 @@ import json
 import pytest
 import yaml
 
+from decoupled_esc.present import paper
 from decoupled_esc.workflow import profiles
 from decoupled_esc.workflow.profiles import ProfileError, load_profile, parse_profile
 
 FOLDER = profiles.FOLDER
 SHIPPED = profiles.names()
 PAPER = ("gemma2-9b", "llama3.1-8b", "qwen2.5-7b")
+FULL = tuple(f"{name}-full" for name in PAPER)
 
 
 def plain(name: str = "smoke") -> dict:
@@ -57,7 +59,7 @@ def test_every_shipped_profile_loads_under_its_own_name(name):
 
 def test_smoke_laptop_and_the_papers_backbones_are_shipped():
     assert {"smoke", "laptop", *PAPER} <= set(SHIPPED)
-    assert [name for name in SHIPPED if load_profile(name).scale == "paper"] == sorted(PAPER)
+    assert [name for name in SHIPPED if load_profile(name).scale == "paper"] == sorted([*PAPER, *FULL])
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -74,6 +76,33 @@ def test_paper_profiles_hold_the_papers_numbers(name):
         assert (sampling.temperature, sampling.top_p) == (0.7, 0.95)
     assert profile.generator_layout == "paper"
     assert len(profile.backbone.revision) == 40, "a backbone is pinned to a commit"
+
+
+@pytest.mark.parametrize("name", [*PAPER, *FULL])
+def test_paper_profiles_hold_csos_numbers(name):
+    """Tables 13 and 14 of CSO, number by number."""
+    backbone, cso = name.removesuffix("-full"), load_profile(name).cso
+    row = f"{backbone}/{'full' if name in FULL else 'lora'}"
+    schedule, constants = (paper.load_tables()[f"cso/table-{n}"] for n in (13, 14))
+    assert {how.lora is None for how in (cso.sft, cso.training)} == {name in FULL}
+    for kind, how in (("sft", cso.sft), ("cso", cso.training)):
+        said = schedule.row(f"{row}/{kind}").values
+        assert (how.epochs, how.learning_rate) == (said["epochs"], said["lr"])
+    for loss, own in cso.losses.items():
+        said = constants.row(f"{row}/{loss}").values
+        assert own.learning_rate == schedule.row(f"{row}/cso").values["lr"] and own.loss.loss == loss
+        found = {"beta": own.loss.beta, "gamma": own.loss.gamma, "chosen-weight": own.loss.chosen_weight, "rejected-weight": own.loss.rejected_weight}
+        without = {"beta": None, "gamma": 0.0, "chosen-weight": 1.0, "rejected-weight": 1.0}
+        assert found == {key: without[key] if value is None else value for key, value in said.items()}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_a_full_profile_is_the_other_but_for_csos_tuning(name):
+    full, other = load_profile(name), load_profile(name.removesuffix("-full"))
+    assert full.several_gpus.processes == 2 and full.backbone.dtype == "float32" and other.backbone.dtype == "bfloat16"
+    assert full.sft == other.sft and full.search == other.search and full.judge == other.judge and full.data == other.data
+    assert full.backbone.name == other.backbone.name and full.backbone.revision == other.backbone.revision
+    assert full.preference.generator == other.preference.generator and full.preference.vanilla.training.batch == 4
 
 
 def test_the_laptop_reads_all_data_as_often_as_the_paper():
@@ -118,6 +147,36 @@ def test_adapters_and_all_weights_are_not_mixed():
     lora = {"rank": 4, "alpha": 4, "dropout": 0.0}
     found = message(put(plain(), "cso.training.lora", lora))
     assert found == "profiles/x.yaml: cso.sft, cso.training, sft.vanilla: all of them train an adapter (lora), or none does"
+
+
+def test_processes_that_cannot_share_a_batch_are_told_before_they_start():
+    found = message(put(plain(), "several_gpus", {"processes": 2, "config": "ddp"}))
+    assert found == "profiles/x.yaml: sft.vanilla: batch 1 is not a multiple of micro_batch 1 times 2 processes (several_gpus)"
+    found = message(put(put(plain("laptop"), "several_gpus", {"processes": 2, "config": "ddp"}), "generation.vllm", None))
+    assert "preference.vanilla.training: batch 3 is not a multiple" in found
+
+
+def test_a_profile_says_what_it_has_otherwise(folder):
+    (folder / "base.yaml").write_text(yaml.safe_dump({key: value for key, value in plain().items() if key != "name"}), encoding="utf-8")
+    (folder / "own.yaml").write_text("extends: base\nseed: 14\ncso: {losses: {dpo: {loss: {beta: 0.7}}}, lora: null}\n", encoding="utf-8")
+    own, base = load_profile("own"), load_profile("base")
+    assert (own.name, own.seed, own.cso.lora, own.cso.losses["dpo"].loss.beta) == ("own", 14, None, 0.7)
+    assert own.cso.losses["dpo"].learning_rate == base.cso.losses["dpo"].learning_rate and own.cso.losses["ipo"] == base.cso.losses["ipo"]
+    assert base.cso.losses["dpo"].loss.beta == 0.1 and base.cso.lora is not None and own.sft == base.sft
+    assert profiles.files("own") == [folder / "own.yaml", folder / "base.yaml"] and profiles.files("base") == [folder / "base.yaml"]
+    assert load_profile("own@15").name == "own@15"
+
+
+@pytest.mark.parametrize(("base", "why"), [
+    ("bass", "profiles/own.yaml: extends 'bass', which is no profile (did you mean 'base'?)"),
+    ("own", "profiles/own.yaml: extends own, which extends another one itself; extend that"),
+])  # fmt: skip
+def test_a_profile_that_extends_what_it_cannot(folder, base, why):
+    (folder / "base.yaml").write_text("seed: 13\n", encoding="utf-8")
+    (folder / "own.yaml").write_text(f"extends: {base}\n", encoding="utf-8")
+    with pytest.raises(ProfileError) as caught:
+        load_profile("own")
+    assert str(caught.value) == why
 
 
 def test_an_unknown_key_below_an_optional_section_is_named_too():

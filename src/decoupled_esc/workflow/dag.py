@@ -13,7 +13,7 @@ from decoupled_esc import corpus
 from decoupled_esc.corpus import fetch
 from decoupled_esc.workflow import chapters, stages
 from decoupled_esc.workflow.code import PACKAGE, files_behind, stage_code
-from decoupled_esc.workflow.profiles import FOLDER, load_profile
+from decoupled_esc.workflow.profiles import files, load_profile
 from decoupled_esc.workflow.store import ROOT, write_atomically
 
 
@@ -46,7 +46,7 @@ def build(profile: str) -> Path:
 def jobs(profile: str) -> list[Job]:
     """All jobs of ``profile``, each after those it needs."""
     settings, folder = load_profile(profile), build(profile)
-    described = FOLDER / f"{profile.partition('@')[0]}.yaml"
+    described = files(profile.partition("@")[0])
 
     weights = [settings.backbone.folder / "model.safetensors"] if settings.backbone.kind == "embedded" else []
 
@@ -61,7 +61,7 @@ def jobs(profile: str) -> list[Job]:
             stage.name + end,
             tuple(marker(need) for need in (*(need + end * (not stages.STAGES[need].once) for need in stage.needs), *others)),
             _files(
-                described, folder / "data.txt", Path(stages.__file__), *weights,
+                *described, folder / "data.txt", Path(stages.__file__), *weights,
                 *stage_code(stage.run.__name__, Path(stages.__file__))[1],
             ),
             marker(stage.name + end),

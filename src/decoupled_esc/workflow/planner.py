@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from decoupled_esc.train import Training
 from decoupled_esc.workflow.profiles import Profile
 from decoupled_esc.workflow.stages import STAGES
 from decoupled_esc.workflow.store import Result
@@ -91,13 +92,13 @@ def flops_a_token(model: Model, kind: str, lora: bool) -> float:
     return forward if kind == "read" else forward * (2 if lora else 3)
 
 
-def memory(model: Model, tokens: float, *, training: bool, lora_rank: int | None, targets: float = 400) -> float:
-    """GiB: weights in bfloat16; adapters with gradient and Adam's state in float32; activations kept; logits of the targets.
+def memory(model: Model, tokens: float, *, training: bool, lora_rank: int | None, targets: float = 400, width: int = 2, cards: int = 1) -> float:
+    """GiB a card: weights of ``width`` bytes; adapters with gradient and Adam's state in float32; activations kept; logits of the targets.
 
     Activations a token and layer, in bfloat16 without checkpointing: about 12 vectors of the hidden size and 3 of the
-    feed-forward one.  All weights instead of adapters: 16 bytes a weight in all.
+    feed-forward one.  All weights instead of adapters: 16 bytes a weight in all.  ``cards`` share what belongs to weights.
     """
-    own = model.parameters * (2 if lora_rank or not training else 16)
+    own = model.parameters * (width if lora_rank or not training else 16) / cards
     if not training:
         cache = 2 * model.layers * model.key_value_heads * model.head * 2  # bytes a token: keys and values
         return (own + tokens * cache) / 2**30
@@ -117,10 +118,13 @@ def plan(profile: Profile, card: Card, counted: Mapping[str, Result]) -> list[Li
     model, lines = MODELS[profile.backbone.name], []
     rate = card.tflops * 1e12 * SHARE
 
+    width = 4 if profile.backbone.dtype == "float32" else 2
+    cards = profile.several_gpus.processes if profile.several_gpus and profile.several_gpus.config == "fsdp" else 1
+
     def generation(name: str, read: float, written: float) -> Line:
-        step = 2 * model.parameters / 2**30 / card.gib_per_second
+        step = width * model.parameters / 2**30 / card.gib_per_second
         hours = (read * flops_a_token(model, "read", True) / rate + written / BATCH * step) / 3600
-        return Line(name, read, written, hours, memory(model, BATCH * 1000, training=False, lora_rank=16))
+        return Line(name, read, written, hours, memory(model, BATCH * 1000, training=False, lora_rank=16, width=width))
 
     for name in STAGES:
         if name not in counted or profile.cso.lora is None and "cso-lora" in name:
@@ -129,11 +133,11 @@ def plan(profile: Profile, card: Card, counted: Mapping[str, Result]) -> list[Li
         if kind in ("sft", "dpo", "ipo", "simpo", "kto", "orpo", "cso") and "tokens" in payload and name != "sft-seeker":
             apart = "generator" in name and profile.generator_layout == "paper"
             read = TOKENS * payload["tokens_apart" if apart else "tokens"]
-            training = profile.sft.generator if apart else profile.sft.vanilla
+            training = _chaining(profile, name) if kind == "cso" else profile.sft.generator if apart else profile.sft.vanilla
             lora = training.lora
             hours = read * flops_a_token(model, "train", lora is not None) / rate / 3600
             at_once = 500 * training.micro_batch if apart else 1000
-            lines.append(Line(name, read, 0, hours, memory(model, at_once, training=True, lora_rank=lora.rank if lora else None)))
+            lines.append(Line(name, read, 0, hours, memory(model, at_once, training=True, lora_rank=lora.rank if lora else None, width=width, cards=cards)))
         elif kind in ("candidates", "replies") or name == "esc-pro-random":
             written = TOKENS * (counted[name].provenance["tokens"] or 0)
             turns = payload.get("turns", payload.get("pairs", 0)) * payload.get("draws", 1)
@@ -146,6 +150,11 @@ def plan(profile: Profile, card: Card, counted: Mapping[str, Result]) -> list[Li
         elif name == "search" and profile.search.roles is not None:
             lines.append(_searched(profile, payload))
     return lines
+
+
+def _chaining(profile: Profile, name: str) -> Training:
+    how = profile.cso.lora if name.startswith("cso-lora") else profile.cso
+    return how.sft if name.endswith("-sft") else how.training
 
 
 READ_A_TURN = 130

@@ -1,6 +1,7 @@
 """Profiles: everything that a run depends on, typed and strict.
 
-A profile is one file, ``profiles/<name>.yaml``.  An unknown key or value is an error that names the nearest known one.
+A profile is one file, ``profiles/<name>.yaml``, or what it says otherwise than the one that it ``extends``.  An unknown key
+or value is an error that names the nearest known one.
 """
 
 from __future__ import annotations
@@ -203,6 +204,24 @@ class Profile(Strict):
                 raise ValueError("cso.lora: its sft and training need a lora section each, with rank and alpha")
         return self
 
+    @model_validator(mode="after")
+    def _shared_evenly(self) -> Profile:
+        """Several processes of a training take as much of a batch each."""
+        if self.several_gpus is None:
+            return self
+        roles = ("vanilla", "planner", "generator")
+        trainings = {f"sft.{role}": getattr(self.sft, role) for role in roles}
+        trainings |= {f"preference.{role}.training": getattr(self.preference, role).training for role in roles}
+        trainings |= {"search.seeker": self.search.seeker} if self.search.seeker else {}
+        for name, how in {"cso": self.cso, "cso.lora": self.cso.lora}.items():
+            trainings |= {f"{name}.sft": how.sft, f"{name}.training": how.training} if how else {}
+        for name, how in trainings.items():
+            if how.batch % (how.micro_batch * self.several_gpus.processes):
+                raise ValueError(
+                    f"{name}: batch {how.batch} is not a multiple of micro_batch {how.micro_batch} times {self.several_gpus.processes} processes (several_gpus)"
+                )
+        return self
+
     @property
     def deviations(self) -> tuple[str, ...]:
         """What a reader of a comparison with the papers has to know about this profile, a sentence each."""
@@ -230,9 +249,29 @@ def load_profile(name: str) -> Profile:
     name, at, seed = name.partition("@")
     if at and not seed.isdigit():
         raise ProfileError(f"after @ stands a seed, a whole number: {name}@14, and not {name}@{seed}")
-    path = FOLDER / f"{name}.yaml"
     if name not in names():
         raise ProfileError(f"no profile {name!r}{nearest(name, names())}. Profiles: {', '.join(names())}")
+    data = {}
+    for path in reversed(files(name)):
+        data = _laid_over(data, {key: value for key, value in _read(path).items() if key != "extends"})
+    profile = parse_profile({"name": name, **data}, f"profiles/{name}.yaml")
+    return profile.under(int(seed)) if at else profile
+
+
+def files(name: str) -> list[Path]:
+    """The file of profile ``name``, and that of the profile which it extends.  Raises ProfileError where that can't be extended."""
+    path = FOLDER / f"{name}.yaml"
+    if "extends" not in _read(path):
+        return [path]
+    base = _read(path)["extends"]
+    if base not in names():
+        raise ProfileError(f"profiles/{path.name}: extends {base!r}, which is no profile{nearest(base, names())}")
+    if "extends" in _read(FOLDER / f"{base}.yaml"):
+        raise ProfileError(f"profiles/{path.name}: extends {base}, which extends another one itself; extend that")
+    return [path, FOLDER / f"{base}.yaml"]
+
+
+def _read(path: Path) -> dict:
     try:
         data = yaml.safe_load(path.read_bytes())
     except yaml.YAMLError as error:
@@ -241,8 +280,13 @@ def load_profile(name: str) -> Profile:
         raise ProfileError(f"profiles/{path.name}: not a mapping of keys to values, got {data!r}")
     if "name" in data:
         raise ProfileError(f"profiles/{path.name}: unknown key 'name': a profile is called what its file is called")
-    profile = parse_profile({"name": name, **data}, f"profiles/{path.name}")
-    return profile.under(int(seed)) if at else profile
+    return data
+
+
+def _laid_over(below: dict, above: dict) -> dict:
+    """``below`` with what ``above`` says otherwise, section by section."""
+    both = {key: _laid_over(below[key], value) for key, value in above.items() if isinstance(value, dict) and isinstance(below.get(key), dict)}
+    return below | above | both
 
 
 def parse_profile(data: dict, source: str) -> Profile:
