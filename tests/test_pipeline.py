@@ -1,21 +1,24 @@
 """The real stages, from dialogues to metrics, on the miniature corpus with the smaller of the shipped models."""
 
 import json
+import math
 
 import pandas as pd
 import pytest
 
-from decoupled_esc import corpus, taxonomy
+from decoupled_esc import corpus, prompts, taxonomy, train
 from decoupled_esc.corpus import fetch
 from decoupled_esc.evaluate import Evaluation
 from decoupled_esc.evaluate.judges import Protocol
 from decoupled_esc.generate.client import Endpoint
 from decoupled_esc.models import HubModel, weights_digest
 from decoupled_esc.present import chained, replication
+from decoupled_esc.search import escpro
 from decoupled_esc.train import Lora
+from decoupled_esc.train.divergence import divergence
 from decoupled_esc.workflow import stages
 from decoupled_esc.workflow.profiles import Judge, load_profile
-from decoupled_esc.workflow.session import Session
+from decoupled_esc.workflow.session import Context, Session
 from tests.misbehaving_server import serving
 
 
@@ -239,3 +242,34 @@ def test_a_published_backbone_takes_the_same_path(session, metrics, tmp_path):
     for name in ("replies-decoupled-base", "replies-vanilla-sft"):
         assert other.run(name).rows == session.run(name).rows
     assert other.run("base-model").payload == {"kind": "hub", "name": str(base), "revision": "main"}
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_cso_trains_a_published_base_with_either_tuning(session, tmp_path, tuning):
+    """The way of the large profiles, which start from the base itself, on the small model and eight pairs."""
+    lora = Lora(rank=4, alpha=4, dropout=0.0) if tuning == "lora" else None
+    smoke, base = session.profile, session.profile.backbone.folder
+    how = smoke.cso.training.model_copy(update={"lora": lora, "epochs": 6, "warmup_share": 0.0})
+    cso = smoke.cso.model_copy(update={"start": "base-model", "sft": how, "training": how, "lora": None})
+    profile = smoke.model_copy(update={"cso": cso, "backbone": HubModel(kind="hub", name=str(base), revision="main", dtype="float32")})
+    turns = [turn for dialogue in session.corpora["esconv"].split("train")[:4] for turn in corpus.turns(dialogue)][:8]
+    (tmp_path / "esc-pro").mkdir()
+    escpro.write(tmp_path / "esc-pro" / "pairs.jsonl", [escpro.ProPair(f"{turn.id}#1", turn, "Others", "Hm.") for turn in turns])
+
+    def context(name: str) -> Context:
+        folder = tmp_path / name
+        folder.mkdir()
+        folders = {path.name: path for path in tmp_path.iterdir()}
+        return Context(profile=profile, folder=folder, needs={}, folders=folders, corpora=session.corpora, files={}, answers=tmp_path / "answers")
+
+    made = stages.chain(context("cso-dpo"), "dpo")
+    assert made["pairs"] == made["turns"] == 8 and made["steps"][0]["loss"] == pytest.approx(math.log(2), abs=1e-4)
+    assert (made["trainable"] == made["parameters"]) == (tuning == "full") and made["divergence"] > 0
+    assert made["steps"][-1]["loss"] < made["steps"][0]["loss"] - 1e-3
+    asked = context("replies-cso-dpo")
+    assert stages.replies_vanilla(asked, "cso-dpo")["turns"] == len(asked.rows) > 0
+    model, _ = stages._load(asked, "cso-dpo")
+    untouched, tokenizer = stages._load(asked)
+    unseen = [turn for dialogue in session.corpora["esconv"].split("validation")[:2] for turn in corpus.turns(dialogue)]
+    held_out = train.encode(unseen, prompts.vanilla, tokenizer, profile.data.window)
+    assert divergence(model, untouched, held_out) == pytest.approx(made["divergence"], rel=1e-3), "what answers is what was trained"
