@@ -131,13 +131,23 @@ def test_what_is_no_command_is_explained(capsys, arguments):
     assert caught.value.code == 2 and "usage: decoupled-esc" in capsys.readouterr().err
 
 
-def test_an_interrupt_is_130_and_promises_to_go_on(capsys, monkeypatch):
+def test_an_interrupt_is_130_and_promises_to_go_on(capsys, monkeypatch, tmp_path):
     def interrupted(*args):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Session, "state", interrupted)
     assert main(["status"]) == 130
     assert "goes on from there" in capsys.readouterr().err
+    monkeypatch.setattr(Session, "run", interrupted)
+    monkeypatch.setattr(dag, "build", lambda profile: tmp_path)
+    assert main(["job", "stage", "data"]) == 130
+    assert capsys.readouterr().err.count("\n") <= 1, "the run that started it says so"
+
+
+def test_a_job_does_not_wait_for_what_it_does_not_use():
+    probe = "import decoupled_esc.workflow.cli, sys; print(sorted({'jupyter_book', 'jupytext', 'bs4', 'nbformat', 'torch'} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
 
 
 def test_a_bug_is_not_dressed_up_as_a_known_error(monkeypatch):

@@ -18,6 +18,22 @@ from decoupled_esc.workflow.store import ROOT
 def main(arguments: list[str] | None = None) -> int:
     """Run one command.  Known errors are one line on stderr and exit status 1; an interrupt is 130."""
     options = _parser().parse_args(arguments)
+    try:
+        return options.command(options) or 0
+    except Exception as error:
+        if (told := _told(error)) is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        if options.command is not _job:  # whoever runs the jobs says it once
+            print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def _told(error: Exception) -> str | None:
+    """What a user is told of ``error``; None of one that is a fault of this library."""
+    # Here, so that a job that goes well does not wait for all of them.
     from decoupled_esc.corpus import CorpusError
     from decoupled_esc.evaluate.people import PeopleError
     from decoupled_esc.generate.client import EndpointError
@@ -38,22 +54,15 @@ def main(arguments: list[str] | None = None) -> int:
         BookError, ChapterError, CorpusError, EndpointError, LaunchError, ModelUnavailable, PairsError, PeopleError, ProError, ProfileError,
         PromptTooLong, RecordError, SearchError, ServerError, StageError,
     )  # fmt: skip
-    try:
-        return options.command(options) or 0
-    except known as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if error.errno is None:  # raised here, with a sentence of its own: weights, a record or a chapter is missing
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        print(f"error: {error.filename or 'a file'}: {error.strerror}; what was finished is kept", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
-        return 130
+    if isinstance(error, known):
+        return str(error)
+    if not isinstance(error, OSError):
+        return None
+    if error.errno is None:  # raised here, with a sentence of its own: weights, a record or a chapter is missing
+        return str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        return f"{error.filename or 'a file'}: {error.strerror}; what was finished is kept"
+    return None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -179,7 +188,7 @@ def _plan(options) -> int:
 
 def _job(options) -> int:
     """One job of the graph, called by Snakemake."""
-    from decoupled_esc.workflow import book, chapters, dag
+    from decoupled_esc.workflow import chapters, dag
     from decoupled_esc.workflow.session import Session
 
     # transformers warns of its own deprecated names, which trl still uses: nothing that a reader can act on.
@@ -194,6 +203,8 @@ def _job(options) -> int:
         chapters.execute(chapters.NOTEBOOKS / f"{options.name}.py", folder / "notebooks" / f"{options.name}.ipynb",
                          options.profile)  # fmt: skip
     else:
+        from decoupled_esc.workflow import book
+
         index = book.build_book(folder / "notebooks", folder / "book")
         problems = book.check_site(index.parent)
         if problems:
