@@ -103,6 +103,7 @@ figures.say(profile_name=book.label)
 # ```
 #
 # Weights are held in float32, because steps as small as CSO's would be lost to rounding in bfloat16, and are spread over both cards (`config: fsdp`).
+# Leave `generation.vllm` out there: vLLM's adapters want half precision.
 # Such a profile is a few lines: `extends: qwen2.5-7b`, and what it has otherwise.
 # One of your own can be made in the same way.
 #
@@ -190,7 +191,7 @@ for name in ("qwen2.5-7b", "llama3.1-8b", "gemma2-9b", "qwen2.5-7b-full", "llama
             "tokens read, millions": f"{whole.read / 1e6:.0f}", "written, millions": f"{whole.written / 1e6:.1f}", "GPU-hours, one seed": f"{whole.hours:.1f}",
             "GiB": f"{whole.gib:.0f}", "fits": "yes" if whole.gib < 0.95 * card.gib else "NO", "dollars (judge and roles)": f"{whole.dollars:.2f}",
         }  # fmt: skip
-plain(pd.DataFrame(planned).T, "Plans of the paper profiles by card (-full: on two of them, GiB on each): estimates, nothing measured.")
+plain(pd.DataFrame(planned).T, "Plans of the paper profiles by card (-full: on two of them, GiB on each): estimates, nothing measured; CSO's trainings as if ESC-Pro were as small as the small run's.")
 
 # %% [markdown]
 # Where a card does not *fit*, lower `data.window`, or take `config: fsdp` on several.

@@ -144,10 +144,17 @@ def test_an_interrupt_is_130_and_promises_to_go_on(capsys, monkeypatch, tmp_path
     assert capsys.readouterr().err.count("\n") <= 1, "the run that started it says so"
 
 
-def test_a_job_does_not_wait_for_what_it_does_not_use():
-    probe = "import decoupled_esc.workflow.cli, sys; print(sorted({'jupyter_book', 'jupytext', 'bs4', 'nbformat', 'torch'} & set(sys.modules)))"
+def test_a_job_does_not_wait_for_what_it_does_not_use(tmp_path):
+    probe = f"""
+import pathlib, sys
+from decoupled_esc.workflow import cli, dag, session
+dag.build = lambda profile: pathlib.Path({str(tmp_path)!r})
+session.Session.run = lambda self, name: print(name)
+code = cli.main(["job", "stage", "data"])
+print(code, sorted({{"jupytext", "bs4", "torch"}} & set(sys.modules)))
+"""
     run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
-    assert run.stdout == "[]\n"
+    assert run.stdout.split("\n")[-3:] == ["data", "0 []", ""]
 
 
 def test_a_bug_is_not_dressed_up_as_a_known_error(monkeypatch):

@@ -81,6 +81,9 @@ def test_all_weights_of_a_backbone_are_shared_by_its_cards():
     counted = {"cso-dpo": result("cso-dpo", {"tokens": 1000}), "sft-vanilla": result("sft-vanilla", {"tokens": 1000})}
     lora, full = ({line.stage: line for line in planner.plan(load_profile(name), CARD, counted)} for name in ("qwen2.5-7b", "qwen2.5-7b-full"))
     assert full["cso-dpo"].hours == pytest.approx(1.5 * lora["cso-dpo"].hours) and full["sft-vanilla"].hours == lora["sft-vanilla"].hours
+    counted["cso-dpo"].inputs["settings"] = {"cso.training": {"epochs": 6}}  # 3 in the full profile and 1 in the other
+    (again,) = (line for line in planner.plan(load_profile("qwen2.5-7b-full"), CARD, counted) if line.stage == "cso-dpo")
+    assert again.read == pytest.approx(full["cso-dpo"].read / 2)
     assert 57 < full["cso-dpo"].gib < 66 < 80 and lora["cso-dpo"].gib < 24
 
 

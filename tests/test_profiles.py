@@ -150,10 +150,11 @@ def test_adapters_and_all_weights_are_not_mixed():
 
 
 def test_processes_that_cannot_share_a_batch_are_told_before_they_start():
-    found = message(put(plain(), "several_gpus", {"processes": 2, "config": "ddp"}))
-    assert found == "profiles/x.yaml: sft.vanilla: batch 1 is not a multiple of micro_batch 1 times 2 processes (several_gpus)"
-    found = message(put(put(plain("laptop"), "several_gpus", {"processes": 2, "config": "ddp"}), "generation.vllm", None))
-    assert "preference.vanilla.training: batch 3 is not a multiple" in found
+    found = message(put(plain("laptop"), "several_gpus", {"processes": 2, "config": "ddp"}))
+    assert found == (
+        "profiles/x.yaml: several_gpus: each batch must be a multiple of its micro_batch times 2 processes, and these are not: "
+        "preference.vanilla.training (3), preference.planner.training (3), cso.sft (3), cso.training (3), cso.lora.sft (3), cso.lora.training (3)"
+    )
 
 
 def test_a_profile_says_what_it_has_otherwise(folder):
@@ -177,6 +178,13 @@ def test_a_profile_that_extends_what_it_cannot(folder, base, why):
     with pytest.raises(ProfileError) as caught:
         load_profile("own")
     assert str(caught.value) == why
+
+
+def test_a_wrong_key_may_stand_in_either_file(folder):
+    (folder / "base.yaml").write_text(yaml.safe_dump({key: value for key, value in plain().items() if key != "name"} | {"sed": 1}), encoding="utf-8")
+    (folder / "own.yaml").write_text("extends: base\n", encoding="utf-8")
+    with pytest.raises(ProfileError, match=r"^profiles/own.yaml, which extends profiles/base.yaml: unknown key 'sed'"):
+        load_profile("own")
 
 
 def test_an_unknown_key_below_an_optional_section_is_named_too():

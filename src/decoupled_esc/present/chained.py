@@ -114,7 +114,7 @@ def table_7(pro: Mapping) -> pd.DataFrame:
 def claims(found: Mapping, asked: Mapping[str, tuple[str, str, int]]) -> pd.DataFrame:
     """What is said of each claim: the difference over all seeds, under each, and `replication.answer`; text.
 
-    ``found``: payload of stage ``metrics-cso``; ``asked``: claim -> (``a - b``, metric, the direction that it needs: 1 or -1).
+    ``found``: payload of stage ``metrics-cso`` or ``metrics-strategy-test``; ``asked``: claim -> (``a - b``, metric, the direction that it needs: 1 or -1).
     """
     rows = {}
     for claim, (contrast, key, better) in asked.items():
@@ -130,13 +130,18 @@ def claims(found: Mapping, asked: Mapping[str, tuple[str, str, int]]) -> pd.Data
 def two_tests(chained: Evaluation, windows: Evaluation) -> pd.DataFrame:
     """What the systems of the strategy test set did there and at the test turns, side by side; text with 95% intervals.
 
-    ``windows``: over the seeds, of stage ``metrics-strategy-test``.  Q_W is left out: where strategies are equally often it is Q.
+    ``windows``: over the seeds, of stage ``metrics-strategy-test``.  Q_W is left out, which says what Q says where strategies are
+    equally often; and B at the test turns, since B depends on how many turns there are.
     """
     tests = {"test turns": chained, "strategy test set": windows}
+
+    def cell(test: str, system: str, key: str) -> str:
+        return written(tests[test].systems[system]["paper"][key], 2 if key == "B" else 1)
+
     return pd.DataFrame(
         {
-            name: {f"{key}, {test}": written(found.systems[name]["paper"][key], 2 if key == "B" else 1) for key in ("Q", "B", "R-L") for test, found in tests.items()}
-            for name in windows.systems
+            system: {f"{key}, {test}": cell(test, system, key) for key in ("Q", "B", "R-L") for test in tests if (key, test) != ("B", "test turns")}
+            for system in windows.systems
         }
     ).T
 

@@ -100,7 +100,7 @@ def memory(model: Model, tokens: float, *, training: bool, lora_rank: int | None
     """
     own = model.parameters * (width if lora_rank or not training else 16) / cards
     if not training:
-        cache = 2 * model.layers * model.key_value_heads * model.head * 2  # bytes a token: keys and values
+        cache = 2 * model.layers * model.key_value_heads * model.head * width  # bytes a token: keys and values
         return (own + tokens * cache) / 2**30
     if lora_rank:
         widths = 2 * model.hidden + 2 * (model.hidden + model.head * model.key_value_heads) + 3 * (model.hidden + model.feed_forward)
@@ -135,6 +135,8 @@ def plan(profile: Profile, card: Card, counted: Mapping[str, Result]) -> list[Li
             read = TOKENS * payload["tokens_apart" if apart else "tokens"]
             training = _chaining(profile, name) if kind == "cso" else profile.sft.generator if apart else profile.sft.vanilla
             lora = training.lora
+            if kind == "cso":  # whose epochs differ between the profiles
+                read *= training.epochs / _epochs(counted[name], training.epochs)
             hours = read * flops_a_token(model, "train", lora is not None) / rate / 3600
             at_once = 500 * training.micro_batch if apart else 1000
             lines.append(Line(name, read, 0, hours, memory(model, at_once, training=True, lora_rank=lora.rank if lora else None, width=width, cards=cards)))
@@ -155,6 +157,16 @@ def plan(profile: Profile, card: Card, counted: Mapping[str, Result]) -> list[Li
 def _chaining(profile: Profile, name: str) -> Training:
     how = profile.cso.lora if name.startswith("cso-lora") else profile.cso
     return how.sft if name.endswith("-sft") else how.training
+
+
+def _epochs(counted: Result, otherwise: int) -> int:
+    """The epochs of a training on ESC-Pro, as they stand in its result."""
+    for key, how in counted.inputs.get("settings", {}).items():
+        if key in ("cso.sft", "cso.training"):
+            return how["epochs"]
+        if key == "cso.lora":
+            return how["sft" if counted.stage.endswith("-sft") else "training"]["epochs"]
+    return otherwise
 
 
 READ_A_TURN = 130

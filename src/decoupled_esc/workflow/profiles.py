@@ -215,11 +215,9 @@ class Profile(Strict):
         trainings |= {"search.seeker": self.search.seeker} if self.search.seeker else {}
         for name, how in {"cso": self.cso, "cso.lora": self.cso.lora}.items():
             trainings |= {f"{name}.sft": how.sft, f"{name}.training": how.training} if how else {}
-        for name, how in trainings.items():
-            if how.batch % (how.micro_batch * self.several_gpus.processes):
-                raise ValueError(
-                    f"{name}: batch {how.batch} is not a multiple of micro_batch {how.micro_batch} times {self.several_gpus.processes} processes (several_gpus)"
-                )
+        share = self.several_gpus.processes
+        if uneven := [f"{name} ({how.batch})" for name, how in trainings.items() if how.batch % (how.micro_batch * share)]:
+            raise ValueError(f"several_gpus: each batch must be a multiple of its micro_batch times {share} processes, and these are not: {', '.join(uneven)}")
         return self
 
     @property
@@ -251,19 +249,19 @@ def load_profile(name: str) -> Profile:
         raise ProfileError(f"after @ stands a seed, a whole number: {name}@14, and not {name}@{seed}")
     if name not in names():
         raise ProfileError(f"no profile {name!r}{nearest(name, names())}. Profiles: {', '.join(names())}")
-    data = {}
-    for path in reversed(files(name)):
+    described, data = files(name), {}
+    for path in reversed(described):
         data = _laid_over(data, {key: value for key, value in _read(path).items() if key != "extends"})
-    profile = parse_profile({"name": name, **data}, f"profiles/{name}.yaml")
+    profile = parse_profile({"name": name, **data}, ", which extends ".join(f"profiles/{path.name}" for path in described))
     return profile.under(int(seed)) if at else profile
 
 
 def files(name: str) -> list[Path]:
     """The file of profile ``name``, and that of the profile which it extends.  Raises ProfileError where that can't be extended."""
     path = FOLDER / f"{name}.yaml"
-    if "extends" not in _read(path):
+    base = _read(path).get("extends")
+    if base is None:
         return [path]
-    base = _read(path)["extends"]
     if base not in names():
         raise ProfileError(f"profiles/{path.name}: extends {base!r}, which is no profile{nearest(base, names())}")
     if "extends" in _read(FOLDER / f"{base}.yaml"):

@@ -15,7 +15,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import textwrap
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -369,7 +368,7 @@ def _difference(old, new, path: str = "") -> str:
         for key in [*new, *old]:
             if old.get(key) != new.get(key):
                 return _difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-    was, now = (textwrap.shorten(repr(value), 80, placeholder=" ...") for value in (old, new))
+    was, now = (text if len(text := repr(value)) <= 80 or not isinstance(value, dict) else f"{text[:76]} ..." for value in (old, new))
     return f"{path} was {was} and is {now}"
 
 

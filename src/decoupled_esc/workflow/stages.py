@@ -1045,6 +1045,9 @@ def strategy_test(context: Context, policies: dict[str, str]) -> dict:
             continue
         engine = _engine(context, policy)
         written = _complete(context, engine, _fit(context, engine, turns, prompts.vanilla, sampling), sampling, system)
+        engine = None
+        context.open.close()  # a server that holds this policy: the next one needs its place
+        context.servers.clear()
         answers = {turn.id: prompts.parse_tagged(written[turn.id]["text"]) for turn in turns}
         found = [EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, *answers[turn.id]) for turn in turns]
         rows.append({"id": system, **seeds.record(found)})
@@ -1440,12 +1443,15 @@ def _is_adapter(policy) -> bool:
 
 def _trained(context: Context, start: str | None, model, tokenizer, sequences, how, **preference):
     """(the policy, log) of training ``model``, which stage ``start`` left: in this process, or in as many as the profile says."""
+    import torch
+
     from decoupled_esc import models, train
 
     profile, policy = context.profile, context.folder / "policy"
     if profile.several_gpus is None:
         return model, train.fine_tune(model, tokenizer, sequences, how, context.folder, seed=profile.seed, **preference)
-    model.to("cpu")  # the others need its place
+    model.to("cpu")  # the others need its place,
+    torch.cuda.empty_cache()  # which this process would keep
     weights = _weights(context, start)
     log = train.launched(weights, sequences, how, context.folder, profile.several_gpus, seed=profile.seed, **preference)
     source, revision, dtype, _ = weights
