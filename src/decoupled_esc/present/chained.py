@@ -16,8 +16,8 @@ BACKBONES = {"cso/table-9": "llama3.1-8b", "cso/table-10": "qwen2.5-7b", "cso/ta
 KEYS = ("Q", "B", "Q_W", "R-L")
 LOSSES = ("dpo", "simpo", "ipo", "kto", "orpo")
 SETTING = (
-    "Test turns and strategies are ESConv's here, and in CSO those of a test set after Kang et al. (2024), so that levels can't be "
-    "equal, and the direction of a difference is all that compares. Seeds are drawn as well, where there are several."
+    "Test turns and strategies are ESConv's here, and in CSO those of ExTES and of a test set after Kang et al. (2024), so that levels "
+    "can't be equal, and the direction of a difference is all that compares. Seeds are drawn as well, where there are several."
 )
 
 
