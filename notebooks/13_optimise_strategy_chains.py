@@ -229,6 +229,9 @@ if "cso-lora-dpo" in measured.systems:
 plain(chained.differences(measured, asked), f"Paired differences on the same test turns, mean over seed(s) {seeds}, profile {book.label}; 95% intervals.")
 
 # %% [markdown]
+# Less bias than after SFT on ESC-Pro is not less bias than before ESC-Pro.
+# Where SFT adds bias and CSO-DPO adds little, CSO-DPO wins by having moved less: look at the rows against fine-tuning on ESConv alone, and at the column KL above.
+#
 # ## Verdict
 
 # %% tags=["hide-input"]

