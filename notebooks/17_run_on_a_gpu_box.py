@@ -170,7 +170,7 @@ plain(pd.DataFrame(compared or {"–": {"planned, minutes": "nothing was trained
 #
 # ## What the large ones will take: an estimate
 #
-# For each stage: tokens as counted by the small run on the same data, times a factor between the two vocabularies; operations a token, $2N$ to read and, for adapters, as much again to learn; over the card's rate by its data sheet, times a share.
+# For each stage: tokens as counted by the small run on the same data, times a factor between the two vocabularies; operations a token, $2N$ to read and, for adapters, as much again to learn, twice as much for all weights; over the card's rate by its data sheet, times a share.
 # Written tokens cost time for reading the weights once a step, for all replies that are written at once.
 
 # %% tags=["hide-input"]
