@@ -170,7 +170,7 @@ figures.show("fig_volume", figures.estimates(shown, book.source(f"n = {details.t
 named = {"vanilla-sft": "Vanilla-SFT", "cso-sft": "CSO-SFT", "cso-dpo": "CSO-DPO", "cso-lora-sft": "CSO-SFT, adapter", "cso-lora-dpo": "CSO-DPO, adapter"}
 plain(
     chained.two_tests(measured, Evaluation.from_json(json.dumps(found_windows["together"]))).rename(index=named),
-    f"The same models at the test turns and at the strategy test set, mean over seed(s) {seeds}, profile {book.label}; 95% intervals by dialogue and seed.",
+    f"The same models at the test turns and at the strategy test set, mean over seed(s) {seeds}, profile {book.label}; 95% intervals.",
 )
 
 # %% tags=["hide-input"]
