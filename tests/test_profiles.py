@@ -80,7 +80,7 @@ def test_paper_profiles_hold_the_papers_numbers(name):
 
 @pytest.mark.parametrize("name", [*PAPER, *FULL])
 def test_paper_profiles_hold_csos_numbers(name):
-    """Tables 13 and 14 of CSO, number by number."""
+    """Tables 13 and 14 of CSO, number by number, but for the batch, which counts pairs there and trees here."""
     backbone, cso = name.removesuffix("-full"), load_profile(name).cso
     row = f"{backbone}/{'full' if name in FULL else 'lora'}"
     schedule, constants = (paper.load_tables()[f"cso/table-{n}"] for n in (13, 14))
