@@ -144,6 +144,12 @@ def test_an_interrupt_is_130_and_promises_to_go_on(capsys, monkeypatch, tmp_path
     assert capsys.readouterr().err.count("\n") <= 1, "the run that started it says so"
 
 
+def test_a_reader_may_stop_reading():
+    command = f"{Path(sys.executable).parent}/decoupled-esc plan --profile qwen2.5-7b-full --card 'A100 80GB' | head -1"
+    run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("profile qwen2.5-7b-full on 2 x A100 80GB (GPU-hours of all, GiB on each), one seed") and run.stderr == ""
+
+
 def test_a_job_does_not_wait_for_what_it_does_not_use(tmp_path):
     probe = f"""
 import pathlib, sys

@@ -19,7 +19,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command.  Known errors are one line on stderr and exit status 1; an interrupt is 130."""
     options = _parser().parse_args(arguments)
     try:
-        return options.command(options) or 0
+        code = options.command(options) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever reads what is printed has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+        return 1
     except Exception as error:
         if (told := _told(error)) is None:
             raise
@@ -179,7 +184,9 @@ def _plan(options) -> int:
     if profile.backbone.name not in planner.MODELS:
         raise ProfileError(f"profile {profile.name} needs no GPU, and there is nothing to plan: `decoupled-esc status` says what it took")
     counted = {name: result for name in STAGES if (result := published.read(name)) is not None}
-    print(f"profile {profile.name} on one {options.card}, one seed; tokens as counted under profile laptop; at {100 * planner.SHARE:.0f}% of the card's rate (assumed)")
+    cards = planner.cards(profile)
+    on = f"one {options.card}" if cards == 1 else f"{cards} x {options.card} (GPU-hours of all, GiB on each)"
+    print(f"profile {profile.name} on {on}, one seed; tokens as counted under profile laptop; at {100 * planner.SHARE:.0f}% of the card's rate (assumed)")
     for row in planner.table(planner.plan(profile, planner.CARDS[options.card], counted)):
         print(f"{row['stage']:34}" + "".join(f"{row[key]:>14}" for key in list(row)[1:]))
     print(f"{'':34}" + "".join(f"{key:>14}" for key in list(row)[1:]))

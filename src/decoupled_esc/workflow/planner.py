@@ -109,8 +109,15 @@ def memory(model: Model, tokens: float, *, training: bool, lora_rank: int | None
     return (own + kept + targets * model.vocabulary * 4 * 2) / 2**30
 
 
+def cards(profile: Profile) -> int:
+    """On how many cards ``profile`` trains."""
+    return profile.several_gpus.processes if profile.several_gpus else 1
+
+
 def plan(profile: Profile, card: Card, counted: Mapping[str, Result]) -> list[Line]:
-    """A line a stage that needs the model or a judge, for one seed of ``profile`` on one ``card``.
+    """A line a stage that needs the model or a judge, for one seed of ``profile`` on as many of ``card`` as it trains on.
+
+    Hours are those of all cards together, memory is that of each.
 
     ``counted``: results of a profile on the whole data, for its tokens.  Raises KeyError for a backbone that is not in
     ``MODELS``.
@@ -119,7 +126,7 @@ def plan(profile: Profile, card: Card, counted: Mapping[str, Result]) -> list[Li
     rate = card.tflops * 1e12 * SHARE
 
     width = 4 if profile.backbone.dtype == "float32" else 2
-    cards = profile.several_gpus.processes if profile.several_gpus and profile.several_gpus.config == "fsdp" else 1
+    spread = cards(profile) if profile.several_gpus and profile.several_gpus.config == "fsdp" else 1
 
     def generation(name: str, read: float, written: float) -> Line:
         step = width * model.parameters / 2**30 / card.gib_per_second
@@ -139,7 +146,7 @@ def plan(profile: Profile, card: Card, counted: Mapping[str, Result]) -> list[Li
                 read *= training.epochs / _epochs(counted[name], training.epochs)
             hours = read * flops_a_token(model, "train", lora is not None) / rate / 3600
             at_once = 500 * training.micro_batch if apart else 1000
-            lines.append(Line(name, read, 0, hours, memory(model, at_once, training=True, lora_rank=lora.rank if lora else None, width=width, cards=cards)))
+            lines.append(Line(name, read, 0, hours, memory(model, at_once, training=True, lora_rank=lora.rank if lora else None, width=width, cards=spread)))
         elif kind in ("candidates", "replies") or name == "esc-pro-random":
             written = TOKENS * (counted[name].provenance["tokens"] or 0)
             turns = payload.get("turns", payload.get("pairs", 0)) * payload.get("draws", 1)
