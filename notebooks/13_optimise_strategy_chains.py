@@ -217,6 +217,7 @@ figures.show("fig_both_papers", figures.estimates(shown, book.source(f"n = {deta
 asked = {
     "cso-dpo - cso-sft": "CSO's main claim: is preference training better than fine-tuning on what was preferred?",
     "cso-dpo - vanilla-sft": "is it better than fine-tuning on ESConv alone?",
+    "cso-sft - vanilla-sft": "and is SFT on ESC-Pro?",
     "cso-dpo - cso-random": "are searched rejections better than random ones?",
     "cso-dpo - vanilla-dpo": "search against mining, both coupled",
     "cso-dpo - decoupled-dpo": "CSO against DecoupledESC",
@@ -224,6 +225,7 @@ asked = {
 if "cso-lora-dpo" in measured.systems:
     asked |= {
         "cso-lora-dpo - cso-lora-sft": "the main claim, with adapters", "cso-lora-dpo - vanilla-sft": "with adapters, is it better than fine-tuning on ESConv alone?",
+        "cso-lora-sft - vanilla-sft": "and is SFT on ESC-Pro, with adapters?",
         "cso-lora-dpo - cso-dpo": "adapters against all weights",
     }  # fmt: skip
 plain(chained.differences(measured, asked), f"Paired differences on the same test turns, mean over seed(s) {seeds}, profile {book.label}; 95% intervals.")
