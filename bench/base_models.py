@@ -22,7 +22,7 @@ from decoupled_esc.workflow.session import surroundings
 from decoupled_esc.workflow.store import write_atomically
 
 TOKENS = 800_000
-BASE = {"batch": 4, "learning_rate": 2e-3, "repeats": {"esconv": 2, "annomi": 1, "counsel_chat": 1, "dailydialog": 1}}
+BASE = {"batch_size": 4, "learning_rate": 2e-3, "repeats": {"esconv": 2, "annomi": 1, "counsel_chat": 1, "dailydialog": 1}}
 HELD_OUT = {"esconv": 40, "annomi": 30, "counsel_chat": 30, "dailydialog": 30}
 """Passages a trial is judged on."""
 
@@ -32,10 +32,10 @@ TRIALS = {
     "double rate": ("learning rate 4e-3", {"learning_rate": 4e-3}, {}, TOKENS),
     "six layers": ("6 layers", {}, {"layers": 6}, TOKENS),
     "small vocabulary": ("2,048 entries, about as much text", {}, {"vocabulary": 2048}, 920_000),
-    "half batch": ("2 blocks a step", {"batch": 2}, {}, TOKENS),
-    "half batch, half rate": ("2 blocks a step, 1e-3", {"batch": 2, "learning_rate": 1e-3}, {}, TOKENS),
-    "half batch, wide": ("2 blocks a step, hidden 320", {"batch": 2}, {"hidden": 320, "heads": 5, "feed_forward": 896}, TOKENS),
-    "half batch, large vocabulary": ("2 blocks a step, 8,192 entries, about as much text", {"batch": 2}, {"vocabulary": 8192}, 720_000),
+    "half batch": ("2 blocks a step", {"batch_size": 2}, {}, TOKENS),
+    "half batch, half rate": ("2 blocks a step, 1e-3", {"batch_size": 2, "learning_rate": 1e-3}, {}, TOKENS),
+    "half batch, wide": ("2 blocks a step, hidden 320", {"batch_size": 2}, {"hidden": 320, "heads": 5, "feed_forward": 896}, TOKENS),
+    "half batch, large vocabulary": ("2 blocks a step, 8,192 entries, about as much text", {"batch_size": 2}, {"vocabulary": 8192}, 720_000),
 }  # fmt: skip
 TARGET = pretraining.PUBLISHED / "pretraining" / "trials.json"
 
@@ -85,7 +85,7 @@ def speed(precision: str, steps: int = 6) -> float:
         num_key_value_heads=shape.heads, intermediate_size=shape.feed_forward, tie_word_embeddings=True,
     ))  # fmt: skip
     optimiser = torch.optim.AdamW(model.parameters(), fused=True)
-    tokens = torch.randint(shape.vocabulary, (recipe.batch, recipe.block))
+    tokens = torch.randint(shape.vocabulary, (recipe.batch_size, recipe.block))
     seconds = []
     for _ in range(steps):
         started = time.perf_counter()

@@ -38,7 +38,7 @@ class Score(BaseModel):
     score: int = Field(ge=0, le=5)
 
 
-def measure(count: int, in_flight: int, faults: dict[str, float], seed: int) -> dict:
+def measure(count: int, max_concurrency: int, faults: dict[str, float], seed: int) -> dict:
     """Ask ``count`` questions and account for every answer."""
     asked = [Request(f"turn/{i:04d}", (("user", f"reply {i}"),), Score, max_new_tokens=20) for i in range(count)]
 
@@ -50,14 +50,14 @@ def measure(count: int, in_flight: int, faults: dict[str, float], seed: int) -> 
         serving(say=right, latency=LATENCY, faults=faults, seed=seed, hang=2 * TIMEOUT, retry_after=PAUSE) as server,
     ):
         record = Record(Path(folder) / "record.db")
-        client = Client(Endpoint(model="judge", base_url=server.url, timeout_seconds=TIMEOUT, in_flight=in_flight), record)
+        client = Client(Endpoint(model="judge", base_url=server.url, timeout_seconds=TIMEOUT, max_concurrency=max_concurrency), record)
         started = time.perf_counter()
         answers = client.ask(asked)
         seconds = time.perf_counter() - started
         missing = [i for i, answer in enumerate(answers) if answer.parsed is None]
         return {
             "requests": count,
-            "in_flight": in_flight,
+            "in_flight": max_concurrency,
             "faults": sum(faults.values()),
             "seconds": round(seconds, 2),
             "seconds_per_answer": round(seconds / count, 5),
@@ -80,10 +80,10 @@ def main() -> None:
     parser.add_argument("--one-by-one", type=int, default=300, help="requests to ask one by one, with the same faults")
     options = parser.parse_args()
     rows = []
-    for count, in_flight, faults in (
+    for count, max_concurrency, faults in (
         (options.requests, 32, SHARES), (options.one_by_one, 1, SHARES), (options.requests, 32, {}), (min(100, options.one_by_one), 1, {}),
     ):  # fmt: skip
-        rows.append(measure(count, in_flight, faults, seed=7))
+        rows.append(measure(count, max_concurrency, faults, seed=7))
         print(json.dumps(rows[-1]), flush=True)
     ratios = {
         "with faults": rows[1]["seconds_per_answer"] / rows[0]["seconds_per_answer"],

@@ -25,10 +25,11 @@ from types import SimpleNamespace
 
 from decoupled_esc import taxonomy
 from decoupled_esc.corpus import Message
+from decoupled_esc.pipeline.rows import Rows, write_atomically
 from decoupled_esc.search.grow import from_row, grow
-from decoupled_esc.search.tree import Constants, Quality, Said, Task, Tree
+from decoupled_esc.search.tree import Constants, Quality, SeekerTurn, Task, Tree
 from decoupled_esc.workflow.session import surroundings
-from decoupled_esc.workflow.store import ROOT, Rows, write_atomically
+from decoupled_esc.workflow.store import ROOT
 
 OUT = ROOT / "results" / "bench" / "search.json"
 LATENCY = 0.2  # seconds
@@ -36,7 +37,7 @@ TREES = 32
 ROUNDS = 7  # of a gold dialogue, as in ESC-Pro
 CSO = {
     "exploration": 1.0, "prior_temperature": 5.0, "strategy_weight": 7.0, "bias": -3.0, "rollout": 4, "gold_value": 1.0, "gold_visits": 100,
-    "enough_ends": 25, "most_rounds": 40, "at_once": 1,
+    "max_terminal_nodes": 25, "max_depth": 40, "parallel_simulations": 1,
 }  # fmt: skip
 
 
@@ -59,7 +60,7 @@ def main() -> None:
 
 
 def forest(count: int, iterations: int, **changes) -> dict[str, Tree]:
-    constants = Constants(**CSO | changes, least_iterations=iterations, most_iterations=iterations)
+    constants = Constants(**CSO | changes, min_iterations=iterations, max_iterations=iterations)
     gold = [
         message
         for k in range(ROUNDS)
@@ -77,7 +78,7 @@ def answer(name: str, task: Task):
     if task.kind == "supporter":
         return f"{task.strategy} {draw:.9f}"
     if task.kind == "seeker":
-        return Said(None, True) if draw < 0.05 else Said(f"well {draw:.9f}", False)
+        return SeekerTurn(None, True) if draw < 0.05 else SeekerTurn(f"well {draw:.9f}", False)
     if task.kind == "strategies":
         return [10 * chance(draw, k) for k in range(len(taxonomy.STRATEGIES))]
     return Quality(*(4 * chance(draw, k) for k in range(4)))
@@ -94,11 +95,13 @@ def slow(seconds: float):
 def logs(trees, folder: Path | None = None) -> dict:
     if folder is not None:
         return {name: Rows(folder / f"{name.replace('/', '-')}.jsonl") for name in trees}
-    return {name: SimpleNamespace(by_id={}, append=lambda rows: list(rows)) for name in trees}
+    return {name: SimpleNamespace(by_id={}, path="memory", append=lambda rows: list(rows)) for name in trees}
 
 
 def seen(trees) -> list:
-    return [(name, node.id, node.value, node.visits, node.said()) for name, tree in trees.items() for node in tree.nodes()]
+    return [
+        (name, node.id, node.value, node.visits, node.said()) for name, tree in trees.items() for node in tree.nodes()
+    ]
 
 
 def schedule(iterations: int) -> dict:
@@ -145,14 +148,21 @@ def resume(iterations: int, kills: int = 20) -> dict:
                 for row in log.by_id.values():
                     again[name].tell(row["id"], from_row(row))
             same += seen(again) == seen(whole)
-    return {"kills": kills, "while_running": broken, "identical": same, "trees": TREES, "iterations": iterations, "seconds_unbroken": round(takes, 1)}
+    return {
+        "kills": kills,
+        "while_running": broken,
+        "identical": same,
+        "trees": TREES,
+        "iterations": iterations,
+        "seconds_unbroken": round(takes, 1),
+    }
 
 
 def at_once(iterations: int) -> dict:
     """The same trees with 1 to 8 simulations of each under way: seconds, and what became of the trees."""
     found, plain = {}, {}
     for number in (1, 2, 4, 8):
-        trees = forest(8, iterations, at_once=number)
+        trees = forest(8, iterations, parallel_simulations=number)
         started = time.perf_counter()
         grow(trees, slow(LATENCY / 4), logs(trees))
         seconds = time.perf_counter() - started

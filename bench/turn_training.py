@@ -130,21 +130,21 @@ def packed(task: str, size: str, count: int | None) -> dict:
     else:
         sequences = train.encode(turns, prompts.LAYOUTS[TASKS[task]], tokenizer, WINDOW)
     encoding = time.perf_counter() - started
-    how = train.Training(
-        epochs=1, learning_rate=RATE, batch=BATCH["packed"], micro_batch=MICRO_BATCH["packed"], schedule="constant",
-        warmup_share=0.0, lora=None, precision="float32", checkpoint_every=10**9,
+    training = train.Training(
+        epochs=1, learning_rate=RATE, batch_size=BATCH["packed"], per_device_batch_size=MICRO_BATCH["packed"], schedule="constant",
+        warmup_ratio=0.0, lora=None, precision="float32", checkpoint_every=10**9,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as out:
         started = time.perf_counter()
         reference = train.reference_logps(model, sequences, "start", Path(out)) if preference else None
         of_reference = time.perf_counter() - started
         log = train.fine_tune(
-            model, tokenizer, sequences, how, Path(out), seed=SEED, preference=preference, reference=reference
+            model, tokenizer, sequences, training, Path(out), seed=SEED, preference=preference, reference=reference
         )
         seconds = time.perf_counter() - started
     return {
         "seconds": seconds, "reference_seconds": of_reference, "encoding_seconds": encoding,
-        "tokens": log.tokens, "tokens_apart": log.tokens_apart, "target_tokens": log.target_tokens,
+        "tokens": log.tokens, "tokens_apart": log.unpacked_tokens, "target_tokens": log.target_tokens,
         "turns": len(turns), "loss": sum(step["loss"] for step in log.steps) / len(log.steps),
     }  # fmt: skip
 
@@ -286,12 +286,12 @@ def ideal() -> dict:
             ("dpo", train.encode_pairs(pairs, layout, tokenizer, WINDOW)),
         ):
             found[f"{kind}-{name}"] = {
-                "tokens": sequences.tokens, "tokens_apart": sequences.tokens_apart,
+                "tokens": sequences.tokens, "tokens_apart": sequences.unpacked_tokens,
                 "target_tokens": sequences.target_tokens, "turns": len(turns),
                 "longest": max(map(len, sequences.packed)),
             }  # fmt: skip
         one = train.encode(corpus.turns(drawn), layout, tokenizer, WINDOW).packed[0]
-        found[f"sft-{name}"]["example"] = {"dialogue": drawn.id, "turns": len(corpus.turns(drawn)), "depths": one.depths, "predictors": one.predictors}
+        found[f"sft-{name}"]["example"] = {"dialogue": drawn.id, "turns": len(corpus.turns(drawn)), "depths": one.depths, "predictors": one.predict_positions}
     return found
 
 

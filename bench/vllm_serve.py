@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from decoupled_esc import corpus, models, prompts
-from decoupled_esc.generate.local import Sampling, TransformersEngine
+from decoupled_esc.generate.engine import Sampling
+from decoupled_esc.generate.local import TransformersEngine
 from decoupled_esc.generate.vllm import Server, Serving, VLLMEngine
 from decoupled_esc.workflow.session import surroundings
 from decoupled_esc.workflow.store import ROOT, write_atomically
@@ -27,13 +28,13 @@ ONE_BY_ONE = 40
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--policy", type=Path, required=True)
-    parser.add_argument("--window", type=int, default=2048)
+    parser.add_argument("--max-length", type=int, default=2048)
     options = parser.parse_args()
     turns = [turn for dialogue in corpus.load("esconv").split("test") for turn in corpus.turns(dialogue)]
     tokenizer, sampling = models.load_tokenizer(options.policy), Sampling(temperature=0.0, top_p=1.0, max_new_tokens=128)
     local = TransformersEngine(models.load(options.policy), tokenizer, batch_tokens=8192)
-    asked = [prompts.fit(turn, prompts.vanilla, local.count, options.window - sampling.max_new_tokens)[0] for turn in turns]
-    serving = Serving(options=["--enforce-eager", "--gpu-memory-utilization", "0.3"])
+    asked = [prompts.fit(turn, prompts.vanilla, local.count, options.max_length - sampling.max_new_tokens)[0] for turn in turns]
+    serving = Serving(options=("--enforce-eager", "--gpu-memory-utilization", "0.3"))
 
     def timed(engine, some) -> tuple[dict, dict]:
         begun = time.perf_counter()
@@ -44,11 +45,11 @@ def main() -> None:
     ours, here = timed(local, asked)
     print("transformers", here, flush=True)
     with tempfile.TemporaryDirectory() as folder, Server(
-        options.policy, Path(folder) / "vllm.log", adapters={}, dtype="float32", window=options.window, seed=13, serving=serving
+        models.Weights(options.policy), Path(folder) / "vllm.log", adapters={}, max_length=options.max_length, seed=13, serving=serving
     ) as server:
         # One by one first: after all turns it would find every prompt in the server's cache.  One request wakes the server.
         list(VLLMEngine([server.url], "base", tokenizer, serving).complete(asked[-1:], sampling, seed=13))
-        _, slowly = timed(VLLMEngine([server.url], "base", tokenizer, serving.model_copy(update={"in_flight": 1})), asked[:ONE_BY_ONE])
+        _, slowly = timed(VLLMEngine([server.url], "base", tokenizer, serving.model_copy(update={"max_concurrency": 1})), asked[:ONE_BY_ONE])
         print("one by one", slowly, flush=True)
         theirs, there = timed(VLLMEngine([server.url], "base", tokenizer, serving), asked)
         print("vLLM", there, flush=True)

@@ -78,7 +78,9 @@ class _Handler(BaseHTTPRequestHandler):
         if server.reply is not None and (given := server.reply(body)) is not None:
             return self.send(*given)
         if body.get("response_format", {"type": "none"})["type"] not in server.accepts:
-            return self.send(400, {"error": {"message": "response_format is not supported here", "code": "unsupported"}})
+            return self.send(
+                400, {"error": {"message": "response_format is not supported here", "code": "unsupported"}}
+            )
         if fault == "429":
             return self.send(429, {"error": {"message": "slow down"}}, {"Retry-After": server.retry_after})
         if fault == "500":
@@ -97,7 +99,14 @@ class _Handler(BaseHTTPRequestHandler):
             content = '{"mood": "fine"}'
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
         usage = {"prompt_tokens": read, "completion_tokens": 8, "total_tokens": read + 8}
-        whole = {"id": "x", "object": "chat.completion", "created": 1, "model": body["model"] + "-resolved", "choices": [choice] * (1 + (fault == "twice")), "usage": usage}
+        whole = {
+            "id": "x",
+            "object": "chat.completion",
+            "created": 1,
+            "model": body["model"] + "-resolved",
+            "choices": [choice] * (1 + (fault == "twice")),
+            "usage": usage,
+        }
         if fault == "not json":
             return self.send(200, b"<html>Bad gateway</html>")
         if fault == "no choices":

@@ -1,7 +1,5 @@
 """Agreement coefficients against the libraries they come from, and what happens where they are undefined."""
 
-import time
-
 import krippendorff
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from statsmodels.stats import inter_rater
 
 from decoupled_esc.evaluate import Estimate
 from decoupled_esc.evaluate.agreement import Undefined, fleiss_kappa, krippendorff_alpha, spearman, weighted_kappa
+from decoupled_esc.evaluate.bootstrap import cluster_weights
 
 SCALE = [1, 2, 3, 4, 5]
 FEW = {"replicates": 40, "seed": 3}
@@ -40,10 +39,7 @@ def same(left: Estimate, right: Estimate) -> bool:
     return [left.value, left.low, left.high] == pytest.approx([right.value, right.low, right.high], nan_ok=False)
 
 
-# Against the libraries ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("weights", ["quadratic", "linear", None])
+@pytest.mark.parametrize("weights", ["quadratic", None])
 def test_kappa_is_that_of_scikit_learn(weights):
     a, b, groups = two_raters(200, seed=1)
     a = [2 if x == 3 else x for x in a]  # a level that one rater never uses
@@ -96,21 +92,16 @@ def test_fleiss_kappa_of_different_raters_on_each_item():
     assert fleiss_kappa(spread, groups, **FEW) == fleiss_kappa(ratings, groups, **FEW)
 
 
-# The bootstrap ------------------------------------------------------------------------------------------------------
-
-
 def test_an_interval_of_spearman_from_resampled_data():
-    """A draw is what scipy makes of the data with the items of each dialogue repeated as often as it was drawn."""
-    from decoupled_esc.evaluate.bootstrap import cluster_weights
-
+    """A copy is what scipy makes of the data with the items of each dialogue repeated as often as it was sampled."""
     a, b, groups = two_raters(60, seed=4)
     names = sorted(set(groups))
-    draws = []
+    copies = []
     for times in cluster_weights(len(names), 40, seed=3):
         repeat = [times[names.index(group)] for group in groups]
-        draws.append(spearmanr(np.repeat(a, repeat), np.repeat(b, repeat)).statistic)
+        copies.append(spearmanr(np.repeat(a, repeat), np.repeat(b, repeat)).statistic)
     found = spearman(a, b, groups, **FEW)
-    assert [found.low, found.high] == pytest.approx(np.quantile(draws, [0.025, 0.975]).tolist())
+    assert [found.low, found.high] == pytest.approx(np.quantile(copies, [0.025, 0.975]).tolist())
 
 
 def test_copies_within_a_dialogue_do_not_narrow_the_interval():
@@ -122,29 +113,19 @@ def test_copies_within_a_dialogue_do_not_narrow_the_interval():
     assert same(once, copied)
 
 
-def test_intervals_of_six_thousand_items_take_seconds():
-    a, b, groups = two_raters(6000, seed=6)
-    started = time.process_time()
-    weighted_kappa(a, b, groups, labels=SCALE, replicates=2000, seed=0)
-    assert time.process_time() - started < 10
-
-
 def test_one_dialogue_has_no_interval():
     a, b, _ = two_raters(20, seed=7)
     found = weighted_kappa(a, b, ["d"] * 20, labels=SCALE, **FEW)
     assert found == Estimate(found.value)
 
 
-def test_draws_without_variation_are_left_out_unless_they_are_many():
-    # One dialogue of 40 differs: it is missing from (39/40)^40 = 36% of the draws, in which nothing can be said.
+def test_replicates_without_variation_are_left_out_unless_they_are_many():
+    # One dialogue of 40 differs: it is missing from (39/40)^40 = 36% of the replicates, in which nothing can be said.
     a = [3] * 39 + [5]
     assert weighted_kappa(a, a, range(40), labels=SCALE, replicates=200, seed=0) == Estimate(1.0)
-    # Ten of forty differ: no draw misses all of them.
+    # Ten of forty differ: no replicate misses all of them.
     a = [3] * 30 + [5] * 10
     assert weighted_kappa(a, a, range(40), labels=SCALE, replicates=200, seed=0) == Estimate(1.0, 1.0, 1.0)
-
-
-# Undefined and refused ------------------------------------------------------------------------------------------------
 
 
 def test_constant_ratings_are_undefined_not_nan():
@@ -169,7 +150,6 @@ def test_a_constant_rater_beside_one_who_varies_agrees_as_chance_would():
         (lambda: weighted_kappa([1, 2], [1], "ab", labels=SCALE, **FEW), "one length"),
         (lambda: weighted_kappa([], [], [], labels=SCALE, **FEW), "at least 1"),
         (lambda: weighted_kappa([1], [1], "a", labels=[1, 1], **FEW), "two different"),
-        (lambda: weighted_kappa([1], [1], "a", labels=SCALE, weights="cubic", **FEW), "not 'cubic'"),
         (lambda: spearman([1, np.nan], [1, 2], "ab", **FEW), "nan"),
         (lambda: krippendorff_alpha([[1, 2]], "ab", level="nominal", **FEW), "at least two raters"),
         (lambda: krippendorff_alpha([[1, np.nan], [np.nan, 2]], "ab", level="nominal", **FEW), "no item has two"),
@@ -183,9 +163,6 @@ def test_bad_ratings_are_refused(call, message):
         call()
 
 
-# Properties ---------------------------------------------------------------------------------------------------------
-
-
 def outcome(function, *arguments, **options):
     try:
         return function(*arguments, **options)
@@ -194,7 +171,7 @@ def outcome(function, *arguments, **options):
 
 
 @PROPERTY
-@given(pairs, st.sampled_from(["quadratic", "linear", None]))
+@given(pairs, st.sampled_from(["quadratic", None]))
 def test_symmetric_and_no_more_than_one(rated, weights):
     a, b = zip(*rated)
     for function, options in ((weighted_kappa, {"labels": SCALE, "weights": weights}), (spearman, {})):
@@ -227,10 +204,7 @@ def test_a_rater_agrees_with_himself(rated):
 def test_the_order_of_items_and_raters_does_not_matter(rated, random):
     rows = [(a, b, f"d{n // 3}") for n, (a, b) in enumerate(rated)]
     mixed = random.sample(rows, len(rows))
-    for function, options in (
-        (weighted_kappa, {"labels": SCALE}),
-        (spearman, {}),
-    ):
+    for function, options in ((weighted_kappa, {"labels": SCALE}), (spearman, {})):
         first, second = (outcome(function, *zip(*r), **options, **FEW) for r in (rows, mixed))
         assert first is None and second is None or same(first, second)
     for function, options in ((krippendorff_alpha, {"level": "interval"}), (fleiss_kappa, {})):

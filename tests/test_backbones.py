@@ -12,11 +12,19 @@ from transformers import (
 
 from decoupled_esc import models, packing, prompts, taxonomy
 from decoupled_esc.corpus import Message, Turn
-from decoupled_esc.generate.local import Sampling, TransformersEngine
+from decoupled_esc.generate.engine import Sampling
+from decoupled_esc.generate.local import TransformersEngine
 from decoupled_esc.packing import Example, answer_logps, pack
 from decoupled_esc.prompts import ids, render
 
-SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096}
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+}
 CONFIGS = {
     "qwen2.5": lambda size: Qwen2Config(vocab_size=size, **SMALL),
     "llama3.1": lambda size: LlamaConfig(
@@ -84,7 +92,9 @@ def test_every_layout_fits_every_template(tokenizers, kind, layout):
     assert answer == prompt.target + END[kind]
     for role, content in prompt.messages:
         assert content.strip() in asked, f"{role} is not shown"
-    assert asked.endswith({"qwen2.5": "assistant\n", "llama3.1": "<|end_header_id|>\n\n", "gemma2": "<start_of_turn>model\n"}[kind])
+    assert asked.endswith(
+        {"qwen2.5": "assistant\n", "llama3.1": "<|end_header_id|>\n\n", "gemma2": "<start_of_turn>model\n"}[kind]
+    )
 
 
 @KINDS
@@ -97,9 +107,17 @@ def test_what_is_learned_is_the_answer_and_its_end_alone(tokenizers, kind):
 
 def test_a_system_message_that_a_template_refuses_joins_the_next_users(tokenizers):
     gemma = prompts.chat_for(prompts.generator(TURN), tokenizers["gemma2"])
-    assert gemma[0]["role"] == "user" and gemma[0]["content"].startswith(prompts.GENERATOR_ROLE) and gemma[0]["content"].endswith("I lost my job.")
+    assert (
+        gemma[0]["role"] == "user"
+        and gemma[0]["content"].startswith(prompts.GENERATOR_ROLE)
+        and gemma[0]["content"].endswith("I lost my job.")
+    )
     trunk = prompts.chat_for(prompts.generator_trunk(TURN), tokenizers["gemma2"])
-    assert trunk[-1]["role"] == "user" and trunk[-1]["content"].startswith("Last week.") and "Providing Suggestions" in trunk[-1]["content"]
+    assert (
+        trunk[-1]["role"] == "user"
+        and trunk[-1]["content"].startswith("Last week.")
+        and "Providing Suggestions" in trunk[-1]["content"]
+    )
     assert prompts.chat_for(prompts.generator(TURN), tokenizers["llama3.1"]) == prompts.generator(TURN).chat()
 
 
@@ -129,8 +147,14 @@ def test_the_engine_answers_as_transformers_does(tokenizers, kind):
     (found,) = engine.complete(asked, Sampling(temperature=0.0, top_p=1.0, max_new_tokens=6), seed=1)
     eager = model(kind, len(tokenizer), "eager")
     for prompt, completion in zip(asked, found, strict=True):
-        tokens = torch.tensor([engine._encode(prompt)])
-        printed = eager.generate(tokens, max_new_tokens=6, do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+        tokens = torch.tensor([ids(render(prompt, tokenizer)[0], tokenizer)])
+        printed = eager.generate(
+            tokens,
+            max_new_tokens=6,
+            do_sample=False,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
         assert completion.text == tokenizer.decode(printed[0, tokens.shape[1] :], skip_special_tokens=True)
 
 

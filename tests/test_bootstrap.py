@@ -3,7 +3,6 @@
 import json
 import os
 import random
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,16 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
+from decoupled_esc import corpus
+from decoupled_esc.corpus import released
 from decoupled_esc.evaluate import VARIANTS, Estimate, EvaluatedTurn, Evaluation, evaluate_systems, strategy
-from decoupled_esc.evaluate.bootstrap import (
-    Resampled,
-    bootstrap,
-    cluster_weights,
-    jackknife_interval,
-    percentile_interval,
-    ratio_of_sums,
-)
+from decoupled_esc.evaluate.bootstrap import Resampled, bootstrap, cluster_weights, jackknife_interval
+from decoupled_esc.evaluate.bootstrap import percentile_interval, ratio_of_sums
 from decoupled_esc.taxonomy import STRATEGIES
 
 WORDS = "i you feel sad that is hard maybe talk to someone about it . ? and so we can try again now".split()
@@ -36,16 +32,9 @@ def system(seed, *, accuracy=0.4, invalid=0.05, replies=True, dialogues=20):
             strategy_name, words = gold.choice(STRATEGIES), gold.choices(WORDS, k=gold.randint(3, 15))
             guess = strategy_name if own.random() < accuracy else own.choice(STRATEGIES)
             reply = " ".join(word if own.random() < 0.5 else own.choice(WORDS) for word in words)
-            turns.append(
-                EvaluatedTurn(
-                    id=f"{dialogue:03}/{position:02}",
-                    dialogue=f"{dialogue:03}",
-                    gold_strategy=strategy_name,
-                    gold_reply=" ".join(words),
-                    predicted_strategy=None if own.random() < invalid else guess,
-                    reply=reply if replies else None,
-                )
-            )
+            guess = None if own.random() < invalid else guess
+            id, gold_reply = f"{dialogue:03}/{position:02}", " ".join(words)
+            turns.append(EvaluatedTurn(id, id[:3], strategy_name, gold_reply, guess, reply if replies else None))
     return turns
 
 
@@ -56,10 +45,7 @@ def evaluation():
     return evaluate_systems(systems, contrasts=contrasts, replicates=500, seed=7)
 
 
-# The parts --------------------------------------------------------------------------------------------------------
-
-
-def test_weights_are_draws_with_replacement():
+def test_weights_are_samples_with_replacement():
     weights = cluster_weights(9, 400, seed=3)
     assert weights.shape == (400, 9) and weights.dtype.kind == "i"
     assert (weights.sum(1) == 9).all()
@@ -70,14 +56,14 @@ def test_weights_are_draws_with_replacement():
         cluster_weights(0, 10, seed=0)
 
 
-def test_ratio_of_sums_is_the_mean_over_the_drawn_items():
+def test_ratio_of_sums_is_the_mean_over_the_sampled_items():
     weights = np.array([[1, 1], [2, 0], [0, 0]])
     assert ratio_of_sums(weights, np.array([3.0, 9.0]), np.array([1, 3])).tolist() == [3, 3, 0]
 
 
 def test_bootstrap_of_a_mean_has_the_textbook_width():
     values = np.random.default_rng(0).normal(size=400)
-    estimate = bootstrap(cluster_weights(400, 4000, seed=1), lambda draws: draws @ values / 400).estimate()
+    estimate = bootstrap(cluster_weights(400, 4000, seed=1), lambda times: times @ values / 400).estimate()
     standard_error = values.std() / 20
     assert estimate.value == pytest.approx(values.mean())
     assert (estimate.high - estimate.low) / (2 * 1.96 * standard_error) == pytest.approx(1, abs=0.05)
@@ -105,17 +91,14 @@ def test_centred_copies_keep_their_spread_around_the_value():
 
 def test_noise_alone_makes_a_bias():
     # Predictions as frequent as gold strategies and independent of them: without noise all p are 1.
-    draw = np.random.default_rng(0).multinomial(1792, np.full(64, 1 / 64), size=200).reshape(-1, 8, 8)
-    assert 0.05 < strategy.bias(draw, "paper").mean() < 0.15
+    sampled = np.random.default_rng(0).multinomial(1792, np.full(64, 1 / 64), size=200).reshape(-1, 8, 8)
+    assert 0.05 < strategy.bias(sampled, "paper").mean() < 0.15
 
 
 def test_different_resamplings_do_not_subtract():
     a, b = Resampled(1.0, np.zeros(3)), Resampled(1.0, np.zeros(3), jackknife=True)
     with pytest.raises(ValueError, match="resampled differently"):
         a - b
-
-
-# The whole --------------------------------------------------------------------------------------------------------
 
 
 def test_every_metric_in_both_variants(evaluation):
@@ -150,7 +133,7 @@ def test_differences_are_paired_and_have_the_right_sign(evaluation):
 def test_details_agree_with_the_turns(evaluation):
     turns, details = system(1), evaluation.details["a"]
     predicted, gold = [t.predicted_strategy for t in turns], [t.gold_strategy for t in turns]
-    w, invalid = strategy.confusion(predicted, gold)
+    w, invalid = (x[0] for x in strategy.grouped_confusion(predicted, gold, np.zeros(len(gold), dtype=int), 1))
     assert (details.turns, details.dialogues) == (len(turns), 20)
     assert details.invalid_rate == predicted.count(None) / len(turns) > 0
     assert details.confusion == w.tolist() and details.invalid == invalid.tolist()
@@ -164,15 +147,14 @@ def test_details_agree_with_the_turns(evaluation):
 
 
 def test_json_round_trip(evaluation):
-    line = evaluation.to_json()
-    assert Evaluation.from_json(line) == evaluation
-    assert Evaluation.from_json(line).to_json() == line
-    assert json.loads(line)["systems"]["a"]["paper"]["D-1"].keys() == {"value", "low", "high"}
+    line = TypeAdapter(Evaluation).dump_json(evaluation)
+    assert TypeAdapter(Evaluation).validate_json(line) == evaluation
+    assert list(json.loads(line)["systems"]["a"]["paper"]["D-1"]) == ["value", "low", "high"]
 
 
-def test_same_seed_same_bytes_in_any_order_of_turns():
+def test_same_seed_same_scores_in_any_order_of_turns():
     def run(turns, seed):
-        return evaluate_systems({"a": turns}, contrasts=[], replicates=50, seed=seed).to_json()
+        return evaluate_systems({"a": turns}, contrasts=[], replicates=50, seed=seed)
 
     turns = system(1)
     shuffled = random.Random(5).sample(turns, len(turns))
@@ -242,40 +224,17 @@ def test_differences_from_itself_are_exactly_zero(which, seed):
         assert set(result.contrasts["a - b"][variant].values()) == {Estimate(0, 0, 0)}
 
 
-# Against the authors' released outputs ----------------------------------------------------------------------------
-
-
-def released_turns(name):
-    """The released replies whose seeker text occurs once among the test turns and once among the replies."""
-    folder = Path(os.environ["DECOUPLED_ESC_DATA"], "decoupledesc_release")
-    gold = [
-        (" ".join(user["content"].split()), index, assistant["content"])
-        for index, dialogue in enumerate(json.loads((folder / "ESC_sft_test.json").read_text(encoding="utf-8")))
-        for user, assistant in zip(dialogue["messages"], dialogue["messages"][1:])
-        if assistant["role"] == "assistant"
-    ]
-    rows = json.loads((folder / name).read_text(encoding="utf-8"))
-    by_seeker = {" ".join(row["user_input"].split()): row for row in rows}
-    in_gold = Counter(seeker for seeker, _, _ in gold)
-    in_rows = Counter(" ".join(row["user_input"].split()) for row in rows)
-    for number, (seeker, dialogue, content) in enumerate(gold):
-        if in_gold[seeker] == in_rows[seeker] == 1:
-            row = by_seeker[seeker]
-            tag, reply = content[1:].split("]", 1)
-            yield EvaluatedTurn(
-                id=f"{number:04}",
-                dialogue=f"{dialogue:03}",
-                gold_strategy=tag,
-                gold_reply=reply.strip(),
-                predicted_strategy=row["strategy"],
-                reply=row["response"].removeprefix(f"[{row['strategy']}]").strip(),
-            )
-
-
 @pytest.mark.skipif("DECOUPLED_ESC_DATA" not in os.environ, reason="needs the released outputs of DecoupledESC")
 def test_released_qwen_replies_score_as_the_paper_prints():
-    turns = list(released_turns("Statistic_SFT_Qwen2.5.json"))
-    assert len(turns) == 1381
+    folder = Path(os.environ["DECOUPLED_ESC_DATA"], "decoupledesc_release")
+    esconv, failed = (corpus.load(name, download=False) for name in ("esconv", "failed_esconv"))
+    rows = [r for r in released.read(folder, esconv.split("test"), failed.dialogues) if r.source == "qwen-sft"]
+    turns = [
+        EvaluatedTurn(r.turn.id, r.turn.dialogue, r.turn.strategy, r.turn.reply, r.strategy, r.reply)
+        for r in rows
+        if r.unique
+    ]
+    assert len(rows) == 1792 and len(turns) > 1300
     result = evaluate_systems({"qwen": turns}, contrasts=[], replicates=200, seed=0)
     measured = {metric: estimate.value for metric, estimate in result.systems["qwen"]["paper"].items()}
     # Table 3, Qwen2.5 Vanilla-SFT, on all 1,792 turns: 90.93, 20.99, 24.89, 20.27; these are the matched 77%.

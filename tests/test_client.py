@@ -15,10 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, ValidationError
 
+from decoupled_esc.generate import Sampling
 from decoupled_esc.generate import client as asking
-from decoupled_esc.generate.client import BudgetExceeded, Client, Endpoint, EndpointError, ReplayMiss, Request, read
+from decoupled_esc.generate.answers import masked, read
+from decoupled_esc.generate.chat import ChatEngine
+from decoupled_esc.generate.client import BudgetExceeded, Client, Endpoint, EndpointError, ReplayMiss, Request
 from decoupled_esc.generate.record import Record, RecordError, Stored
+from decoupled_esc.prompts import Prompt
 from tests.misbehaving_server import OF_THE_WAY, serving
+
+ROOT = Path(__file__).parents[1]
+NOBODY = "http://127.0.0.1:9/v1"
 
 
 class Score(BaseModel):
@@ -40,18 +47,37 @@ def without_a_key(monkeypatch):
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
 
 
+@pytest.fixture
+def short_pauses(monkeypatch):
+    monkeypatch.setattr(asking, "FIRST_PAUSE", 0.01)
+
+
 def requests(n, **changes):
-    return [Request(f"turn/{i:04d}", (("system", "Judge."), ("user", f"reply {i}")), **{"answer": Score, "max_new_tokens": 10} | changes) for i in range(n)]
+    settings = {"answer": Score, "max_new_tokens": 10} | changes
+    return [Request(f"turn/{i:04d}", (("system", "Judge."), ("user", f"reply {i}")), **settings) for i in range(n)]
 
 
 def open_client(server, path, mode="record", **changes):
-    settings = {"model": "judge", "base_url": server.url, "timeout_seconds": 20.0, "attempts": 12} | changes
+    url = server if isinstance(server, str) else server.url
+    settings = {"model": "judge", "base_url": url, "timeout_seconds": 20.0, "attempts": 12} | changes
     return Client(Endpoint(**settings), Record(path), mode)
 
 
 def numbered(body):
     """The score is the reply's number modulo 6, so that a mix-up shows."""
     return json.dumps({"score": int(body["messages"][-1]["content"].split()[-1]) % 6})
+
+
+def replying(message, choice=None, **more):
+    whole = {"model": "judge", "choices": [{"message": message, "finish_reason": "stop"} | (choice or {})]} | more
+    return lambda _: (200, whole)
+
+
+def error(status, message, code=None, **headers):
+    return status, {"error": {"message": message, "code": code}}, headers
+
+
+# Answers ------------------------------------------------------------------------------------------------------------
 
 
 def test_answers_come_back_in_order_and_are_kept(tmp_path):
@@ -66,14 +92,13 @@ def test_answers_come_back_in_order_and_are_kept(tmp_path):
     assert open_client(server, tmp_path / "r.db", "replay").ask(requests(80)) == answers
 
 
-def test_under_faults_nothing_is_lost_and_nothing_paid_twice(tmp_path, monkeypatch):
-    monkeypatch.setattr(asking.random, "uniform", lambda low, high: 0.02)
-    shares = dict.fromkeys(OF_THE_WAY, 0.04)
+def test_under_faults_nothing_is_lost_and_nothing_paid_twice(tmp_path, short_pauses):
+    shares = dict.fromkeys(OF_THE_WAY, 0.04) | {"twice": 0.04}
     with serving(say=numbered, latency=0.01, faults=shares, seed=5, hang=4) as server:
         answers = open_client(server, tmp_path / "r.db", timeout_seconds=2.0).ask(requests(150))
         assert [a.parsed.score for a in answers] == [i % 6 for i in range(150)]
         assert set(server.billed.values()) == {1} and len(server.billed) == 150
-        assert all(server.met[fault] for fault in OF_THE_WAY), "each fault was met"
+        assert all(server.met[fault] for fault in shares), "each fault was met"
 
 
 @pytest.mark.parametrize("fault", ["truncated content", "wrong schema"])
@@ -85,130 +110,87 @@ def test_unreadable_answers_are_asked_again_and_then_missing_alone(tmp_path, fau
         assert set(server.billed.values()) == {1}, "a second try has a name of its own"
         assert sum(server.asked.values()) > 60
     with serving(faults={fault: 1.0}) as server:
-        (answer,) = open_client(server, tmp_path / "s.db").ask(requests(1))
-        assert answer.parsed is None and "no answer in the form asked for" in answer.why
-        assert sum(server.asked.values()) == 3 == len(Record(tmp_path / "s.db"))
-        open_client(server, tmp_path / "s.db").ask(requests(1))
-        assert sum(server.asked.values()) == 3, "what can't be read isn't paid for again"
+        for _ in range(2):  # what can't be read isn't paid for again
+            (answer,) = open_client(server, tmp_path / "s.db").ask(requests(1))
+            assert answer.parsed is None and "no answer in the form asked for" in answer.why
+            assert sum(server.asked.values()) == asking.MAX_PARSE_ATTEMPTS == len(Record(tmp_path / "s.db"))
 
 
-def test_several_servers_of_one_model_take_turns_and_stand_in_for_one_that_is_gone(tmp_path, monkeypatch):
-    monkeypatch.setattr(asking.random, "uniform", lambda low, high: 0.02)
+def test_several_servers_of_one_model_take_turns_and_stand_in_for_one_that_is_gone(tmp_path, short_pauses):
     with serving(say=numbered, latency=0.01) as one, serving(say=numbered, latency=0.01) as other:
         answers = open_client(one, tmp_path / "r.db", base_url=(one.url, other.url)).ask(requests(40))
         assert [a.parsed.score for a in answers] == [i % 6 for i in range(40)]
         assert (sum(one.asked.values()), sum(other.asked.values())) == (20, 20)
-        gone = "http://127.0.0.1:9/v1"
-        again = open_client(one, tmp_path / "s.db", base_url=(one.url, gone, other.url)).ask(requests(40))
+        again = open_client(one, tmp_path / "s.db", base_url=(one.url, NOBODY, other.url)).ask(requests(40))
         assert again == answers, "which server answered is no part of an answer"
-    with pytest.raises(ValidationError, match="at least 1 item"):
-        Endpoint(model="judge", base_url=[])
-    assert Client(Endpoint(model="judge", base_url=[one.url, gone]), Record(tmp_path / "r.db"), "replay").ask(requests(40)) == answers
-
-
-def test_the_first_of_two_answers_counts(tmp_path):
-    with serving(say=numbered, faults={"twice": 1.0}) as server:
-        assert open_client(server, tmp_path / "r.db").ask(requests(3))[2].parsed.score == 2
 
 
 def test_equal_requests_are_sent_once_and_samples_apart(tmp_path):
     with serving(say=numbered, latency=0.05) as server:
         open_client(server, tmp_path / "r.db").ask(requests(1) * 10 + requests(1, sample=1))
         assert sum(server.asked.values()) == 2
-        open_client(server, tmp_path / "r.db", "live").ask(requests(1))
-        assert sum(server.asked.values()) == 3 and len(Record(tmp_path / "r.db")) == 2
+        for n in (3, 4):  # asked anew, under another name each time
+            open_client(server, tmp_path / "r.db", "live").ask(requests(1) * 3)
+            assert sum(server.asked.values()) == len(server.asked) == n and len(Record(tmp_path / "r.db")) == 2
 
 
-def test_a_server_that_asks_for_patience_gets_it(tmp_path):
-    turns = iter([(429, {"error": {"message": "slow"}}, {"Retry-After": "0.4"})])
-    with serving(reply=lambda body: next(turns, None)) as server:
-        open_client(server, tmp_path / "r.db").ask(requests(1))
-        assert server.times[1] - server.times[0] >= 0.4
-
-
-@pytest.mark.parametrize("accepts, asked", [(("json_object", "none"), ["json_schema", "json_object"]), (("none",), ["json_schema", "json_object", None])])
-def test_a_server_without_schemas_is_asked_for_less(tmp_path, accepts, asked):
-    with serving(accepts=accepts) as server:
-        open_client(server, tmp_path / "r.db", in_flight=1).ask(requests(3))
-        forms = [body.get("response_format", {}).get("type") for body in server.bodies]
-        assert forms == asked + asked[-1:] * 2
+@pytest.mark.parametrize("forms", [["json_schema", "json_object"], ["json_schema", "json_object", "none"]])
+def test_a_server_without_schemas_is_asked_for_less(tmp_path, forms):
+    with serving(accepts=forms[-1:]) as server:
+        open_client(server, tmp_path / "r.db", max_concurrency=1, attempts=1).ask(requests(3))  # no fault of the way
+        asked = [body.get("response_format", {"type": "none"})["type"] for body in server.bodies]
+        assert asked == forms + forms[-1:] * 2
+        assert len(set(server.asked)) == len(forms) + 2, "each form goes by a name of its own"
         open_client(server, tmp_path / "r.db", "replay").ask(requests(3))
 
 
+def test_descriptions_are_as_strict_mode_wants_them_and_paid_for_too(tmp_path):
+    class Verdict(BaseModel):
+        inner: Two
+        note: str | None = Field(None, description="word " * 400)
+
+    content = {"content": '{"inner": {"score": 1, "why": ""}, "note": null}'}
+    with serving(reply=replying(content, usage={"prompt_tokens": 600, "completion_tokens": 5})) as server:
+        with pytest.raises(BudgetExceeded):
+            open_client(server, tmp_path / "r.db", max_tokens=6000).ask(requests(20, answer=Verdict))
+        assert 0 < 605 * len(server.bodies) <= 6000
+        schema = server.bodies[0]["response_format"]["json_schema"]["schema"]
+    assert schema["additionalProperties"] is schema["$defs"]["Two"]["additionalProperties"] is False
+    assert schema["required"] == ["inner", "note"]
+
+
 @pytest.mark.parametrize(
-    "status, body, said",
+    "message, why",
     [
-        (401, {"error": {"message": "Incorrect API key"}}, "status 401: Incorrect API key"),
-        (404, {"error": {"message": "no model judge"}}, "status 404: no model judge"),
-        (400, {"error": {"message": "temperature must be 1"}}, "status 400: temperature must be 1"),
-        (429, {"error": {"message": "pay first", "code": "insufficient_quota"}}, "pay first (insufficient_quota)"),
+        ({"refusal": "no"}, "refused: no"), ({}, "no answer in the form asked for"),
+        ({"content": [{"type": "text", "text": "4"}]}, "no answer in the form asked for"),
     ],
-)
-def test_what_asking_again_won_t_change_stops_at_once(tmp_path, monkeypatch, status, body, said):
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
-    answered = iter([None, None])
-    with serving(reply=lambda _: next(answered, (status, body))) as server:
-        with pytest.raises(EndpointError) as caught:
-            open_client(server, tmp_path / "r.db", in_flight=2).ask(requests(50))
-        assert said in str(caught.value) and "sk-secret" not in str(caught.value)
-        assert sum(server.asked.values()) <= 6 and len(Record(tmp_path / "r.db")) == 2
-        assert server.headers[0]["authorization"] == "Bearer sk-secret"
-    assert b"sk-secret" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+)  # fmt: skip
+def test_an_odd_message_is_an_answer_and_not_paid_for_eight_times(tmp_path, message, why):
+    with serving(reply=replying(message)) as server:
+        (answer,) = open_client(server, tmp_path / "r.db").ask(requests(1))
+        assert (answer.parsed, answer.why) == (None, why) and len(server.bodies) == asking.MAX_PARSE_ATTEMPTS
 
 
-def test_a_refused_request_is_missing_and_not_asked_again(tmp_path):
-    with serving(reply=lambda _: (400, {"error": {"message": "flagged", "code": "content_filter"}})) as server:
+@pytest.mark.parametrize("reason", [{}, ["stop"], None, 7])
+@pytest.mark.parametrize("counted", [10**30, -1, True, 1.5, "many"])
+def test_an_answer_with_odd_surroundings_is_delivered_and_kept(tmp_path, reason, counted):
+    usage = {"prompt_tokens": counted, "completion_tokens": 3}
+    reply = replying({"content": '{"score": 4}'}, {"finish_reason": reason}, usage=usage, model={})
+    with serving(reply=reply) as server:
         for _ in range(2):
             (answer,) = open_client(server, tmp_path / "r.db").ask(requests(1))
-            assert answer.parsed is None and "flagged" in answer.why
-        assert sum(server.asked.values()) == 1
+            assert answer.parsed == Score(score=4) and answer.tokens_out == 3 and 0 < answer.tokens_in < 2000
+        assert len(server.bodies) == 1
 
 
-def test_requests_that_fail_for_good_don_t_stop_the_others(tmp_path, monkeypatch):
-    monkeypatch.setattr(asking.random, "uniform", lambda low, high: 0.01)
-    bad = [True]
-    with serving(reply=lambda body: (500, {"error": {"message": "no"}}) if bad[0] and body["messages"][-1]["content"] == "reply 3" else None) as server:
-        with pytest.raises(EndpointError, match="1 of 20 requests were not answered, the first because status 500: no; run again"):
-            open_client(server, tmp_path / "r.db", attempts=3).ask(requests(20))
-        assert len(Record(tmp_path / "r.db")) == 19
-        bad[0] = False
-        open_client(server, tmp_path / "r.db").ask(requests(20))
-        assert sum(server.asked.values()) == 19 + 3 + 1
-
-
-@pytest.mark.parametrize("in_flight", [1, 8])
-def test_the_budget_is_never_exceeded_and_a_second_run_does_not_start_it_anew(tmp_path, in_flight):
-    with serving(latency=0.01) as server:
+def test_half_an_emoji_is_stored_like_anything_else(tmp_path):
+    whole = b'{"choices": [{"message": {"content": "{\\"score\\": 1} \\ud83d"}}]}'
+    with serving(reply=lambda _: (200, whole)) as server:
         for _ in range(2):
-            with pytest.raises(BudgetExceeded, match="raise max_tokens and run again"):
-                open_client(server, tmp_path / "r.db", max_tokens=1500, in_flight=in_flight).ask(requests(200))
-            assert 900 < server.tokens <= 1500, "stopped within one call of the worst kind"
-        prices = {"dollars_per_million_in": 1.0, "dollars_per_million_out": 4.0}
-        with pytest.raises(BudgetExceeded, match=r"\(\$0.00 spent\); raise max_dollars"):
-            open_client(server, tmp_path / "s.db", max_tokens=10**6, max_dollars=0.0005, in_flight=in_flight, **prices).ask(requests(200))
-        assert len(open_client(server, tmp_path / "r.db", max_tokens=10**6).ask(requests(60))) == 60
-    with pytest.raises(EndpointError, match="max_dollars needs"):
-        Client(Endpoint(model="judge", max_dollars=1.0), Record(tmp_path / "t.db"))
-
-
-def test_the_cost_is_said_before_the_first_call(tmp_path, capsys):
-    prices = {"dollars_per_million_in": 1000.0, "dollars_per_million_out": 1000.0}
-    with serving() as server:
-        open_client(server, tmp_path / "r.db", **prices).ask(requests(4))
-        assert "judge: 4 calls, about 13 tokens in, at most 40 out, about $0.05 at most" in capsys.readouterr().err
-        open_client(server, tmp_path / "r.db", **prices).ask(requests(4))
-        assert "calls" not in capsys.readouterr().err
-
-
-def test_replay_never_asks_and_names_what_is_missing(tmp_path):
-    client = Client(Endpoint(model="judge", base_url="http://127.0.0.1:9/v1"), Record(tmp_path / "r.db"), "replay")
-    with pytest.raises(ReplayMiss, match="2 of 2 answers are not in .*turn/0000 first; use mode record"):
-        client.ask(requests(2))
-
-
-def test_a_missing_key_is_named(tmp_path):
-    with pytest.raises(EndpointError, match="set OPENAI_API_KEY to your key"):
-        Client(Endpoint(model="judge"), Record(tmp_path / "r.db")).ask(requests(1))
+            (answer,) = open_client(server, tmp_path / "r.db").ask(requests(1))
+            assert answer.parsed == Score(score=1) and answer.text == '{"score": 1} ?'
+        assert len(server.bodies) == 1
 
 
 def test_it_works_inside_a_notebooks_loop(tmp_path):
@@ -220,152 +202,122 @@ def test_it_works_inside_a_notebooks_loop(tmp_path):
         assert [a.parsed.score for a in asyncio.run(cell())] == [0, 1]
 
 
-def replying(message, **more):
-    return lambda _: (200, {"model": "judge", "choices": [{"message": message, "finish_reason": "stop"}]} | more)
+def test_a_chat_server_is_an_engine_too(tmp_path):
+    asked = [Prompt(f"d/0/{i}", (("user", f"reply {i}"),), "") for i in range(3)]
+    sampled, greedy = (Sampling(temperature=t, top_p=0.9, max_new_tokens=9) for t in (0.7, 0.0))
+    with serving(say=lambda body: '{"answer": "Question"}') as server:
+        engine = ChatEngine(open_client(server, tmp_path / "r.db"))
+        (first,) = engine.complete(asked, sampled, seed=3, choices=["Question", "Others"])
+        assert [(c.id, c.text, c.tokens, c.finished) for c in first] == [(p.id, "Question", 8, True) for p in asked]
+        assert server.bodies[0]["top_p"] == 0.9 and "enum" in json.dumps(server.bodies[0]["response_format"])
+        for seed, calls in ((3, 3), (4, 6)):  # the record keeps what a seed gave
+            list(engine.complete(asked, sampled, seed=seed, choices=["Question", "Others"]))
+            assert len(server.bodies) == calls
+        (rest,) = engine.complete(asked, greedy, seed=3, done=frozenset({"d/0/0"}), choices=["Others"])
+        assert [(c.id, c.finished) for c in rest] == [("d/0/1", False), ("d/0/2", False)], "no choice, no plan"
+        with pytest.raises(EndpointError, match="can't score given answers"):
+            engine.score_choices(asked, ["Question"])
+        assert 0 < engine.count(asked[0]) < 10
 
 
-def test_what_never_came_counts_with_the_most_it_could_have_cost(tmp_path):
-    faults = {"hang": 0.15, "cut": 0.1, "drip": 0.05, "not json": 0.05, "no choices": 0.05}
-    with serving(faults=faults, hang=0.5, seed=3) as server:
-        client = open_client(server, tmp_path / "r.db", max_tokens=9000, timeout_seconds=0.2, in_flight=4)
-        with pytest.raises(BudgetExceeded):
-            client.ask(requests(400))
-        assert server.tokens < server.worked <= 9000
-        asked = sum(server.asked.values())
-        with pytest.raises(BudgetExceeded):
-            client.ask(requests(400))
-        assert sum(server.asked.values()) == asked, "nor does the next question to this client forget it"
-
-
-def test_a_server_that_is_not_there_costs_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(asking.random, "uniform", lambda low, high: 0.01)
-    client = Client(Endpoint(model="judge", base_url="http://127.0.0.1:9/v1", attempts=5, max_tokens=700), Record(tmp_path / "r.db"))
-    with pytest.raises(EndpointError, match="no connection"):
-        client.ask(requests(3))
-
-
-def test_an_answer_without_usage_counts_with_the_most_it_could_have_cost(tmp_path):
-    for number, usage in enumerate(({}, {"usage": None}, {"usage": [1]}, {"usage": {"prompt_tokens": "many"}})):
-        with serving(reply=replying({"content": '{"score": 1}'}, **usage)) as server:
-            for _ in range(2):
-                with pytest.raises(BudgetExceeded, match=r"\d+ tokens spent\); raise max_tokens and run again \(9[0-9] of 100 requests are left"):
-                    open_client(server, tmp_path / f"{number}.db", max_tokens=3000).ask(requests(100))
-            assert len(server.bodies) < 8
-
-
-def test_the_description_of_the_answer_is_paid_for_too(tmp_path):
-    class Wordy(BaseModel):
-        score: int = Field(description="word " * 400)
-
-    taken = {"usage": {"prompt_tokens": 600, "completion_tokens": 5}}
-    with serving(reply=replying({"content": '{"score": 1}'}, **taken)) as server:
-        with pytest.raises(BudgetExceeded):
-            open_client(server, tmp_path / "r.db", max_tokens=4000).ask(requests(20, answer=Wordy))
-        assert 0 < 605 * len(server.bodies) <= 4000
-
-
-def test_nested_descriptions_are_as_strict_mode_wants_them(tmp_path):
-    class Verdict(BaseModel):
-        inner: Two
-        note: str | None = None
-
-    with serving(say=lambda _: '{"inner": {"score": 1, "why": ""}, "note": null}') as server:
-        open_client(server, tmp_path / "r.db").ask(requests(1, answer=Verdict))
-        schema = server.bodies[0]["response_format"]["json_schema"]["schema"]
-    assert schema["additionalProperties"] is schema["$defs"]["Two"]["additionalProperties"] is False
-    assert schema["required"] == ["inner", "note"]
+# Faults -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "message, why",
+    "reply, said",
     [
-        ({"refusal": "no"}, "refused: no"), ({}, "no answer in the form asked for"), ({"content": None}, "no answer in the form asked for"),
-        ({"content": [{"type": "text", "text": "4"}]}, "no answer in the form asked for"),
+        (error(401, "Incorrect API key"), "status 401: Incorrect API key"),
+        (error(400, "temperature must be 1"), "status 400: temperature must be 1"),
+        (error(429, "pay first", "insufficient_quota"), "pay first (insufficient_quota)"),
+        (error(429, "tomorrow", **{"Retry-After": "9000"}), "tomorrow, and to wait 9,000 s"),
     ],
-)  # fmt: skip
-def test_an_odd_message_is_an_answer_and_not_paid_for_eight_times(tmp_path, message, why):
-    with serving(reply=replying(message)) as server:
-        (answer,) = open_client(server, tmp_path / "r.db").ask(requests(1))
-        assert (answer.parsed, answer.why) == (None, why) and len(server.bodies) == asking.READINGS
-
-
-def test_half_an_emoji_is_stored_like_anything_else(tmp_path):
-    with serving(reply=lambda _: (200, b'{"choices": [{"message": {"content": "{\\"score\\": 1} \\ud83d"}}]}')) as server:
-        for _ in range(2):
-            (answer,) = open_client(server, tmp_path / "r.db").ask(requests(1))
-            assert answer.parsed == Score(score=1) and answer.text == '{"score": 1} ?'
-        assert len(server.bodies) == 1
+)
+def test_what_asking_again_won_t_change_stops_at_once(tmp_path, monkeypatch, reply, said):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-0123456789")
+    answered = iter([None, None])
+    with serving(reply=lambda _: next(answered, reply)) as server:
+        with pytest.raises(EndpointError) as caught:
+            open_client(server, tmp_path / "r.db", max_concurrency=2).ask(requests(50))
+        assert said in str(caught.value) and "are left to ask" in str(caught.value)
+        assert sum(server.asked.values()) <= 6 and len(Record(tmp_path / "r.db")) == 2
+        assert server.headers[0]["authorization"] == "Bearer sk-secret-0123456789"
 
 
 @pytest.mark.parametrize("status", [401, 429])
-def test_a_key_that_the_server_repeats_is_hidden(tmp_path, monkeypatch, status):
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret\r")  # as a file from Windows leaves it
-    monkeypatch.setattr(asking.random, "uniform", lambda low, high: 0.01)
-    with serving(reply=lambda _: (status, {"error": {"message": "what is sk-secret?"}})) as server:
-        with pytest.raises(EndpointError, match=r"what is \*\*\*\?") as caught:
+@pytest.mark.parametrize("echo", ["sk-secret-0123456789", "sk-secret-01...", "(23456789)"])
+def test_a_key_or_a_part_of_it_that_the_server_repeats_is_hidden(tmp_path, monkeypatch, short_pauses, status, echo):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-0123456789\r")  # as a file from Windows leaves it
+    answered = iter([(200, replying({"content": '{"score": 1} sk-secret-0123456789'})(None)[1])])
+    with serving(reply=lambda _: next(answered, error(status, f"what is {echo}?"))) as server:
+        with pytest.raises(EndpointError, match=r"what is \(?\*\*\*") as caught:
             address = server.url.replace("//", "//me:password@")
-            open_client(server, tmp_path / "r.db", base_url=address, attempts=2).ask(requests(1))
-    assert "password" not in str(caught.value)
+            client = open_client(server, tmp_path / "r.db", base_url=address, attempts=2, max_concurrency=1)
+            client.ask(requests(2))
+    assert not any(part in str(caught.value) for part in ("password", "secret", "456789"))
+    assert len(client.record) == 1, "an answer that repeats the key is kept without it"
+    assert b"sk-secret" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
 
-def test_a_fatal_error_does_not_wait_for_those_that_pause(tmp_path):
-    said = iter([(429, {"error": {"message": "slow"}}, {"Retry-After": "30"})] * 3)
-    with serving(reply=lambda _: next(said, (401, {"error": {"message": "no"}}))) as server:
+def test_masking_leaves_other_text_alone():
+    assert masked("a short key: none", "none") == "a short key: none"
+    assert masked("abcdefgh or bcdefg, not abcde", "abcdefgh") == "*** or ***, not abcde"
+
+
+def test_a_key_that_can_t_be_one_is_named_and_not_shown(tmp_path, monkeypatch):
+    with pytest.raises(EndpointError, match="set OPENAI_API_KEY to your key"):
+        Client(Endpoint(model="judge"), Record(tmp_path / "r.db")).ask(requests(1))
+    monkeypatch.setenv("OTHER_KEY", "sk-Schlüssel")
+    with pytest.raises(EndpointError, match="judge: OTHER_KEY holds what no key can hold"):
+        open_client(NOBODY, tmp_path / "r.db", api_key_env="OTHER_KEY").ask(requests(1))
+
+
+def test_a_refused_request_is_missing_and_not_asked_again(tmp_path):
+    with serving(reply=lambda _: error(400, "flagged", "content_filter")) as server:
+        for _ in range(2):
+            (answer,) = open_client(server, tmp_path / "r.db").ask(requests(1))
+            assert answer.parsed is None and "flagged" in answer.why
+        assert sum(server.asked.values()) == 1
+
+
+def test_requests_that_fail_for_good_don_t_stop_the_others(tmp_path, short_pauses):
+    bad = ["reply 3"]
+    with serving(reply=lambda body: error(500, "no") if body["messages"][-1]["content"] in bad else None) as server:
+        said = "1 of 20 requests were not answered, the first because status 500: no; run again"
+        with pytest.raises(EndpointError, match=said):
+            open_client(server, tmp_path / "r.db", attempts=3).ask(requests(20))
+        assert len(Record(tmp_path / "r.db")) == 19
+        bad.clear()
+        open_client(server, tmp_path / "r.db").ask(requests(20))
+        assert sum(server.asked.values()) == 19 + 3 + 1
+
+
+def test_a_server_that_asks_for_patience_gets_it_and_a_fatal_error_does_not_wait_for_it(tmp_path):
+    turns = iter([error(429, "slow", **{"Retry-After": "0.4"})])
+    with serving(reply=lambda _: next(turns, None)) as server:
+        open_client(server, tmp_path / "r.db").ask(requests(1))
+        assert server.times[1] - server.times[0] >= 0.4
+    turns = iter([error(429, "slow", **{"Retry-After": "30"})] * 3)
+    with serving(reply=lambda _: next(turns, error(401, "no"))) as server:
         started = time.monotonic()
         with pytest.raises(EndpointError, match=r"status 401: no \(5 of 5 requests are left to ask\)"):
-            open_client(server, tmp_path / "r.db", in_flight=4).ask(requests(5))
+            open_client(server, tmp_path / "s.db", max_concurrency=4).ask(requests(5))
         assert time.monotonic() - started < 10
-
-
-def test_replaying_a_run_that_was_stopped_between_two_readings_is_a_miss(tmp_path):
-    record = Record(tmp_path / "r.db")
-    record.put(requests(1)[0].body("judge"), 0, 0, said("hm"))
-    with pytest.raises(ReplayMiss, match="turn/0000: its answer is not in"):
-        Client(Endpoint(model="judge", base_url="http://127.0.0.1:9/v1"), record, "replay").ask(requests(1))
-
-
-def test_what_the_form_costs_in_tries_is_not_counted_as_a_fault(tmp_path):
-    with serving(accepts=("none",)) as server:
-        assert open_client(server, tmp_path / "r.db", attempts=1).ask(requests(1))[0].parsed == Score(score=3)
-        assert len(set(server.asked)) == 3, "each form goes by a name of its own"
-        open_client(server, tmp_path / "r.db", "live").ask(requests(1))
-        open_client(server, tmp_path / "r.db", "live").ask(requests(1))
-        assert len(set(server.asked)) == 9, "so does each run that asks anew"
 
 
 def test_a_pause_may_be_asked_for_as_a_date():
     now = time.time()
     assert 2 < asking._wanted_pause(formatdate(now + 4, usegmt=True)) <= 4
-    assert [asking._wanted_pause(header) for header in ("", "soon", "-3", "nan", "2.5", formatdate(now - 60))] == [0, 0, 0, 0, 2.5, 0]
+    odd = ("", "soon", "-3", "nan", "2.5", formatdate(now - 60))
+    assert [asking._wanted_pause(header) for header in odd] == [0, 0, 0, 0, 2.5, 0]
 
 
-INTERRUPTED = """
-import asyncio, signal, sys
-from tests.test_client import *
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it runs beside itself with interrupts ignored
-client = Client(Endpoint(model="judge", base_url=sys.argv[1], in_flight=2), Record(Path(sys.argv[2])))
-async def cell():
-    client.ask(requests(60))
-try:
-    asyncio.new_event_loop().run_until_complete(cell()) if sys.argv[3] == "notebook" else client.ask(requests(60))
-except KeyboardInterrupt:
-    print("interrupted", flush=True)
-"""
-
-
-@pytest.mark.parametrize("where", ["notebook", "script"])
-def test_an_interrupt_stops_the_spending_and_keeps_what_came(tmp_path, where):
-    with serving(say=numbered, latency=0.2) as server:
-        command = [sys.executable, "-c", INTERRUPTED, server.url, tmp_path / "r.db", where]
-        run = subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
-        deadline = time.monotonic() + 30
-        while len(server.billed) < 4 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.02)
-        run.send_signal(signal.SIGINT)
-        out, _ = run.communicate(timeout=10)
-        assert out == "interrupted\n" and len(server.bodies) <= 12
-        assert 4 <= len(Record(tmp_path / "r.db")) <= len(server.billed)
+def test_replay_never_asks_and_names_what_is_missing(tmp_path):
+    client = open_client(NOBODY, tmp_path / "r.db", "replay")
+    with pytest.raises(ReplayMiss, match="2 of 2 answers are not in .*turn/0000 first; use mode record"):
+        client.ask(requests(2))
+    client.record.put(requests(1)[0].body("judge"), 0, 0, said("hm"))  # a run was stopped between two readings
+    with pytest.raises(ReplayMiss, match="turn/0000: its answer is not in"):
+        client.ask(requests(1))
 
 
 def test_a_record_that_can_t_be_written_stops_the_run_with_its_name(tmp_path):
@@ -376,36 +328,119 @@ def test_a_record_that_can_t_be_written_stops_the_run_with_its_name(tmp_path):
             client.ask(requests(60))
 
 
-@pytest.mark.parametrize("changes", [{"in_flight": 0}, {"attempts": 0}, {"timeout_seconds": 0}, {"dollars_per_million_in": -1}, {"budget": 3}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_concurrency": 0}, {"attempts": 0}, {"timeout_seconds": 0}, {"timeout_seconds": float("nan")}, {"budget": 3},
+        {"dollars_per_million_in": -1}, {"dollars_per_million_out": float("inf")}, {"max_tokens": 0}, {"base_url": []},
+        {"max_dollars": float("nan")}, {"max_dollars": 0}, {"base_url": "here"}, {"api_key_env": "sk-a key"}, {"model": ""},
+    ],
+)  # fmt: skip
 def test_settings_that_can_t_be_meant_are_errors(changes):
     with pytest.raises(ValidationError):
-        Endpoint(model="judge", **changes)
+        Endpoint(**{"model": "judge"} | changes)
 
+
+# Budget -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at_once", [1, 8])
+def test_the_budget_is_never_exceeded_and_a_second_run_does_not_start_it_anew(tmp_path, at_once):
+    prices = {"dollars_per_million_in": 1.0, "dollars_per_million_out": 4.0, "max_concurrency": at_once}
+    with serving(latency=0.01) as server:
+        for _ in range(2):
+            with pytest.raises(BudgetExceeded, match="raise max_tokens and run again"):
+                open_client(server, tmp_path / "r.db", max_tokens=1500, max_concurrency=at_once).ask(requests(200))
+            assert 900 < server.tokens <= 1500, "stopped within one call of the worst kind"
+        with pytest.raises(BudgetExceeded, match=r"\(\$0.00 spent\); raise max_dollars"):
+            client = open_client(server, tmp_path / "s.db", max_tokens=10**6, max_dollars=0.0005, **prices)
+            client.ask(requests(200))
+        assert len(open_client(server, tmp_path / "r.db", max_tokens=10**6).ask(requests(60))) == 60
+    with pytest.raises(EndpointError, match="max_dollars needs"):
+        Client(Endpoint(model="judge", max_dollars=1.0), Record(tmp_path / "t.db"))
+
+
+def test_the_cost_is_said_before_the_first_call(tmp_path, capsys):
+    prices = {"dollars_per_million_in": 1000.0, "dollars_per_million_out": 1000.0}
+    with serving() as server:
+        open_client(server, tmp_path / "r.db", **prices).ask(requests(4))
+        line = "judge: 4 calls, about 13 tokens in, at most 40 out, about $0.05 at most"
+        assert line in capsys.readouterr().err
+        open_client(server, tmp_path / "r.db", **prices).ask(requests(4))
+        assert "calls" not in capsys.readouterr().err
+
+
+def test_what_never_came_counts_with_the_most_it_could_have_cost(tmp_path):
+    faults = {"hang": 0.15, "cut": 0.1, "drip": 0.05, "not json": 0.05, "no choices": 0.05}
+    with serving(faults=faults, hang=0.5, seed=3) as server:
+        client = open_client(server, tmp_path / "r.db", max_tokens=9000, timeout_seconds=0.2, max_concurrency=4)
+        with pytest.raises(BudgetExceeded):
+            client.ask(requests(400))
+        assert server.tokens < server.worked <= 9000
+        asked = sum(server.asked.values())
+        with pytest.raises(BudgetExceeded):
+            client.ask(requests(400))
+        assert sum(server.asked.values()) == asked, "nor does the next question to this client forget it"
+
+
+def test_a_server_that_is_not_there_costs_nothing(tmp_path, short_pauses):
+    with pytest.raises(EndpointError, match="no connection"):
+        open_client(NOBODY, tmp_path / "r.db", attempts=5, max_tokens=700).ask(requests(3))
+
+
+@pytest.mark.parametrize("usage", [{}, {"usage": [1]}, {"usage": {"prompt_tokens": 10**30}}])
+def test_an_answer_without_usage_counts_with_the_most_it_could_have_cost(tmp_path, usage):
+    spent = r"\d+ tokens spent\); raise max_tokens and run again \(9[0-9] of 100 requests are left"
+    with serving(reply=replying({"content": '{"score": 1}'}, **usage)) as server:
+        for _ in range(2):
+            with pytest.raises(BudgetExceeded, match=spent):
+                open_client(server, tmp_path / "r.db", max_tokens=3000).ask(requests(100))
+        assert len(server.bodies) < 8
+
+
+# Runs that end ------------------------------------------------------------------------------------------------------
 
 SCRIPT = """
-import sys
-from pathlib import Path
+import asyncio, signal, sys
 from tests.test_client import *
-client = Client(Endpoint(model="judge", base_url=sys.argv[1], timeout_seconds=5), Record(Path(sys.argv[2])))
-print("ready", flush=True)
-client.ask(requests(int(sys.argv[3])))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it runs beside itself with interrupts ignored
+client = open_client(sys.argv[1], Path(sys.argv[2]), timeout_seconds=5, max_concurrency=int(sys.argv[4]))
+async def cell():
+    client.ask(requests(300))
+try:
+    asyncio.new_event_loop().run_until_complete(cell()) if sys.argv[3] == "notebook" else client.ask(requests(300))
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
 """
 
 
-@pytest.mark.parametrize("after", [0.05, 0.3, 0.6])
+def started(server, path, where, at_once):
+    command = [sys.executable, "-c", SCRIPT, server.url, path, where, str(at_once)]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 60
+    while len(server.billed) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return run
+
+
+@pytest.mark.parametrize("where", ["notebook", "script"])
+def test_an_interrupt_stops_the_spending_and_keeps_what_came(tmp_path, where):
+    with serving(say=numbered, latency=0.2) as server:
+        run = started(server, tmp_path / "r.db", where, 2)
+        time.sleep(0.02)
+        run.send_signal(signal.SIGINT)
+        out, _ = run.communicate(timeout=10)
+        assert out == "interrupted\n" and len(server.bodies) <= 12
+        assert 4 <= len(Record(tmp_path / "r.db")) <= len(server.billed)
+
+
+@pytest.mark.parametrize("after", [0.0, 0.3])
 def test_a_killed_run_keeps_every_answer_it_had_and_asks_none_of_them_again(tmp_path, after):
-    root = Path(__file__).parents[1]
     with serving(say=numbered, latency=0.05) as server:
-        run = subprocess.Popen([sys.executable, "-c", SCRIPT, server.url, tmp_path / "r.db", "300"], cwd=root, stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL, env=os.environ)  # fmt: skip
-        run.stdout.readline()
-        deadline = time.monotonic() + 20
-        while not server.asked and time.monotonic() < deadline:
-            time.sleep(0.01)
+        run = started(server, tmp_path / "r.db", "script", 32)
         time.sleep(after)
         os.kill(run.pid, signal.SIGKILL)
-        run.wait()
-        run.stdout.close()
+        run.communicate()
         time.sleep(0.2)
         kept, delivered = len(Record(tmp_path / "r.db")), len(server.billed)
         assert delivered - 32 <= kept <= delivered, "at most what was on its way is unknown"
@@ -415,7 +450,7 @@ def test_a_killed_run_keeps_every_answer_it_had_and_asks_none_of_them_again(tmp_
         assert len(server.asked) == 300
 
 
-# Reading ----------------------------------------------------------------------------------------------------------
+# Reading ------------------------------------------------------------------------------------------------------------
 
 
 def said(text, **choice):
@@ -442,9 +477,11 @@ def test_what_stood_in_the_way_is_said():
     assert read(said("I", finish_reason="length"), Score)[1].endswith("cut at the token limit")
     assert read(said("1", finish_reason="length"), Score)[1].endswith("cut at the token limit"), "it may have been 10"
     assert read(said('{"score": 1} because', finish_reason="length"), Score)[0] == Score(score=1)
-    assert read(said("I am", finish_reason="content_filter"), Score)[1].endswith("stopped by the server's content filter")
+    assert read(said("I am", finish_reason="content_filter"), Score)[1].endswith(
+        "stopped by the server's content filter"
+    )
     assert read(said('{"score": 1} or {"score": 2}'), Score)[1] == "several answers that differ"
-    assert read(Stored(200, {"choices": [{"message": {"content": None, "refusal": "no"}}]}, 0, 0, "j"), Score)[1] == "refused: no"
+    assert read(Stored(200, {"choices": []}, 0, 0, "j"), Score)[1] == "not a chat completion"
     assert read(said("4"), Two)[0] is None, "a bare value answers only a single question"
     assert read(said("Reason 4."), Word)[0] == Word(word="Reason 4")
 

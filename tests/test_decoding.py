@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 from decoupled_esc.evaluate import decoding
 from decoupled_esc.taxonomy import STRATEGIES
 
-FEW = {"draws": 3, "replicates": 30, "seed": 0}
+FEW = {"samples": 3, "replicates": 30, "seed": 0}
 
 
 def planner(turns=200, skill=2.0, seed=0):
@@ -25,10 +25,11 @@ def test_argmax_is_scikit_learns_score_of_the_most_probable():
     scores, gold, dialogues = planner()
     first = decoding.sweep(scores, gold, dialogues, **FEW)[0]
     said = [STRATEGIES[k] for k in scores.argmax(axis=1)]
-    assert first["temperature"] == 0
+    assert first.temperature == 0
     for key, average in (("Q", "macro"), ("Q_W", "weighted")):
-        assert first[key]["value"] == pytest.approx(100 * f1_score(gold, said, labels=STRATEGIES, average=average, zero_division=0))
-        assert first[key]["low"] <= first[key]["value"] <= first[key]["high"]
+        expected = 100 * f1_score(gold, said, labels=STRATEGIES, average=average, zero_division=0)
+        found = getattr(first, key)
+        assert found.value == pytest.approx(expected) and found.low <= found.value <= found.high
 
 
 def test_a_planner_that_is_sure_is_the_same_at_every_temperature():
@@ -36,26 +37,31 @@ def test_a_planner_that_is_sure_is_the_same_at_every_temperature():
     sure = np.where(scores == scores.max(axis=1, keepdims=True), 0.0, -1e6)
     rows = decoding.sweep(sure, gold, dialogues, **FEW)
     assert len(rows) == len(decoding.TEMPERATURES)
-    assert all(row["B"]["value"] == pytest.approx(rows[0]["B"]["value"]) for row in rows)
+    assert all(row.B.value == pytest.approx(rows[0].B.value) for row in rows)
 
 
-def test_drawing_hides_a_favourite_and_costs_accuracy():
+def test_sampling_hides_a_favourite_and_costs_accuracy():
     scores, gold, dialogues = planner(turns=1600, skill=1.0)
     scores[:, 2] += 2.0
     rows = decoding.sweep(scores, gold, dialogues, **FEW)
-    assert rows[0]["B"]["value"] > rows[-1]["B"]["value"] + 0.3
-    assert rows[0]["Q_W"]["value"] > rows[-1]["Q_W"]["value"]
+    assert rows[0].B.value > rows[-1].B.value + 0.3
+    assert rows[0].Q_W.value > rows[-1].Q_W.value
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.lists(st.floats(-5, 5, width=16), min_size=8, max_size=8), min_size=1, max_size=6), st.sampled_from(decoding.TEMPERATURES))
+@given(
+    st.lists(st.lists(st.floats(-5, 5, width=16), min_size=8, max_size=8), min_size=1, max_size=6),
+    st.sampled_from(decoding.TEMPERATURES),
+)
 def test_probabilities_are_probabilities_and_keep_the_order(rows, temperature):
     scores = np.array(rows)
     p = decoding.probabilities(scores, temperature)
     assert p.sum(axis=1) == pytest.approx(1) and (p >= 0).all()
     assert (np.take_along_axis(p, scores.argmax(axis=1)[:, None], 1)[:, 0] >= p.max(axis=1) - 1e-12).all()
     coarse = scores.round(3)  # of very close ones, a constant would round the difference away
-    assert decoding.probabilities(coarse + 7.0, temperature) == pytest.approx(decoding.probabilities(coarse, temperature), abs=1e-6)
+    assert decoding.probabilities(coarse + 7.0, temperature) == pytest.approx(
+        decoding.probabilities(coarse, temperature), abs=1e-6
+    )
 
 
 def test_calibration_by_hand():
@@ -63,14 +69,14 @@ def test_calibration_by_hand():
     scores = np.log(np.maximum([[0.9, 0.1, 0], [0.9, 0.1, 0], [0.3, 0.35, 0.35]], 1e-300))
     scores = np.hstack([scores, np.tile(rest, (3, 1))])
     found = decoding.calibration(scores, [STRATEGIES[0], STRATEGIES[1], STRATEGIES[1]])
-    assert [row["turns"] for row in found["bins"]] == [1, 2]
-    assert found["bins"][1]["confidence"] == pytest.approx(90) and found["bins"][1]["accuracy"] == pytest.approx(50)
-    assert found["error"] == pytest.approx((1 * 65 + 2 * 40) / 3)
-    assert found["nats"] == pytest.approx(-np.log([0.9, 0.1, 0.35]).mean())
+    assert [row.turns for row in found.bins] == [1, 2]
+    assert found.bins[1].confidence == pytest.approx(90) and found.bins[1].accuracy == pytest.approx(50)
+    assert found.error == pytest.approx((1 * 65 + 2 * 40) / 3)
+    assert found.nats == pytest.approx(-np.log([0.9, 0.1, 0.35]).mean())
 
 
-def test_draws_from_the_truth_are_calibrated():
+def test_samples_from_the_truth_are_calibrated():
     rng = np.random.default_rng(1)
     p = rng.dirichlet(np.ones(8), 20000)
     gold = [STRATEGIES[k] for k in (p.cumsum(axis=1) < rng.random((20000, 1))).sum(axis=1)]
-    assert decoding.calibration(np.log(p), gold)["error"] < 1.5
+    assert decoding.calibration(np.log(p), gold).error < 1.5

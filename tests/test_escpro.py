@@ -1,27 +1,30 @@
 """ESC-Pro as files, the embedded roles, and exported trees."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from decoupled_esc import corpus, prompts, taxonomy
 from decoupled_esc.corpus import Dialogue, Message, Turn, Utterance
+from decoupled_esc.errors import KnownError
 from decoupled_esc.evaluate.errors import LABELS
 from decoupled_esc.evaluate.judged import Reply
-from decoupled_esc.evaluate.ranks import AmongPeople
-from decoupled_esc.generate.local import Completion, Sampling
+from decoupled_esc.evaluate.ranks import PercentileReward
+from decoupled_esc.generate.engine import Completion, Sampling
 from decoupled_esc.present import trees as pictures
 from decoupled_esc.search import embedded, escpro
-from decoupled_esc.search.export import exported, summary
+from decoupled_esc.search.export import SearchTree, exported, summary
 from decoupled_esc.search.grow import RoleError, grow
-from decoupled_esc.search.tree import Constants, Quality, Said, Tree
+from decoupled_esc.search.tree import Constants, Quality, SeekerTurn, Tree
 
 CONSTANTS = Constants(
-    exploration=1, prior_temperature=1, strategy_weight=7, bias=-1.5, rollout=1, gold_value=2.5, gold_visits=10, least_iterations=8,
-    most_iterations=8, enough_ends=25, most_rounds=4, at_once=1,
+    exploration=1, prior_temperature=1, strategy_weight=7, bias=-1.5, rollout=1, gold_value=2.5, gold_visits=10, min_iterations=8,
+    max_iterations=8, max_terminal_nodes=25, max_depth=4, parallel_simulations=1,
 )  # fmt: skip
 TURN = Turn("d/1", "d", (Message("seeker", "I'm lost. "),), "Question", "Where do you live?")
 PAIR = escpro.ProPair("d/1#3", TURN, "Others", "Hello \u2028 you")
@@ -31,7 +34,13 @@ PAIR = escpro.ProPair("d/1#3", TURN, "Others", "Hello \u2028 you")
 
 
 def test_pairs_and_turns_read_back(tmp_path):
-    later = Turn("d/2", "d", (*TURN.context, Message("supporter", TURN.reply, "Question"), Message("seeker", "Here.")), "Others", "Ah.")
+    later = Turn(
+        "d/2",
+        "d",
+        (*TURN.context, Message("supporter", TURN.reply, "Question"), Message("seeker", "Here.")),
+        "Others",
+        "Ah.",
+    )
     found = [PAIR, escpro.ProPair("d/2#0", later, "Question", "Why?")]
     escpro.write(tmp_path / "pairs.jsonl", found)
     escpro.write_turns(tmp_path / "sft.jsonl", [TURN, later])
@@ -39,32 +48,52 @@ def test_pairs_and_turns_read_back(tmp_path):
     assert escpro.read_turns(tmp_path / "sft.jsonl") == [TURN, later]
     from datasets import load_dataset
 
-    rows = load_dataset("json", data_files=str(tmp_path / "pairs.jsonl"), split="train", cache_dir=str(tmp_path / "cache"))
+    rows = load_dataset(
+        "json", data_files=str(tmp_path / "pairs.jsonl"), split="train", cache_dir=str(tmp_path / "cache")
+    )
     assert rows["id"] == ["d/1#3", "d/2#0"] and rows[1]["context"][1]["strategy"] == "Question"
 
 
-@pytest.mark.parametrize(("break_", "words"), [(lambda row: row.pop("reply"), "no field 'reply'"), (lambda row: row.pop("rejected_reply"), "no field 'rejected_reply'")])
-def test_a_line_of_another_form_is_named(tmp_path, break_, words):
-    path = tmp_path / "pairs.jsonl"
-    escpro.write(path, [PAIR])
-    row = json.loads(path.read_text())
-    break_(row)
-    path.write_text(json.dumps(row) + "\n")
-    with pytest.raises(escpro.ProError, match=f"pairs.jsonl, line 1: {words}"):
-        escpro.read(path)
-    path.write_text("{\n")
-    with pytest.raises(escpro.ProError, match="line 1: not a line"):
-        escpro.read(path)
+DAMAGED = {
+    "no field": (lambda lines: [lines[0].replace('"reply"', '"said"', 1), lines[1]], "line 1, field reply"),
+    "no rejected reply": (
+        lambda lines: [lines[0].replace('"rejected_reply"', '"no"'), lines[1]],
+        "line 1, field rejected_reply",
+    ),
+    "a role": (lambda lines: [lines[0].replace('"seeker"', '"user"'), lines[1]], "line 1, field context.0.role"),
+    "no JSON": (lambda lines: ["{\n", lines[1]], "line 1"),
+    "twice": (lambda lines: [*lines, lines[0]], "line 3"),
+    "torn": (lambda lines: [lines[0], lines[1][:30]], "line 2"),
+    "a folder": (lambda lines: None, "can't be read"),
+}
 
 
-def test_kto_rows_have_each_answer_once():
-    rows = escpro.kto_rows([PAIR, escpro.ProPair("d/1#4", TURN, "Information", "It is far.")])
-    assert [row["label"] for row in rows] == [True, False, False]
-    assert rows[0]["completion"] == "[Question] Where do you live?" and rows[1]["completion"].startswith("[Others] Hello")
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(kind, name) for kind in ("pairs", "turns") for name in DAMAGED if (kind, name) != ("turns", "no rejected reply")],
+)
+def test_a_damaged_file_is_named_and_not_used(tmp_path, name, kind):
+    path, (break_, says) = tmp_path / "pairs.jsonl", DAMAGED[name]
+    escpro.write(path, [PAIR, replace(PAIR, id="d/2#0", turn=replace(TURN, id="d/2"))])
+    if kind == "turns":
+        escpro.write_turns(path, [TURN, replace(TURN, id="d/2")])
+    lines = break_([line.decode() for line in path.read_bytes().splitlines(keepends=True)])
+    path.unlink()
+    if lines is None:
+        path.mkdir()
+    else:
+        path.write_text("".join(lines), encoding="utf-8")
+    with pytest.raises(KnownError, match=says) as found:
+        (escpro.read if kind == "pairs" else escpro.read_turns)(path)
+    assert str(path) in str(found.value)
 
 
 def test_a_share_of_the_trees():
-    found = [escpro.ProPair(f"{d}/{k}#0", Turn(f"{d}/{k}", d, TURN.context, "Others", "x"), "Question", "y") for d in "abcd" for k in range(3)]
+    found = [
+        escpro.ProPair(f"{d}/{k}#0", Turn(f"{d}/{k}", d, TURN.context, "Others", "x"), "Question", "y")
+        for d in "abcd"
+        for k in range(3)
+    ]
     assert {pair.turn.dialogue for pair in escpro.some(found, 0.5)} == {"a", "b"} and escpro.some(found, 1.0) == found
     assert escpro.some([], 0.5) == []
 
@@ -79,7 +108,12 @@ def test_the_seekers_turns_answer_the_supporters():
     found = embedded.seeker_turns(dialogue)
     assert [turn.reply for turn in found] == ["My dog.", "[ends]"], "where nobody answered there is nothing to learn"
     prompt = embedded.seeker(found[0])
-    assert prompt.messages[1:] == (("assistant", "I'm sad."), ("user", "Why?"), ("assistant", " "), ("user", "Tell me."))
+    assert prompt.messages[1:] == (
+        ("assistant", "I'm sad."),
+        ("user", "Why?"),
+        ("assistant", " "),
+        ("user", "Tell me."),
+    )
     assert prompt.target == "My dog."
 
 
@@ -96,11 +130,13 @@ def test_whatever_a_seeker_model_prints_is_read_or_refused(text):
     except RoleError:
         assert not text.strip()
     else:
-        assert said.ends == text.strip().startswith("[ends]") or said.text
+        assert said.is_terminal == text.strip().startswith("[ends]") or said.text
 
 
 def test_ends_with_a_last_word():
-    assert embedded.parse_seeker("[ends] thank you ") == Said("thank you", True) and embedded.parse_seeker("[ends]") == Said(None, True)
+    assert embedded.parse_seeker("[ends] thank you ") == SeekerTurn("thank you", True) and embedded.parse_seeker(
+        "[ends]"
+    ) == SeekerTurn(None, True)
 
 
 # --- The roles ---
@@ -123,24 +159,29 @@ class Scripted:
         yield [p.id for p in prompts_], np.tile(-np.arange(len(choices), dtype=np.float32), (len(prompts_), 1))
 
 
-def roles(supporter, seeker_model, window=400):
+def roles(supporter, seeker_model, max_length=400):
     return embedded.roles(
         supporter=Scripted(supporter), planner=Scripted(None), seeker_model=Scripted(seeker_model),
         reward=lambda turns: [Quality(2.0, None, None, 4.0 if turn.strategy == "Question" else 0.0) for turn in turns],
         generator_layout=prompts.generator_trunk, strategies=taxonomy.STRATEGIES, sampling=Sampling(temperature=0.7, top_p=0.95, max_new_tokens=10),
-        window=window, seed=1,
+        max_length=max_length, seed=1,
     )  # fmt: skip
 
 
 class Memory:
     def __init__(self):
-        self.by_id = {}
+        self.by_id, self.path = {}, "memory"
 
     def append(self, rows):
         self.by_id |= {row["id"]: row for row in rows}
 
 
-GOLD = (Message("seeker", "hello"), Message("supporter", "hi", "Others"), Message("seeker", "bad day"), Message("supporter", "oh", "Question"))
+GOLD = (
+    Message("seeker", "hello"),
+    Message("supporter", "hi", "Others"),
+    Message("seeker", "bad day"),
+    Message("supporter", "oh", "Question"),
+)
 
 
 def grown(supporter, seeker_model, **more):
@@ -167,18 +208,25 @@ def test_models_that_find_no_end_close_branches_and_nothing_else():
 
 def test_a_talk_that_outgrows_the_window_is_a_failure_of_its_branch():
     numbers = iter(range(10_000))
-    tree = grown(lambda p: (f"reply {next(numbers)}", 5, True), lambda p: (f"{next(numbers)} " + "word " * 500, 5, True), window=160)
-    assert tree.finished and {why for _, why in tree.failures} == {"the talk does not fit into the window"}
+    tree = grown(
+        lambda p: (f"reply {next(numbers)}", 5, True),
+        lambda p: (f"{next(numbers)} " + "word " * 500, 5, True),
+        max_length=160,
+    )
+    assert tree.finished and {why for _, why in tree.failures} == {"the conversation does not fit into max_length"}
 
 
 def test_an_exported_tree_shows_nothing_that_people_said():
     numbers = iter(range(10_000))
-    tree = grown(lambda p: (f"reply {next(numbers)}", 5, True), lambda p: (("[ends]" if next(numbers) % 3 == 0 else f"answer {next(numbers)}"), 5, True))
-    row = exported(tree, "t")
+    tree = grown(
+        lambda p: (f"reply {next(numbers)}", 5, True),
+        lambda p: (("[ends]" if next(numbers) % 3 == 0 else f"answer {next(numbers)}"), 5, True),
+    )
+    row = TypeAdapter(SearchTree).dump_python(exported(tree, "t"), mode="json")
     text = json.dumps(row)
     assert "bad day" not in text and "hello" not in text and json.loads(text) == row
-    assert len(row["nodes"]) == summary(tree)["nodes"] == sum(1 for _ in tree.nodes())
-    assert summary(tree)["spoken"] == sum("reply" in node for node in row["nodes"]) > 0
+    assert len(row["nodes"]) == summary(tree).nodes == sum(1 for _ in tree.nodes())
+    assert summary(tree).spoken == sum("reply" in node for node in row["nodes"]) > 0
     html = pictures.Explorer([row])._repr_html_()
     assert html.count("<details") == html.count("</details>") and "reply" in html and "bad day" not in html
     assert pictures.readable([row]) is row and pictures.drawing(row, "a test").axes
@@ -201,7 +249,9 @@ def test_places_among_people_run_from_0_to_4_and_order_as_the_scores_do():
     def reply(text, strategy="Question"):
         return Reply(text, TURN, strategy, text)
 
-    ranks = AmongPeople(Classifier(), Scale(), [reply("x" * n) for n in range(1, 10)] + [reply("x" * 50, "Others")])
+    ranks = PercentileReward(
+        Classifier(), Scale(), [reply("x" * n) for n in range(1, 10)] + [reply("x" * 50, "Others")]
+    )
     assert ranks.scores([reply("x" * 5)]) == [(2.0, 2.0)], "a person's median turn has half marks"
     assert ranks.scores([reply("x"), reply("x" * 30)]) == [(pytest.approx(2 / 9),) * 2, (4.0, 4.0)]
     assert ranks.scores([reply("x" * 5, "Others")]) == [(0.0, 0.0)], "among those of its own strategy"

@@ -11,16 +11,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from decoupled_esc import models
-from decoupled_esc.generate.local import Sampling, TransformersEngine
+from decoupled_esc.generate import Sampling, open_engine
+from decoupled_esc.generate.local import TransformersEngine
 from decoupled_esc.packing import Example, pack
 from decoupled_esc.prompts import Prompt, ids, render
 from decoupled_esc.taxonomy import STRATEGIES
 
-SHAPE = models.Shape(
-    vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=512
-)
+SHAPE = models.Shape(vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=512)
 GREEDY = Sampling(temperature=0, top_p=1, max_new_tokens=8)
 SAMPLED = Sampling(temperature=0.7, top_p=0.95, max_new_tokens=8)
 
@@ -150,6 +150,7 @@ def test_a_seed_decides_the_text(engine, prompts):
     state = torch.get_rng_state()
     first = everything(engine, prompts, SAMPLED, seed=7)
     assert torch.equal(torch.get_rng_state(), state)  # the caller's generator is left alone
+    assert everything(engine, prompts, SAMPLED, seed=7, choices=STRATEGIES) == first, "servers alone enforce choices"
     torch.manual_seed(2)
     assert everything(engine, prompts[::-1], SAMPLED, seed=7) == first
     other = everything(engine, prompts, SAMPLED, seed=8)
@@ -162,12 +163,6 @@ def test_company_changes_nothing(engine, model, tokenizer, dialogues):
     one_each = TransformersEngine(model, tokenizer, batch_tokens=1)
     for prompt in dialogues:
         assert everything(one_each, [prompt], SAMPLED, seed=7)[prompt.id] == together[prompt.id]
-
-
-def test_prompts_draw_apart(model, tokenizer):
-    one_each = TransformersEngine(model, tokenizer, batch_tokens=1)
-    same = [Prompt(f"d/{i:04d}/00", (("user", "Hi"),), "") for i in range(10)]
-    assert len({c.text for c in everything(one_each, same, SAMPLED, seed=7).values()}) > 5
 
 
 def test_sampling_draws_from_the_models_own_probabilities(model, tokenizer):
@@ -252,6 +247,25 @@ def test_no_prompts_no_batches(engine):
     assert list(engine.score_choices([], STRATEGIES)) == []
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"temperature": -1}, {"temperature": math.nan}, {"temperature": math.inf}, {"top_p": 0}, {"top_p": 5}, {"top_p": math.nan},
+     {"max_new_tokens": 0}, {"beams": 2}],
+)  # fmt: skip
+def test_settings_that_can_t_be_meant_are_errors(changes):
+    with pytest.raises(ValidationError):
+        Sampling(**GREEDY.model_dump() | changes)
+
+
+def test_an_engine_is_opened_from_weights(tmp_path):
+    weights = models.Weights(models.EMBEDDED / "esc-nano")
+    asked = [Prompt("d/0/0", (("user", "Hi"),), "")]
+    more = {"serving": None, "max_length": 512, "seed": 1, "folder": tmp_path}
+    with open_engine(weights, batch_tokens=500, **more) as engine:
+        assert engine.count(asked[0]) == len(encoded(asked[0], engine.tokenizer))
+        assert everything(engine, asked, GREEDY, seed=0)["d/0/0"].text
+
+
 # Scores ---------------------------------------------------------------------------------------------------------
 
 
@@ -283,31 +297,13 @@ def test_scores_are_the_plain_log_probabilities(model, tokenizer, prompts, budge
             assert row == pytest.approx(expected, abs=1e-4, rel=1e-6)
 
 
-def test_a_choice_without_words_scores_the_end_of_turn(model, tokenizer, prompts):
-    engine = TransformersEngine(model, tokenizer, batch_tokens=10**5)
-    ((batch, scores),) = engine.score_choices(prompts, [""])
-    for id, (score,) in zip(batch, scores, strict=True):
-        prompt = next(p for p in prompts if p.id == id)
-        asked = torch.tensor([ids(render(prompt, tokenizer)[0], tokenizer)], device=model.device)
-        with torch.no_grad():
-            end = torch.log_softmax(model(asked).logits[0, -1].double(), 0)[tokenizer.eos_token_id].item()
-        assert score == pytest.approx(end, abs=1e-5)
-
-
-def test_the_order_of_choices_is_the_order_of_columns(engine, prompts):
-    forward = np.concatenate([scores for _, scores in engine.score_choices(prompts, STRATEGIES)])
-    backward = np.concatenate([scores for _, scores in engine.score_choices(prompts, STRATEGIES[::-1])])
-    assert np.allclose(forward, backward[:, ::-1], atol=1e-5)
-    assert forward.std(axis=0).min() > 1e-3  # scores do depend on the prompt
-
-
 def test_scores_work_with_an_adapter(model, tokenizer, prompts, tmp_path):
     from peft import LoraConfig, get_peft_model
 
     model.save_pretrained(tmp_path / "base")
     config = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
     get_peft_model(models.load(tmp_path / "base"), config).save_pretrained(tmp_path / "adapter")
-    adapted = models.load(tmp_path / "base", adapter=tmp_path / "adapter")
+    adapted = models.load(models.Weights(tmp_path / "base", adapter=tmp_path / "adapter"))
     engine = TransformersEngine(adapted, tokenizer, batch_tokens=10**5)
     ((batch, scores),) = engine.score_choices(prompts[:4], STRATEGIES)
     by_id = {p.id: p for p in prompts}

@@ -13,26 +13,32 @@ from types import SimpleNamespace
 import pytest
 from pydantic import ValidationError
 
-from decoupled_esc.search import grow as growing
-from decoupled_esc.search.grow import ATTEMPTS, RoleError, from_row, grow, to_row
-from decoupled_esc.search.roles import LocalRoles, Reply, ServedRoles, SeekerTurn
-from decoupled_esc.search.tree import Failed, Quality, Said, SearchError, Task, Tree
 from decoupled_esc.corpus import Message
-from decoupled_esc.workflow.store import Rows
+from decoupled_esc.errors import KnownError
+from decoupled_esc.pipeline.rows import Rows, read_rows
+from decoupled_esc.search import grow as growing
+from decoupled_esc.search.grow import ATTEMPTS, RoleError, from_row, grow, replay, to_row
+from decoupled_esc.search.roles import LocalRoles, Reply, SeekerAnswer, ServedRoles
+from decoupled_esc.search.tree import Failed, Quality, SearchError, SeekerTurn, Task, Tree
 from tests.test_tree import GOLD, STRATEGIES, answer, chance, constants, grown
 
-SHORT = {"least_iterations": 15, "most_iterations": 20}
+ROLES = ("supporter", "seeker", "strategies", "reward")
+SHORT = {"min_iterations": 15, "max_iterations": 20}
 
 
 def memory():
     """A log in memory."""
-    log = SimpleNamespace(by_id={})
+    log = SimpleNamespace(by_id={}, path="memory")
     log.append = lambda rows: log.by_id.update({row["id"]: json.loads(json.dumps(row)) for row in rows})
     return log
 
 
 def forest(count=4, **changes):
     return {f"d/{k}": Tree(GOLD, STRATEGIES, constants(**SHORT | changes)) for k in range(count)}
+
+
+def together(trees, role):
+    grow(trees, role, {name: memory() for name in trees})
 
 
 def world(seconds=0.0, log=None, fails=0.0):
@@ -54,26 +60,29 @@ def alone(name, fails=0.0, **changes):
     return list(grown(Tree(GOLD, STRATEGIES, constants(**SHORT | changes)), name, fails=fails)[0].nodes())
 
 
-@pytest.mark.parametrize("at_once", [1, 3])
-def test_trees_side_by_side_are_those_grown_one_by_one(at_once):
-    trees = forest(at_once=at_once)
+@pytest.mark.parametrize("parallel_simulations", [1, 3])
+def test_trees_side_by_side_are_those_grown_one_by_one(parallel_simulations):
+    trees = forest(parallel_simulations=parallel_simulations)
     grow(trees, world(0.002, fails=0.05), {name: memory() for name in trees})
-    assert all(list(tree.nodes()) == alone(name, fails=0.05, at_once=at_once) for name, tree in trees.items())
+    assert all(
+        list(tree.nodes()) == alone(name, fails=0.05, parallel_simulations=parallel_simulations)
+        for name, tree in trees.items()
+    )
 
 
 def test_independent_calls_run_at_once():
-    """32 trees at 10 ms a call take about as long as one tree's longest chain of calls."""
-    asked = []
+    running, most = 0, 0
 
     async def role(name, task, attempt):
-        asked.append(name)
+        nonlocal running, most
+        running, most = running + 1, max(most, running + 1)
         await asyncio.sleep(0.01)
+        running -= 1
         return answer(task, seed=name, ends=0)
 
-    trees = forest(32, least_iterations=2, most_iterations=2)
-    started = time.perf_counter()
-    grow(trees, role, {name: memory() for name in trees})
-    assert len(asked) * 0.01 > 5 * (time.perf_counter() - started)
+    trees = forest(32, min_iterations=2, max_iterations=2)
+    together(trees, role)
+    assert most >= 32
 
 
 def test_what_is_in_the_log_is_not_asked_again():
@@ -103,7 +112,7 @@ def test_what_is_in_the_log_is_not_asked_again():
 SCRIPT = """
 import sys, asyncio
 from pathlib import Path
-from tests.test_grow import forest, world, Rows
+from tests.test_grow import Rows, forest, world
 from decoupled_esc.search.grow import grow
 trees = forest(3)
 grow(trees, world(0.004), {name: Rows(Path(sys.argv[1]) / f"{name[-1]}.jsonl") for name in trees})
@@ -113,9 +122,13 @@ print("through")
 
 def test_killed_at_any_moment_and_cut_anywhere_it_goes_on_to_the_same_trees(tmp_path):
     draw, kills = random.Random(0), 0
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])])
+    }
     for _ in range(20):
-        run = subprocess.Popen([sys.executable, "-c", SCRIPT, tmp_path], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        run = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, tmp_path], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         if kills == 3:
             assert run.communicate(timeout=120)[0] == b"through\n"
             break
@@ -135,14 +148,75 @@ def test_killed_at_any_moment_and_cut_anywhere_it_goes_on_to_the_same_trees(tmp_
     assert all(list(tree.nodes()) == alone(name) for name, tree in again.items())
 
 
-def test_a_log_of_another_tree_is_refused():
+def broken_log(tmp_path, break_):
+    """A finished log with its lines changed, and a tree that was not told anything."""
+    path = tmp_path / "d-0.jsonl"
+    trees = forest(1, max_iterations=3, min_iterations=3)
+    grow(trees, world(), {"d/0": Rows(path)})
+    lines = break_(path.read_bytes().splitlines(keepends=True))
+    if lines is None:
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes(b"".join(lines))
+    return path, forest(1, max_iterations=3, min_iterations=3)["d/0"]
+
+
+def swapped(line, old, new):
+    assert old in line
+    return line.replace(old, new)
+
+
+DAMAGED = {
+    "half of it is missing": (lambda lines: lines[: len(lines) // 2], "lines are missing at its end"),
+    "a torn last line": (lambda lines: [*lines[:-1], lines[-1][:9]], "line "),
+    "a line that is no JSON": (lambda lines: [*lines[:3], b"{\n", *lines[4:]], "line 4: is no row"),
+    "not UTF-8": (lambda lines: [*lines[:3], b'{"id": "\xff"}\n', *lines[4:]], "line 4: is no row"),
+    "a line twice": (lambda lines: [*lines[:5], *lines[4:]], "line 6: repeats the id"),
+    "a line is missing": (lambda lines: [*lines[:4], *lines[5:]], "line "),
+    "a line without an answer": (lambda lines: [b'{"id": "gold/00"}\n', *lines[1:]], "line 1: not of the tree"),
+    "a reason of another form": (lambda lines: [b'{"id": "gold/00", "failed": {}}\n', *lines[1:]], "line 1: not of"),
+    "scores of another form": (lambda lines: [swapped(lines[0], b"[", b'["high", '), *lines[1:]], "finite numbers"),
+    "lines of another tree": (lambda lines: [*lines, b'{"id": "0009/02", "reply": "hi"}\n'], "'0009/02' is not open"),
+    "a folder": (lambda lines: None, "can't be read"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_log_is_named_and_not_used(tmp_path, name):
+    break_, says = DAMAGED[name]
+    path, tree = broken_log(tmp_path, break_)
+    with pytest.raises(KnownError, match=says) as found:
+        replay("d/0", tree, path, read_rows(path, "a search log"), whole=True)
+    assert str(path) in str(found.value) and "\n" not in str(found.value)
+
+
+def test_an_append_log_goes_on_before_its_torn_or_damaged_line(tmp_path):
+    for break_ in (lambda lines: [*lines[:-1], lines[-1][:9]], lambda lines: [*lines[:3], b"{\n", *lines[4:]]):
+        path, tree = broken_log(tmp_path, break_)
+        grow({"d/0": tree}, world(), {"d/0": Rows(path)})
+        assert list(tree.nodes()) == alone("d/0", max_iterations=3, min_iterations=3)
+        path.unlink()
+
+
+def test_a_log_of_another_tree_stops_the_search():
     log = memory()
     log.append([{"id": "0004/02", "reply": "hello"}])
-    with pytest.raises(SearchError, match="the log of d/0 is not this tree's .task '0004/02' is not open"):
+    with pytest.raises(SearchError, match="memory, line 1: not of the tree of d/0 .task '0004/02' is not open"):
         grow(forest(1), world(), {"d/0": log})
 
 
-@pytest.mark.parametrize("told", ["so", Said("so", False), Said(None, True), [1.0, 2.5, 0.0], Quality(1.0, None, 2.0, 4.0), Failed("no")])
+@pytest.mark.parametrize(
+    "told",
+    [
+        "so",
+        SeekerTurn("so", False),
+        SeekerTurn(None, True),
+        [1.0, 2.5, 0.0],
+        Quality(1.0, None, 2.0, 4.0),
+        Failed("no"),
+    ],
+)
 def test_rows_give_back_what_was_told(told):
     assert from_row(json.loads(json.dumps(to_row("a", told)))) == told
 
@@ -154,7 +228,7 @@ def hostile(name, task, attempt):
         raise RoleError("I can't help with that")
     if draw < 0.5 and task.kind in ("supporter", "seeker"):
         said = next((m.text for m in reversed(task.history) if m.role == task.kind), "hm")
-        return said if task.kind == "supporter" else Said(said.upper(), False)
+        return said if task.kind == "supporter" else SeekerTurn(said.upper(), False)
     return answer(task, seed=name, ends=0)
 
 
@@ -167,7 +241,7 @@ def test_hostile_roles_close_branches_and_stop_no_tree():
         assert attempt < ATTEMPTS
         return hostile(name, task, attempt)
 
-    trees = forest(6, most_rounds=5)
+    trees = forest(6, max_depth=5)
     asyncio.run(asyncio.wait_for(growing.growing(trees, role, {name: memory() for name in trees}), 60))
     assert all(tree.finished for tree in trees.values())
     reasons = {why for tree in trees.values() for _, why in tree.failures}
@@ -206,7 +280,7 @@ def test_local_roles_answer_all_that_waits_together():
         return all_of
 
     trees = forest(8)
-    grow(trees, LocalRoles({kind: batch(kind) for kind in ("supporter", "seeker", "strategies", "reward")}), {name: memory() for name in trees})
+    together(trees, LocalRoles({kind: batch(kind) for kind in ROLES}))
     assert all(list(tree.nodes()) == alone(name) for name, tree in trees.items())
     assert sum(size for _, size in sizes) / len(sizes) > 4
 
@@ -216,16 +290,16 @@ def test_a_local_role_may_fail_for_one_alone_and_an_error_in_it_is_seen():
         return [RoleError("no") if name == "d/1" else answer(task, seed=name) for name, task, _ in asked]
 
     trees = forest(2)
-    grow(trees, LocalRoles(dict.fromkeys(("supporter", "seeker", "strategies", "reward"), some)), {name: memory() for name in trees})
+    together(trees, LocalRoles(dict.fromkeys(ROLES, some)))
     assert list(trees["d/0"].nodes()) == alone("d/0") and trees["d/1"].finished.startswith("nothing is left to try")
 
     def broken(asked):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        grow(forest(1), LocalRoles(dict.fromkeys(("supporter", "seeker", "strategies", "reward"), broken)), {"d/0": memory()})
+        together(forest(1), LocalRoles(dict.fromkeys(ROLES, broken)))
     with pytest.raises(ValueError, match="0 answers to 2 tasks of the strategies role"):
-        grow(forest(1), LocalRoles(dict.fromkeys(("supporter", "seeker", "strategies", "reward"), lambda asked: [])), {"d/0": memory()})
+        together(forest(1), LocalRoles(dict.fromkeys(ROLES, lambda asked: [])))
 
 
 def test_what_came_beside_an_error_is_in_the_log():
@@ -249,7 +323,7 @@ def served(parsed, **to):
         return SimpleNamespace(parsed=parsed, why="refused: no")
 
     meanings = {"ask": "asks", "feel": "names the feeling", "tell": "gives facts"}
-    roles = ServedRoles(dict.fromkeys(("supporter", "seeker", "strategies", "reward"), ask), {"d/0": "my dog died"}, meanings)
+    roles = ServedRoles(dict.fromkeys(ROLES, ask), {"d/0": "my dog died"}, meanings)
     return roles, asked
 
 
@@ -267,12 +341,12 @@ def test_a_served_supporter_is_told_its_strategy_and_shown_no_tags():
 
 
 def test_a_served_seeker_knows_its_situation_and_ends_by_a_field():
-    roles, asked = served(SeekerTurn(says="bye", ends=True))
-    assert put(roles, "seeker", GOLD[:2]) == Said("bye", True)
+    roles, asked = served(SeekerAnswer(says="bye", ends=True))
+    assert put(roles, "seeker", GOLD[:2]) == SeekerTurn("bye", True)
     assert "my dog died" in asked[0].messages[0][1]
-    assert put(served(SeekerTurn(says=" ", ends=True))[0], "seeker", GOLD[:2]) == Said(None, True)
+    assert put(served(SeekerAnswer(says=" ", ends=True))[0], "seeker", GOLD[:2]) == SeekerTurn(None, True)
     with pytest.raises(RoleError, match="says nothing"):
-        put(served(SeekerTurn(says=" ", ends=False))[0], "seeker", GOLD[:2])
+        put(served(SeekerAnswer(says=" ", ends=False))[0], "seeker", GOLD[:2])
 
 
 def test_served_scores_come_in_the_order_of_strategies():

@@ -13,7 +13,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from decoupled_esc import taxonomy
 from decoupled_esc.corpus import Message, Turn
-from decoupled_esc.evaluate import judges
+from decoupled_esc.evaluate import Estimate, judges
 from decoupled_esc.evaluate.errors import LABELS
 from decoupled_esc.evaluate.judged import Means, Reply
 from decoupled_esc.generate.client import Client, Endpoint
@@ -40,9 +40,6 @@ def shown(request):
 def opened(server, path, protocol=PAPER, mode="record"):
     endpoint = Endpoint(model="judge", base_url=server.url, timeout_seconds=20.0)
     return judges.LLMJudge(Client(endpoint, Record(path), mode), protocol)
-
-
-# --- What a judge is shown ---
 
 
 def test_the_paper_shows_the_last_words_and_the_gold_reply_and_asks_each_dimension():
@@ -84,8 +81,8 @@ def test_the_scales_are_told_apart():
 
 
 @pytest.mark.parametrize(("chosen", "rejected", "keeps"), [
-    ("None", "Lack of Empathy", True), ("None", "Template Response", True), ("Strategy Mismatch", "Early Emotion Shift", True),
-    ("None", "None", False), ("None", "Strategy Mismatch", False), ("None", "Emotion Misread", False),
+    ("None", "Lack of Empathy", True), ("None", "Template Response", True),
+    ("Strategy Mismatch", "Early Emotion Shift", True), ("None", "None", False), ("None", "Strategy Mismatch", False), ("None", "Emotion Misread", False),
     ("Lack of Empathy", "Template Response", False), (None, "Lack of Empathy", False), ("None", None, False),
 ])  # fmt: skip
 def test_the_filter_of_pairs(chosen, rejected, keeps):
@@ -101,9 +98,6 @@ def test_labels_are_forgiven_their_case_and_nothing_else():
     for wrong in ("Rudeness", "", 3):
         with pytest.raises(ValidationError):
             judges.ErrorLabel.model_validate({"error": wrong})
-
-
-# --- Asking ---
 
 
 def numbered(body):
@@ -148,14 +142,18 @@ def test_a_judge_that_takes_the_first_it_sees_has_no_winner(tmp_path):
         found = opened(server, tmp_path / "r.db").choices(pairs)
     assert found == [{d.key: (1, -1) for d in judges.DIMENSIONS}] * 5
     outcome = judges.outcomes(found, [one.turn.dialogue for one, _ in pairs], **FEW)["Emp"]
-    assert [outcome[key]["value"] for key in ("win", "tie", "lose", "same_in_both_orders")] == [0, 100, 0, 0]
-    assert outcome["first_place"]["value"] == 100 and outcome["second_place"]["value"] == 0 and outcome["items"] == 5
+    assert [getattr(outcome, key).value for key in ("win", "tie", "lose", "same_in_both_orders")] == [0, 100, 0, 0]
+    assert outcome.first_place.value == 100 and outcome.second_place.value == 0 and outcome.items == 5
 
 
 def test_a_judge_that_takes_the_longer_finds_it_in_both_orders(tmp_path):
     def longer(body):
-        first, second = (re.search(f"<{name} reply>\n(.*)\n", body["messages"][1]["content"])[1] for name in ("first", "second"))
-        return json.dumps({"better": "first" if len(first) > len(second) else "second" if len(second) > len(first) else "neither"})
+        first, second = (
+            re.search(f"<{name} reply>\n(.*)\n", body["messages"][1]["content"])[1] for name in ("first", "second")
+        )
+        return json.dumps(
+            {"better": "first" if len(first) > len(second) else "second" if len(second) > len(first) else "neither"}
+        )
 
     texts = [("long answer", "short"), ("short", "long answer"), ("equal", "equal"), ("long answer", "short")]
     pairs = [(reply(n, one), replace(reply(n, other), id=f"t/{n}")) for n, (one, other) in enumerate(texts)]
@@ -164,15 +162,21 @@ def test_a_judge_that_takes_the_longer_finds_it_in_both_orders(tmp_path):
         found = judge.choices(pairs)
     assert [row["Hel"] for row in found] == [(1, 1), (-1, -1), (0, 0), (1, 1)]
     outcome = judges.outcomes(found, list("abcd"), **FEW)["Hel"]
-    assert [outcome[key]["value"] for key in ("win", "tie", "lose")] == [50, 25, 25] and outcome["same_in_both_orders"]["value"] == 100
+    assert [getattr(outcome, key).value for key in ("win", "tie", "lose")] == [
+        50,
+        25,
+        25,
+    ] and outcome.same_in_both_orders.value == 100
     sides = [[{key: both[k] for key, both in row.items()} for row in found] for k in (0, 1)]
-    assert judges.agreement(*sides, list("abcd"), (-1, 0, 1), **FEW)["Hel"]["kappa"]["value"] == pytest.approx(1)
+    assert judges.agreement(*sides, list("abcd"), (-1, 0, 1), **FEW)["Hel"].kappa.value == pytest.approx(1)
 
 
 def test_labels_of_pairs_follow_their_order(tmp_path):
     def say(body):
         first = "Cheer" in re.search("<first reply>\n(.*)\n", body["messages"][1]["content"])[1]
-        return json.dumps({"first": "Early Emotion Shift" if first else "None", "second": "None" if first else "Early Emotion Shift"})
+        return json.dumps(
+            {"first": "Early Emotion Shift" if first else "None", "second": "None" if first else "Early Emotion Shift"}
+        )
 
     with serving(say=say) as server:
         judge = opened(server, tmp_path / "r.db")
@@ -187,7 +191,11 @@ def test_the_place_of_the_chosen_reply_tells_nothing(tmp_path):
 
     def say(body):
         firsts.append("reply" in re.search("<first reply>\n(.*)\n", body["messages"][1]["content"])[1])
-        return json.dumps({"first": "None", "second": "Template Response"} if firsts[-1] else {"first": "Template Response", "second": "None"})
+        return json.dumps(
+            {"first": "None", "second": "Template Response"}
+            if firsts[-1]
+            else {"first": "Template Response", "second": "None"}
+        )
 
     with serving(say=say) as server:
         pairs = [(reply(n, f"reply {n}"), replace(reply(n, f"mine {n}"), id=f"t/{n}")) for n in range(60)]
@@ -195,27 +203,35 @@ def test_the_place_of_the_chosen_reply_tells_nothing(tmp_path):
     assert labels == [("None", "Template Response")] * 60 and 15 < sum(firsts) < 45
 
 
-def test_draws_without_a_score_are_no_zeros():
+def test_replicates_without_a_score_are_no_zeros():
     values = np.array([4.0] + [np.nan] * 7)
-    assert Means(list("abcdefgh"), **FEW).of(values) == {"value": 4.0, "low": None, "high": None}
+    assert Means(list("abcdefgh"), **FEW).of(values) == Estimate(4.0)
     found = Means([f"d{n}" for n in range(40)], **FEW).of([4.0, 5.0] * 8 + [np.nan] * 24)
-    assert 4 <= found["low"] <= found["high"] <= 5
+    assert 4 <= found.low <= found.high <= 5
 
 
-# --- Averaging and comparing ---
+@pytest.mark.parametrize("wrong", [
+    {"turns": 0}, {"turns": True}, {"turns": 10**9}, {"repeats": 0}, {"repeats": 101}, {"pairs": 1},
+    {"gold": "blurred"}, {"calls": None}, {"context": ""}, {"temperature": 1},
+])  # fmt: skip
+def test_a_protocol_out_of_bounds_is_refused(wrong):
+    with pytest.raises(ValidationError):
+        judges.Protocol(**{**PAPER.model_dump(), **wrong})
 
 
-def test_the_same_turns_are_drawn_for_everyone():
+def test_the_same_turns_are_sampled_for_everyone():
     turns = [turn(n) for n in range(40)]
-    some = judges.drawn(turns, PAPER.model_copy(update={"turns": 10}), seed=3)
+    some = judges.sample_turns(turns, PAPER.model_copy(update={"turns": 10}), seed=3)
     assert len(some) == 10 == len(set(some)) and some == sorted(some, key=turns.index)
-    assert some == judges.drawn(turns, PAPER.model_copy(update={"turns": 10}), seed=3)
-    assert some != judges.drawn(turns, PAPER.model_copy(update={"turns": 10}), seed=4)
+    assert some == judges.sample_turns(turns, PAPER.model_copy(update={"turns": 10}), seed=3)
+    assert some != judges.sample_turns(turns, PAPER.model_copy(update={"turns": 10}), seed=4)
     for everything in (None, 40, 99):
-        assert judges.drawn(turns, PAPER.model_copy(update={"turns": everything}), seed=3) == turns
+        assert judges.sample_turns(turns, PAPER.model_copy(update={"turns": everything}), seed=3) == turns
 
 
-scores = st.lists(st.tuples(st.sampled_from([0, 1, 3, 5, None]), st.sampled_from([0, 1, 3, 5, None])), min_size=2, max_size=25)
+scores = st.lists(
+    st.tuples(st.sampled_from([0, 1, 3, 5, None]), st.sampled_from([0, 1, 3, 5, None])), min_size=2, max_size=25
+)
 
 
 @settings(max_examples=30, deadline=None)
@@ -224,16 +240,18 @@ def test_agreement_is_scikit_learns_kappa_on_what_both_scored(rows):
     one, other = ([{d.key: row[k] for d in judges.DIMENSIONS} for row in rows] for k in (0, 1))
     found = judges.agreement(one, other, list(range(len(rows))), judges.SCALE, **FEW)["Flu"]
     both = [(a, b) for a, b in rows if a is not None and b is not None]
-    assert found["items"] == len(both)
+    assert found.items == len(both)
     if not both:
-        assert found["equal"] is found["kappa"] is None
+        assert found.equal is found.kappa is None
         return
     a, b = zip(*both, strict=True)
-    assert found["equal"] == pytest.approx(100 * np.mean(np.array(a) == np.array(b)))
+    assert found.equal == pytest.approx(100 * np.mean(np.array(a) == np.array(b)))
     if len({*a, *b}) == 1:
-        assert found["kappa"] is None
+        assert found.kappa is None
     else:
-        assert found["kappa"]["value"] == pytest.approx(cohen_kappa_score(a, b, labels=list(judges.SCALE), weights="quadratic"))
+        assert found.kappa.value == pytest.approx(
+            cohen_kappa_score(a, b, labels=list(judges.SCALE), weights="quadratic")
+        )
 
 
 @settings(max_examples=30, deadline=None)
@@ -244,20 +262,20 @@ def test_means_leave_out_what_is_missing(rows):
     if np.isnan(values).all():
         assert found is None
         return
-    assert found["value"] == pytest.approx(np.nanmean(values))
+    assert found.value == pytest.approx(np.nanmean(values))
     if len({name for name, value in zip(dialogues, values, strict=True) if not np.isnan(value)}) == 1:
-        assert found["low"] is None, "one dialogue says nothing about others"
-    elif found["low"] is not None:
-        assert np.nanmin(values) - 1e-9 <= found["low"] <= found["high"] <= np.nanmax(values) + 1e-9
+        assert found.low is None, "one dialogue says nothing about others"
+    elif found.low is not None:
+        assert np.nanmin(values) - 1e-9 <= found.low <= found.high <= np.nanmax(values) + 1e-9
 
 
 def test_a_contrast_is_taken_on_items_that_both_have():
     values = {"a": np.array([[5.0], [np.nan], [3.0]]), "b": np.array([[1.0], [2.0], [np.nan]])}
     table = Means(["x", "y", "z"], **FEW).table(values, ["Emp"], [("a", "b")])
-    assert table["systems"]["a"]["Emp"]["value"] == 4 and table["systems"]["b"]["Emp"]["value"] == 1.5
-    assert table["contrasts"]["a - b"]["Emp"]["value"] == 4
+    assert table.systems["a"]["Emp"].value == 4 and table.systems["b"]["Emp"].value == 1.5
+    assert table.contrasts["a - b"]["Emp"].value == 4
     empty = Means(["x"], **FEW).table({"a": np.array([[np.nan, 1.0]])}, ["Emp", "Hel"])
-    assert set(empty["systems"]["a"]) == {"Hel"}
+    assert set(empty.systems["a"]) == {"Hel"}
 
 
 def test_intervals_of_means_cover_the_truth():
@@ -265,6 +283,8 @@ def test_intervals_of_means_cover_the_truth():
     rng, hits = np.random.default_rng(0), 0
     for trial in range(120):
         effect = np.repeat(rng.normal(3, 1, 40), 5)
-        found = Means(np.repeat(np.arange(40), 5).astype(str).tolist(), replicates=300, seed=trial).of(effect + rng.normal(0, 0.5, 200))
-        hits += found["low"] <= 3 <= found["high"]
+        found = Means(np.repeat(np.arange(40), 5).astype(str).tolist(), replicates=300, seed=trial).of(
+            effect + rng.normal(0, 0.5, 200)
+        )
+        hits += found.low <= 3 <= found.high
     assert 104 <= hits <= 120

@@ -1,25 +1,15 @@
-"""The preference losses: each against trl's own, against numbers worked out by hand, and by what must hold of it."""
+"""The preference losses against numbers worked out by hand, and by what must hold of each; test_train_equivalence has trl's."""
 
 from __future__ import annotations
 
-import warnings
-from collections import defaultdict
 from math import exp, log, log1p
-from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from trl.trainer.dpo_trainer import DPOTrainer
-from trl.trainer.kto_trainer import KTOTrainer
 
 from decoupled_esc.train.losses import dpo, ipo, kto, orpo, simpo
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # that it may change
-    from trl.experimental.cpo import CPOTrainer
-    from trl.experimental.orpo import ORPOTrainer
 
 torch.set_num_threads(1)
 
@@ -53,111 +43,6 @@ LOSSES = {
     "orpo": lambda c, r: orpo(c, r, 0.3),
 }  # fmt: skip
 EACH = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-
-
-# Against trl --------------------------------------------------------------------------------------------------------
-
-TOKENS = 6
-
-
-@st.composite
-def answers(draw, columns: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(log-probabilities per token [columns, n, TOKENS], 0 outside the answer; mask; reference sums [columns, n])."""
-    n = draw(st.integers(1, 3))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
-    starts = torch.randint(0, TOKENS, (columns, n, 1), generator=generator)
-    mask = torch.arange(TOKENS) >= starts
-    scale = draw(st.sampled_from([0.1, 2.0, 9.0]))
-    per_token = -scale * torch.rand(columns, n, TOKENS, generator=generator, dtype=torch.float64) * mask
-    return per_token, mask, -scale * TOKENS / 2 * torch.rand(columns, n, generator=generator, dtype=torch.float64)
-
-
-def alone(value, *_, **__):
-    return value
-
-
-def trainer(**settings) -> SimpleNamespace:
-    """What trl's losses ask of the trainer that they belong to."""
-    return SimpleNamespace(
-        accelerator=SimpleNamespace(device="cpu", gather=alone, gather_for_metrics=alone),
-        model=SimpleNamespace(training=False), aux_loss_enabled=False, precompute_ref_logps=True, _total_train_tokens=0,
-        _metrics=defaultdict(lambda: defaultdict(list)), **settings,
-    )  # fmt: skip
-
-
-def printed(per_token: torch.Tensor, mask: torch.Tensor):
-    """A model that gives these log-probabilities, and the inputs that ask it for them."""
-    shape = (len(mask), 1 + TOKENS)
-    zeros = torch.zeros(per_token.shape)
-    outputs = SimpleNamespace(log_probs=per_token, entropy=zeros, mean_logits=zeros, is_top1=zeros.bool())
-    inputs = {
-        "input_ids": torch.zeros(shape, dtype=torch.long), "attention_mask": torch.ones(shape, dtype=torch.long),
-        "completion_mask": torch.nn.functional.pad(mask, (1, 0)).long(),
-    }  # fmt: skip
-    return outputs, inputs
-
-
-def trl_dpo(loss: str, per_token, mask, reference, beta: float) -> torch.Tensor:
-    """[n], pair by pair, because trl gives the mean."""
-    owner = trainer(
-        loss_types=[loss], loss_weights=[1.0], beta=beta, ld_alpha=None, f_divergence_type="reverse_kl",
-        use_weighting=False,
-    )  # fmt: skip
-    made = []
-    for n in range(mask.shape[1]):
-        outputs, inputs = printed(per_token[:, n], mask[:, n])
-        inputs |= {"ref_chosen_logps": reference[0, n : n + 1], "ref_rejected_logps": reference[1, n : n + 1]}
-        made.append(DPOTrainer._compute_loss(owner, lambda outputs=outputs, **_: outputs, inputs, False))
-    return torch.stack(made)
-
-
-@settings(deadline=None)
-@given(answers(2), betas)
-def test_dpo_is_trls(drawn, beta):
-    per_token, mask, reference = drawn
-    assert near(dpo(*per_token.sum(-1), *reference, beta), trl_dpo("sigmoid", per_token, mask, reference, beta))
-
-
-@settings(deadline=None)
-@given(answers(2), betas)
-def test_ipo_per_token_is_trls(drawn, beta):
-    per_token, mask, reference = drawn
-    tokens = mask.sum(-1)
-    four = (*(per_token.sum(-1) / tokens), *(reference / tokens))
-    assert near(ipo(*four, beta), trl_dpo("ipo", per_token, mask, reference, beta))
-
-
-@settings(deadline=None)
-@given(answers(3), betas, weights, weights)
-def test_kto_is_trls(drawn, beta, chosen_weight, rejected_weight):
-    per_token, mask, reference = drawn
-    sums, n = per_token.sum(-1), mask.shape[1]
-    owner = trainer(
-        loss_type="kto", beta=beta, desirable_weight=chosen_weight, undesirable_weight=rejected_weight,
-        calculate_KL=True,
-    )  # fmt: skip
-    owner._compute_kl_logps = lambda model, batch: sums[2]
-    outputs, inputs = printed(per_token[:2].flatten(0, 1), mask[:2].flatten(0, 1))
-    inputs |= {
-        "label": torch.tensor([True] * n + [False] * n),
-        "ref_logps": reference[:2].flatten(), "ref_KL_logps": reference[2],
-    }  # fmt: skip
-    expected = KTOTrainer._compute_loss(owner, lambda **_: outputs, inputs, False)
-    mine = kto(*sums[:2], *reference[:2], sums[2], reference[2], beta, chosen_weight, rejected_weight)
-    assert near(mine.mean(), expected)
-
-
-@given(logps(2, least=-20), st.floats(0.5, 5), st.floats(0, 3))
-def test_simpo_is_trls(pair, beta, gamma):
-    owner = trainer(alpha=0.0, beta=beta, simpo_gamma=gamma, loss_type="simpo", label_smoothing=0.0)
-    assert near(simpo(*pair, beta, gamma), CPOTrainer.cpo_loss(owner, *pair)[0])
-
-
-@given(logps(2, least=-20), st.floats(0, 2))
-def test_orpo_is_trls(pair, beta):
-    pair = [column.clamp(max=-1e-3).float() for column in pair]  # theirs is infinite where p is 1
-    expected = ORPOTrainer.odds_ratio_loss(trainer(beta=beta), *pair)[0]
-    assert near(orpo(*pair, beta), -pair[0] - expected, 1e-5)
 
 
 # By hand ------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""Mining: which draws become pairs, which don't and why, and how pairs are written."""
+"""Mining: which samples become pairs, which don't and why, and how pairs are written and read back."""
 
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from datasets import load_dataset
@@ -10,14 +11,17 @@ from hypothesis import strategies as st
 
 from decoupled_esc import mining, taxonomy
 from decoupled_esc.corpus import Message, Turn
+from decoupled_esc.errors import KnownError
 from decoupled_esc.evaluate.errors import LABELS
 from decoupled_esc.evaluate.judges import FILTERED, kept
 
 A, B, C = taxonomy.STRATEGIES[:3]
+LE, TR, ES, SM = "Lack of Empathy", "Template Response", "Early Emotion Shift", "Strategy Mismatch"
 
 
 def turn(number, strategy=A, reply="That sounds hard."):
-    return Turn(f"d/{number // 4}/{number % 4:02d}", f"d/{number // 4}", (Message("seeker", f"words {number}"),), strategy, reply)
+    context = (Message("seeker", f"words {number}"),)
+    return Turn(f"d/{number // 4}/{number % 4:02d}", f"d/{number // 4}", context, strategy, reply)
 
 
 TURNS = [turn(n) for n in range(6)]
@@ -27,39 +31,39 @@ def by_turn(values, turns=TURNS):
     return dict(zip([t.id for t in turns], values, strict=True))
 
 
+def strategies():
+    return mining.strategy_pairs(TURNS, [by_turn([B] * 6)])[0]
+
+
 def test_every_error_has_a_route_and_only_the_three_lead_to_the_generator():
     assert set(mining.ROUTES) == set(LABELS)
     assert {e for e, model in mining.ROUTES.items() if model == "generator"} == set(FILTERED)
-    assert [e for e, model in mining.ROUTES.items() if model == "planner"] == ["Strategy Mismatch"]
+    assert [e for e, model in mining.ROUTES.items() if model == "planner"] == [SM]
 
 
-def test_strategy_pairs_are_all_draws_that_are_not_gold():
-    draws = [by_turn([A, B, None, C, B, A]), by_turn([A, B, C, B, None, A])]
-    pairs, left = mining.strategy_pairs(TURNS, draws)
-    assert [(p.id, p.strategy) for p in pairs] == [
-        ("d/0/01#0", B), ("d/0/02#1", C), ("d/0/03#0", C), ("d/0/03#1", B), ("d/1/00#0", B)
-    ]  # fmt: skip
-    assert left == Counter({"as gold": 4, "no strategy": 2, "drawn before": 1})
+def test_strategy_pairs_are_all_samples_that_are_not_gold():
+    samples = [by_turn([A, B, None, C, B, A]), by_turn([A, B, C, B, None, A])]
+    pairs, left = mining.strategy_pairs(TURNS, samples)
+    expected = [("d/0/01#0", B), ("d/0/02#1", C), ("d/0/03#0", C), ("d/0/03#1", B), ("d/1/00#0", B)]
+    assert [(p.id, p.strategy) for p in pairs] == expected
+    assert left == Counter({"as gold": 4, "no strategy": 2, "sampled before": 1})
     assert {p.rejected for p in pairs} == {B, C} and all(p.reply is None and p.error is None for p in pairs)
 
 
 def test_response_pairs_have_a_faulty_reply_beside_a_sound_one():
-    draws = [by_turn(["", "that  sounds HARD.", "Cheer up!", "I am here.", "Fine.", "Oh."])]
-    labels = [by_turn([
-        ("None", "Lack of Empathy"), ("None", "Lack of Empathy"), ("None", "Early Emotion Shift"),
-        ("Lack of Empathy", "Template Response"), ("None", "Strategy Mismatch"), (None, "Lack of Empathy"),
-    ])]  # fmt: skip
-    pairs, left = mining.response_pairs(TURNS, draws, labels)
-    assert [(p.turn, p.rejected, p.error, p.chosen_error, p.strategy) for p in pairs] == [("d/0/02", "Cheer up!", "Early Emotion Shift", "None", A)]
-    assert left == Counter({"empty": 1, "as gold": 1, "gold reply has an error": 1, "nothing wrong for the generator": 1, "not read by the judge": 1})
+    samples = [by_turn(["", "that  sounds HARD.", "Cheer up!", "I am here.", "Fine.", "Oh."])]
+    labels = [by_turn([("None", LE), ("None", LE), ("None", ES), (LE, TR), ("None", SM), (None, LE)])]
+    pairs, left = mining.response_pairs(TURNS, samples, labels)
+    assert [(p.turn, p.rejected, p.error, p.chosen_error, p.strategy) for p in pairs] == [
+        ("d/0/02", "Cheer up!", ES, "None", A)
+    ]
+    once = ("empty", "as gold", "gold reply has an error", "nothing wrong for the generator", "not read by the judge")
+    assert left == Counter(once)
 
 
 def test_vanilla_pairs_fall_into_the_quadrants():
     said = [(A, "x"), (B, "y"), (B, "z"), (A, "fine"), (None, "lost"), (B, "w")]
-    labels = [by_turn([
-        ("None", "Lack of Empathy"), ("None", "None"), ("Strategy Mismatch", "Template Response"),
-        ("None", "None"), ("None", "Lack of Empathy"), ("Template Response", "None"),
-    ])]  # fmt: skip
+    labels = [by_turn([("None", LE), ("None", "None"), (SM, TR), ("None", "None"), ("None", LE), (TR, "None")])]
     pairs, left = mining.vanilla_pairs(TURNS, [by_turn(said)], labels)
     assert [(p.turn, p.quadrant) for p in pairs] == [("d/0/00", "PsNr"), ("d/0/01", "NsPr"), ("d/0/02", "NsNr")]
     assert pairs[1].rejected == f"[{B}] y"
@@ -67,11 +71,12 @@ def test_vanilla_pairs_fall_into_the_quadrants():
 
 
 labels = st.sampled_from([*LABELS, None])
+replies = st.sampled_from(["", "a", "b", "That sounds hard."])
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from([A, B, None]), st.sampled_from(["", "a", "b", "That sounds hard."]), labels, labels), min_size=12, max_size=12))
-def test_every_draw_is_a_pair_or_has_a_reason(rows):
+@given(st.lists(st.tuples(st.sampled_from([A, B, None]), replies, labels, labels), min_size=12, max_size=12))
+def test_every_sample_is_a_pair_or_has_a_reason(rows):
     halves = [rows[:6], rows[6:]]
     seen = [by_turn([(gold, said) for _, _, gold, said in half]) for half in halves]
     for pairs, left in (
@@ -87,41 +92,88 @@ def test_every_draw_is_a_pair_or_has_a_reason(rows):
                 assert kept(p.chosen_error, p.error)
             if p.kind == "vanilla":
                 assert p.chosen_error not in FILTERED
-                assert (p.strategy == A) == p.quadrant.startswith("Ps") and (p.error in FILTERED) == p.quadrant.endswith("Nr")
+                assert (p.strategy == A) == p.quadrant.startswith("Ps")
+                assert (p.error in FILTERED) == p.quadrant.endswith("Nr")
+        for name in mining.QUADRANTS:
+            own = mining.of_quadrant(pairs, name, 3)
+            assert own == mining.of_quadrant(pairs, name, 3) and {p.quadrant for p in own} <= {name}
+            assert len(own) <= min(Counter(p.quadrant for p in pairs).values(), default=0)
+
+
+def test_examples_are_the_shortest_telling_pairs():
+    long = "one two three four five six seven eight"
+    turns = [Turn(f"d/{n}", "d", (Message("seeker", f"{long} nine"),), A, f"{long}{' more' * n}") for n in range(3)]
+    found = {"response": [], "vanilla": []}
+    for one, strategy in zip(turns, (A, B, B), strict=True):
+        found["response"].append(mining.Mined(f"{one.id}#0", one.id, "response", A, f"{long} ten", LE, "None", None))
+        found["vanilla"].append(mining.Mined(f"{one.id}#0", one.id, "vanilla", strategy, long, SM, "None", "NsPr"))
+    found["response"].append(mining.Mined("d/0#1", "d/0", "response", A, "too short", LE, "None", None))
+    told = [(one.id, one.error, one.rejected) for one in mining.examples(found, {t.id: t for t in turns})]
+    assert told == [("d/1#0", SM, long), ("d/0#0", LE, f"{long} ten")]
+
+
+# --- Files ---
 
 
 def test_pairs_are_read_back_and_load_with_datasets(tmp_path):
-    pairs, _ = mining.strategy_pairs(TURNS, [by_turn([B] * 6)])
-    mining.write(tmp_path / "strategy.jsonl", pairs, judge=None, temperature=0.7)
-    assert mining.read(tmp_path / "strategy.jsonl") == pairs
-    found = load_dataset("json", data_files=str(tmp_path / "strategy.jsonl"), cache_dir=str(tmp_path / "cache"))["train"]
-    assert found.num_rows == 6 and {"id", "turn", "strategy", "error", "judge", "temperature"} <= set(found.column_names)
-    assert "That sounds hard." not in (tmp_path / "strategy.jsonl").read_text(), "what people said is not copied"
+    path = tmp_path / "strategy.jsonl"
+    mining.write(path, strategies(), judge=None, temperature=0.7)
+    assert mining.read(path) == strategies()
+    found = load_dataset("json", data_files=str(path), cache_dir=str(tmp_path / "cache"))["train"]
+    assert found.num_rows == 6
+    assert {"id", "turn", "strategy", "error", "judge", "temperature"} <= set(found.column_names)
+    assert "That sounds hard." not in path.read_text(), "what people said is not copied"
 
 
 def test_with_text_joins_both_sides():
     pairs, _ = mining.vanilla_pairs(TURNS, [by_turn([(B, "x")] * 6)], [by_turn([("None", "None")] * 6)])
-    row = mining.with_text(pairs, TURNS)[2]
-    assert row == {"id": "d/0/02#0", "strategy": A, "context": [{"role": "seeker", "text": "words 2"}],
-                   "chosen": f"[{A}] That sounds hard.", "rejected": f"[{B}] x"}  # fmt: skip
-    strategies, _ = mining.strategy_pairs(TURNS, [by_turn([B] * 6)])
-    assert mining.with_text(strategies, TURNS)[0]["chosen"] == A
+    context = [{"role": "seeker", "text": "words 2"}]
+    sides = {"chosen": f"[{A}] That sounds hard.", "rejected": f"[{B}] x"}
+    assert mining.with_text(pairs, TURNS)[2] == {"id": "d/0/02#0", "strategy": A, "context": context, **sides}
+    assert mining.with_text(strategies(), TURNS)[0]["chosen"] == A
 
 
-@pytest.mark.parametrize(("line", "says"), [
-    ("{", "line 2: not a pair"), ('{"id": "x"}', "line 2: no field 'turn'"), ("[]", "line 2: not a pair"),
-])  # fmt: skip
-def test_a_file_that_is_no_pairs_is_named_with_its_line(tmp_path, line, says):
-    pairs, _ = mining.strategy_pairs(TURNS, [by_turn([B] * 6)])
-    mining.write(tmp_path / "response.jsonl", pairs[:1])
-    with open(tmp_path / "response.jsonl", "a") as file:
-        file.write(line + "\n")
-    with pytest.raises(mining.PairsError, match=f"response.jsonl, {says}"):
-        mining.read(tmp_path / "response.jsonl")
+DAMAGED = {
+    "no JSON": (lambda lines: [lines[0], "{\n", *lines[2:]], "line 2"),
+    "no object": (lambda lines: [lines[0], "[]\n", *lines[2:]], "line 2"),
+    "no field": (lambda lines: [lines[0], '{"id": "x"}\n', *lines[2:]], "line 2, field turn"),
+    "no quadrant": (lambda lines: [lines[0].replace(', "quadrant": null', "")], "line 1, field quadrant"),
+    "a number": (lambda lines: [lines[0].replace(f'"strategy": "{B}"', '"strategy": 3')], "line 1, field strategy"),
+    "a kind": (lambda lines: [lines[0].replace('"kind": "strategy"', '"kind": "plan"')], "line 1, field kind"),
+    "twice": (lambda lines: [*lines, lines[2]], "line 7"),
+    "torn": (lambda lines: [*lines[:-1], lines[-1][:20]], "line 6"),
+    "not UTF-8": (lambda lines: [*lines[:2], '{"id": "\udcff"}\n'], "line 3"),
+    "a folder": (lambda lines: None, "can't be read"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_is_named_with_its_line(tmp_path, name):
+    path, (break_, says) = tmp_path / "strategy.jsonl", DAMAGED[name]
+    mining.write(path, strategies())
+    lines = break_(path.read_text().splitlines(keepends=True))
+    path.unlink()
+    if lines is None:
+        path.mkdir()
+    else:
+        path.write_bytes("".join(lines).encode(errors="surrogateescape"))
+    with pytest.raises(KnownError, match=says) as found:
+        mining.read(path)
+    assert str(path) in str(found.value) and "\n" not in str(found.value)
 
 
 def test_a_row_is_one_line_of_json(tmp_path):
-    pairs, _ = mining.response_pairs(TURNS[:1], [by_turn(["two\u2028parts"], TURNS[:1])], [by_turn([("None", "Lack of Empathy")], TURNS[:1])])
-    mining.write(tmp_path / "response.jsonl", pairs)
-    assert json.loads((tmp_path / "response.jsonl").read_text(encoding="utf-8"))["reply"] == "two\u2028parts"
-    assert mining.read(tmp_path / "response.jsonl") == pairs
+    path, one = tmp_path / "response.jsonl", TURNS[:1]
+    pairs, _ = mining.response_pairs(one, [by_turn(["two\u2028parts"], one)], [by_turn([("None", LE)], one)])
+    mining.write(path, pairs)
+    assert json.loads(path.read_text(encoding="utf-8"))["reply"] == "two\u2028parts"
+    assert mining.read(path) == pairs
+
+
+def test_the_data_card_says_what_the_pairs_are():
+    plan, reply = SimpleNamespace(temperature=1.0, top_p=0.9), SimpleNamespace(temperature=0.7, top_p=0.8)
+    told = {"profile": "tiny", "backbone": "small", "seed": 3, "judge": "a judge", "counts": {"strategy": 1234}}
+    card = mining.data_card(plan=plan, reply=reply, **told)
+    assert all(
+        text in card for text in ("tiny", "small", "T = 1.0", "T = 0.7", "a judge", "`strategy.jsonl`: 1,234 pairs")
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import unicodedata
 
 import pytest
@@ -12,10 +13,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from decoupled_esc import models
+from decoupled_esc.errors import KnownError
 
-SHAPE = models.Shape(
-    vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=256
-)
+SHAPE = models.Shape(vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=256)
 CHAT = [
     {"role": "system", "content": "Be kind."},
     {"role": "user", "content": "Hi \u2615\n\nthere "},
@@ -144,14 +144,14 @@ def test_a_loaded_tokenizer_splits_the_same(read, tokenizer, text):
 def test_dtype_and_adapter(saved, model, tmp_path):
     from peft import LoraConfig, get_peft_model
 
-    assert models.load(saved, dtype="bfloat16").dtype == torch.bfloat16
+    assert models.load(models.Weights(saved, dtype="bfloat16")).dtype == torch.bfloat16
     config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
     adapted = get_peft_model(models.load(saved), config)
     adapted.save_pretrained(tmp_path)
     ids = torch.tensor([[5, 6, 7]], device=adapted.device)
     with torch.no_grad():
         plain, expected = models.load(saved)(ids).logits, adapted.eval()(ids).logits
-        loaded = models.load(saved, adapter=tmp_path)(ids).logits
+        loaded = models.load(models.Weights(saved, adapter=tmp_path))(ids).logits
     assert torch.equal(loaded, expected)
     assert (loaded - plain).abs().max() > 1e-3
 
@@ -185,5 +185,43 @@ def test_digest_changes_with_one_weight(saved, tmp_path):
 
 
 def test_digest_of_a_folder_without_weights(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no safetensors file"):
+    with pytest.raises(models.ModelUnavailable, match="holds no safetensors file"):
         models.weights_digest(tmp_path)
+
+
+def test_what_a_training_left_is_found(tmp_path):
+    base = models.Weights("hub/name", "abc", "bfloat16")
+    adapter, whole = tmp_path / "adapter", tmp_path / "whole"
+    for folder, file in ((adapter, "adapter_config.json"), (whole, "config.json")):
+        folder.mkdir()
+        (folder / file).write_text("{}")
+    assert models.weights_of(base, None) == models.weights_of(base, None, whole) == base
+    assert (
+        models.weights_of(base, whole)
+        == models.weights_of(base, whole, adapter)
+        == models.Weights(whole, None, "bfloat16")
+    )
+    on_base = models.Weights("hub/name", "abc", "bfloat16", adapter)
+    assert models.weights_of(base, adapter) == models.weights_of(base, adapter, adapter) == on_base
+    assert models.weights_of(base, adapter, whole) == models.Weights(whole, None, "bfloat16", adapter)
+    assert base.identity == "hub/name@abc"
+
+
+@pytest.mark.parametrize("kept", [0, 4, 60, 3000])
+def test_damaged_weights_are_told_with_the_remedy(saved, tmp_path, kept):
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes()[:kept])
+    with pytest.raises(KnownError, match=r"damaged weights .*; delete them, and make or fetch them again") as caught:
+        models.load(tmp_path)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_nonsense_about_a_backbone_is_refused():
+    for wrong in (SHAPE.model_dump() | {"layers": 0}, SHAPE.model_dump() | {"hidden": -1}):
+        with pytest.raises(ValueError):
+            models.Shape(**wrong)
+    hub = {"kind": "hub", "name": "a/b", "revision": "c", "dtype": "float32"}
+    assert models.HubModel(**hub).weights == models.Weights("a/b", "c", "float32")
+    for wrong in ({"name": ""}, {"revision": ""}, {"dtype": "float8"}, {"kind": "embedded"}):
+        with pytest.raises(ValueError):
+            models.HubModel(**hub | wrong)

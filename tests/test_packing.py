@@ -21,9 +21,7 @@ from decoupled_esc.packing import (
 )  # fmt: skip
 from decoupled_esc.prompts import ids, render
 
-SHAPE = models.Shape(
-    vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=2048
-)
+SHAPE = models.Shape(vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=2048)
 BOUND = 1e-5
 """What float32 may differ by, relative."""
 
@@ -86,8 +84,8 @@ def cut_examples(vocabulary: int = 3, answers: int = 3, least: int = 0) -> st.Se
 
 def columns(packed: Packed, owner: int) -> tuple[list[int], list[int]]:
     """(predictors, targets) of one answer."""
-    rows = [n for n, o in enumerate(packed.owners) if o == owner]
-    return [packed.predictors[n] for n in rows], [packed.targets[n] for n in rows]
+    rows = [n for n, o in enumerate(packed.completion_index) if o == owner]
+    return [packed.predict_positions[n] for n in rows], [packed.targets[n] for n in rows]
 
 
 # The tree -----------------------------------------------------------------------------------------------------------
@@ -97,9 +95,9 @@ def columns(packed: Packed, owner: int) -> tuple[list[int], list[int]]:
 @given(cut_examples())
 def test_every_sequence_can_be_read_back_on_its_own_path(examples):
     packed = pack(examples)
-    assert len(packed.asked) == len(examples)
+    assert len(packed.prompt_ends) == len(examples)
     owner = 0
-    for example, asked in zip(examples, packed.asked, strict=True):
+    for example, asked in zip(examples, packed.prompt_ends, strict=True):
         line = path(packed.depths, asked)
         assert [packed.tokens[i] for i in line] == example.prompt
         for answer in example.answers:
@@ -111,7 +109,7 @@ def test_every_sequence_can_be_read_back_on_its_own_path(examples):
             assert whole[-len(answer) :] == predictors
             owner += 1
     assert packed.answers == owner
-    assert packed.owners == sorted(packed.owners)
+    assert packed.completion_index == sorted(packed.completion_index)
 
 
 @settings(deadline=None)
@@ -140,24 +138,26 @@ def test_the_order_of_the_examples_changes_their_places_in_the_columns_alone(exa
     order = random.sample(range(len(examples)), len(examples))
     packed, other = pack(examples), pack([examples[n] for n in order])
     assert (other.tokens, other.depths) == (packed.tokens, packed.depths)
-    assert other.asked == [packed.asked[n] for n in order]
+    assert other.prompt_ends == [packed.prompt_ends[n] for n in order]
 
 
 def test_pack_by_hand():
-    packed = pack([
-        Example("d/0", [1, 2], [[5, 6], [5, 7, 8]]),
-        Example("d/1", [1, 2, 5, 6, 3], [[4]]),
-        Example("d/2", [1, 2], []),
-        Example("d/3", [9], [[2]]),
-    ])
+    packed = pack(
+        [
+            Example("d/0", [1, 2], [[5, 6], [5, 7, 8]]),
+            Example("d/1", [1, 2, 5, 6, 3], [[4]]),
+            Example("d/2", [1, 2], []),
+            Example("d/3", [9], [[2]]),
+        ]
+    )
     #                        1-2-5-+-6-3
     #                              +-7       and 9
     assert packed.tokens == [1, 2, 5, 6, 3, 7, 9]
     assert packed.depths == [0, 1, 2, 3, 4, 3, 0]
-    assert packed.asked == [1, 4, 1, 6]
-    assert packed.predictors == [1, 2, 1, 2, 5, 4, 6]
+    assert packed.prompt_ends == [1, 4, 1, 6]
+    assert packed.predict_positions == [1, 2, 1, 2, 5, 4, 6]
     assert packed.targets == [5, 6, 5, 7, 8, 4, 2]
-    assert packed.owners == [0, 0, 1, 1, 1, 2, 3]
+    assert packed.completion_index == [0, 0, 1, 1, 1, 2, 3]
     assert packed.answers == 4
 
 
@@ -178,13 +178,18 @@ def test_joined_trees_stay_as_they_are_side_by_side(batch):
     for tree in trees:
         here = slice(tokens, tokens + len(tree))
         assert (forest.tokens[here], forest.depths[here]) == (tree.tokens, tree.depths)
-        asked += [tokens + i for i in tree.asked]
-        predictors += [tokens + i for i in tree.predictors]
-        owners += [answers + i for i in tree.owners]
+        asked += [tokens + i for i in tree.prompt_ends]
+        predictors += [tokens + i for i in tree.predict_positions]
+        owners += [answers + i for i in tree.completion_index]
         targets += tree.targets
         blocks.append(ancestors(tree.depths))
         tokens, answers = tokens + len(tree), answers + tree.answers
-    assert (forest.asked, forest.predictors, forest.owners, forest.targets) == (asked, predictors, owners, targets)
+    assert (forest.prompt_ends, forest.predict_positions, forest.completion_index, forest.targets) == (
+        asked,
+        predictors,
+        owners,
+        targets,
+    )
     assert torch.equal(attention_mask(forest.depths)[0, 0], torch.block_diag(*blocks).bool()[:tokens, :tokens])
 
 

@@ -27,8 +27,8 @@ SHIPPED = ("esc-nano", "esc-base")
 
 def recipe(**changes) -> pretrain.Recipe:
     return pretrain.Recipe(**{
-        "description": "a test", "shape": SHAPE, "seed": 5, "repeats": dict.fromkeys(open_text.SOURCES, 2), "block": 64, "batch": 2,
-        "learning_rate": 1e-3, "warmup_share": 0.1, "weight_decay": 0.1, "precision": "float32",
+        "description": "a test", "shape": SHAPE, "seed": 5, "repeats": dict.fromkeys(open_text.SOURCES, 2), "block": 64, "batch_size": 2,
+        "learning_rate": 1e-3, "warmup_ratio": 0.1, "weight_decay": 0.1, "precision": "float32",
         "checkpoint_every": 4, **changes,
     })  # fmt: skip
 
@@ -83,9 +83,11 @@ def test_the_strategies_names_are_words_of_the_vocabulary(passages):
 
 
 def made(passages, tokenizer, folder, sequences=None):
-    how = recipe(repeats={"miniature": 2})
-    sequences = sequences or pretrain.blocks(pretrain.mixed(passages, how.repeats, how.seed), tokenizer, how.block)
-    log = pretrain.pretrain(models.create(SHAPE, tokenizer, how.seed), tokenizer, sequences, how, folder)
+    made_by = recipe(repeats={"miniature": 2})
+    sequences = sequences or pretrain.blocks(
+        pretrain.mixed(passages, made_by.repeats, made_by.seed), tokenizer, made_by.block
+    )
+    log = pretrain.pretrain(models.create(SHAPE, tokenizer, made_by.seed), tokenizer, sequences, made_by, folder)
     return sequences, log
 
 
@@ -130,17 +132,25 @@ def test_recipes_are_strict(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "EMBEDDED", tmp_path)
     folder = tmp_path / "esc-odd"
     folder.mkdir()
-    (folder / "recipe.yaml").write_text(json.dumps({**recipe().model_dump(), "blok": 1, "batch": "2"}))
+    (folder / "recipe.yaml").write_text(json.dumps({**recipe().model_dump(), "blok": 1, "batch_size": "2"}))
     with pytest.raises(ProfileError) as caught:
         pretraining.load_recipe("esc-odd")
     assert "data/esc-odd/recipe.yaml: " in str(caught.value)
-    assert "batch: input should be a valid integer" in str(caught.value) and "blok: extra inputs" in str(caught.value)
-    with pytest.raises(ProfileError, match=r"no base model 'esc-od' \(did you mean 'esc-odd'\?\)\. Base models: esc-odd"):
+    assert "batch_size: input should be a valid integer" in str(caught.value) and "blok: extra inputs" in str(
+        caught.value
+    )
+    with pytest.raises(
+        ProfileError, match=r"no base model 'esc-od' \(did you mean 'esc-odd'\?\)\. Base models: esc-odd"
+    ):
         pretraining.load_recipe("esc-od")
     (folder / "recipe.yaml").write_text(json.dumps({**recipe().model_dump(), "repeats": {"esconv": 1}}))
-    with pytest.raises(ProfileError, match=r"repeats names \['esconv'\]; sources: esconv, annomi, counsel_chat, dailydialog"):
+    with pytest.raises(
+        ProfileError, match=r"repeats names \['esconv'\]; sources: esconv, annomi, counsel_chat, dailydialog"
+    ):
         pretraining.load_recipe("esc-odd")
-    with pytest.raises(ProfileError, match="esc-fine has not been made here; run decoupled-esc pretrain esc-fine first"):
+    with pytest.raises(
+        ProfileError, match="esc-fine has not been made here; run decoupled-esc pretrain esc-fine first"
+    ):
         (tmp_path / "esc-fine").mkdir()
         (tmp_path / "esc-fine" / "recipe.yaml").write_text(json.dumps(recipe().model_dump()))
         pretraining.publish("esc-fine")
@@ -161,7 +171,9 @@ def test_weights_are_those_that_the_record_describes(shipped):
     size = sum(path.stat().st_size for path in shipped.folder.glob("*.safetensors"))
     assert size == record["bytes"] <= 16_000_000
     assert set(record["held_out"]) == set(record["recipe"]["repeats"]) == set(open_text.SOURCES)
-    assert all(1 < held["perplexity"] < record["recipe"]["shape"]["vocabulary"] / 10 for held in record["held_out"].values())
+    assert all(
+        1 < held["perplexity"] < record["recipe"]["shape"]["vocabulary"] / 10 for held in record["held_out"].values()
+    )
 
 
 def test_a_shipped_model_is_a_qwen2_with_the_chat_template(shipped):
@@ -170,7 +182,9 @@ def test_a_shipped_model_is_a_qwen2_with_the_chat_template(shipped):
     assert low < model.num_parameters() == pretraining.record(shipped.name)["parameters"] < high
     assert model.config.model_type == "qwen2" and model.config.max_position_embeddings >= 2048
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    text = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
+    )
     assert text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     stored = json.loads((shipped.folder / "config.json").read_text())
     assert stored["dtype"] == "bfloat16"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +13,8 @@ from decoupled_esc import models, packing, prompts, taxonomy, train
 from decoupled_esc.corpus import Turn, read_raw, turns
 from decoupled_esc.corpus.split import MANIFEST
 
-SHAPE = models.Shape(
-    vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=2048
-)
-WINDOW = 2048
+SHAPE = models.Shape(vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=2048)
+MAX_LENGTH = 2048
 
 torch.set_num_threads(1)
 
@@ -36,7 +33,7 @@ def pairs(asked: list[Turn]) -> list[train.Pair]:
 
 @pytest.fixture(scope="module")
 def sequences(tokenizer, asked) -> train.Sequences:
-    return train.encode_pairs(pairs(asked), prompts.planner, tokenizer, WINDOW)
+    return train.encode_pairs(pairs(asked), prompts.planner, tokenizer, MAX_LENGTH)
 
 
 @pytest.fixture
@@ -123,15 +120,15 @@ def test_the_key_names_weights_data_and_layout(tokenizer, asked, sequences):
         **{
             what: train.reference_key("w", made)
             for what, made in {
-                "layout": train.encode_pairs(mine, prompts.generator, tokenizer, WINDOW),
-                "names": train.encode_pairs(renamed, prompts.planner, tokenizer, WINDOW),
-                "answers": train.encode_pairs(reworded, prompts.planner, tokenizer, WINDOW),
-                "order": train.encode_pairs(mine[::-1], prompts.planner, tokenizer, WINDOW),
-                "fewer": train.encode_pairs(mine[:-1], prompts.planner, tokenizer, WINDOW),
-                "window": train.encode_pairs(mine, prompts.planner, tokenizer, 330),
-                "unit": train.encode_pairs(mine, prompts.planner, tokenizer, WINDOW, "turn"),
-                "mismatched": train.encode_pairs(mine, prompts.planner, tokenizer, WINDOW, mismatched=1),
-                "their seed": train.encode_pairs(mine, prompts.planner, tokenizer, WINDOW, mismatched=2),
+                "layout": train.encode_pairs(mine, prompts.generator, tokenizer, MAX_LENGTH),
+                "names": train.encode_pairs(renamed, prompts.planner, tokenizer, MAX_LENGTH),
+                "answers": train.encode_pairs(reworded, prompts.planner, tokenizer, MAX_LENGTH),
+                "order": train.encode_pairs(mine[::-1], prompts.planner, tokenizer, MAX_LENGTH),
+                "fewer": train.encode_pairs(mine[:-1], prompts.planner, tokenizer, MAX_LENGTH),
+                "max_length": train.encode_pairs(mine, prompts.planner, tokenizer, 330),
+                "unit": train.encode_pairs(mine, prompts.planner, tokenizer, MAX_LENGTH, "turn"),
+                "mismatched": train.encode_pairs(mine, prompts.planner, tokenizer, MAX_LENGTH, mismatched=1),
+                "their seed": train.encode_pairs(mine, prompts.planner, tokenizer, MAX_LENGTH, mismatched=2),
             }.items()
         },
     }
@@ -140,30 +137,53 @@ def test_the_key_names_weights_data_and_layout(tokenizer, asked, sequences):
 
 
 def test_the_key_does_not_change_otherwise(tokenizer, asked, sequences):
-    again = train.encode_pairs(pairs(asked), prompts.planner, tokenizer, WINDOW)
+    again = train.encode_pairs(pairs(asked), prompts.planner, tokenizer, MAX_LENGTH)
     assert again is not sequences and train.reference_key("w", again) == train.reference_key("w", sequences)
-    # A window that cuts nothing is as good as any other.
-    roomy = train.encode_pairs(pairs(asked), prompts.planner, tokenizer, 2 * WINDOW)
+    # A length that cuts nothing is as good as any other.
+    roomy = train.encode_pairs(pairs(asked), prompts.planner, tokenizer, 2 * MAX_LENGTH)
     assert train.reference_key("w", roomy) == train.reference_key("w", sequences)
 
 
 # Killed ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cut", [0, 1, 7, None], ids=["whole", "newline lost", "in a number", "first line"])
-def test_a_killed_reference_goes_on_where_it_stopped(model, sequences, tmp_path, cut):
-    """Killed between two sequences, or while a line was written."""
+FAULTS = {
+    "whole": (lambda rows: rows[:2], 2),
+    "newline lost": (lambda rows: [rows[0], rows[1][:-1]], 1),
+    "in a number": (lambda rows: [rows[0], rows[1][:12]], 1),
+    "first line": (lambda rows: [rows[0][:9]], 0),
+    "a value edited": (lambda rows: [rows[0], rows[1].replace("-", "-1", 1), *rows[2:]], 1),
+    "a row twice": (lambda rows: [rows[0], rows[0], *rows[1:]], 1),
+    "two rows changed over": (lambda rows: [rows[1], rows[0], *rows[2:]], 0),
+    "a row lost": (lambda rows: [rows[0], *rows[2:]], 1),
+    "a row too many": (lambda rows: [*rows, rows[-1]], 4),
+    "zeroed": (lambda rows: [rows[0], "\0" * len(rows[1]) + "\n", *rows[2:]], 1),
+    "odd JSON": (lambda rows: ["[1]\n", *rows[1:]], 0),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_damaged_or_unfinished_reference_is_completed(model, sequences, tmp_path, capsys, fault):
     expected = train.reference_logps(model, sequences, "w", tmp_path / "whole")
+    rows = file_in(tmp_path / "whole").read_text().splitlines(keepends=True)
+    injure, kept = FAULTS[fault]
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / file_in(tmp_path / "whole").name).write_text("".join(injure(rows)))
+    left = len(sequences) - kept
+    assert train.reference_logps(Dying(model.train(), left), sequences, "w", tmp_path / "broken") == expected
+    assert file_in(tmp_path / "broken").read_bytes() == file_in(tmp_path / "whole").read_bytes()
+    assert ("damaged or foreign" in capsys.readouterr().err) == (fault != "whole")
+
+
+def test_rows_of_another_policy_are_not_used(model, sequences, tmp_path):
+    expected = train.reference_logps(model, sequences, "w", tmp_path / "whole")
+    train.reference_logps(model, sequences, "v", tmp_path / "other")
+    foreign = tmp_path / "broken" / file_in(tmp_path / "whole").name
+    foreign.parent.mkdir()
+    foreign.write_bytes(file_in(tmp_path / "other").read_bytes())
     with pytest.raises(KeyboardInterrupt):
-        train.reference_logps(Dying(model, 2), sequences, "w", tmp_path / "killed")
-    file = file_in(tmp_path / "killed")
-    written = file.read_text()
-    assert written == "".join(json.dumps(row) + "\n" for row in expected[:2])
-    file.write_text(written[:9] if cut is None else written[: len(written) - cut])
-    lost = 2 if cut is None else cut > 0
-    left = len(sequences) - 2 + lost
-    assert train.reference_logps(Dying(model.train(), left), sequences, "w", tmp_path / "killed") == expected
-    assert file.read_bytes() == file_in(tmp_path / "whole").read_bytes()
+        train.reference_logps(Dying(model, len(sequences) - 1), sequences, "w", foreign.parent)
+    assert train.reference_logps(Dying(model, 1), sequences, "w", foreign.parent) == expected, "killed, it goes on"
 
 
 # KTO's mismatched answers ---------------------------------------------------------------------------------------
@@ -171,12 +191,14 @@ def test_a_killed_reference_goes_on_where_it_stopped(model, sequences, tmp_path,
 
 def third_answers(pairs: list[train.Pair], tokenizer, seed: int) -> list[str]:
     """As text, in the order of ``pairs``."""
-    made = train.encode_pairs(pairs, prompts.generator_trunk, tokenizer, WINDOW, mismatched=seed)
+    made = train.encode_pairs(pairs, prompts.generator_trunk, tokenizer, MAX_LENGTH, mismatched=seed)
     assert made.answers_each == 3
     found = []
     for packed in made.packed:
         for answer in range(2, packed.answers, 3):
-            tokens = [token for token, owner in zip(packed.targets, packed.owners, strict=True) if owner == answer]
+            tokens = [
+                token for token, index in zip(packed.targets, packed.completion_index, strict=True) if index == answer
+            ]
             found.append(tokenizer.decode(tokens).removesuffix(models.END))
     return found
 

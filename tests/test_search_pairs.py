@@ -2,7 +2,7 @@
 
 import pytest
 
-from decoupled_esc.corpus import Message
+from decoupled_esc.corpus import Dialogue, Message, Utterance
 from decoupled_esc.search import pairs
 from decoupled_esc.search.tree import Tree
 from tests.test_tree import GOLD, STRATEGIES, constants, grown
@@ -10,14 +10,15 @@ from tests.test_tree import GOLD, STRATEGIES, constants, grown
 
 @pytest.fixture
 def tree():
-    """The gold path (Q 1), a second ended path through a node at 0.3, siblings at 0.2, at the threshold, above it, and unvisited."""
+    """The gold path (Q 1), another through a node at 0.3, siblings at 0.2, at the threshold, above, and unvisited."""
     tree = Tree(GOLD, STRATEGIES, constants())
     for task in tree.ask():
         tree.tell(task.id, [1, 2, 3])
     first, second, third = tree.root.children
 
     def spoken(node, text, value, visits, ends=False):
-        node.reply, node.seeker, node.value, node.visits, node.ends = text, None if ends else "and?", value, visits, ends
+        node.reply, node.seeker, node.value = text, None if ends else "and?", value
+        node.visits, node.is_terminal = visits, ends
 
     spoken(second, "I feel for you", 0.3, 4)
     tree._grow(second, [1, 1, 1])
@@ -55,35 +56,54 @@ def test_a_preferred_turn_knows_what_was_said_before(tree):
 
 def test_statistics_by_hand(tree):
     found = pairs.statistics(pairs.dialogues(tree, "d", "released", 0.5))
-    assert (found["dialogues"], found["length"], found["pairs"], found["turns"]) == (2, 4.0, 3, 4)
-    assert found["utterances"] == {"seeker": 4, "preferred": 4, "rejected": 3}
-    assert found["words"]["rejected"] == pytest.approx((4 + 4 + 2) / 3)
-    assert (found["gold_turns"], found["pairs_of_gold"], found["inverted"]) == (2, 2, 0)
+    assert (found.dialogues, found.length, found.pairs, found.turns) == (2, 4.0, 3, 4)
+    assert found.utterances == {"seeker": 4, "preferred": 4, "rejected": 3}
+    assert found.words["rejected"] == pytest.approx((4 + 4 + 2) / 3)
+    assert (found.gold_turns, found.pairs_of_gold, found.inverted) == (2, 2, 0)
     tree.root.children[1].children[1].value = 0.5
     tree.root.children[1].children[0].value = 0.5
-    assert pairs.statistics(pairs.dialogues(tree, "d", "released", 0.5))["inverted"] == 1
-    assert pairs.statistics([])["length"] is None
+    assert pairs.statistics(pairs.dialogues(tree, "d", "released", 0.5)).inverted == 1
+    assert pairs.statistics([]).length is None
+
+
+def test_seeds_and_parts_by_hand(tree):
+    seed = Dialogue("d", (Utterance("d/0", "seeker", "so sad"), Utterance("d/1", "supporter", "oh", "Question")))
+    found = pairs.seed_statistics([seed, seed])
+    assert (found.dialogues, found.utterances, found.length, found.words) == (2, 4, 2.0, 1.5)
+    assert pairs.seed_statistics([]).length is None
+    counts = pairs.strategies_by_stage([["Question", "Others"], ["Others"]])
+    assert [sum(row) for row in counts] == [2, 0, 0, 0, 0, 1] and counts[0][0] == counts[5][7] == 1
+    parts = pairs.toxicity_by_part([seed], pairs.dialogues(tree, "d", "released", 0.5))
+    assert {part: len(values) for part, (_, values) in parts.items()} == {
+        "seeds/seeker": 1, "seeds/supporter": 1, "seeds": 2,
+        "esc-pro/seeker": 4, "esc-pro/preferred": 4, "esc-pro/rejected": 3, "esc-pro": 11,
+    }  # fmt: skip
+    assert all(set(names) == {"d"} and len(names) == len(values) for names, values in parts.values())
+    assert set(pairs.toxicity_by_part([seed], [])) == {"seeds/seeker", "seeds/supporter", "seeds"}
 
 
 @pytest.mark.parametrize("condition", ["paper", "released"])
 @pytest.mark.parametrize("seed", range(4))
 def test_no_pair_contradicts_the_search(condition, seed):
-    tree, _ = grown(Tree(GOLD, STRATEGIES, constants(least_iterations=30, exploration=2)), seed)
+    tree, _ = grown(Tree(GOLD, STRATEGIES, constants(min_iterations=30, exploration=2)), seed)
     paths = pairs.dialogues(tree, "d", condition, 0.5)
     once = pairs.distinct(paths)
     assert any(turn.rejected for turn in once)
     assert len({turn.turn.id for turn in once}) == len(once)
     chosen = {turn.turn.id for turn in once}
     for turn in once:
-        assert all(other.value <= 0.5 and other.id not in chosen and other.strategy != turn.turn.strategy for other in turn.rejected)
+        assert all(
+            other.value <= 0.5 and other.id not in chosen and other.strategy != turn.turn.strategy
+            for other in turn.rejected
+        )
         assert condition == "released" or turn.value > 0.5
     assert sum(len(path) for path in paths) >= len(once)
 
 
-def test_random_negatives_use_another_strategy_and_the_same_seed_draws_the_same():
-    tree, _ = grown(Tree(GOLD, STRATEGIES, constants(least_iterations=30, exploration=2)), 1)
+def test_random_negatives_use_another_strategy_and_the_same_seed_samples_the_same():
+    tree, _ = grown(Tree(GOLD, STRATEGIES, constants(min_iterations=30, exploration=2)), 1)
     once = pairs.distinct(pairs.dialogues(tree, "d", "released", 0.5))
     turns = [one.turn for one in once]
-    drawn = pairs.other_strategies(turns, STRATEGIES, 7)
-    assert drawn == pairs.other_strategies(turns, STRATEGIES, 7)
-    assert all(name in STRATEGIES and name != turn.strategy for name, turn in zip(drawn, turns, strict=True))
+    others = pairs.other_strategies(turns, STRATEGIES, 7)
+    assert others == pairs.other_strategies(turns, STRATEGIES, 7)
+    assert all(name in STRATEGIES and name != turn.strategy for name, turn in zip(others, turns, strict=True))

@@ -1,15 +1,23 @@
-"""Scores over several trainings: with one seed those of `evaluate_systems`, with more their average and wider intervals."""
+"""Scores over training runs: with one seed those of `evaluate_systems`, with more their average, wider intervals."""
 
-import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 from test_bootstrap import system
 
 from decoupled_esc.evaluate import TEXT_METRICS, evaluate_systems
 from decoupled_esc.evaluate.judged import Means
-from decoupled_esc.evaluate.seeds import evaluate_seeds, mean_over_seeds, record
+from decoupled_esc.evaluate.seeds import (
+    SeedCounts,
+    SeedEvaluation,
+    SeedMeans,
+    evaluate_seeds,
+    mean_over_seeds,
+    seed_counts,
+)
 from decoupled_esc.taxonomy import STRATEGIES
 
 TURNS = {
@@ -18,12 +26,13 @@ TURNS = {
     15: {"a": system(5), "b": system(6, accuracy=0.3)},
 }
 GOLD = [SimpleNamespace(id=turn.id, dialogue=turn.dialogue, strategy=turn.gold_strategy) for turn in TURNS[13]["a"]]
-RECORDS = {seed: {name: record(turns) for name, turns in systems.items()} for seed, systems in TURNS.items()}
+COUNTS = {seed: {name: seed_counts(turns) for name, turns in systems.items()} for seed, systems in TURNS.items()}
 HOW = {"contrasts": [("a", "b")], "replicates": 400, "seed": 7}
 
 
 def over(*seeds):
-    return evaluate_seeds(GOLD, {seed: RECORDS[seed] for seed in seeds}, **HOW)
+    found = evaluate_seeds(GOLD, {seed: COUNTS[seed] for seed in seeds}, **HOW)
+    return found.together, found.by_seed
 
 
 def test_one_seed_is_what_evaluate_systems_says():
@@ -34,17 +43,23 @@ def test_one_seed_is_what_evaluate_systems_says():
             assert list(scores["paper"]) == [*TEXT_METRICS, "Q_W", "Q", "B"]
             for key, estimate in scores["paper"].items():
                 expected = getattr(theirs, part)[name]["paper"][key]
-                assert (estimate.value, estimate.low, estimate.high) == pytest.approx((expected.value, expected.low, expected.high), abs=1e-5)
+                assert (estimate.value, estimate.low, estimate.high) == pytest.approx(
+                    (expected.value, expected.low, expected.high), abs=1e-5
+                )
     for name, details in ours.details.items():
         expected = theirs.details[name]
-        assert (details.confusion, details.invalid, details.turns) == (expected.confusion, expected.invalid, expected.turns)
+        assert (details.confusion, details.invalid, details.turns) == (
+            expected.confusion,
+            expected.invalid,
+            expected.turns,
+        )
         assert details.preference["paper"] == pytest.approx(expected.preference["paper"])
-    assert by_seed == {13: {"a - b": {key: e.value for key, e in ours.contrasts["a - b"]["paper"].items()}}}
+    assert by_seed == {"13": {"a - b": {key: e.value for key, e in ours.contrasts["a - b"]["paper"].items()}}}
 
 
 def test_several_seeds_are_averaged_and_kept():
     together, by_seed = over(13, 14, 15)
-    assert list(by_seed) == [13, 14, 15]
+    assert list(by_seed) == ["13", "14", "15"]
     for key, estimate in together.contrasts["a - b"]["paper"].items():
         assert estimate.value == pytest.approx(np.mean([by_seed[seed]["a - b"][key] for seed in by_seed]))
         assert estimate.low <= estimate.value <= estimate.high
@@ -55,7 +70,7 @@ def test_several_seeds_are_averaged_and_kept():
 
 def test_the_same_model_thrice_has_the_interval_of_one():
     once, _ = over(13)
-    thrice, _ = evaluate_seeds(GOLD, dict.fromkeys((13, 14, 15), RECORDS[13]), **HOW)
+    thrice = evaluate_seeds(GOLD, dict.fromkeys((13, 14, 15), COUNTS[13]), **HOW).together
     for name, scores in thrice.systems.items():
         for key, estimate in scores["paper"].items():
             expected = once.systems[name]["paper"][key]
@@ -63,30 +78,37 @@ def test_the_same_model_thrice_has_the_interval_of_one():
 
 
 def test_seeds_that_disagree_widen_the_interval():
-    """A system that is right always under one seed, and never under another: any two dialogues agree, and the seeds don't."""
+    """Always right under one seed, and never under another: any two dialogues agree, and the seeds don't."""
     right = "".join(str(STRATEGIES.index(turn.strategy)) for turn in sorted(GOLD, key=lambda turn: turn.id))
     wrong = "".join(str((int(sign) + 1) % 8) for sign in right)
-    text = RECORDS[13]["a"]["text"]
-    seeds = {seed: {"a": {"strategies": said, "text": text}} for seed, said in ((13, right), (14, wrong), (15, right))}
-    found, _ = evaluate_seeds(GOLD, seeds, contrasts=[], replicates=2000, seed=0)
+    text = COUNTS[13]["a"].text
+    seeds = {seed: {"a": SeedCounts(said, text)} for seed, said in ((13, right), (14, wrong), (15, right))}
+    found = evaluate_seeds(GOLD, seeds, contrasts=[], replicates=2000, seed=0).together
     q = found.systems["a"]["paper"]["Q"]
     assert q.value == pytest.approx(200 / 3) and q.low < 1 and q.high == pytest.approx(100)
 
 
-def test_a_record_is_small_plain_data_in_the_order_of_ids():
+def test_counts_are_in_the_order_of_ids_and_results_read_back():
     turns = TURNS[13]["a"]
-    assert record(turns[::-1]) == record(turns) == json.loads(json.dumps(record(turns)))
-    found = record(turns)
-    assert len(found["strategies"]) == len(turns) and found["strategies"].count("-") == sum(turn.predicted_strategy is None for turn in turns)
-    assert np.array(found["text"]).shape == (20, 6)
+    found = seed_counts(turns)
+    assert (
+        seed_counts(turns[::-1])
+        == found
+        == TypeAdapter(SeedCounts).validate_json(TypeAdapter(SeedCounts).dump_json(found))
+    )
+    assert len(found.strategies) == len(turns)
+    assert found.strategies.count("-") == sum(turn.predicted_strategy is None for turn in turns)
+    assert np.array(found.text).shape == (20, 6)
+    for kind, result in ((SeedEvaluation, evaluate_seeds(GOLD, COUNTS, **HOW)), (SeedMeans, means_over(13, 14))):
+        assert TypeAdapter(kind).validate_json(TypeAdapter(kind).dump_json(result)) == result
 
 
 def test_what_does_not_fit_together_is_refused():
     with pytest.raises(ValueError, match="no reply to .* turns"):
-        record(system(1, replies=False))
+        seed_counts(system(1, replies=False))
     with pytest.raises(ValueError, match=r"seed 14 has the systems \['a'\]"):
-        evaluate_seeds(GOLD, {13: RECORDS[13], 14: {"a": RECORDS[14]["a"]}}, **HOW)
-    short = {"a": RECORDS[13]["a"] | {"strategies": "01"}, "b": RECORDS[13]["b"]}
+        evaluate_seeds(GOLD, {13: COUNTS[13], 14: {"a": COUNTS[14]["a"]}}, **HOW)
+    short = COUNTS[13] | {"a": replace(COUNTS[13]["a"], strategies="01")}
     with pytest.raises(ValueError, match="a under seed 13: 2 turns of 20 dialogues, and the test set has"):
         evaluate_seeds(GOLD, {13: short}, **HOW)
 
@@ -94,7 +116,7 @@ def test_what_does_not_fit_together_is_refused():
 def test_one_dialogue_has_no_interval():
     turns = system(1, dialogues=1)
     gold = [SimpleNamespace(id=turn.id, dialogue=turn.dialogue, strategy=turn.gold_strategy) for turn in turns]
-    found, _ = evaluate_seeds(gold, {13: {"a": record(turns)}}, contrasts=[], replicates=20, seed=0)
+    found = evaluate_seeds(gold, {13: {"a": seed_counts(turns)}}, contrasts=[], replicates=20, seed=0).together
     assert found.systems["a"]["paper"]["Q"].low is None
 
 
@@ -102,28 +124,37 @@ def test_one_dialogue_has_no_interval():
 
 LABELS = ("one", "two")
 DIALOGUES = np.array([0, 0, 1, 1, 1, 2, 3, 3, 4, 4, 4, 4])
-SHARES = {seed: {name: np.random.default_rng([seed, k]).random((12, 2)) for k, name in enumerate("ab")} for seed in (13, 14, 15)}
+SHARES = {
+    seed: {name: np.random.default_rng([seed, k]).random((12, 2)) for k, name in enumerate("ab")}
+    for seed in (13, 14, 15)
+}
 
 
 def means_over(*seeds):
-    sums = {seed: {name: np.array([values[DIALOGUES == d].sum(0) for d in range(5)]) for name, values in SHARES[seed].items()} for seed in seeds}
+    sums = {
+        seed: {
+            name: np.array([values[DIALOGUES == d].sum(0) for d in range(5)]) for name, values in SHARES[seed].items()
+        }
+        for seed in seeds
+    }
     return mean_over_seeds(np.bincount(DIALOGUES), sums, LABELS, **HOW)
 
 
 def test_means_under_one_seed_are_the_judges_means():
-    ours, by_seed = means_over(13)
+    ours = means_over(13)
     theirs = Means([str(d) for d in DIALOGUES], replicates=400, seed=7).table(SHARES[13], LABELS, [("a", "b")])
     for part in ("systems", "contrasts"):
-        assert ours[part].keys() == theirs[part].keys()
-        for name, row in theirs[part].items():
-            for label, expected in row.items():
-                assert vars(ours[part][name][label]) == pytest.approx(expected)
-    assert by_seed[13]["a - b"]["one"] == pytest.approx(ours["contrasts"]["a - b"]["one"].value)
+        found, expected = getattr(ours, part), getattr(theirs, part)
+        assert found.keys() == expected.keys()
+        for name, row in expected.items():
+            for label, estimate in row.items():
+                assert vars(found[name][label]) == pytest.approx(vars(estimate))
+    assert ours.by_seed["13"]["a - b"]["one"] == pytest.approx(ours.contrasts["a - b"]["one"].value)
 
 
 def test_means_under_several_seeds_are_averaged():
-    together, by_seed = means_over(13, 14, 15)
+    together = means_over(13, 14, 15)
     for label in LABELS:
-        found = together["contrasts"]["a - b"][label]
-        assert found.value == pytest.approx(np.mean([by_seed[seed]["a - b"][label] for seed in SHARES]))
+        found = together.contrasts["a - b"][label]
+        assert found.value == pytest.approx(np.mean([of["a - b"][label] for of in together.by_seed.values()]))
         assert found.low < found.value < found.high

@@ -29,7 +29,10 @@ def learn(model, steps, share: int) -> dict[str, torch.Tensor]:
             (-packing.answer_logps(model, packed).sum() / len(packed.targets) / share).backward()
         optimiser.step()
         optimiser.zero_grad()
-    return {name: value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in model.state_dict().items()}
+    return {
+        name: value.full_tensor() if hasattr(value, "full_tensor") else value
+        for name, value in model.state_dict().items()
+    }
 
 
 def one_of_two(rank: int, folder: str, adapter: bool) -> None:
@@ -43,7 +46,9 @@ def one_of_two(rank: int, folder: str, adapter: bool) -> None:
     for module in [m for m in model.modules() if type(m).__name__ in model._no_split_modules]:
         fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    weights = learn(model, [[packed] for packed in sequences()[rank::WORLD]], 1)  # FSDP takes the mean over the processes
+    weights = learn(
+        model, [[packed] for packed in sequences()[rank::WORLD]], 1
+    )  # FSDP takes the mean over the processes
     if rank == 0:
         torch.save(weights, f"{folder}/weights.pt")
     distributed.destroy_process_group()
@@ -52,14 +57,25 @@ def one_of_two(rank: int, folder: str, adapter: bool) -> None:
 def one_of_two_by_deepspeed(rank: int, folder: str, adapter: bool) -> None:
     import os
 
-    os.environ |= {"DS_ACCELERATOR": "cpu", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "OMP_NUM_THREADS": "1"}
+    os.environ |= {
+        "DS_ACCELERATOR": "cpu",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(WORLD),
+        "OMP_NUM_THREADS": "1",
+    }
     import deepspeed
     import torch.distributed as distributed
 
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
     model = loaded(adapter)
-    config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 2}, "zero_allow_untested_optimizer": True, "gradient_clipping": 0.0}
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": {"stage": 2},
+        "zero_allow_untested_optimizer": True,
+        "gradient_clipping": 0.0,
+    }
     optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimiser, config=config)
     for packed in sequences()[rank::WORLD]:
@@ -76,7 +92,9 @@ def loaded(adapter: bool):
     if adapter:
         from peft import LoraConfig, get_peft_model
 
-        model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights="gaussian"))
+        model = get_peft_model(
+            model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights="gaussian")
+        )
         model._no_split_modules = model.base_model.model._no_split_modules
     return model
 

@@ -25,12 +25,10 @@ from decoupled_esc.corpus import BLANK, OPENING, Dialogue, Message, Turn, Uttera
 from decoupled_esc.corpus.split import MANIFEST
 from decoupled_esc.prompts import fit, ids, render
 
-SHAPE = models.Shape(
-    vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=4096
-)
+SHAPE = models.Shape(vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=4096)
 STEPS = 4
 HOW = train.Training(
-    epochs=STEPS, learning_rate=1e-3, batch=2, micro_batch=2, schedule="cosine", warmup_share=0.0, lora=None,
+    epochs=STEPS, learning_rate=1e-3, batch_size=2, per_device_batch_size=2, schedule="cosine", warmup_ratio=0.0, lora=None,
     precision="float32", checkpoint_every=100,
 )  # fmt: skip
 LORA = train.Lora(rank=4, alpha=8, dropout=0.3)
@@ -72,7 +70,7 @@ def folder(tokenizer, asked, tmp_path_factory) -> Path:
 def load(folder: Path, kind: str):
     """The policy that training starts from: all weights of the base, or the fine-tuned adapter on it."""
     adapter = folder / "policy" if kind == "lora" else None
-    return models.load(folder / "base", adapter=adapter, for_training=True)
+    return models.load(models.Weights(folder / "base", adapter=adapter), for_training=True)
 
 
 def trained(model) -> dict[str, torch.Tensor]:
@@ -115,7 +113,7 @@ class Outcome:
 def ours(model, tokenizer, sequences: train.Sequences, how=HOW, *, batch=None, micro=None, **options) -> Outcome:
     """All of ``sequences`` in a step, unless told otherwise, so that the shuffle can't matter."""
     start, batch = trained(model), batch or len(sequences)
-    how = how.model_copy(update={"batch": batch, "micro_batch": micro or batch})
+    how = how.model_copy(update={"batch_size": batch, "per_device_batch_size": micro or batch})
     with tempfile.TemporaryDirectory() as scratch:
         log = train.fine_tune(model, tokenizer, sequences, how, Path(scratch), seed=1, **options)
     return Outcome(list(log.steps), start, trained(model))
@@ -308,7 +306,7 @@ def test_kto_is_trls_with_the_same_mismatched_answers(tokenizer, pairs, folder, 
 
 
 def targets(packed: packing.Packed, answer: int) -> list[int]:
-    return [token for token, owner in zip(packed.targets, packed.owners, strict=True) if owner == answer]
+    return [token for token, owner in zip(packed.targets, packed.completion_index, strict=True) if owner == answer]
 
 
 @pytest.mark.parametrize(
@@ -413,7 +411,7 @@ def read(packed: packing.Packed) -> list[tuple[list[int], list[int]]]:
     allowed = packing.attention_mask(packed.depths)[0, 0]
     found = []
     for answer in range(packed.answers):
-        seen = allowed[packed.predictors[packed.owners.index(answer)]]
+        seen = allowed[packed.predict_positions[packed.completion_index.index(answer)]]
         found.append((torch.tensor(packed.tokens)[seen].tolist(), targets(packed, answer)))
     return found
 

@@ -7,15 +7,18 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from decoupled_esc.corpus import Message
-from decoupled_esc.search.tree import Constants, Failed, Quality, Said, SearchError, Tree, priors, pucb, reward
+from decoupled_esc.search.tree import Constants, Failed, Quality, SearchError, SeekerTurn, Tree, priors, pucb, reward
 
 STRATEGIES = ("ask", "feel", "tell")
 CSO = {
-    "exploration": 1.0, "prior_temperature": 5.0, "strategy_weight": 7.0, "bias": -3.0, "rollout": 4, "gold_value": 1.0, "gold_visits": 100,
-    "least_iterations": 100, "most_iterations": 200, "enough_ends": 25, "most_rounds": 40, "at_once": 1,
+    "exploration": 1.0, "prior_temperature": 5.0, "strategy_weight": 7.0, "bias": -3.0, "rollout": 4, "gold_value": 1.0,
+    "gold_visits": 100, "min_iterations": 100, "max_iterations": 200, "max_terminal_nodes": 25, "max_depth": 40,
+    "parallel_simulations": 1,
 }  # fmt: skip
+COUNTS = ("gold_visits", "min_iterations", "max_iterations", "max_terminal_nodes", "max_depth", "parallel_simulations")
 GOLD = (
     Message("seeker", "I am sad"), Message("supporter", "why?", "ask"), Message("seeker", "my dog died"),
     Message("supporter", "that hurts", "feel"),
@@ -39,7 +42,7 @@ def answer(task, seed=0, ends=0.2, fails=0.0):
     if task.kind == "supporter":
         return f"{task.strategy} {draw:.6f}"
     if task.kind == "seeker":
-        return Said(None, True) if draw < ends else Said(f"well {draw:.6f}", False)
+        return SeekerTurn(None, True) if draw < ends else SeekerTurn(f"well {draw:.6f}", False)
     if task.kind == "strategies":
         return [10 * chance(draw, k) for k in range(len(STRATEGIES))]
     return Quality(*(4 * chance(draw, k) for k in range(4)))
@@ -59,17 +62,19 @@ def grown(tree, seed=0, shuffle=None, **world):
     return tree, told
 
 
-def plain(seed, gold=GOLD, numbers=None, **world):
+def plain(seed):
     """The released algorithm, one call after the other, on dictionaries: node path -> its fields."""
-    c = numbers or constants()
+    c, gold = constants(), GOLD
     nodes = {"r": {"N": 0, "Q": 0.0, "P": 1.0, "said": [gold[0]], "ends": False, "children": [], "spoken": True}}
     count = 0
 
     def call(name, kind, history, strategy=None):
         nonlocal count
-        task = type("Task", (), {"id": f"{name}/{count:02d}", "kind": kind, "history": tuple(history), "strategy": strategy})
+        task = type(
+            "Task", (), {"id": f"{name}/{count:02d}", "kind": kind, "history": tuple(history), "strategy": strategy}
+        )
         count += 1
-        return answer(task, seed, **world)
+        return answer(task, seed)
 
     def line(path):
         parts = path.split(".")
@@ -78,15 +83,20 @@ def plain(seed, gold=GOLD, numbers=None, **world):
     def children(path, scores):
         total = sum(math.exp(score / c.prior_temperature) for score in scores)
         for k, score in enumerate(scores):
-            nodes[f"{path}.{k}"] = {"N": 0, "Q": 0.0, "P": math.exp(score / c.prior_temperature) / total, "said": [], "ends": False,
-                                    "children": [], "spoken": False}  # fmt: skip
+            prior = math.exp(score / c.prior_temperature) / total
+            new = {"N": 0, "Q": 0.0, "P": prior, "said": [], "ends": False, "children": [], "spoken": False}
+            nodes[f"{path}.{k}"] = new
         nodes[path]["children"] = [f"{path}.{k}" for k in range(len(scores))]
 
     def speak(name, path):
         before, strategy = line(path.rpartition(".")[0]), STRATEGIES[int(path.rpartition(".")[2])]
         reply = Message("supporter", call(name, "supporter", before, strategy), strategy)
         said = call(name, "seeker", [*before, reply])
-        nodes[path] |= {"said": [reply] + ([] if said.ends else [Message("seeker", said.text)]), "ends": said.ends, "spoken": True}
+        nodes[path] |= {
+            "said": [reply] + ([] if said.is_terminal else [Message("seeker", said.text)]),
+            "ends": said.is_terminal,
+            "spoken": True,
+        }
 
     scores, path = [call("gold", "strategies", gold[:k]) for k in range(1, len(gold), 2)], "r"
     nodes["r"] |= {"N": c.gold_visits, "Q": c.gold_value}
@@ -96,15 +106,18 @@ def plain(seed, gold=GOLD, numbers=None, **world):
         nodes[path] |= {"N": c.gold_visits, "Q": c.gold_value, "said": list(gold[k : k + 2]), "spoken": True}
     nodes[path]["ends"] = True
     iterations = 0
-    while iterations < c.most_iterations:
+    while iterations < c.max_iterations:
         ended = sum(node["ends"] for node in nodes.values())
-        if ended >= c.enough_ends or iterations >= c.least_iterations:
+        if ended >= c.max_terminal_nodes or iterations >= c.min_iterations:
             break
         iterations, count = iterations + 1, 0
         name, path = f"{iterations:04d}", "r"
         while nodes[path]["children"]:
             above = nodes[path]["N"]
-            path = max(nodes[path]["children"], key=lambda k: nodes[k]["Q"] + c.exploration * nodes[k]["P"] * above**0.5 / (1 + nodes[k]["N"]))
+            path = max(
+                nodes[path]["children"],
+                key=lambda k: nodes[k]["Q"] + c.exploration * nodes[k]["P"] * above**0.5 / (1 + nodes[k]["N"]),
+            )
         if not nodes[path]["spoken"]:
             speak(name, path)
         rewards = []
@@ -126,7 +139,7 @@ def plain(seed, gold=GOLD, numbers=None, **world):
                 if k == rounds - 1:
                     break
                 said = call(name, "seeker", history)
-                if said.ends:
+                if said.is_terminal:
                     break
                 history = [*history, Message("seeker", said.text)]
         values = [(e + i + h + c.strategy_weight * s) / 10 + c.bias for e, i, h, s in rewards]
@@ -139,7 +152,7 @@ def plain(seed, gold=GOLD, numbers=None, **world):
 
 
 def test_eq_1_by_hand():
-    tree, _ = grown(Tree(GOLD, STRATEGIES, constants(most_iterations=1)))
+    tree, _ = grown(Tree(GOLD, STRATEGIES, constants(max_iterations=1)))
     first = tree.root.children[1]
     first.value, first.visits, first.prior, tree.root.visits = 0.25, 3, 0.4, 101
     assert pucb(first, tree.constants) == pytest.approx(0.25 + 0.4 * math.sqrt(101) / 4)
@@ -164,8 +177,8 @@ def test_the_gold_dialogue_is_a_path_from_the_start():
     assert [task.kind for task in tree.ask()] == ["strategies"] * 2
     for task in tree.ask():
         tree.tell(task.id, [1, 2, 3])
-    (end,) = tree.ends()
-    assert end.id == "r.0.1" and end.history() == GOLD and end.kind == "end"
+    (end,) = tree.terminal_nodes()
+    assert end.id == "r.0.1" and end.history() == GOLD and end.kind == "terminal"
     assert {(node.value, node.visits) for node in end.path()} == {(1.0, 100)}
     assert [node.kind for node in tree.root.children] == ["expanded", "unexpanded", "unexpanded"]
 
@@ -175,17 +188,18 @@ def test_one_iteration_by_hand():
     tree = Tree(GOLD, STRATEGIES, constants(rollout=2))
     for task in tree.ask():
         tree.tell(task.id, [0, 0, 10])
-    said = []
-    for kind, given in (
-        ("supporter", "it gets better"), ("seeker", Said("does it?", False)), ("strategies", [0, 10, 0]), ("supporter", "you miss her"),
-        ("seeker", Said("yes", False)), ("strategies", [10, 0, 0]), ("supporter", "what was she like?"), ("seeker", Said("loud", False)),
-        ("strategies", [10, 0, 0]), ("supporter", "loud?"),
+    seen = []
+    for kind, said in (
+        ("supporter", "it gets better"), ("seeker", SeekerTurn("does it?", False)), ("strategies", [0, 10, 0]),
+        ("supporter", "you miss her"), ("seeker", SeekerTurn("yes", False)), ("strategies", [10, 0, 0]),
+        ("supporter", "what was she like?"), ("seeker", SeekerTurn("loud", False)), ("strategies", [10, 0, 0]),
+        ("supporter", "loud?"),
     ):  # fmt: skip
         (task,) = [task for task in tree.ask() if task.kind != "reward"]
         assert task.kind == kind
-        said.append((kind, task.strategy))
-        tree.tell(task.id, given)
-    assert [strategy for kind, strategy in said if kind == "supporter"] == ["tell", "feel", "ask", "ask"]
+        seen.append((kind, task.strategy))
+        tree.tell(task.id, said)
+    assert [strategy for kind, strategy in seen if kind == "supporter"] == ["tell", "feel", "ask", "ask"]
     rewards = tree.ask()
     assert [task.kind for task in rewards] == ["reward"] * 3
     assert [task.history[-1].text for task in rewards] == ["you miss her", "what was she like?", "loud?"]
@@ -195,7 +209,7 @@ def test_one_iteration_by_hand():
     told, root = tree.root.children[2], tree.root
     assert (told.visits, told.value) == (told.children[1].visits, told.children[1].value) == (1, 0.0)
     assert (root.visits, root.value) == (101, pytest.approx(100 / 101))
-    assert tree.root.children[0].visits == 100 and not any(node.ends for node in told.children)
+    assert tree.root.children[0].visits == 100 and not any(node.is_terminal for node in told.children)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -206,14 +220,16 @@ def test_the_tree_is_that_of_the_plain_version(seed):
     found = {node.id: node for node in tree.nodes()}
     assert set(found) == set(nodes)
     for id, node in nodes.items():
-        assert found[id].visits == node["N"] and found[id].ends == node["ends"] and found[id].said() == node["said"]
+        assert (
+            found[id].visits == node["N"] and found[id].is_terminal == node["ends"] and found[id].said() == node["said"]
+        )
         assert found[id].value == pytest.approx(node["Q"]) and found[id].prior == pytest.approx(node["P"])
 
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(1, 4), st.floats(0, 0.3))
 @settings(max_examples=30, deadline=None)
-def test_the_order_of_answers_is_irrelevant(seed, shuffle, at_once, fails):
-    numbers = constants(least_iterations=12, most_iterations=20, at_once=at_once)
+def test_the_order_of_answers_is_irrelevant(seed, shuffle, parallel_simulations, fails):
+    numbers = constants(min_iterations=12, max_iterations=20, parallel_simulations=parallel_simulations)
     one, _ = grown(Tree(GOLD, STRATEGIES, numbers), seed, fails=fails)
     other, told = grown(Tree(GOLD, STRATEGIES, numbers), seed, shuffle=shuffle, fails=fails)
     assert list(one.nodes()) == list(other.nodes()) and one.finished == other.finished
@@ -225,8 +241,14 @@ def test_the_order_of_answers_is_irrelevant(seed, shuffle, at_once, fails):
 
 @given(st.integers(0, 10**6), st.integers(1, 4), st.floats(0, 1), st.floats(0, 1))
 @settings(max_examples=40, deadline=None)
-def test_counts_and_bounds(seed, at_once, ends, fails):
-    numbers = constants(least_iterations=15, most_iterations=25, enough_ends=6, at_once=at_once, most_rounds=6)
+def test_counts_and_bounds(seed, parallel_simulations, ends, fails):
+    numbers = constants(
+        min_iterations=15,
+        max_iterations=25,
+        max_terminal_nodes=6,
+        parallel_simulations=parallel_simulations,
+        max_depth=6,
+    )
     tree, _ = grown(Tree(GOLD, STRATEGIES, numbers), seed, ends=ends, fails=fails)
     assert tree.finished and tree.iterations <= 25
     for node in tree.nodes():
@@ -234,11 +256,11 @@ def test_counts_and_bounds(seed, at_once, ends, fails):
         if node.children:
             assert sum(child.prior for child in node.children) == pytest.approx(1)
             assert [child.strategy for child in node.children] == list(STRATEGIES)
-            # Every visit went on to a child, except those that began here: as child of its first expansion, or as an end.
+            # Every visit went on to a child, except those that began here: as child of its first expansion.
             began = 1 if node.parent is not None and not node.gold and node.visits else 0
             below = sum(child.visits for child in node.children)
             assert node.visits - (0 if node.gold else began) <= below <= node.visits or node.gold
-        if node.ends:
+        if node.is_terminal:
             assert not node.children
         if node.kind == "unexpanded" and not node.closed:
             assert node.visits == 0 and not node.children
@@ -246,11 +268,6 @@ def test_counts_and_bounds(seed, at_once, ends, fails):
     assert not tree.root.closed or "nothing is left" in tree.finished
     if fails == 0:
         assert tree.root.visits == 100 + tree.iterations and not tree.failures
-
-
-def test_no_gold_visit_is_invented_and_the_root_counts_every_reward():
-    tree, _ = grown(Tree(GOLD, STRATEGIES, constants()), 3)
-    assert tree.root.visits == 100 + tree.iterations
 
 
 @pytest.mark.parametrize("kind", ["supporter", "seeker", "strategies", "reward"])
@@ -267,14 +284,14 @@ def test_a_role_that_never_works_ends_the_search(kind):
 
 
 def test_a_talk_that_never_ends_is_closed_when_it_is_too_long():
-    numbers = constants(most_rounds=3, most_iterations=150, least_iterations=150, exploration=3)
+    numbers = constants(max_depth=3, max_iterations=150, min_iterations=150, exploration=3)
     tree, _ = grown(Tree(GOLD, STRATEGIES, numbers), 1, ends=0)
     assert any(node.closed == "too long" for node in tree.nodes())
     assert max(len(node.path()) - 1 for node in tree.nodes()) == 3
 
 
 def test_simulations_side_by_side_take_different_leaves():
-    tree = Tree(GOLD, STRATEGIES, constants(at_once=3))
+    tree = Tree(GOLD, STRATEGIES, constants(parallel_simulations=3))
     for task in tree.ask():
         tree.tell(task.id, [5, 5, 5])
     tasks = tree.ask()
@@ -293,10 +310,14 @@ def test_a_gold_dialogue_of_another_form(gold, problem):
 
 @pytest.mark.parametrize(
     ("kind", "given"),
-    [("supporter", ""), ("supporter", None), ("seeker", "words"), ("seeker", Said("", False)), ("seeker", Said(None, False)), ("strategies", [1, 2]),
-     ("strategies", [1, 2, math.nan]), ("strategies", "high"), ("reward", [1, 2, 3, 4]), ("reward", Quality(1, 2, 3, 5)), ("reward", Quality(1, 2, 3, -1)),
-     ("reward", None)],
-)  # fmt: skip
+    [
+        *(("supporter", given) for given in ("", None)),
+        *(("seeker", given) for given in ("words", SeekerTurn("", False), SeekerTurn(None, False))),
+        *(("seeker", given) for given in (SeekerTurn(5, True), SeekerTurn("so", "yes"))),
+        *(("strategies", given) for given in ([1, 2], [1, 2, math.nan], "high")),
+        *(("reward", given) for given in ([1, 2, 3, 4], Quality(1, 2, 3, 5), Quality(1, 2, 3, -1), None)),
+    ],
+)
 def test_an_answer_of_another_form(kind, given):
     tree = Tree(GOLD, STRATEGIES, constants())
     while True:
@@ -307,6 +328,23 @@ def test_an_answer_of_another_form(kind, given):
     with pytest.raises(SearchError, match=f"task {task.id}: "):
         tree.tell(task.id, given)
     assert tree.ask()[0] is task
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [(name, bad) for name in CSO for bad in (math.nan, math.inf, "1", True)]
+    + [(name, bad) for name in COUNTS for bad in (0, -1, 1.5)]
+    + [
+        ("exploration", -0.1),
+        ("prior_temperature", 0.0),
+        ("strategy_weight", 0.0),
+        ("rollout", -1),
+        ("most_rounds", 3),
+    ],
+)
+def test_constants_have_bounds(field, value):
+    with pytest.raises(ValidationError, match=field):
+        constants(**{field: value})
 
 
 def test_what_was_not_asked_can_not_be_told():

@@ -6,7 +6,6 @@
 import json
 import os
 import shutil
-import socket
 import stat
 import sys
 import time
@@ -15,21 +14,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from decoupled_esc import corpus, models, prompts, taxonomy
-from decoupled_esc.generate import vllm
-from decoupled_esc.generate.local import Sampling, TransformersEngine
+from decoupled_esc.generate import Sampling, open_engine, vllm
 from decoupled_esc.generate.vllm import Server, ServerError, Serving, VLLMEngine
+from decoupled_esc.models import Weights
 
 FOUND = os.environ.get(vllm.EXECUTABLE) or shutil.which("vllm")
 REAL = pytest.mark.skipif(not FOUND, reason=f"vLLM is not installed, and {vllm.EXECUTABLE} names none")
 BASE = models.EMBEDDED / "esc-nano"
-SERVING = Serving(options=["--enforce-eager", "--gpu-memory-utilization", "0.2"], patience_seconds=300)
+SERVING = Serving(options=("--enforce-eager", "--gpu-memory-utilization", "0.2"), patience_seconds=300)
 GREEDY = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=24)
 
 
 def turns():
-    return [turn for dialogue in corpus.load("esconv", download=False).split("test")[:3] for turn in corpus.turns(dialogue)][:12]
+    return [
+        turn for dialogue in corpus.load("esconv", download=False).split("test")[:3] for turn in corpus.turns(dialogue)
+    ][:12]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,9 @@ def adapters(tmp_path_factory):
     found = {}
     for seed, name in enumerate(("sft-planner", "sft-generator")):
         torch.manual_seed(seed)
-        model = get_peft_model(models.load(BASE), LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+        model = get_peft_model(
+            models.load(BASE), LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+        )
         with torch.no_grad():
             for key, parameter in model.named_parameters():
                 if "lora_B" in key:
@@ -54,18 +58,23 @@ def adapters(tmp_path_factory):
 @pytest.fixture(scope="module")
 def engines(adapters, tmp_path_factory):
     """name -> (transformers engine, vLLM engine) of the base and of both adapters."""
-    tokenizer = models.load_tokenizer(BASE)
+    policies = {name: Weights(BASE, adapter=folder) for name, folder in adapters.items()}
+    more = {
+        "batch_tokens": 4000,
+        "max_length": 1024,
+        "seed": 1,
+        "folder": tmp_path_factory.mktemp("log"),
+        "policies": policies,
+    }
     with ExitStack() as stack:
-        server = stack.enter_context(
-            Server(BASE, tmp_path_factory.mktemp("log") / "vllm.log", adapters=adapters, dtype="float32", window=1024, seed=1, serving=SERVING)
-        )
         yield {
-            name: (
-                TransformersEngine(models.load(BASE, adapter=adapters.get(name)), tokenizer, batch_tokens=4000),
-                VLLMEngine([server.url], name, tokenizer, SERVING),
+            name: tuple(
+                stack.enter_context(open_engine(weights, serving=serving, **more)) for serving in (None, SERVING)
             )
-            for name in ("base", *adapters)
+            for name, weights in {"base": Weights(BASE), **policies}.items()
         }
+        assert len(vllm._RUNNING) == 1, "all on one server"
+    assert not vllm._RUNNING
 
 
 def complete(engine, asked, sampling=GREEDY, **more):
@@ -78,20 +87,17 @@ def test_greedy_replies_are_the_same(engines, name):
     asked = [prompts.vanilla(turn) for turn in turns()]
     one, other = (complete(engine, asked) for engine in engines[name])
     assert one == other
-
-
-@REAL
-def test_adapters_are_not_one_another(engines):
-    asked = [prompts.vanilla(turn) for turn in turns()]
-    said = {name: tuple(one.text for one in complete(engine, asked).values()) for name, (_, engine) in engines.items()}
-    assert len(set(said.values())) == 3
+    assert name == "base" or one != complete(engines["base"][0], asked), "adapters are served as such"
 
 
 @REAL
 @pytest.mark.parametrize("name", ["base", "sft-planner"])
 def test_strategies_are_scored_and_ranked_the_same(engines, name):
     asked = [prompts.planner(turn) for turn in turns()]
-    one, other = (np.concatenate([rows for _, rows in engine.score_choices(asked, taxonomy.STRATEGIES)]) for engine in engines[name])
+    one, other = (
+        np.concatenate([rows for _, rows in engine.score_choices(asked, taxonomy.STRATEGIES)])
+        for engine in engines[name]
+    )
     np.testing.assert_allclose(one, other, atol=2e-3)
     assert (one.argsort(axis=1) == other.argsort(axis=1)).all()
 
@@ -99,13 +105,19 @@ def test_strategies_are_scored_and_ranked_the_same(engines, name):
 @REAL
 def test_a_guided_plan_is_always_a_strategy(engines):
     asked = [prompts.planner(turn) for turn in turns()]
-    drawn = complete(engines["base"][1], asked, Sampling(temperature=1.0, top_p=1.0, max_new_tokens=40), choices=taxonomy.STRATEGIES)
-    assert {one.text for one in drawn.values()} <= set(taxonomy.STRATEGIES) and all(one.finished for one in drawn.values()), drawn
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=40)
+    sampled = complete(engines["base"][1], asked, sampling, choices=taxonomy.STRATEGIES)
+    assert {one.text for one in sampled.values()} <= set(taxonomy.STRATEGIES) and all(
+        one.finished for one in sampled.values()
+    )
 
 
 @REAL
-def test_the_same_seed_draws_the_same_and_what_is_done_is_not_asked(engines):
-    asked, sampling = [prompts.vanilla(turn) for turn in turns()], Sampling(temperature=1.0, top_p=0.95, max_new_tokens=12)
+def test_the_same_seed_samples_the_same_and_what_is_done_is_not_asked(engines):
+    asked, sampling = (
+        [prompts.vanilla(turn) for turn in turns()],
+        Sampling(temperature=1.0, top_p=0.95, max_new_tokens=12),
+    )
     engine = engines["base"][1]
     first, again = complete(engine, asked, sampling), complete(engine, asked, sampling, done=frozenset({asked[0].id}))
     assert set(first) - set(again) == {asked[0].id} and all(first[id] == one for id, one in again.items())
@@ -115,10 +127,24 @@ def test_the_same_seed_draws_the_same_and_what_is_done_is_not_asked(engines):
 def test_an_unknown_model_is_named(engines):
     engine = engines["base"][1]
     with pytest.raises(ServerError, match="does not serve 'dpo-planner'; start it with --lora-modules"):
-        complete(VLLMEngine([str(engine._clients[0].base_url).rstrip("/")], "dpo-planner", engine.tokenizer, SERVING), [prompts.vanilla(turns()[0])])
+        url = str(engine._clients[0].base_url).rstrip("/")
+        complete(VLLMEngine([url], "dpo-planner", engine.tokenizer, SERVING), [prompts.vanilla(turns()[0])])
 
 
 # --- Starting and stopping, without vLLM ---
+
+HEALTHY = """
+import subprocess, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(child.pid, *sys.argv, flush=True)
+class Healthy(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+    def do_POST(self):
+        self.send_response(400); self.end_headers(); self.wfile.write(b"no room")
+HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Healthy).serve_forever()
+"""
 
 
 def program(tmp_path, monkeypatch, body: str):
@@ -128,8 +154,9 @@ def program(tmp_path, monkeypatch, body: str):
     monkeypatch.setenv(vllm.EXECUTABLE, str(path))
 
 
-def server(tmp_path, **more):
-    return Server(BASE, tmp_path / "log" / "vllm.log", adapters={}, dtype="float32", window=512, seed=1, **{"serving": Serving(patience_seconds=5), **more})
+def server(tmp_path, seconds=20):
+    serving = Serving(patience_seconds=seconds)
+    return Server(Weights(BASE), tmp_path / "log" / "vllm.log", adapters={}, max_length=512, seed=1, serving=serving)
 
 
 def test_a_server_that_dies_shows_the_end_of_its_log(tmp_path, monkeypatch):
@@ -141,32 +168,14 @@ def test_a_server_that_dies_shows_the_end_of_its_log(tmp_path, monkeypatch):
 
 def test_a_server_that_never_answers_is_stopped(tmp_path, monkeypatch):
     program(tmp_path, monkeypatch, "import time; time.sleep(600)")
-    made = server(tmp_path, serving=Serving(patience_seconds=1))
+    made = server(tmp_path, seconds=1)
     with pytest.raises(ServerError, match="did not answer within 1 s"):
         made.__enter__()
     assert made.process.poll() is not None
 
 
-def test_a_port_that_is_taken_is_named(tmp_path, monkeypatch):
-    program(tmp_path, monkeypatch, "")
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        with pytest.raises(ServerError, match="is taken"), server(tmp_path, port=other.getsockname()[1]):
-            pass
-
-
 def test_a_server_ends_with_all_that_it_started(tmp_path, monkeypatch):
-    program(tmp_path, monkeypatch, """
-import subprocess, sys
-from http.server import BaseHTTPRequestHandler, HTTPServer
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-print(child.pid, flush=True)
-class Healthy(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200); self.end_headers()
-HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Healthy).serve_forever()
-""")  # fmt: skip
+    program(tmp_path, monkeypatch, HEALTHY)
     with server(tmp_path) as running:
         assert vllm.healthy(running.url)
         child = int(running.log.read_text().split()[0])
@@ -177,16 +186,71 @@ HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Healthy).
     assert not alive
 
 
-def test_without_vllm_the_remedy_is_told(tmp_path, monkeypatch):
+def adapter(folder, rank):
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"r": rank}))
+    return Weights(BASE, adapter=folder)
+
+
+def test_adapters_on_one_base_share_a_server_until_the_last_engine_is_closed(tmp_path, monkeypatch):
+    program(tmp_path, monkeypatch, HEALTHY)
+    policies = {
+        "planner": adapter(tmp_path / "p", 4),
+        "generator": adapter(tmp_path / "g", 24),
+        "whole": Weights(tmp_path),
+    }
+    more = {"batch_tokens": 1, "max_length": 512, "seed": 1, "folder": tmp_path, "policies": policies}
+    with open_engine(policies["generator"], serving=Serving(), **more) as generator:
+        with open_engine(policies["planner"], serving=Serving(), **more) as planner:
+            assert (planner.model, generator.model) == ("planner", "generator")
+            assert planner._clients[0].base_url == generator._clients[0].base_url
+            with pytest.raises(ServerError, match="400.*; what was received is kept, run again"):
+                complete(planner, [prompts.planner(turns()[0])])
+        url = str(generator._clients[0].base_url).rstrip("/")
+        assert vllm.healthy(url)
+        words = (tmp_path / "vllm.log").read_text().split()
+        assert words[words.index("--max-lora-rank") + 1] == "32" and words[words.index("--max-loras") + 1] == "2"
+        assert words[words.index("--max-model-len") + 1] == "512" and f"planner={tmp_path / 'p'}" in words
+    assert not vllm.healthy(url)
+
+
+def test_servers_that_run_are_used_under_the_policy_s_name(tmp_path):
+    policies = {"planner": Weights(BASE, adapter=tmp_path), "whole": Weights(BASE, dtype="bfloat16")}
+    serving = Serving(urls=("http://127.0.0.1:9/v1",))
+    more = {
+        "serving": serving,
+        "batch_tokens": 1,
+        "max_length": 512,
+        "seed": 1,
+        "folder": tmp_path,
+        "policies": policies,
+    }
+    for weights, name in ((policies["planner"], "planner"), (Weights(BASE), "base")):
+        with open_engine(weights, **more) as engine:
+            assert engine.model == name
+    with pytest.raises(ServerError, match="whole is a whole model"), open_engine(policies["whole"], **more):
+        pass
+
+
+def test_what_vllm_can_t_do_is_told_with_its_remedy(tmp_path, monkeypatch):
+    with pytest.raises(ServerError, match="LoRA rank 600 is more than vLLM takes"):
+        vllm._lora_options({"a": adapter(tmp_path / "a", 600).adapter})
     monkeypatch.delenv(vllm.EXECUTABLE, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ServerError, match="DECOUPLED_ESC_VLLM"):
         server(tmp_path)
 
 
-def test_lora_ranks_are_rounded_up_to_what_vllm_takes(tmp_path):
-    for name, rank in (("a", 4), ("b", 24)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "adapter_config.json").write_text(json.dumps({"r": rank}))
-    options = vllm._lora_options({name: tmp_path / name for name in ("a", "b")})
-    assert options[options.index("--max-lora-rank") + 1] == "32" and options[options.index("--max-loras") + 1] == "2"
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"patience_seconds": 0},
+        {"patience_seconds": float("nan")},
+        {"max_concurrency": 0},
+        {"urls": ["here"]},
+        {"port": 1},
+    ],
+)
+def test_settings_that_can_t_be_meant_are_errors(changes):
+    with pytest.raises(ValidationError):
+        Serving(**changes)

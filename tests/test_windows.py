@@ -28,7 +28,8 @@ def talks(draw) -> list[Dialogue]:
 
 def could_be_drawn(dialogues) -> Counter:
     return Counter(
-        said.strategy for dialogue in dialogues for before, said in zip(dialogue.utterances[4:], dialogue.utterances[5:], strict=False)
+        said.strategy for dialogue in dialogues
+        for before, said in zip(dialogue.utterances[4:], dialogue.utterances[5:], strict=False)
         if said.role == "supporter" and before.role == "seeker"
     )  # fmt: skip
 
@@ -42,12 +43,23 @@ def test_windows_are_of_talks_and_every_strategy_is_as_often(dialogues, seed):
     whole = {turn.id: turn for dialogue in dialogues for turn in corpus.turns(dialogue)}
     places = {said.id: (dialogue, k) for dialogue in dialogues for k, said in enumerate(dialogue.utterances)}
     for turn in found:
-        assert (turn.strategy, turn.reply, turn.dialogue) == (whole[turn.id].strategy, whole[turn.id].reply, whole[turn.id].dialogue)
+        assert (turn.strategy, turn.reply, turn.dialogue) == (
+            whole[turn.id].strategy,
+            whole[turn.id].reply,
+            whole[turn.id].dialogue,
+        )
         dialogue, end = places[turn.id]
-        lines = [line for message in turn.context for line in message.text.split("line ") if line.strip() and line != corpus.OPENING]
+        lines = [
+            line
+            for message in turn.context
+            for line in message.text.split("line ")
+            if line.strip() and line != corpus.OPENING
+        ]
         length = len(lines)
         assert 5 <= length <= 15, "utterances, however the chat form joins them"
-        assert [f"line {line.strip()}" for line in lines] == [said.text for said in dialogue.utterances[end - length : end]]
+        assert [f"line {line.strip()}" for line in lines] == [
+            said.text for said in dialogue.utterances[end - length : end]
+        ]
 
 
 def test_the_same_windows_are_drawn_whoever_asks():

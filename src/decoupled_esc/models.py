@@ -7,14 +7,18 @@ byte-level BPE with the ChatML template that Qwen2.5 uses.
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PositiveInt, StringConstraints
 
 from decoupled_esc import packing
+from decoupled_esc.errors import KnownError
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
@@ -30,17 +34,41 @@ EMBEDDED = Path(__file__).parents[2] / "data"
 """Where the weights lie that are shipped with this repository, a folder each."""
 
 
+class ModelUnavailable(KnownError, RuntimeError):
+    """Weights that can't be had from here, or are damaged; says what to do."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A causal language model: weights, and an adapter on them."""
+
+    source: str | Path
+    """A folder, or a name on the hub."""
+    revision: str | None = None
+    """Of the hub's model."""
+    dtype: str = "float32"
+    adapter: Path | None = None
+    """The folder of a LoRA adapter on them."""
+
+    @property
+    def identity(self) -> str:
+        """What names the weights: their digest, or the hub's name and revision."""
+        if self.adapter is not None:
+            return weights_digest(self.adapter)
+        return weights_digest(Path(self.source)) if Path(self.source).is_dir() else f"{self.source}@{self.revision}"
+
+
 class Shape(BaseModel):
     """The shape of a small Qwen2 made from scratch."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    vocabulary: int
-    hidden: int
-    layers: int
-    heads: int
-    feed_forward: int
-    context: int
+    vocabulary: PositiveInt
+    hidden: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    feed_forward: PositiveInt
+    context: PositiveInt
 
 
 class EmbeddedModel(BaseModel):
@@ -56,6 +84,11 @@ class EmbeddedModel(BaseModel):
         """Where its weights and tokenizer lie."""
         return EMBEDDED / self.name
 
+    @property
+    def weights(self) -> Weights:
+        """What is loaded."""
+        return Weights(self.folder)
+
 
 class HubModel(BaseModel):
     """A published backbone, pinned to a revision."""
@@ -63,12 +96,36 @@ class HubModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["hub"]
-    name: str
-    revision: str
+    name: Annotated[str, StringConstraints(min_length=1)]
+    revision: Annotated[str, StringConstraints(min_length=1)]
     dtype: Literal["bfloat16", "float16", "float32"]
+
+    @property
+    def weights(self) -> Weights:
+        """What is loaded."""
+        return Weights(self.name, self.revision, self.dtype)
 
 
 Backbone = EmbeddedModel | HubModel
+
+
+def weights_of(base: Weights, policy: Path | None, start: Path | None = None) -> Weights:
+    """What a training left in folder ``policy``: a whole model, or an adapter on ``base``; None is ``base`` itself.
+
+    ``start`` is the policy that the training began with: where that is a whole model, an adapter lies on it.
+    """
+    if policy is None:
+        return base
+    if not is_adapter(policy):
+        return Weights(policy, dtype=base.dtype)
+    if start is not None and not is_adapter(start):
+        return Weights(start, dtype=base.dtype, adapter=policy)
+    return Weights(base.source, base.revision, base.dtype, policy)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether ``folder`` holds a LoRA adapter and no whole model."""
+    return (folder / "adapter_config.json").exists()
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int):
@@ -83,10 +140,12 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int):
     tokenizer = Tokenizer(models.BPE())
     # Qwen2's own: AutoTokenizer sets these for any Qwen2 model, whatever was saved, and would split text differently.
     tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
@@ -128,79 +187,92 @@ def create(shape: Shape, tokenizer, seed: int):
         return Qwen2ForCausalLM._from_config(config, attn_implementation=packing.ATTENTION)
 
 
-def load_tokenizer(source: str | Path, revision: str | None = None):
-    """The tokenizer saved beside the weights at ``source`` (a folder or a hub name)."""
+def load_tokenizer(weights: Weights | str | Path):
+    """The tokenizer saved beside ``weights`` (a path or hub name stands for float32 weights there)."""
     from transformers import AutoTokenizer
 
-    with _explained(source):
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    weights = weights if isinstance(weights, Weights) else Weights(weights)
+    with _explained(weights.source):
+        tokenizer = AutoTokenizer.from_pretrained(weights.source, revision=weights.revision, trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-class ModelUnavailable(RuntimeError):
-    """Weights that can't be had from here; says what to do."""
-
-
 @contextmanager
 def _explained(source: str | Path) -> Iterator[None]:
-    """Turns what a hub says when it refuses into a sentence with the remedy."""
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
+    """Turns what a hub says when it refuses, or a damaged file, into a sentence with the remedy."""
+    from huggingface_hub import errors
+    from safetensors import SafetensorError
 
     try:
         yield
+    except SafetensorError as error:
+        raise ModelUnavailable(
+            f"{source}: damaged weights ({error}); delete them, and make or fetch them again"
+        ) from None
     except OSError as error:
         causes, cause = [error], error
         while (cause := cause.__cause__ or cause.__context__) is not None and cause not in causes:
             causes.append(cause)
-        kinds = tuple(type(one) for one in causes)
 
         def is_(*of: type) -> bool:
-            return any(issubclass(kind, of) for kind in kinds)
+            return any(isinstance(one, of) for one in causes)
 
-        if is_(GatedRepoError) or "gated repo" in str(error):
-            raise ModelUnavailable(
-                f"{source} is gated: ask for access on its page at huggingface.co, make a token that may read it, and put the token "
+        if is_(errors.GatedRepoError) or "gated repo" in str(error):
+            remedy = (
+                "is gated: ask for access on its page at huggingface.co, make a token that may read it, and put the token "
                 "into HF_TOKEN (or run `hf auth login`)"
-            ) from None
-        if is_(RepositoryNotFoundError):
-            raise ModelUnavailable(f"{source} was not found: is its name right, and may the token in HF_TOKEN read it?") from None
-        if is_(OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) or "couldn't connect" in str(error):
-            raise ModelUnavailable(
-                f"{source} could not be fetched, and is not in the local cache: on a machine with a network run `hf download {source}`, "
+            )
+        elif is_(errors.RepositoryNotFoundError):
+            remedy = "was not found: is its name right, and may the token in HF_TOKEN read it?"
+        elif is_(
+            errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, errors.HfHubHTTPError, ConnectionError
+        ) or "couldn't connect" in str(error):
+            remedy = (
+                f"could not be fetched, and is not in the local cache: on a machine with a network run `hf download {source}`, "
                 "or take a profile whose model is shipped (smoke, laptop)"
-            ) from None
-        raise
+            )
+        else:
+            raise
+        raise ModelUnavailable(f"{source} {remedy}") from None
 
 
-def load(
-    source: str | Path,
-    *,
-    revision: str | None = None,
-    dtype: str = "float32",
-    adapter: Path | None = None,
-    for_training: bool = False,
-):
-    """The causal language model at ``source``, on the GPU where there is one, with an optional LoRA adapter.
+def load(weights: Weights | str | Path, *, for_training: bool = False):
+    """The causal language model of ``weights``, on the GPU where there is one; a path stands for float32 weights there.
 
-    ``for_training`` leaves the adapter free to be trained on, and takes FlexAttention on a GPU.
+    ``for_training`` leaves an adapter free to be trained on, and takes FlexAttention on a GPU.
+    Raises ModelUnavailable for what is absent or damaged.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
+    weights = weights if isinstance(weights, Weights) else Weights(weights)
     packing.register_attention()
     gpu = torch.cuda.is_available()
-    attention = "flex_attention" if gpu and for_training else packing.ATTENTION
-    with _explained(source):
+    with _explained(weights.source):
         model = AutoModelForCausalLM.from_pretrained(
-            source, revision=revision, dtype=getattr(torch, dtype), attn_implementation=attention, trust_remote_code=False
+            weights.source,
+            revision=weights.revision,
+            dtype=getattr(torch, weights.dtype),
+            attn_implementation="flex_attention" if gpu and for_training else packing.ATTENTION,
+            trust_remote_code=False,
         )
-    if adapter is not None:
+    if weights.adapter is not None:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, adapter, is_trainable=for_training)
+        with _explained(weights.adapter):
+            model = PeftModel.from_pretrained(model, weights.adapter, is_trainable=for_training)
     return model.to("cuda" if gpu else "cpu").eval()
+
+
+def copy(weights: Weights, folder: Path) -> None:
+    """Leaves ``weights`` in ``folder`` as a training would that changed nothing: the adapter, or model and tokenizer."""
+    if weights.adapter is not None:
+        shutil.copytree(weights.adapter, folder, dirs_exist_ok=True)
+        return
+    for part in (load(weights), load_tokenizer(weights)):
+        part.save_pretrained(folder)
 
 
 def weights_digest(folder: Path) -> str:
@@ -208,7 +280,23 @@ def weights_digest(folder: Path) -> str:
     sha = hashlib.sha256()
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise FileNotFoundError(f"{folder} holds no safetensors file")
+        raise ModelUnavailable(f"{folder} holds no safetensors file; make the policy again")
     for file in files:
         sha.update(file.name.encode() + b"\0" + file.read_bytes())
     return sha.hexdigest()
+
+
+def be_repeatable() -> None:
+    """Same bytes out on the same CPU: one thread, because sums in another order give other bytes, and deterministic kernels.
+
+    Steps side by side fill the cores.  On a GPU some kernels have no deterministic form; they are used all the same, and
+    torch warns.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    import torch
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # a bar each for loading and saving a few megabytes
+    logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True, warn_only=True)

@@ -13,13 +13,19 @@ has to be kept: a token's descendants are the tokens after it that lie deeper, u
 trees one after the other are a forest and need nothing else, because each begins at depth 0.
 
 Nothing here knows of dialogues: sharing is found by comparing tokens, and is exact whatever the layout, the tokenizer
-and the window did to a prompt.  What can't be shared is read twice, and nothing changes but the time.
+and the context's length did to a prompt.  What can't be shared is read twice, and nothing changes but the time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from decoupled_esc.errors import KnownError
+
+
+class PackingError(KnownError, ValueError):
+    """An example that can't be packed, or a sequence that a model can't read."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +45,13 @@ class Packed:
     """[L]"""
     depths: list[int]
     """[L] How many tokens are above each: its position in its own prompt, and the shape of the forest."""
-    asked: list[int]
+    prompt_ends: list[int]
     """[examples] Where each example's prompt ends."""
-    predictors: list[int]
+    predict_positions: list[int]
     """[P] The index in ``tokens`` of the token before each token of an answer."""
     targets: list[int]
     """[P] The token that is asked for there."""
-    owners: list[int]
+    completion_index: list[int]
     """[P] The answer it belongs to, counted over all answers of all examples."""
 
     def __len__(self) -> int:
@@ -54,50 +60,50 @@ class Packed:
     @property
     def answers(self) -> int:
         """How many answers there are."""
-        return 1 + max(self.owners, default=-1)
+        return 1 + max(self.completion_index, default=-1)
 
 
 def pack(examples: Sequence[Example]) -> Packed:
     """The tree of ``examples``.  An answer's last token is asked for and never read, so it has no place in it.
 
-    Raises ValueError for an example without a prompt, or with an empty answer.
+    Raises PackingError for an example without a prompt, or with an empty answer.
     """
-    wanted: list[tuple[list[int], int, list[int]]] = []  # (what is read, owner or -1, answer)
-    owner = 0
+    wanted: list[tuple[list[int], int, list[int]]] = []  # (what is read, completion or -1, answer)
+    completion = 0
     for example in examples:
         if not example.prompt or not all(example.answers):
-            raise ValueError(f"{example.id}: a prompt and each of its answers take at least one token")
+            raise PackingError(f"{example.id}: a prompt and each of its answers take at least one token")
         wanted.append((example.prompt, -1, []))
         for answer in example.answers:
-            wanted.append((example.prompt + answer[:-1], owner, answer))
-            owner += 1
+            wanted.append((example.prompt + answer[:-1], completion, answer))
+            completion += 1
     # Sorted, sequences that share a prefix are neighbours: each branches off the path of the one before it.
     order = sorted(range(len(wanted)), key=lambda n: wanted[n][0])
     tokens: list[int] = []
     depths: list[int] = []
     ends: dict[int, int] = {}
-    places: list[list[int]] = [[] for _ in range(owner)]
+    places: list[list[int]] = [[] for _ in range(completion)]
     path: list[int] = []
     before: list[int] = []
     for n in order:
-        read, owner, answer = wanted[n]
+        read, completion, answer = wanted[n]
         shared = _common_prefix(before, read)
         path = path[:shared] + list(range(len(tokens), len(tokens) + len(read) - shared))
         tokens += read[shared:]
         depths += range(shared, len(read))
         before = read
-        if owner < 0:
+        if completion < 0:
             ends[n] = path[-1]
         else:
-            places[owner] = path[len(read) - len(answer) :]
-    answers = [answer for _, owner, answer in wanted if owner >= 0]
+            places[completion] = path[len(read) - len(answer) :]
+    answers = [answer for _, completion, answer in wanted if completion >= 0]
     return Packed(
         tokens,
         depths,
-        asked=[ends[n] for n in sorted(ends)],
-        predictors=[index for place in places for index in place],
+        prompt_ends=[ends[n] for n in sorted(ends)],
+        predict_positions=[index for place in places for index in place],
         targets=[token for answer in answers for token in answer],
-        owners=[owner for owner, answer in enumerate(answers) for _ in answer],
+        completion_index=[completion for completion, answer in enumerate(answers) for _ in answer],
     )
 
 
@@ -106,9 +112,9 @@ def join(trees: Iterable[Packed]) -> Packed:
     joined = Packed([], [], [], [], [], [])
     for tree in trees:
         tokens, answers = len(joined.tokens), joined.answers
-        joined.asked.extend(tokens + index for index in tree.asked)
-        joined.predictors.extend(tokens + index for index in tree.predictors)
-        joined.owners.extend(answers + owner for owner in tree.owners)
+        joined.prompt_ends.extend(tokens + index for index in tree.prompt_ends)
+        joined.predict_positions.extend(tokens + index for index in tree.predict_positions)
+        joined.completion_index.extend(answers + completion for completion in tree.completion_index)
         joined.tokens.extend(tree.tokens)
         joined.depths.extend(tree.depths)
         joined.targets.extend(tree.targets)
@@ -143,19 +149,19 @@ def answer_logps(model, packed: Packed):
     import torch
 
     device = getattr(model, "module", model).device
-    predictors, targets, owners = (
+    predict_positions, targets, completion_index = (
         torch.tensor(column, dtype=torch.long, device=device)
-        for column in (packed.predictors, packed.targets, packed.owners)
+        for column in (packed.predict_positions, packed.targets, packed.completion_index)
     )
     logits = model(
         input_ids=torch.tensor([packed.tokens], device=device),
         position_ids=torch.tensor([packed.depths], device=device),
-        logits_to_keep=predictors,
+        logits_to_keep=predict_positions,
         use_cache=False,
         **attention(packed.depths, model),
     ).logits[0]
     logps = -torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
-    return torch.zeros(packed.answers, device=device).index_add(0, owners, logps)
+    return torch.zeros(packed.answers, device=device).index_add(0, completion_index, logps)
 
 
 # How a model is told what attends to what ---------------------------------------------------------------------------
@@ -235,7 +241,7 @@ def chunks(depths: Sequence[int], device=None):
 def attention(depths: Sequence[int], model) -> dict:
     """The arguments of ``model``'s forward pass that say what attends to what.
 
-    Raises ValueError where a prompt is longer than a window beyond which the model's own attention does not look.
+    Raises PackingError where a prompt is longer than a window beyond which the model's own attention does not look.
     """
     import torch
 
@@ -244,7 +250,9 @@ def attention(depths: Sequence[int], model) -> dict:
     model = getattr(model, "module", model)  # inside what spreads it over processes
     window = getattr(model.config, "sliding_window", None)
     if window and max(depths) >= window:
-        raise ValueError(f"a prompt of {max(depths) + 1} tokens, and this model attends to {window}. Lower data.window")
+        raise PackingError(
+            f"a prompt of {max(depths) + 1} tokens, and this model attends to {window}; lower max_length"
+        )
     implementation = model.config._attn_implementation
     if implementation == ATTENTION:
         # A mask of four dimensions is taken as it is.  Without one, transformers makes L x L entries that nothing reads.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decoupled_esc.corpus import extes
 from decoupled_esc.corpus.chat import BLANK, OPENING, chat_form, tagged, turns
 from decoupled_esc.corpus.errors import CorpusError
 from decoupled_esc.corpus.fetch import Located, locate
@@ -11,13 +12,13 @@ from decoupled_esc.corpus.types import Corpus, Dialogue, Flaw, Message, Split, S
 
 __all__ = [
     "BLANK", "OPENING", "Corpus", "CorpusError", "Dialogue", "Flaw", "Located", "Message", "Split", "Survey", "Turn",
-    "Utterance", "assign", "assign_by_position", "chat_form", "fold", "load", "locate", "manifest_digests", "read_hub", "read_manifest",
-    "read_raw", "tagged", "turns",
+    "Utterance", "assign", "assign_by_position", "chat_form", "fold", "load", "locate", "manifest_digests",
+    "read_hub", "read_manifest", "read_raw", "tagged", "turns",
 ]  # fmt: skip
 
 
 def load(name: str, *, download: bool = True) -> Corpus:
-    """A data set in memory: ``esconv`` (with the paper's split) or ``failed_esconv`` (no split).
+    """A data set in memory: ``esconv`` (with the paper's split), ``failed_esconv`` or ``extes`` (no split).
 
     ``download=False`` keeps off the network.  The miniature stands in, with a notice, where the real data cannot be
     had; its corpus is then named ``miniature``.  Raises CorpusError for anything wrong with the data.
@@ -27,8 +28,12 @@ def load(name: str, *, download: bool = True) -> Corpus:
     prefix = f"miniature-{name}" if synthetic else name
     if found.format == "hub":
         dialogues, flaws = read_hub(found.paths, prefix)
-    else:
+    elif found.format == "raw":
         dialogues, flaws = read_raw(found.paths[0], prefix)
+    elif found.format == "extes":
+        dialogues, flaws = extes.read_counted(found.paths[0])
+    else:
+        raise CorpusError(f"{name} is no data set of dialogues", remedy="use esconv, failed_esconv or extes")
     if name == "esconv":
         dialogues = assign_by_position(dialogues) if synthetic else assign(dialogues, read_manifest())
     return Corpus("miniature" if synthetic else name, tuple(dialogues), tuple(flaws), found.origin)

@@ -1,8 +1,9 @@
-"""What a base model must not learn from open text: names, contacts, profanity, other languages, and what it is tested on.
+"""What a base model must not learn from open text: names, contacts, profanity, other languages, its evaluation data.
 
-Names become other names, because a gap or a mark would teach the model to leave gaps; a sentence with a link, an address,
-a telephone number or profanity goes; a message that is not in English, or that shares an n-gram with the evaluation dialogues goes, and the passage is split there.
-The recognisers are spaCy's and alt-profanity-check's (``pip install -e .[pretrain]``); what they miss stays.
+Names become other names, because a gap or a mark would teach the model to leave gaps.  A sentence with a link, an
+address, a telephone number or profanity goes; so does a message that is not in English, or that shares an n-gram with
+the evaluation dialogues, and the passage is split there.  The recognisers are spaCy's and alt-profanity-check's
+(``pip install -e .[pretrain]``); what they miss stays.
 """
 
 from __future__ import annotations
@@ -24,22 +25,23 @@ OVERLAP = 13
 """Words in a row that training and evaluation text may not share."""
 
 PROFANE = 0.8
-"""Probability of profanity from which a sentence goes.  The classifier also takes much talk about sex and violence for it."""
+"""Probability of profanity from which a sentence goes; the classifier also takes much about sex and violence for it."""
 
 ENGLISH, LONG = 0.25, 20
-"""Share of English function words below which a message of at least ``LONG`` words counts as written in another language."""
+"""Share of English function words below which a message of ``LONG`` or more words counts as another language."""
 
 _CONTACT = re.compile(
     r"\d(?:[\s().-]?\d){6,}"  # seven digits: a telephone number
     r"|(?i:@\w|\bwww\b|https?:|\.(?:com|org|net|edu|gov)\b)"
-    r"|\b\d{1,5}(?: [NSEW]\.?)?(?: [A-Z]\w+){1,3},? (?i:st|street|ave|avenue|rd|road|dr|drive|ln|lane|blvd|court|ct|way)\b"
+    r"|\b\d{1,5}(?: [NSEW]\.?)?(?: [A-Z]\w+){1,3},?"
+    r" (?i:st|street|ave|avenue|rd|road|dr|drive|ln|lane|blvd|court|ct|way)\b"
     r"|\b[A-Z]{2},? \d{5}\b"  # a state and a postcode
 )
 
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What is left, and for each source what was counted: passages, messages, words before and after, what went and why."""
+    """What is left, and counts by source: passages, messages and words before and after, what went and why."""
 
     passages: tuple[Passage, ...]
     counts: dict[str, dict[str, int]]
@@ -50,7 +52,11 @@ def clean(passages: Sequence[Passage], evaluation: Iterable[Passage]) -> Cleaned
     nlp, profanity = _recognisers()
     forbidden = overlaps_with(evaluation)
     lower = _common_words(passages)
-    docs = list(progress.each(nlp.pipe(m.text for p in passages for m in p.messages), sum(len(p.messages) for p in passages), "cleaning"))
+    docs = list(
+        progress.each(
+            nlp.pipe(m.text for p in passages for m in p.messages), sum(len(p.messages) for p in passages), "cleaning"
+        )
+    )
     sentences = [sentence for doc in docs for sentence in doc.sents]
     profane = iter(profanity([sentence.text for sentence in sentences]) >= PROFANE)
     counts: dict[str, Counter] = {}

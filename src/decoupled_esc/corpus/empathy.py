@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from decoupled_esc.corpus.errors import CorpusError
+from decoupled_esc.corpus.readers import read_csv
 
 FILES = {
     "emotional reactions": "emotional-reactions-reddit.csv",
@@ -31,18 +31,10 @@ class RatedReply:
 
 
 def read(folder: Path) -> list[RatedReply]:
-    """All ratings in ``folder``.  Raises CorpusError naming file, line and field for anything that is not as published."""
+    """All ratings in ``folder``.  Raises CorpusError naming file, row and field for any other form."""
     found = []
     for mechanism, name in FILES.items():
-        try:
-            with (folder / name).open(encoding="utf-8", newline="") as file:
-                rows = list(csv.DictReader(file))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise CorpusError(f"cannot be read: {error}", file=name, remedy=_AGAIN) from None
-        for number, row in enumerate(rows, start=1):
-            for key in ("sp_id", "response_post", "level"):
-                if row.get(key) is None:
-                    raise CorpusError("missing", file=name, field=f"row {number}, {key}", remedy=_AGAIN)
+        for number, row in read_csv(folder / name, ("sp_id", "response_post", "level"), _AGAIN):
             if row["level"] not in ("0", "1", "2"):
                 problem = f"expected 0, 1 or 2, got {row['level']!r}"
                 raise CorpusError(problem, file=name, field=f"row {number}, level", remedy=_AGAIN)

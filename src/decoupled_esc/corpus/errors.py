@@ -1,7 +1,13 @@
-"""The one exception a reader of this book sees when something is wrong with the data."""
+"""The one exception that a reader of this book sees when something is wrong with the data."""
+
+from __future__ import annotations
+
+import functools
+
+from decoupled_esc.errors import KnownError
 
 
-class CorpusError(Exception):
+class CorpusError(KnownError):
     """Something is wrong with a data file, and this says where and what to do about it.
 
     The parts stay readable as attributes; `str(error)` is one line naming every part that is known:
@@ -10,19 +16,14 @@ class CorpusError(Exception):
 
     def __init__(self, problem, *, file=None, dialogue=None, field=None, remedy=None):
         self.problem, self.file, self.dialogue, self.field, self.remedy = problem, file, dialogue, field, remedy
-        place = [str(file)] if file is not None else []
-        place += [f"dialogue {dialogue}"] if dialogue is not None else []
-        place += [f"field {field}"] if field is not None else []
-        where = ", ".join(place) + ": " if place else ""
-        sentence = where + str(problem)
+        parts = {"": file, "dialogue ": dialogue, "field ": field}
+        where = ", ".join(f"{name}{part}" for name, part in parts.items() if part is not None)
+        sentence = f"{where}: {problem}" if where else str(problem)
         if remedy is not None:
             sentence = f"{sentence.rstrip('.')}. Remedy: {remedy}"
         super().__init__(" ".join(sentence.split()))  # a problem quoted from elsewhere may bring its own line breaks
 
     def __reduce__(self):
         # The default would lose the parts, on the way out of a worker process.
-        return (_rebuild, (self.problem, self.file, self.dialogue, self.field, self.remedy))
-
-
-def _rebuild(problem, file, dialogue, field, remedy):
-    return CorpusError(problem, file=file, dialogue=dialogue, field=field, remedy=remedy)
+        parts = {key: value for key, value in vars(self).items() if key != "problem"}
+        return functools.partial(CorpusError, **parts), (self.problem,)

@@ -5,22 +5,45 @@ A judge trained on 48 of them shows that the steps work, and nothing else.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from decoupled_esc.corpus.empathy import MECHANISMS, RatedReply
+from decoupled_esc.corpus.errors import CorpusError
+from decoupled_esc.corpus.readers import read_list
 from decoupled_esc.corpus.released import LabelledReply
 from decoupled_esc.corpus.types import Message, Turn
 
 PATH = Path(__file__).parents[3] / "data" / "miniature" / "labelled_replies.json"
 
 
+class _Row(BaseModel):
+    seeker: str
+    strategy: str
+    reply: str
+    error: str
+    emotional_reactions: Literal[0, 1, 2]
+    interpretations: Literal[0, 1, 2]
+    explorations: Literal[0, 1, 2]
+
+
 def read(path: Path = PATH) -> tuple[list[LabelledReply], list[RatedReply]]:
-    """Each reply with its psychological error, and with its level of each mechanism of empathy."""
+    """Each reply with its psychological error, and with its level of each mechanism of empathy.
+
+    Raises CorpusError naming file, row and field where the file is damaged.
+    """
     labelled, rated = [], []
-    for number, row in enumerate(json.loads(path.read_text(encoding="utf-8"))):
-        id, asked = f"invented/{number:02d}", (Message("seeker", row["seeker"]),)
-        turn = Turn(id, id, asked, row["strategy"], row["reply"])
-        labelled.append(LabelledReply("invented", turn, row["strategy"], row["reply"], row["error"], unique=True))
-        rated += [RatedReply(id, name, row["reply"], row[name.replace(" ", "_")]) for name in MECHANISMS]
+    try:
+        rows = TypeAdapter(list[_Row]).validate_python(read_list(path, "replies", "restore it with git"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = "row " + ", ".join(map(str, first["loc"]))
+        raise CorpusError(first["msg"], file=path.name, field=field, remedy="restore it with git") from None
+    for number, row in enumerate(rows):
+        id = f"invented/{number:02d}"
+        turn = Turn(id, id, (Message("seeker", row.seeker),), row.strategy, row.reply)
+        labelled.append(LabelledReply("invented", turn, row.strategy, row.reply, row.error, unique=True))
+        rated += [RatedReply(id, name, row.reply, getattr(row, name.replace(" ", "_"))) for name in MECHANISMS]
     return labelled, rated

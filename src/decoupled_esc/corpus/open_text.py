@@ -6,10 +6,9 @@ AnnoMI (client and therapist), counsel-chat (question and answer), DailyDialog (
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from bs4 import BeautifulSoup
 from decoupled_esc.corpus.chat import chat_form
 from decoupled_esc.corpus.errors import CorpusError
 from decoupled_esc.corpus.fetch import locate
-from decoupled_esc.corpus.readers import fold
+from decoupled_esc.corpus.readers import fold, read_csv, read_text
 from decoupled_esc.corpus.types import Dialogue, Message
 
 SOURCES = ("esconv", "annomi", "counsel_chat", "dailydialog")
@@ -29,7 +28,7 @@ ONE_IN = 20
 
 @dataclass(frozen=True)
 class Passage:
-    """A conversation without strategies; ``id`` is ``source/place``, and ``source/place.2`` for a second piece of it."""
+    """A conversation without strategies; ``id`` is ``source/place``; ``source/place.2`` is a second piece of it."""
 
     id: str
     messages: tuple[Message, ...]
@@ -41,7 +40,7 @@ class Passage:
 
     @property
     def group(self) -> str:
-        """The transcript, dialogue or question it is (a piece of, or an answer to): ``id`` without what tells these apart."""
+        """The transcript, dialogue or question that it belongs to: ``id`` without what tells its pieces apart."""
         whole = self.id.partition(".")[0]
         return whole.partition("-")[0] if self.source == "counsel_chat" else whole
 
@@ -57,16 +56,19 @@ def read_annomi(path: Path) -> list[Passage]:
     Utterances of one speaker in a row are joined.  Raises CorpusError naming file, row and field.
     """
     said: dict[str, dict[int, tuple[str, str]]] = {}
-    for number, row in _rows(path, ("transcript_id", "utterance_id", "interlocutor", "utterance_text")):
+    for number, row in read_csv(path, ("transcript_id", "utterance_id", "interlocutor", "utterance_text"), _AGAIN):
         role = {"client": "seeker", "therapist": "supporter"}.get(row["interlocutor"])
         if role is None or not row["utterance_id"].isdigit():
             field = "utterance_id" if role else "interlocutor"
-            raise CorpusError(f"unexpected {row[field]!r}", file=path.name, field=f"row {number}, {field}", remedy=_AGAIN)
+            raise CorpusError(
+                f"unexpected {row[field]!r}", file=path.name, field=f"row {number}, {field}", remedy=_AGAIN
+            )
         text = _spoken(row["utterance_text"])
         if text:
             said.setdefault(row["transcript_id"], {})[int(row["utterance_id"])] = (role, text)
     return [
-        Passage(f"annomi/{int(id):04d}", _joined(utterances[n] for n in sorted(utterances))) for id, utterances in said.items()
+        Passage(f"annomi/{int(id):04d}", _joined(utterances[n] for n in sorted(utterances)))
+        for id, utterances in said.items()
     ]
 
 
@@ -76,7 +78,7 @@ def read_counsel_chat(path: Path) -> list[Passage]:
     An answer given twice is kept once; a question without text is left out.  Raises CorpusError naming file and field.
     """
     passages, seen = [], set()
-    for number, row in _rows(path, ("questionID", "questionTitle", "questionText", "answerText")):
+    for number, row in read_csv(path, ("questionID", "questionTitle", "questionText", "answerText"), _AGAIN):
         title, question, answer = (fold(row[key]) for key in ("questionTitle", "questionText", "answerText"))
         answer = fold(BeautifulSoup(answer, "lxml").get_text(" "))
         if not question or not answer or answer in seen:
@@ -84,7 +86,10 @@ def read_counsel_chat(path: Path) -> list[Passage]:
         seen.add(answer)
         asked = question if not title or question.startswith(title) else f"{title.rstrip('.')}. {question}"
         passages.append(
-            Passage(f"counsel_chat/{row['questionID']}-{number:04d}", (Message("seeker", asked), Message("supporter", answer)))
+            Passage(
+                f"counsel_chat/{row['questionID']}-{number:04d}",
+                (Message("seeker", asked), Message("supporter", answer)),
+            )
         )
     return passages
 
@@ -96,7 +101,7 @@ def read_dailydialog(paths: Iterable[Path]) -> list[Passage]:
     """
     passages = []
     for path in paths:
-        for number, line in enumerate(_text(path).splitlines(), start=1):
+        for number, line in enumerate(read_text(path, _AGAIN, "utf-8-sig").splitlines(), start=1):
             if not line.strip():
                 continue
             if "__eou__" not in line:
@@ -108,16 +113,16 @@ def read_dailydialog(paths: Iterable[Path]) -> list[Passage]:
 
 
 def read_open_text() -> list[Passage]:
-    """The passages of all sources but ESConv, in a fixed order.  Raises CorpusError where a source is not on this machine."""
+    """The passages of all sources but ESConv, in a fixed order.  Raises CorpusError where a source is not here."""
     return [
-        *read_annomi(_located("annomi")[0]),
-        *read_counsel_chat(_located("counsel_chat")[0]),
-        *read_dailydialog(_located("dailydialog")),
+        *read_annomi(locate("annomi").paths[0]),
+        *read_counsel_chat(locate("counsel_chat").paths[0]),
+        *read_dailydialog(locate("dailydialog").paths),
     ]
 
 
 def held_out_groups(passages: Iterable[Passage]) -> set[str]:
-    """The groups of every source but ESConv that are kept for measuring perplexity: one in ``ONE_IN``, drawn by a hash."""
+    """The groups of all sources but ESConv that are kept for measuring perplexity: one in ``ONE_IN``, by a hash."""
     groups: dict[str, set[str]] = {}
     for passage in passages:
         groups.setdefault(passage.source, set()).add(passage.group)
@@ -125,7 +130,9 @@ def held_out_groups(passages: Iterable[Passage]) -> set[str]:
         group
         for source, found in groups.items()
         if source != "esconv"
-        for group in sorted(found, key=lambda group: hashlib.sha256(group.encode()).digest())[: -(-len(found) // ONE_IN)]
+        for group in sorted(found, key=lambda group: hashlib.sha256(group.encode()).digest())[
+            : -(-len(found) // ONE_IN)
+        ]
     }
 
 
@@ -141,30 +148,6 @@ def ngrams(text: str, n: int) -> set[tuple[str, ...]]:
 
 
 _AGAIN = "put the published file there again (data/registry.json has its checksum)"
-
-
-def _located(name: str) -> tuple[Path, ...]:
-    return locate(name).paths
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"not UTF-8 (byte {error.start})", file=path.name, remedy=_AGAIN) from None
-
-
-def _rows(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """(number of the row, its cells); the header is checked for ``fields``."""
-    csv.field_size_limit(1 << 24)
-    reader = csv.DictReader(_text(path).splitlines(keepends=True))
-    for field in fields:
-        if field not in (reader.fieldnames or ()):
-            raise CorpusError("no such column", file=path.name, field=field, remedy=_AGAIN)
-    for number, row in enumerate(reader, start=1):
-        if any(row[field] is None for field in fields):
-            raise CorpusError("fewer cells than the header", file=path.name, field=f"row {number}", remedy=_AGAIN)
-        yield number, row
 
 
 def _joined(utterances: Iterable[tuple[str, str]]) -> tuple[Message, ...]:

@@ -6,10 +6,13 @@ copy has every run of blanks folded to one space.  Per-turn feedback exists in t
 
 from __future__ import annotations
 
+import csv
 import difflib
+import io
+import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from decoupled_esc import taxonomy
@@ -20,11 +23,65 @@ _ROLES = {
     "seeker": "seeker", "usr": "seeker", "speaker": "seeker",
     "supporter": "supporter", "sys": "supporter", "listener": "supporter",
 }  # fmt: skip
+HALF, NO_CHARACTER = r"[\ud800-\udfff]", "half of a surrogate pair, which is no character"
+AGAIN = "fetch the file again: decoupled-esc data fetch"
 
 
 def fold(text: str) -> str:
     """``text`` with every run of white space folded to one blank, and none at either end."""
     return re.sub(r"\s+", " ", text).strip()
+
+
+def read_text(path: Path, remedy: str = AGAIN, encoding: str = "utf-8") -> str:
+    """A text file; raises CorpusError for one that is absent, a folder, or not UTF-8."""
+    try:
+        return path.read_text(encoding=encoding)
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"not UTF-8 (byte {error.start})", file=path.name, remedy=remedy) from None
+    except OSError as error:
+        raise CorpusError(f"cannot be read: {error.strerror}", file=str(path), remedy=remedy) from None
+
+
+def parse_json(path: Path, text: str, where: str | None = None, remedy: str = AGAIN):
+    """``text`` as JSON; raises CorpusError naming the place (``where``, or the line) for anything else."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # beside bad syntax: a number or a nesting beyond Python's limits
+        place = where or f"line {getattr(error, 'lineno', 1)}"
+        problem = f"not valid JSON ({getattr(error, 'msg', error)}; the file may be cut short)"
+        raise CorpusError(problem, file=path.name, field=place, remedy=remedy) from None
+
+
+def read_list(path: Path, of: str, remedy: str = AGAIN) -> list:
+    """A file with one JSON list of ``of``; raises CorpusError for anything else."""
+    rows = parse_json(path, read_text(path, remedy), remedy=remedy)
+    if not isinstance(rows, list):
+        raise CorpusError(f"expected a JSON list of {of}", file=path.name, remedy=remedy)
+    return rows
+
+
+def read_csv(path: Path, fields: Sequence[str], remedy: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """(number of the row, its cells), each of ``fields`` among them; raises CorpusError for a table of another form."""
+    csv.field_size_limit(1 << 24)
+    reader = csv.DictReader(io.StringIO(read_text(path, remedy, "utf-8-sig"), newline=""))
+    try:
+        for number, row in enumerate(itertools.chain([dict.fromkeys(reader.fieldnames or (), "")], reader)):
+            for field in fields:
+                if row.get(field) is None:
+                    raise CorpusError("missing", file=path.name, field=f"row {number or 1}, {field}", remedy=remedy)
+            if number > 0:  # row 0 is the header
+                yield number, row
+    except csv.Error as error:
+        raise CorpusError(f"cannot be read: {error}", file=path.name, remedy=remedy) from None
+
+
+def text_of(row, key: str, path: Path, where: str, remedy: str = AGAIN) -> str:
+    """The text at ``key`` of the JSON object ``row``; raises CorpusError naming file and ``where``."""
+    value = row.get(key) if isinstance(row, dict) else None
+    if isinstance(value, str) and not re.search(HALF, value):
+        return value
+    problem = NO_CHARACTER if isinstance(value, str) else "missing or not text"
+    raise CorpusError(problem, file=path.name, field=f"{where}, {key}", remedy=remedy)
 
 
 def read_raw(path: Path, prefix: str) -> tuple[list[Dialogue], list[Flaw]]:
@@ -34,10 +91,7 @@ def read_raw(path: Path, prefix: str) -> tuple[list[Dialogue], list[Flaw]]:
 
     Raises CorpusError naming file, dialogue and field for anything that is not as published.
     """
-    rows = _parse(path, _text(path))
-    if not isinstance(rows, list):
-        raise CorpusError("expected a JSON list of dialogues", file=path.name, remedy=_AGAIN)
-    return _read(rows, path.name, prefix)
+    return _read(read_list(path, "dialogues"), path.name, prefix)
 
 
 def read_hub(paths: Sequence[Path], prefix: str) -> tuple[list[Dialogue], list[Flaw]]:
@@ -48,35 +102,12 @@ def read_hub(paths: Sequence[Path], prefix: str) -> tuple[list[Dialogue], list[F
     dialogues: list[Dialogue] = []
     flaws: list[Flaw] = []
     for path in paths:
-        rows = []
-        for number, line in enumerate(_text(path).split("\n"), start=1):
-            if line.strip():
-                rows.append(_parse(path, line, f"line {number}"))
+        lines = enumerate(read_text(path).split("\n"), start=1)
+        rows = [parse_json(path, line, f"line {number}") for number, line in lines if line.strip()]
         read, found = _read(rows, path.name, prefix, start=len(dialogues))
         dialogues += read
         flaws += found
     return dialogues, flaws
-
-
-_AGAIN = "fetch the file again: decoupled-esc data fetch"
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"not UTF-8 (byte {error.start})", file=path.name, remedy=_AGAIN) from None
-    except OSError as error:
-        raise CorpusError(f"cannot be read: {error.strerror}", file=str(path), remedy=_AGAIN) from None
-
-
-def _parse(path: Path, text: str, where: str | None = None):
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:  # beside bad syntax: a number or a nesting beyond Python's limits
-        place = where or f"line {getattr(error, 'lineno', 1)}"
-        problem = f"not valid JSON ({getattr(error, 'msg', error)}; the file may be cut short)"
-        raise CorpusError(problem, file=path.name, field=place, remedy=_AGAIN) from None
 
 
 def _read(rows: list, file: str, prefix: str, start: int = 0) -> tuple[list[Dialogue], list[Flaw]]:
@@ -89,105 +120,86 @@ def _read(rows: list, file: str, prefix: str, start: int = 0) -> tuple[list[Dial
 
 
 def _dialogue(row, file: str, number: int, id: str) -> tuple[Dialogue, list[str]]:
-    def fail(problem: str, field: str, remedy: str = _AGAIN):
+    def fail(problem: str, field: str, remedy: str = AGAIN):
         return CorpusError(problem, file=file, dialogue=number, field=field, remedy=remedy)
 
     if not isinstance(row, dict):
         raise fail("expected an object", "dialogue")
-    for key in ("dialog", "situation", "survey_score"):
-        if key not in row:
-            raise fail("missing", key)
-    for key in ("situation", "experience_type", "emotion_type", "problem_type"):
-        if not isinstance(row.get(key, ""), str):
-            raise fail("expected text", key)
-    if not isinstance(row["dialog"], list) or not row["dialog"]:
-        raise fail("an empty dialogue", "dialog")
+    texts = {"situation": None, "experience_type": "", "emotion_type": "", "problem_type": ""}
+    for key, default in texts.items():
+        texts[key] = row.get(key, default)
+        if not isinstance(texts[key], str) or re.search(HALF, texts[key]):
+            raise fail("missing, or not text", key)
+    if not isinstance(row.get("dialog"), list) or not row["dialog"]:
+        raise fail("missing, or an empty dialogue", "dialog")
     flaws: list[str] = []
-    utterances = []
+    utterances: list[Utterance] = []
     for index, line in enumerate(row["dialog"]):
-        where = f"dialog[{index}]"
-        if not isinstance(line, dict):
-            raise fail("expected an object", where)
-        role = _ROLES.get(str(line.get("speaker")))
-        if role is None:
-            known = "seeker, supporter, usr, sys, speaker or listener"
-            raise fail(f"unknown speaker {line.get('speaker')!r} (expected {known})", f"{where}.speaker")
-        key = "content" if "content" in line else "text"
-        if not isinstance(line.get(key), str):
-            raise fail("missing", f"{where}.content (or .text)")
-        text = fold(line[key])
-        if not text:
-            # Said nothing: there is no reply to learn and no context to give.  Skipped, and counted.
-            flaws.append(f"{role} utterance without text")
-            continue
-        if re.search(r"[\ud800-\udfff]", text):
-            raise fail("half of a surrogate pair, which is no character", f"{where}.{key}")
-        annotation = line.get("annotation", line)
-        if not isinstance(annotation, dict):
-            raise fail("expected an object", f"{where}.annotation")
-        strategy = None
-        if role == "supporter":
-            strategy, renamed = _strategy(annotation.get("strategy"), lambda problem, remedy: fail(
-                problem, f"{where}.strategy", remedy))
-            if renamed:
-                flaws.append(f"strategy spelled {annotation['strategy']!r}")
-        feedback = _rating(annotation.get("feedback"), lambda p: fail(p, f"{where}.annotation.feedback"))
-        utterances.append(Utterance(f"{id}/{len(utterances):02d}", role, text, strategy, feedback))
+        utterance = _utterance(line, f"dialog[{index}]", f"{id}/{len(utterances):02d}", fail, flaws)
+        utterances += [utterance] if utterance else []
     if not utterances:
         raise fail("a dialogue without any text", "dialog")
-    survey, odd = _survey(row["survey_score"], fail)
-    return Dialogue(
-        id=id,
-        utterances=tuple(utterances),
-        experience_type=row.get("experience_type", ""),
-        emotion_type=row.get("emotion_type", ""),
-        problem_type=row.get("problem_type", ""),
-        situation=fold(row["situation"]),
-        survey=survey,
-    ), flaws + odd
+    texts["situation"] = fold(texts["situation"])
+    return Dialogue(id, tuple(utterances), survey=_survey(row.get("survey_score"), fail, flaws), **texts), flaws
 
 
-def _strategy(name, fail) -> tuple[str, bool]:
-    """The canonical strategy and whether it was spelled the old way."""
+def _utterance(line, where: str, id: str, fail, flaws: list[str]) -> Utterance | None:
+    """One line; None, and a flaw, where nothing was said: there is no reply to learn and no context to give."""
+    if not isinstance(line, dict):
+        raise fail("expected an object", where)
+    role = _ROLES.get(str(line.get("speaker")))
+    if role is None:
+        raise fail(f"unknown speaker {line.get('speaker')!r} (expected {', '.join(_ROLES)})", f"{where}.speaker")
+    key = "content" if "content" in line else "text"
+    if not isinstance(line.get(key), str):
+        raise fail("missing", f"{where}.content (or .text)")
+    if re.search(HALF, line[key]):
+        raise fail(NO_CHARACTER, f"{where}.{key}")
+    text, annotation, strategy = fold(line[key]), line.get("annotation", line), None
+    if not text:
+        flaws.append(f"{role} utterance without text")
+        return None
+    if not isinstance(annotation, dict):
+        raise fail("expected an object", f"{where}.annotation")
+    if role == "supporter":
+        strategy = _strategy(annotation.get("strategy"), f"{where}.strategy", fail, flaws)
+    return Utterance(id, role, text, strategy, _rating(annotation, "feedback", f"{where}.annotation", fail))
+
+
+def _strategy(name, field: str, fail, flaws: list[str]) -> str:
+    """The canonical strategy; the old spelling is a flaw."""
     if name is None:
-        raise fail("a supporter utterance without a strategy", "annotate it, or leave the dialogue out")
+        raise fail("a supporter utterance without a strategy", field, "annotate it, or leave the dialogue out")
     if name in taxonomy.STRATEGIES:
-        return name, False
+        return name
     if isinstance(name, str) and name in taxonomy.STRATEGY_SYNONYMS:
-        return taxonomy.STRATEGY_SYNONYMS[name], True
+        flaws.append(f"strategy spelled {name!r}")
+        return taxonomy.STRATEGY_SYNONYMS[name]
     near = difflib.get_close_matches(str(name), taxonomy.STRATEGIES, n=1, cutoff=0.4)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise fail(f"unknown strategy {name!r}{hint}", f"use one of: {', '.join(taxonomy.STRATEGIES)}")
+    raise fail(f"unknown strategy {name!r}{hint}", field, f"use one of: {', '.join(taxonomy.STRATEGIES)}")
 
 
-def _rating(value, fail) -> int | None:
+def _rating(answers: dict, key: str, where: str, fail) -> int | None:
+    value = answers.get(key)
     if value in (None, ""):
         return None
     if str(value) not in {"1", "2", "3", "4", "5"}:
-        raise fail(f"{value!r} is not a rating from 1 to 5")
+        raise fail(f"{value!r} is not a rating from 1 to 5", f"{where}.{key}")
     return int(value)
 
 
-def _survey(scores, fail) -> tuple[Survey, list[str]]:
+def _survey(scores, fail, flaws: list[str]) -> Survey:
     if not isinstance(scores, dict):
-        raise fail("expected an object", "survey_score")
-    seeker, supporter = scores.get("seeker", {}), scores.get("supporter", {})
-    for key, side in (("seeker", seeker), ("supporter", supporter)):
-        if not isinstance(side, dict):
-            raise fail("expected an object", f"survey_score.{key}")
-    relevance, flaws = supporter.get("relevance"), []
-    if str(relevance) == "0":
+        raise fail("missing, or no object", "survey_score")
+    sides = {side: scores.get(side, {}) for side in ("seeker", "supporter")}
+    for side, answers in sides.items():
+        if not isinstance(answers, dict):
+            raise fail("expected an object", f"survey_score.{side}")
+    if str(sides["supporter"].get("relevance")) == "0":
         # ESConv has four of these, off the scale of 1 to 5: taken as not answered.
-        relevance, flaws = None, ["supporter's relevance rating of 0"]
-
-    def rating(side: dict, key: str) -> int | None:
-        whose = "seeker" if side is seeker else "supporter"
-        return _rating(side.get(key), lambda p: fail(p, f"survey_score.{whose}.{key}"))
-
-    return Survey(
-        initial_intensity=rating(seeker, "initial_emotion_intensity"),
-        final_intensity=rating(seeker, "final_emotion_intensity"),
-        empathy=rating(seeker, "empathy"),
-        relevance=rating(seeker, "relevance"),
-        supporter_relevance=rating({"relevance": relevance}, "relevance"),
-    ), flaws
+        sides["supporter"] = {}
+        flaws.append("supporter's relevance rating of 0")
+    seeker = ("initial_emotion_intensity", "final_emotion_intensity", "empathy", "relevance")
+    ratings = [_rating(sides["seeker"], key, "survey_score.seeker", fail) for key in seeker]
+    return Survey(*ratings, _rating(sides["supporter"], "relevance", "survey_score.supporter", fail))

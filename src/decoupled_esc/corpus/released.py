@@ -1,4 +1,4 @@
-"""What the authors of DecoupledESC released: replies of their two SFT models, with psychological errors labelled by GPT.
+"""What DecoupledESC's authors released: replies of their two SFT models, psychological errors labelled by GPT.
 
 Read for checking only: the files have no licence, and nothing of their text is committed.  A row has the seeker's last
 words, a strategy, a reply and a label, and no id; ``read`` finds the turn of ESConv or FailedESConv that it answers.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bisect
 import difflib
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ import numpy as np
 from decoupled_esc import taxonomy
 from decoupled_esc.corpus.chat import turns
 from decoupled_esc.corpus.errors import CorpusError
-from decoupled_esc.corpus.readers import fold
+from decoupled_esc.corpus.readers import fold, read_list, text_of
 from decoupled_esc.corpus.types import Dialogue, Turn
 
 FILES = {
@@ -59,9 +58,9 @@ class LabelledReply:
 def read(folder: Path, test: Sequence[Dialogue], failed: Sequence[Dialogue]) -> list[LabelledReply]:
     """All labelled replies in ``folder``, each with its turn: of ``test`` for the models, of ``failed`` for people.
 
-    A model's reply is found by the words of the seeker that it answers, a person's by its own.  Where several turns have
-    these words, the rows are dealt to them so that neighbours stay neighbours: the released rows come from a pool of
-    workers, and stand nearly in the order of the dialogues.
+    A model's reply is found by the words of the seeker that it answers, a person's by its own.  Where several turns
+    have these words, rows are matched by order, so that neighbours stay neighbours: the released rows come from a pool
+    of workers, and stand nearly in the order of the dialogues.
 
     Raises CorpusError naming file, row and field for a row of another form, or one that has no turn.
     """
@@ -99,16 +98,10 @@ def dealt_at_random(rows: Sequence[LabelledReply], seed: int) -> list[LabelledRe
 
 
 def _rows(path: Path) -> list[dict]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CorpusError(f"cannot be read: {error.strerror}", file=path.name, remedy=_AGAIN) from None
-    except ValueError as error:
-        raise CorpusError(f"not valid JSON ({error})", file=path.name, remedy=_AGAIN) from None
+    rows = read_list(path, "rows", _AGAIN)
     for number, row in enumerate(rows):
         for key in ("user_input", "strategy", "response", "Contains Empathy Error", "Error Type"):
-            if not isinstance(row.get(key), str):
-                raise CorpusError("missing or not text", file=path.name, field=f"row {number}, {key}", remedy=_AGAIN)
+            text_of(row, key, path, f"row {number}", _AGAIN)
     return rows
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from decoupled_esc.corpus.errors import CorpusError
-from decoupled_esc.corpus.readers import fold
+from decoupled_esc.corpus.readers import fold, read_text
 from decoupled_esc.corpus.types import Dialogue, Split
 
 MANIFEST = Path(__file__).parents[3] / "data" / "esconv_split.tsv"
@@ -28,14 +28,23 @@ def dialogue_hash(supporter_texts: Iterable[str]) -> str:
 
 def read_manifest(path: Path = MANIFEST) -> dict[str, tuple[int, Split]]:
     """Hash -> (number, split) for the 1,300 dialogues."""
-    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
-    rows = (line.split("\t") for line in lines)
-    return {digest: (number, split) for number, (digest, split) in enumerate(rows)}
+    found: dict[str, tuple[int, Split]] = {}
+    for line in read_text(path, "restore it with git").splitlines():
+        if line and not line.startswith("#"):
+            digest, _, split = line.partition("\t")
+            if split not in ("train", "validation", "test") or digest in found:
+                raise CorpusError(
+                    "no new hash and split", file=path.name, field=repr(line), remedy="restore it with git"
+                )
+            found[digest] = len(found), split
+    return found
 
 
 def manifest_digests(path: Path = MANIFEST) -> dict[str, str]:
     """Name -> ``Corpus.digest`` of the published data that this book's results were made from."""
-    lines = (line.split() for line in path.read_text().splitlines() if line.startswith("# digest "))
+    lines = (
+        line.split() for line in read_text(path, "restore it with git").splitlines() if line.startswith("# digest ")
+    )
     return {name: digest for _, _, name, digest in lines}
 
 
@@ -44,20 +53,21 @@ def assign(dialogues: Iterable[Dialogue], manifest: dict[str, tuple[int, Split]]
 
     Raises CorpusError when a dialogue is not in the manifest, or one of the manifest is missing.
     """
-    numbered = []
+    numbered = {}
     for dialogue in dialogues:
         digest = dialogue_hash(u.text for u in dialogue.utterances if u.role == "supporter")
         if digest not in manifest:
             raise CorpusError("not one of ESConv's 1,300 dialogues", dialogue=dialogue.id, remedy=_REMEDY)
+        if digest in numbered:
+            raise CorpusError("stands in the data twice", file="ESConv", dialogue=dialogue.id, remedy=_REMEDY)
         number, split = manifest[digest]
-        numbered.append(_renumber(dialogue, f"esconv/{number:04d}", split))
-    found = len({d.id for d in numbered})
-    if len(numbered) > found:
-        twice = f"{len(numbered) - found:,} dialogues stand in the data twice"
-        raise CorpusError(twice, file="ESConv", remedy=_REMEDY)
-    if found != len(manifest):
-        raise CorpusError(f"{found:,} of {len(manifest):,} dialogues found", file="ESConv", remedy=_REMEDY)
-    return sorted(numbered, key=lambda d: d.id)
+        id = f"esconv/{number:04d}"
+        utterances = tuple(replace(u, id=f"{id}/{i:02d}") for i, u in enumerate(dialogue.utterances))
+        numbered[digest] = replace(dialogue, id=id, split=split, utterances=utterances)
+    if len(numbered) != len(manifest):
+        problem = f"{len(numbered):,} of {len(manifest):,} dialogues found"
+        raise CorpusError(problem, file="ESConv", remedy=_REMEDY)
+    return sorted(numbered.values(), key=lambda d: d.id)
 
 
 def assign_by_position(dialogues: list[Dialogue]) -> list[Dialogue]:
@@ -68,11 +78,6 @@ def assign_by_position(dialogues: list[Dialogue]) -> list[Dialogue]:
         replace(d, split="test" if i >= first_test else "validation" if i >= first_validation else "train")
         for i, d in enumerate(dialogues)
     ]
-
-
-def _renumber(dialogue: Dialogue, id: str, split: Split) -> Dialogue:
-    utterances = tuple(replace(u, id=f"{id}/{i:02d}") for i, u in enumerate(dialogue.utterances))
-    return replace(dialogue, id=id, split=split, utterances=utterances)
 
 
 _REMEDY = "check the files with: decoupled-esc data verify esconv"

@@ -16,30 +16,23 @@ def size(dialogues: Sequence[Dialogue]) -> dict[str, dict[str, float]]:
 
     Characters of the supporter (the paper's "assistant") include the strategy tag, as in the paper.
     """
-    seeker, supporter = [], []
-    for dialogue in dialogues:
-        for message in chat_form(dialogue):
-            side, text = (seeker, message.text) if message.role == "seeker" else (supporter, tagged(message))
-            side.append(len(text))
-    sides = {"total": seeker + supporter, "assistant": supporter, "user": seeker}
+    messages = [message for dialogue in dialogues for message in chat_form(dialogue)]
+    seeker = [len(message.text) for message in messages if message.role == "seeker"]
+    supporter = [len(tagged(message)) for message in messages if message.role == "supporter"]
     return {
         side: {
             "utterances": len(lengths),
             "turns_per_dialogue": len(lengths) / len(dialogues),
             "characters_per_utterance": float(np.mean(lengths)),
         }
-        for side, lengths in sides.items()
+        for side, lengths in (("total", seeker + supporter), ("assistant", supporter), ("user", seeker))
     }
 
 
 def strategy_counts(dialogues: Iterable[Dialogue]) -> dict[str, int]:
     """Supporter utterances per strategy (Table 6), in the order of ``taxonomy.STRATEGIES``."""
-    counts = dict.fromkeys(taxonomy.STRATEGIES, 0)
-    for dialogue in dialogues:
-        for utterance in dialogue.utterances:
-            if utterance.role == "supporter":
-                counts[utterance.strategy] += 1
-    return counts
+    counts = strategy_by_stage(dialogues).sum(axis=0).tolist()
+    return dict(zip(taxonomy.STRATEGIES, counts, strict=True))
 
 
 def strategy_by_stage(dialogues: Iterable[Dialogue]) -> np.ndarray:

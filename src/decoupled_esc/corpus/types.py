@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal
 
 Role = Literal["seeker", "supporter"]
@@ -51,10 +51,6 @@ class Dialogue:
     problem_type: str = ""
     situation: str = ""
     survey: Survey = field(default_factory=Survey)
-
-    def to_json(self) -> str:
-        """This dialogue as one JSON line."""
-        return json.dumps(asdict(self), ensure_ascii=False)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """A strategy test set after Kang et al. (2024): short windows of dialogues, every strategy as often as any other.
 
-In whole dialogues the commonest strategies are several times as frequent as the rarest, and what a system does under the
-rare ones counts for little in most scores.  The examples that Kang et al. published with their metric show the form of a
-window: some utterances from anywhere in a talk, the last of them the seeker's, and the supporter's next one is asked for.
-That strategies are evenly spread is our reading; CSO says no more than that its set follows theirs.
+In whole dialogues the commonest strategies are several times as frequent as the rarest, and what a system does under
+the rare ones counts for little in most scores.  The examples that Kang et al. published with their metric show the form
+of a window: some utterances from anywhere in a conversation, the last of them the seeker's, and the supporter's next
+one is asked for.  That strategies are evenly spread is our reading; CSO says only that its set follows theirs.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ SHORTEST, LONGEST = 5, 15
 
 
 def strategy_test(dialogues: Sequence[Dialogue], seed: int = 0) -> list[Turn]:
-    """Turns after ``SHORTEST`` to ``LONGEST`` utterances that end on the seeker's, as many of each strategy as there are of the rarest.
+    """Turns after ``SHORTEST`` to ``LONGEST`` utterances ending on the seeker's, as many per strategy as of the rarest.
 
-    A turn's id is its utterance's, as in `corpus.turns`; its context is the chat form of the window alone.  ``seed`` draws the
-    turns and where each window begins.  A strategy that no turn could be drawn of is left out.  In the order of ids.
+    A turn's id is its utterance's, as in `corpus.turns`; its context is the chat form of the window alone.  ``seed``
+    samples the turns and where each window begins.  A strategy without such turns is left out.  In the order of ids.
     """
     places: dict[str, list[tuple[Dialogue, int]]] = {}
     for dialogue in dialogues:

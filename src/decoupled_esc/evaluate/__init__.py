@@ -12,10 +12,10 @@ Distinct (`jackknife_interval`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 
 import numpy as np
 
@@ -50,10 +50,8 @@ class EvaluatedTurn:
     dialogue: str
     gold_strategy: str
     gold_reply: str
-    predicted_strategy: str | None
-    """``None``: the system's output named none of the eight strategies."""
-    reply: str | None
-    """``None``: this system makes no replies at all (a planner); an empty reply is ``""``."""
+    predicted_strategy: str | None  # ``None``: the system's output named none of the eight strategies
+    reply: str | None  # ``None``: this system makes no replies at all (a planner); an empty reply is ``""``
 
 
 @dataclass(frozen=True)
@@ -62,53 +60,28 @@ class SystemDetails:
 
     turns: int
     dialogues: int
-    invalid_rate: float
-    """Share of turns, 0..1, whose prediction is no strategy."""
-    distribution: list[float]
-    """[8] share of each strategy among the valid predictions."""
-    preference: dict[str, list[float]]
-    """variant -> [8] strategy preferences, with sum 8."""
-    strategy_f1: dict[str, list[float]]
-    """variant -> [8] F1 of each strategy, x100."""
-    confusion: list[list[int]]
-    """[8][8] turns with prediction i (row) and gold j (column)."""
-    invalid: list[int]
-    """[8] turns without a valid prediction, per gold strategy."""
+    invalid_rate: float  # Share of turns, 0..1, whose prediction is no strategy
+    distribution: list[float]  # [8] share of each strategy among the valid predictions
+    preference: dict[str, list[float]]  # variant -> [8] strategy preferences, with sum 8
+    strategy_f1: dict[str, list[float]]  # variant -> [8] F1 of each strategy, x100
+    confusion: list[list[int]]  # [8][8] turns with prediction i (row) and gold j (column)
+    invalid: list[int]  # [8] turns without a valid prediction, per gold strategy
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of several systems on the same turns; plain data, written and read as JSON."""
+    """Scores of several systems on the same turns; plain data."""
 
     systems: dict[str, Scores]
-    contrasts: dict[str, Scores]
-    """``"a - b"`` -> the paired difference, in the metric's unit."""
+    contrasts: dict[str, Scores]  # ``"a - b"`` -> the paired difference, in the metric's unit
     details: dict[str, SystemDetails]
-    gold_distribution: list[float]
-    """[8] share of each strategy among the gold turns."""
+    gold_distribution: list[float]  # [8] share of each strategy among the gold turns
     replicates: int
     seed: int
 
-    def to_json(self) -> str:
-        """One JSON object; equal evaluations give equal bytes."""
-        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, line: str) -> Evaluation:
-        """The inverse of `to_json`; raises TypeError or KeyError on an object of another form."""
-        fields = json.loads(line)
-        for part in ("systems", "contrasts"):
-            fields[part] = {name: _scores_from_json(scores) for name, scores in fields[part].items()}
-        fields["details"] = {name: SystemDetails(**details) for name, details in fields["details"].items()}
-        return cls(**fields)
-
 
 def evaluate_systems(
-    systems: Mapping[str, Sequence[EvaluatedTurn]],
-    *,
-    contrasts: Sequence[tuple[str, str]],
-    replicates: int,
-    seed: int,
+    systems: Mapping[str, Sequence[EvaluatedTurn]], *, contrasts: Sequence[tuple[str, str]], replicates: int, seed: int
 ) -> Evaluation:
     """Score ``systems`` (name -> its turns, in any order) and the differences a - b of ``contrasts``.
 
@@ -123,28 +96,22 @@ def evaluate_systems(
     for name in {name for pair in contrasts for name in pair} - turns.keys():
         raise ValueError(f"a contrast names {name!r}, but the systems are {sorted(turns)}")
     gold = next(iter(turns.values()))
-    names = sorted({turn.dialogue for turn in gold})
-    number = {name: index for index, name in enumerate(names)}
-    dialogue = np.array([number[turn.dialogue] for turn in gold])
+    names, dialogue = np.unique([turn.dialogue for turn in gold], return_inverse=True)
     weights = cluster_weights(len(names), replicates, seed)
 
-    resampled: dict[str, dict[str, dict[str, Resampled]]] = {}
-    details = {}
+    resampled, details = {}, {}
     for name, system in turns.items():
-        counts, invalid = strategy.grouped_confusion(
-            [turn.predicted_strategy for turn in system],
-            [turn.gold_strategy for turn in system],
-            dialogue,
-            len(names),
-        )
-        details[name] = _details(counts.sum(0), invalid.sum(0), len(names))
-        resampled[name] = _strategy_scores(counts, invalid, weights)
-        if _has_replies(name, system):
-            text_scores = _text_scores(system, dialogue, weights)
-            resampled[name] = {v: text_scores[v] | resampled[name][v] for v in VARIANTS}
+        predicted, truth = [turn.predicted_strategy for turn in system], [turn.gold_strategy for turn in system]
+        w, invalid = strategy.grouped_confusion(predicted, truth, dialogue, len(names))
+        details[name] = system_details(w, invalid)
+        text_scores = _text_scores(system, dialogue, weights) if _has_replies(name, system) else {}
+        resampled[name] = {v: text_scores.get(v, {}) | strategy_scores(w, invalid, weights, v) for v in VARIANTS}
     differences = {f"{a} - {b}": _difference(resampled[a], resampled[b]) for a, b in contrasts}
 
-    finish = partial(_estimates, intervals=len(names) > 1)
+    def finish(scores: dict[str, dict[str, Resampled]]) -> Scores:
+        interval = len(names) > 1
+        return {v: {metric: score.estimate(interval=interval) for metric, score in scores[v].items()} for v in VARIANTS}
+
     return Evaluation(
         systems={name: finish(scores) for name, scores in resampled.items()},
         contrasts={name: finish(scores) for name, scores in differences.items()},
@@ -163,27 +130,23 @@ def _aligned(systems: Mapping[str, Sequence[EvaluatedTurn]]) -> dict[str, list[E
     first, reference = next(iter(aligned.items()))
     if not reference:
         raise ValueError(f"{first!r} has no turns")
+    gold_side = attrgetter("dialogue", "gold_strategy", "gold_reply")
     for name, turns in aligned.items():
         ids = [turn.id for turn in turns]
         twice = next((a for a, b in zip(ids, ids[1:]) if a == b), None)
         if twice is not None:
             raise ValueError(f"{name!r} has turn {twice!r} twice")
         if ids != [turn.id for turn in reference]:
-            raise ValueError(_coverage_message(first, reference, name, turns))
+            raise ValueError(_uncovered(first, [turn.id for turn in reference], name, ids))
         for expected, turn in zip(reference, turns):
-            if _gold_side(turn) != _gold_side(expected):
+            if gold_side(turn) != gold_side(expected):
                 raise ValueError(f"{first!r} and {name!r} disagree on the dialogue or gold of turn {turn.id!r}")
     return aligned
 
 
-def _gold_side(turn: EvaluatedTurn) -> tuple[str, str, str]:
-    return turn.dialogue, turn.gold_strategy, turn.gold_reply
-
-
-def _coverage_message(a: str, a_turns: list[EvaluatedTurn], b: str, b_turns: list[EvaluatedTurn]) -> str:
+def _uncovered(a: str, a_ids: list[str], b: str, b_ids: list[str]) -> str:
     """Which turns two systems do not share, with examples."""
-    a_ids, b_ids = {turn.id for turn in a_turns}, {turn.id for turn in b_turns}
-    only_a, only_b = sorted(a_ids - b_ids), sorted(b_ids - a_ids)
+    only_a, only_b = sorted({*a_ids} - {*b_ids}), sorted({*b_ids} - {*a_ids})
     return (
         f"systems must cover the same turns: {len(only_a)} only in {a!r} {only_a[:3]}, "
         f"{len(only_b)} only in {b!r} {only_b[:3]}; evaluate them on their common turns, or in separate calls"
@@ -201,7 +164,9 @@ def _has_replies(name: str, turns: Sequence[EvaluatedTurn]) -> bool:
     return not missing
 
 
-def _details(w: np.ndarray, invalid: np.ndarray, dialogues: int) -> SystemDetails:
+def system_details(w: np.ndarray, invalid: np.ndarray) -> SystemDetails:
+    """Sums over dialogues: confusion counts [D, 8, 8] and invalid predictions [D, 8]."""
+    dialogues, w, invalid = len(w), w.sum(0), invalid.sum(0)
     turns = int(w.sum() + invalid.sum())
     return SystemDetails(
         turns=turns,
@@ -215,17 +180,23 @@ def _details(w: np.ndarray, invalid: np.ndarray, dialogues: int) -> SystemDetail
     )
 
 
-def _strategy_scores(w: np.ndarray, invalid: np.ndarray, weights: np.ndarray) -> dict[str, dict[str, Resampled]]:
+def strategy_scores(w: np.ndarray, invalid: np.ndarray, weights: np.ndarray, variant: str) -> dict[str, Resampled]:
     """Q_W, Q and B from confusion counts per dialogue, [D, 8, 8] and [D, 8]."""
 
-    def f1(score: Callable[..., np.ndarray], variant: str) -> Resampled:
-        return bootstrap(weights, lambda draws: score(np.tensordot(draws, w, 1), draws @ invalid, POLICY[variant]))
+    def f1(score: Callable[..., np.ndarray]) -> Resampled:
+        return bootstrap(weights, lambda times: score(np.tensordot(times, w, 1), times @ invalid, POLICY[variant]))
 
-    def bias(variant: str) -> Resampled:
-        return bootstrap(weights, lambda draws: strategy.bias(np.tensordot(draws, w, 1), variant)).centred()
+    bias = bootstrap(weights, lambda times: strategy.bias(np.tensordot(times, w, 1), variant))
+    return {"Q_W": f1(strategy.weighted_f1), "Q": f1(strategy.macro_f1), "B": bias.centred()}
 
+
+def mean_scores(
+    columns: Sequence[str], sums: np.ndarray, counts: np.ndarray, weights: np.ndarray
+) -> dict[str, Resampled]:
+    """Means over items from sums per dialogue [D, columns] and items per dialogue [D]."""
     return {
-        v: {"Q_W": f1(strategy.weighted_f1, v), "Q": f1(strategy.macro_f1, v), "B": bias(v)} for v in VARIANTS
+        column: bootstrap(weights, partial(ratio_of_sums, sums=sums[:, k], counts=counts))
+        for k, column in enumerate(columns)
     }
 
 
@@ -239,10 +210,7 @@ def _text_scores(
     scores: dict[str, dict[str, Resampled]] = {}
     for variant, metrics in text.PER_REPLY.items():
         sums = _sum_by(dialogue, np.array([pair[variant] for pair in pairs]), dialogues)
-        scores[variant] = {
-            metric: bootstrap(weights, partial(ratio_of_sums, sums=sums[:, column], counts=counts))
-            for column, metric in enumerate(metrics)
-        }
+        scores[variant] = mean_scores(metrics, sums, counts, weights)
 
     words = [text.tokens_of(turn.reply).words for turn in turns]
     gold = [text.tokens_of(turn.gold_reply).words for turn in turns]
@@ -256,7 +224,7 @@ def _text_scores(
         corpus[f"D-{n}"] = Resampled(
             100 * text.corpus_distinct(distinct), 100 * text.corpus_distinct_without(distinct), jackknife=True
         )
-        corpus[f"B-{n}"] = bootstrap(weights, lambda draws, n=n: 100 * text.corpus_bleu(draws @ statistics, n))
+        corpus[f"B-{n}"] = bootstrap(weights, lambda times, n=n: 100 * text.corpus_bleu(times @ statistics, n))
     scores["standard"] = {metric: (corpus | scores["standard"])[metric] for metric in TEXT_METRICS}
     return scores
 
@@ -273,17 +241,3 @@ def _difference(
 ) -> dict[str, dict[str, Resampled]]:
     """a - b for the metrics that both systems have."""
     return {v: {m: a[v][m] - b[v][m] for m in a[v] if m in b[v]} for v in VARIANTS}
-
-
-def _estimates(scores: dict[str, dict[str, Resampled]], *, intervals: bool) -> Scores:
-    return {
-        variant: {name: s.estimate() if intervals else Estimate(s.value) for name, s in metrics.items()}
-        for variant, metrics in scores.items()
-    }
-
-
-def _scores_from_json(scores: dict) -> Scores:
-    return {
-        variant: {metric: Estimate(**estimate) for metric, estimate in metrics.items()}
-        for variant, metrics in scores.items()
-    }

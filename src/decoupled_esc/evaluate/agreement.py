@@ -1,12 +1,12 @@
-"""Agreement between judges, between repeats or orders of one judge, and between people.
+"""Agreement between judges, between repeats or orders of one judge, and between raters.
 
-Every coefficient comes with a 95% percentile interval from a bootstrap that draws whole clusters of items (dialogues)
+Every coefficient comes with a 95% percentile interval from a bootstrap that samples whole clusters of items (dialogues)
 with replacement; the raters stay as they are, so the interval says how the agreement of *these* raters would vary over
 other dialogues.
 
 Where chance agreement is perfect, as when every rating is the same, a coefficient is 0/0: the ratings hold no
-information about agreement.  That raises `Undefined`, never nan or a made-up 1.  Draws in which it happens are left
-out of the interval; if they are more than `MOST_UNDEFINED` of all, and with a single cluster, there is no interval.
+information about agreement.  That raises `Undefined`, never nan or a made-up 1.  Replicates in which it happens are
+left out of the interval; if they are more than `MOST_UNDEFINED` of all, and with one cluster, there is no interval.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from decoupled_esc.evaluate.bootstrap import Estimate, cluster_weights, percentile_interval
 
 MOST_UNDEFINED = 0.05
-"""Percentiles of fewer draws than 95% would describe the dialogues on which ratings happen to vary."""
+"""Percentiles of fewer replicates than 95% would describe the dialogues on which ratings happen to vary."""
 
 
 class Undefined(ValueError):
@@ -33,23 +33,21 @@ def weighted_kappa(
     groups: Sequence[Hashable],
     *,
     labels: Sequence[Hashable],
-    weights: Literal["quadratic", "linear"] | None = "quadratic",
+    weights: Literal["quadratic"] | None = "quadratic",
     replicates: int,
     seed: int,
 ) -> Estimate:
     """Cohen's kappa (1960, weighted 1968) of two ratings per item, from -1 to 1: 1 - observed / expected disagreement.
 
     ``a``, ``b`` [items] hold ``labels``, the whole scale in order, used or not: the weight of two labels i and j is
-    (i - j)^2, |i - j|, or with ``None`` just i != j, so a level that nobody used must keep its place.  ``groups``
-    [items] names each item's dialogue.  Equal to scikit-learn's ``cohen_kappa_score``, which is too slow to resample.
+    (i - j)^2, or with ``None`` just i != j, so a level that nobody used must keep its place.  ``groups`` [items] names
+    each item's dialogue.  Equal to scikit-learn's ``cohen_kappa_score``, which is too slow to resample.
 
     Raises ValueError on unequal lengths, no items, or a rating outside ``labels`` (leave out pairs with a missing
     rating, and report how many, or use `krippendorff_alpha`); Undefined if both hold one and the same label only.
     """
     if len(set(labels)) != len(labels) or len(labels) < 2:
         raise ValueError(f"labels must be at least two different ones, not {list(labels)}")
-    if weights not in ("quadratic", "linear", None):
-        raise ValueError(f"weights must be 'quadratic', 'linear' or None, not {weights!r}")
     _same_length(a, b, groups)
     position = {label: index for index, label in enumerate(labels)}
     for rating in (*a, *b):
@@ -58,7 +56,7 @@ def weighted_kappa(
     k = len(labels)
     cell = np.array([position[x] * k + position[y] for x, y in zip(a, b)])
     apart = np.abs(np.subtract.outer(np.arange(k), np.arange(k)))
-    cost = {"quadratic": apart**2, "linear": apart, None: apart > 0}[weights]
+    cost = apart**2 if weights else apart > 0
 
     def kappa(times: np.ndarray) -> float:
         table = np.bincount(cell, times, k * k).reshape(k, k)
@@ -73,7 +71,7 @@ def spearman(
 ) -> Estimate:
     """Spearman's rank correlation of two ratings per item, ties sharing their mean rank; equals scipy's ``spearmanr``.
 
-    ``a``, ``b`` float [items]; ``groups`` [items] names each item's dialogue.  Ranks are taken anew in every draw.
+    ``a``, ``b`` float [items]; ``groups`` [items] names each item's dialogue.  Ranks are taken anew in every replicate.
 
     Raises ValueError on unequal lengths, no items or a nan; Undefined if one rater gave every item the same value.
     """
@@ -107,7 +105,7 @@ def krippendorff_alpha(
     """Krippendorff's alpha (2004, chapter 11) of any number of raters, by the ``krippendorff`` package; 1 at the most.
 
     ``ratings`` float [raters, items], nan where a rater did not rate; ``groups`` [items].  Items with one rating count
-    for nothing, as alpha is defined on pairs within an item.  About 6 s for 2,000 draws of 6,000 items.
+    for nothing, as alpha is defined on pairs within an item.  About 6 s for 2,000 replicates of 6,000 items.
 
     Raises ValueError on another shape, fewer than two raters, or no item with two ratings; Undefined if all ratings
     that can be paired are equal.
@@ -116,12 +114,13 @@ def krippendorff_alpha(
     if not (counts.sum(1) >= 2).any():
         raise ValueError("no item has two ratings: agreement needs two raters on the same item")
 
-    def alpha(table: np.ndarray) -> float:
+    def alpha(times: np.ndarray) -> float:
+        table = np.repeat(counts, times, axis=0)
         if np.count_nonzero(table[table.sum(1) >= 2].sum(0)) < 2:
             return np.nan
         return float(krippendorff.alpha(value_counts=table, value_domain=values, level_of_measurement=level))
 
-    return _estimate(_repeated(alpha, counts), groups, replicates, seed, "all ratings that can be paired are equal")
+    return _estimate(alpha, groups, replicates, seed, "all ratings that can be paired are equal")
 
 
 def fleiss_kappa(ratings: np.ndarray, groups: Sequence[Hashable], *, replicates: int, seed: int) -> Estimate:
@@ -139,10 +138,11 @@ def fleiss_kappa(ratings: np.ndarray, groups: Sequence[Hashable], *, replicates:
     if len(numbers) > 1 or numbers[0] < 2:
         raise ValueError(f"items have {numbers} ratings; Fleiss' kappa needs one number, at least 2, on every item")
 
-    def kappa(table: np.ndarray) -> float:
+    def kappa(times: np.ndarray) -> float:
+        table = np.repeat(counts, times, axis=0)
         return float(inter_rater.fleiss_kappa(table)) if np.count_nonzero(table.sum(0)) > 1 else np.nan
 
-    return _estimate(_repeated(kappa, counts), groups, replicates, seed, "all ratings are equal")
+    return _estimate(kappa, groups, replicates, seed, "all ratings are equal")
 
 
 def _same_length(*columns: Sequence) -> None:
@@ -163,24 +163,17 @@ def _counts(ratings: np.ndarray, groups: Sequence[Hashable]) -> tuple[np.ndarray
     return (ratings.T[:, :, None] == values).sum(1), values
 
 
-def _repeated(coefficient: Callable[[np.ndarray], float], counts: np.ndarray) -> Callable[[np.ndarray], float]:
-    """A coefficient of a table [items, values], as a function of how often each item is drawn."""
-    return lambda times: coefficient(np.repeat(counts, times, axis=0))
-
-
 def _estimate(
     coefficient: Callable[[np.ndarray], float], groups: Sequence[Hashable], replicates: int, seed: int, why: str
 ) -> Estimate:
-    """``coefficient`` (int [items], how often each is drawn -> value, nan for 0/0) on all items and on every draw."""
+    """``coefficient`` (int [items], how often each is sampled -> value or nan) on all items and each replicate."""
     numbers = {group: number for number, group in enumerate(sorted(set(groups), key=str))}
     of_item = np.array([numbers[group] for group in groups])
     value = coefficient(np.ones(len(of_item), dtype=int))
     if np.isnan(value):
         raise Undefined(f"agreement is undefined: {why}; report the share of equal ratings instead")
-    if len(numbers) == 1:
-        return Estimate(float(value))
-    draws = np.array([coefficient(draw[of_item]) for draw in cluster_weights(len(numbers), replicates, seed)])
-    defined = draws[~np.isnan(draws)]
-    if len(defined) < (1 - MOST_UNDEFINED) * replicates:
+    copies = np.array([coefficient(times[of_item]) for times in cluster_weights(len(numbers), replicates, seed)])
+    defined = copies[~np.isnan(copies)]
+    if len(numbers) == 1 or len(defined) < (1 - MOST_UNDEFINED) * replicates:
         return Estimate(float(value))
     return percentile_interval(value, defined)

@@ -1,14 +1,14 @@
 """Intervals for scores of dialogue systems: a bootstrap clustered by dialogue.
 
-Turns of one dialogue share a seeker and a problem, so whole dialogues are drawn with replacement (Efron and
-Tibshirani 1993).  A draw is a vector of integer weights, one per dialogue; every score here is a function of
-weighted sums over dialogues, so all draws are one matrix product.  Two systems are compared on the *same* draws,
-which removes the difficulty of the drawn dialogues from their difference.
+Turns of one dialogue share a seeker and a problem, so whole dialogues are sampled with replacement (Efron and
+Tibshirani 1993).  A replicate is a vector of integer weights, one per dialogue; every score here is a function of
+weighted sums over dialogues, so all replicates are one matrix product.  Two systems are compared on the *same*
+replicates, which removes the difficulty of the sampled dialogues from their difference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,8 +26,14 @@ class Estimate:
     high: float | None = None
 
 
+def numbered(names: Sequence[Hashable]) -> tuple[np.ndarray, int]:
+    """(int [items]: the number of each item's cluster, by first appearance in ``names`` [items]; how many)."""
+    number = {name: index for index, name in enumerate(dict.fromkeys(names))}
+    return np.array([number[name] for name in names], dtype=int), len(number)
+
+
 def cluster_weights(n_clusters: int, replicates: int, seed: int) -> np.ndarray:
-    """How often each draw holds each cluster: int [replicates, n_clusters], every row summing to n_clusters.
+    """How often each replicate holds each cluster: int [replicates, n_clusters], every row summing to n_clusters.
 
     Raises ValueError without clusters or replicates.
     """
@@ -38,7 +44,7 @@ def cluster_weights(n_clusters: int, replicates: int, seed: int) -> np.ndarray:
 
 
 def ratio_of_sums(weights: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Means over items under each draw, float [R], 0 without items; weights [R, D], per-cluster sums, counts [D]."""
+    """Means over items under each replicate, float [R], 0 without items; weights [R, D], sums, counts [D]."""
     total = weights @ counts
     return (weights @ sums) / np.where(total > 0, total, 1)
 
@@ -51,11 +57,9 @@ class Resampled:
     """
 
     value: float
-    copies: np.ndarray
-    """float [R] bootstrap replicates, or [D] values with one dialogue left out."""
+    copies: np.ndarray  # float [R] bootstrap replicates, or [D] values with one dialogue left out
     jackknife: bool = False
-    least: float | None = None
-    """Where the score can't be below this, neither are the ends of its interval."""
+    least: float | None = None  # Where the score can't be below this, neither are the ends of its interval
 
     def __sub__(self, other: Resampled) -> Resampled:
         if self.jackknife != other.jackknife or self.copies.shape != other.copies.shape:
@@ -72,15 +76,17 @@ class Resampled:
         """
         return Resampled(self.value, self.copies + (self.value - self.copies.mean()), self.jackknife, least=0.0)
 
-    def estimate(self) -> Estimate:
+    def estimate(self, *, interval: bool = True) -> Estimate:
         """The score with its 95% interval: jackknife normal, or percentiles of the bootstrap."""
+        if not interval:
+            return Estimate(self.value)
         if self.jackknife:
             return jackknife_interval(self.value, self.copies)
         return percentile_interval(self.value, self.copies if self.least is None else self.copies.clip(self.least))
 
 
 def bootstrap(weights: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> Resampled:
-    """Apply ``statistic``, [R, D] weights -> [R] scores, to the data as they are and to every draw."""
+    """Apply ``statistic``, [R, D] weights -> [R] scores, to the data as they are and to every replicate."""
     everything = np.ones((1, weights.shape[1]), dtype=weights.dtype)
     scores = statistic(np.concatenate([everything, weights]))
     return Resampled(float(scores[0]), scores[1:])
@@ -95,8 +101,8 @@ def percentile_interval(value: float, replicates: np.ndarray) -> Estimate:
 def jackknife_interval(value: float, left_out: np.ndarray) -> Estimate:
     """``value`` +- 1.96 jackknife standard errors, from scores with each of D clusters left out, [D].
 
-    For corpus-level Distinct-n: a draw with replacement repeats dialogues, and repeated text has no new n-grams,
-    so all bootstrap replicates lie below the score itself.  Leaving one dialogue out repeats nothing.
+    For corpus-level Distinct-n: a replicate repeats dialogues, and repeated text has no new n-grams, so all bootstrap
+    replicates lie below the score itself.  Leaving one dialogue out repeats nothing.
     """
     clusters = len(left_out)
     variance = (clusters - 1) / clusters * ((left_out - left_out.mean()) ** 2).sum()

@@ -1,27 +1,56 @@
-"""One planner, many decodings: its strategy scores from argmax through drawing at rising temperatures; and its calibration.
+"""One planner, many decodings: its strategy scores from argmax to sampling at rising temperatures; and its calibration.
 
-What a paper prints for a planner is one point of such a curve.  Everything here is computed from the planner's scores of the
-eight strategies at each turn, so nothing has to be generated again.  The temperature acts on whole names, where a language
-model that prints a name applies it token by token.
+What a paper prints for a planner is one point of such a curve.  Everything here is computed from the planner's scores
+of the eight strategies at each turn, so nothing has to be generated again.  The temperature acts on whole names, where
+a language model that prints a name applies it token by token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 
 import numpy as np
 
 from decoupled_esc.evaluate import strategy
-from decoupled_esc.evaluate.bootstrap import Resampled, cluster_weights
+from decoupled_esc.evaluate.bootstrap import Estimate, Resampled, cluster_weights, numbered
 
 TEMPERATURES = (0.0, 0.25, 0.5, 0.7, 1.0, 1.5, 2.0)
 """0 is argmax; 0.7 is DecoupledESC's."""
 BINS = 10
 
 
+@dataclass(frozen=True)
+class StrategyScores:
+    """Weighted F1, macro F1 (both x100) and B, variant ``paper``, of a planner at one temperature."""
+
+    temperature: float
+    Q_W: Estimate
+    Q: Estimate
+    B: Estimate
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Turns whose highest probability lies in one tenth of 0..1; mean ``confidence`` and ``accuracy`` in per cent."""
+
+    turns: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Whether the probabilities at temperature 1 mean what they say, of the most probable strategy."""
+
+    nats: float  # Mean -log p of the gold strategy
+    accuracy: float  # In per cent
+    error: float  # Expected calibration error in points (Guo et al. 2017), over ten equal bins.
+    bins: tuple[CalibrationBin, ...]  # Those that are not empty
+
+
 def probabilities(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """[turns, 8] from scores [turns, 8] (log-probabilities up to a constant a turn): softmax of scores / temperature."""
+    """[turns, 8] from scores [turns, 8] (log-probabilities up to a constant per turn): softmax of scores / T."""
     if temperature == 0:
         best = scores == scores.max(axis=1, keepdims=True)
         return best / best.sum(axis=1, keepdims=True)
@@ -30,51 +59,45 @@ def probabilities(scores: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def sweep(
-    scores: np.ndarray, gold: Sequence[str], dialogues: Sequence[str], *, draws: int, replicates: int, seed: int
-) -> list[dict]:
-    """For each of ``TEMPERATURES``: weighted F1, macro F1 and B (variant ``paper``), estimates with 95% intervals.
+    scores: np.ndarray, gold: Sequence[str], dialogues: Sequence[str], *, samples: int, replicates: int, seed: int
+) -> tuple[StrategyScores, ...]:
+    """Scores with 95% intervals at each of ``TEMPERATURES``, from ``scores`` [turns, 8].
 
-    ``scores`` [turns, 8].  A drawn planner's score is the mean over ``draws`` sets of drawn strategies, each with the same
-    resampled dialogues; the interval is about one such mean.
+    Above temperature 0 a score is the mean over ``samples`` sets of sampled strategies, each with the same resampled
+    dialogues; the interval is about one such mean.
     """
-    names = {name: number for number, name in enumerate(dict.fromkeys(dialogues))}
-    group = np.array([names[name] for name in dialogues])
-    weights = np.concatenate([np.ones((1, len(names)), dtype=int), cluster_weights(len(names), replicates, seed)])
-    truth, draw, rows = strategy.strategy_indices(list(gold)), np.random.default_rng(seed), []
+    group, groups = numbered(dialogues)
+    weights = np.concatenate([np.ones((1, groups), dtype=int), cluster_weights(groups, replicates, seed)])
+    truth, random, none_invalid = strategy.strategy_indices(gold), np.random.default_rng(seed), np.zeros((1, 8))
+    found = []
     for temperature in TEMPERATURES:
-        p = probabilities(scores, temperature)
-        copies: dict[str, list] = {"Q_W": [], "Q": [], "B": []}
-        for _ in range(draws if temperature else 1):
-            chance = draw.random((len(p), 1))
-            said = p.argmax(axis=1) if temperature == 0 else np.minimum((p.cumsum(axis=1) <= chance).sum(axis=1), 7)
-            tables = np.zeros((len(names), 8, 8))
-            np.add.at(tables, (group, said, truth), 1)
-            drawn, nothing = np.tensordot(weights, tables, 1), np.zeros((len(weights), 8))
-            copies["Q_W"].append(strategy.weighted_f1(drawn, nothing, "drop"))
-            copies["Q"].append(strategy.macro_f1(drawn, nothing, "drop"))
-            copies["B"].append(strategy.bias(drawn, "paper"))
-        means = {key: np.mean(values, axis=0) for key, values in copies.items()}
-        found = {key: Resampled(float(values[0]), values[1:]) for key, values in means.items()}
-        found["B"] = found["B"].centred()
-        rows.append({"temperature": temperature, **{key: asdict(score.estimate()) for key, score in found.items()}})
-    return rows
+        p, copies = probabilities(scores, temperature), []
+        for _ in range(samples if temperature else 1):
+            chance = random.random((len(p), 1))
+            predicted = (
+                p.argmax(axis=1) if temperature == 0 else np.minimum((p.cumsum(axis=1) <= chance).sum(axis=1), 7)
+            )
+            tables = np.zeros((groups, 8, 8))
+            np.add.at(tables, (group, predicted, truth), 1)
+            w = np.tensordot(weights, tables, 1)
+            f1 = [score(w, none_invalid, "drop") for score in (strategy.weighted_f1, strategy.macro_f1)]
+            copies.append([*f1, strategy.bias(w, "paper")])
+        weighted, macro, bias = (Resampled(float(row[0]), row[1:]) for row in np.mean(copies, axis=0))
+        found.append(StrategyScores(temperature, weighted.estimate(), macro.estimate(), bias.centred().estimate()))
+    return tuple(found)
 
 
-def calibration(scores: np.ndarray, gold: Sequence[str]) -> dict:
-    """Whether the probabilities at temperature 1 mean what they say, of the most probable strategy.
-
-    ``nats``: mean -log p of the gold strategy; ``error``: expected calibration error in points (Guo et al. 2017), over ten
-    equal bins; ``bins``: turns, mean confidence and accuracy, in per cent, of each bin that is not empty.
-    """
-    p, truth = probabilities(scores, 1.0), strategy.strategy_indices(list(gold))
+def calibration(scores: np.ndarray, gold: Sequence[str]) -> Calibration:
+    """The calibration of ``scores`` [turns, 8] on the ``gold`` strategies [turns]."""
+    p, truth = probabilities(scores, 1.0), strategy.strategy_indices(gold)
     confidence, right = p.max(axis=1), p.argmax(axis=1) == truth
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    bins = [
-        {"turns": int(here.sum()), "confidence": 100 * float(confidence[here].mean()), "accuracy": 100 * float(right[here].mean())}
+    bins = tuple(
+        CalibrationBin(int(here.sum()), 100 * float(confidence[here].mean()), 100 * float(right[here].mean()))
         for here in (place == k for k in range(BINS))
         if here.any()
-    ]
-    gap = sum(row["turns"] * abs(row["confidence"] - row["accuracy"]) for row in bins) / len(truth)
+    )
+    gap = sum(row.turns * abs(row.confidence - row.accuracy) for row in bins) / len(truth)
     with np.errstate(divide="ignore"):
         nats = -np.log(p[np.arange(len(truth)), truth])
-    return {"nats": float(nats.mean()), "accuracy": 100 * float(right.mean()), "error": gap, "bins": bins}
+    return Calibration(float(nats.mean()), 100 * float(right.mean()), gap, bins)

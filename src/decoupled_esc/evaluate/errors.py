@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,67 +12,76 @@ from decoupled_esc import taxonomy
 from decoupled_esc.corpus import fold
 from decoupled_esc.corpus.released import LabelledReply
 from decoupled_esc.evaluate.agreement import Undefined, weighted_kappa
-from decoupled_esc.evaluate.bootstrap import bootstrap, cluster_weights, ratio_of_sums
+from decoupled_esc.evaluate.bootstrap import Estimate, bootstrap, cluster_weights, ratio_of_sums
 
 LABELS = (*taxonomy.ERRORS, taxonomy.NO_ERROR)
 """What an error judge may answer, in the order of every table."""
 
 
-def shares(rows: Sequence[LabelledReply], *, replicates: int, seed: int) -> dict[str, dict]:
-    """Per source: replies, replies whose label is none of ``LABELS``, and each label's share of the others, in per cent.
+@dataclass(frozen=True)
+class ErrorShares:
+    """How often each label occurs in the replies of one source (Figure 2 of DecoupledESC)."""
 
-    Shares are estimates with 95% intervals from a bootstrap clustered by dialogue (Figure 2 of DecoupledESC).
-    """
+    replies: int
+    unplaced: int  # Replies whose label is none of ``LABELS``
+    dialogues: int
+    shares: dict[str, Estimate]  # Label -> its share of the other replies, in per cent
+
+
+@dataclass(frozen=True)
+class RepeatedLabels:
+    """How often a judge agrees with itself: the same reply and strategy after the same words, labelled twice."""
+
+    pairs: int  # The first two labels of each such case
+    openings: int  # Pairs that answer the first message of a dialogue
+    after_blank: int
+    """Pairs that answer the blank message between two utterances of a supporter: their conversations may differ."""
+    equal: Estimate | None  # Share of equal labels, in per cent
+    kappa: Estimate | None
+    """Cohen's, unweighted, each pair read both ways, since neither stands first; None where it is 0/0."""
+
+
+def shares(rows: Sequence[LabelledReply], *, replicates: int, seed: int) -> dict[str, ErrorShares]:
+    """Source -> its shares of errors, with 95% intervals from a bootstrap clustered by dialogue."""
     found = {}
     for source in dict.fromkeys(row.source for row in rows):
-        mine = [row for row in rows if row.source == source]
-        dialogues = sorted({row.turn.dialogue for row in mine})
-        number = {name: index for index, name in enumerate(dialogues)}
+        own = [row for row in rows if row.source == source]
+        dialogues = sorted({row.turn.dialogue for row in own})
         counts = np.zeros((len(dialogues), len(LABELS)), dtype=int)
-        for row in mine:
+        for row in own:
             if row.error is not None:
-                counts[number[row.turn.dialogue], LABELS.index(row.error)] += 1
+                counts[dialogues.index(row.turn.dialogue), LABELS.index(row.error)] += 1
         weights, placed = cluster_weights(len(dialogues), replicates, seed), counts.sum(axis=1)
-        found[source] = {
-            "replies": len(mine),
-            "unplaced": len(mine) - int(counts.sum()),
-            "dialogues": len(dialogues),
-            "shares": {
-                label: asdict(
-                    bootstrap(weights, lambda draws, own=counts[:, index]: 100 * ratio_of_sums(draws, own, placed)).estimate()
-                )
-                for index, label in enumerate(LABELS)
-            },
-        }
+
+        def share(label: int) -> Estimate:
+            return bootstrap(weights, lambda w: 100 * ratio_of_sums(w, counts[:, label], placed)).estimate()
+
+        estimates = {label: share(index) for index, label in enumerate(LABELS)}
+        found[source] = ErrorShares(len(own), len(own) - int(counts.sum()), len(dialogues), estimates)
     return found
 
 
-def repeats(rows: Sequence[LabelledReply], *, replicates: int, seed: int) -> dict:
-    """How often the judge agrees with itself: the same reply after the same words, under the same strategy, labelled twice.
-
-    ``pairs`` takes the first two labels of each such case; ``openings`` of them answer the first message of a dialogue and
-    ``after_blank`` the blank one between two utterances of a supporter, which may follow different conversations.
-    ``equal`` is the share of equal labels in per cent and ``kappa`` Cohen's, unweighted, each pair read both ways, since
-    neither stands first; estimates with 95% intervals over cases, None where there is nothing to estimate.
-    """
+def repeats(rows: Sequence[LabelledReply], *, replicates: int, seed: int) -> RepeatedLabels:
+    """The judge's agreement with itself on ``rows``, with 95% intervals over cases; None where no case occurs twice."""
     cases: dict[tuple, list[LabelledReply]] = {}
     for row in rows:
         if row.error is not None:
-            cases.setdefault((fold(row.turn.context[-1].text).lower(), row.strategy, row.reply.lower()), []).append(row)
+            case = fold(row.turn.context[-1].text).lower(), row.strategy, row.reply.lower()
+            cases.setdefault(case, []).append(row)
     twice = [case[:2] for case in cases.values() if len(case) > 1]
-    found = {
-        "pairs": len(twice),
-        "openings": sum(len(one.turn.context) == 1 for one, _ in twice),
-        "after_blank": sum(not one.turn.context[-1].text.strip() for one, _ in twice),
-        "equal": None,
-        "kappa": None,
-    }
+    equal = kappa = None
     if twice:
-        equal = np.array([100 * (one.error == other.error) for one, other in twice])
+        same = np.array([100 * (one.error == other.error) for one, other in twice])
         weights = cluster_weights(len(twice), replicates, seed)
-        found["equal"] = asdict(bootstrap(weights, lambda draws: ratio_of_sums(draws, equal, np.ones(len(twice)))).estimate())
+        equal = bootstrap(weights, lambda w: ratio_of_sums(w, same, np.ones(len(twice)))).estimate()
         first, second = zip(*[(one.error, other.error) for one, other in twice], strict=True)
         both = ([*first, *second], [*second, *first], [*range(len(twice))] * 2)
         with suppress(Undefined):  # one label throughout
-            found["kappa"] = asdict(weighted_kappa(*both, labels=LABELS, weights=None, replicates=replicates, seed=seed))
-    return found
+            kappa = weighted_kappa(*both, labels=LABELS, weights=None, replicates=replicates, seed=seed)
+    return RepeatedLabels(
+        pairs=len(twice),
+        openings=sum(len(one.turn.context) == 1 for one, _ in twice),
+        after_blank=sum(not one.turn.context[-1].text.strip() for one, _ in twice),
+        equal=equal,
+        kappa=kappa,
+    )

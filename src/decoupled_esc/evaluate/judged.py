@@ -1,15 +1,15 @@
-"""What every judge is given, and how what it says is averaged: by dialogue, with intervals, missing answers left out."""
+"""What every judge is given, and how its answers are averaged: with intervals by dialogue, without missing answers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
 from decoupled_esc.corpus import Turn
 from decoupled_esc.evaluate.agreement import MOST_UNDEFINED
-from decoupled_esc.evaluate.bootstrap import Estimate, cluster_weights, percentile_interval
+from decoupled_esc.evaluate.bootstrap import Estimate, cluster_weights, numbered, percentile_interval
 
 
 @dataclass(frozen=True)
@@ -22,19 +22,27 @@ class Reply:
     text: str
 
 
+@dataclass(frozen=True)
+class ScoreTable:
+    """Mean scores: system -> column -> estimate, and ``"a - b"`` -> column -> the paired difference."""
+
+    systems: dict[str, dict[str, Estimate]]
+    contrasts: dict[str, dict[str, Estimate]]
+
+
 class Means:
-    """Means over items with 95% intervals from draws of whole dialogues; the same draws for all that one ``Means`` gives."""
+    """Means over items with 95% intervals by dialogue, all from the same resampled dialogues."""
 
     def __init__(self, dialogues: Sequence[str], *, replicates: int, seed: int):
         """``dialogues`` [items] names each item's dialogue.  Raises ValueError without items."""
-        number = {name: index for index, name in enumerate(dict.fromkeys(dialogues))}
-        self._place, self._clusters = np.array([number[name] for name in dialogues], dtype=int), len(number)
+        self._place, self._clusters = numbered(dialogues)
         self._weights = cluster_weights(self._clusters, replicates, seed)
 
-    def of(self, values: Sequence[float]) -> dict | None:
-        """An `Estimate` as a dict, of ``values`` [items]; nan is a missing one, and None comes where all are.
+    def of(self, values: Sequence[float]) -> Estimate | None:
+        """The mean of ``values`` [items]; nan is a missing one, and None comes where all are.
 
-        Draws without any value are left out; with more than a few of these, or values of one dialogue, there is no interval.
+        Replicates without any value are left out; with more than a few of these, or values of one dialogue, there is no
+        interval.
         """
         values = np.asarray(values, dtype=float)
         there = ~np.isnan(values)
@@ -42,25 +50,26 @@ class Means:
             return None
         sums = np.bincount(self._place[there], values[there], self._clusters)
         counts = np.bincount(self._place[there], minlength=self._clusters)
-        drawn = self._weights @ counts
-        copies = (self._weights @ sums)[drawn > 0] / drawn[drawn > 0]
+        sampled = self._weights @ counts
+        copies = (self._weights @ sums)[sampled > 0] / sampled[sampled > 0]
         mean = float(values[there].mean())
-        if (counts > 0).sum() < 2 or len(copies) < (1 - MOST_UNDEFINED) * len(drawn):
-            return asdict(Estimate(mean))
-        return asdict(percentile_interval(mean, copies))
+        if (counts > 0).sum() < 2 or len(copies) < (1 - MOST_UNDEFINED) * len(sampled):
+            return Estimate(mean)
+        return percentile_interval(mean, copies)
 
     def table(
         self, values: Mapping[str, np.ndarray], columns: Sequence[str], contrasts: Sequence[tuple[str, str]] = ()
-    ) -> dict[str, dict[str, dict]]:
-        """``systems`` and ``contrasts`` (``a - b``, on items that both have) -> column -> estimate; empty columns are absent.
+    ) -> ScoreTable:
+        """Means of ``values`` (system -> float [items, columns]) and of differences on items that both have.
 
-        ``values``: system -> float [items, columns].
+        A column without any value is absent.
         """
-        rows = {"systems": dict(values), "contrasts": {f"{a} - {b}": values[a] - values[b] for a, b in contrasts}}
-        return {
-            kind: {
-                name: {column: mean for k, column in enumerate(columns) if (mean := self.of(array[:, k])) is not None}
-                for name, array in arrays.items()
-            }
-            for kind, arrays in rows.items()
-        }
+
+        def means(array: np.ndarray) -> dict[str, Estimate]:
+            found = {column: self.of(array[:, k]) for k, column in enumerate(columns)}
+            return {column: mean for column, mean in found.items() if mean is not None}
+
+        return ScoreTable(
+            systems={name: means(array) for name, array in values.items()},
+            contrasts={f"{a} - {b}": means(values[a] - values[b]) for a, b in contrasts},
+        )

@@ -1,30 +1,24 @@
 """Judges that need no server: an error classifier and an empathy scale, trained on public labels in seconds.
 
-Neither is the LLM judge, and no number of theirs stands under its name.  What each is worth is measured where it was not
-trained: the classifier on dialogues, and on writers, that it has not seen (`error_validity`); the scale on other posts, and
-on what the seekers of ESConv said of their supporters (`against_seekers`).
+Neither is the LLM judge, and no number of theirs stands under its name.  What each is worth is measured where it was
+not trained: the classifier on dialogues, and on writers, that it has not seen (`error_validity`); the scale on other
+posts, and on what the seekers of ESConv said of their supporters (`against_seekers`).
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from sklearn.compose import ColumnTransformer
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline, make_union
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from decoupled_esc.corpus import Dialogue
 from decoupled_esc.corpus.empathy import MECHANISMS, RatedReply, by_mechanism
 from decoupled_esc.evaluate.agreement import Undefined, spearman, weighted_kappa
-from decoupled_esc.evaluate.bootstrap import Estimate, bootstrap, cluster_weights, percentile_interval
+from decoupled_esc.evaluate.bootstrap import Estimate, bootstrap, cluster_weights, numbered, percentile_interval
 from decoupled_esc.evaluate.errors import LABELS
 from decoupled_esc.evaluate.judged import Means, Reply
 
@@ -38,15 +32,21 @@ class ErrorClassifier:
 
     def fit(self, replies: Sequence[Reply], labels: Sequence[str]) -> ErrorClassifier:
         """Learn from ``labels`` (of ``errors.LABELS``).  Raises ValueError if they are all the same."""
-        few = 1 if len(replies) < 500 else 2  # of the miniature, every word counts
-        words = {"sublinear_tf": True, "min_df": few}
+        from sklearn.compose import (
+            ColumnTransformer,
+        )  # scikit-learn takes a second to import: not for readers of results
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+        few = _rare(len(replies))
         features = ColumnTransformer(
             [
-                ("words", TfidfVectorizer(**words, ngram_range=(1, 2)), "reply"),
-                ("spelling", TfidfVectorizer(sublinear_tf=True, min_df=few + 1, analyzer="char_wb", ngram_range=(2, 5)), "reply"),
-                ("asked", TfidfVectorizer(**words, ngram_range=(1, 2)), "seeker"),
+                ("words", _tfidf(few, (1, 2)), "reply"),
+                ("spelling", _tfidf(few + 1, (2, 5), analyzer="char_wb"), "reply"),
+                ("asked", _tfidf(few, (1, 2)), "seeker"),
                 # The same words are welcome under one strategy and an error under another.
-                ("under strategy", TfidfVectorizer(**words, token_pattern=r"\S+"), "under"),
+                ("under strategy", _tfidf(few, token_pattern=r"\S+"), "under"),
                 ("strategy", OneHotEncoder(handle_unknown="ignore"), ["strategy"]),
                 ("surface", StandardScaler(), _SURFACE),
             ],
@@ -59,7 +59,9 @@ class ErrorClassifier:
         """float [replies, 6], columns as ``errors.LABELS``; a label that was not learned has 0."""
         found = np.zeros((len(replies), len(LABELS)))
         if len(replies):
-            found[:, [LABELS.index(label) for label in self._model.classes_]] = self._model.predict_proba(_table(replies))
+            found[:, [LABELS.index(label) for label in self._model.classes_]] = self._model.predict_proba(
+                _table(replies)
+            )
         return found
 
     def errors(self, replies: Sequence[Reply]) -> list[str]:
@@ -68,15 +70,17 @@ class ErrorClassifier:
 
 
 class EmpathyScale:
-    """How strongly a reply shows each of three mechanisms of empathy: the level, 0 to 2, expected of people's ratings."""
+    """How strongly a reply shows each of three mechanisms of empathy: the expected level, 0 to 2, of a human rating."""
 
     id = "empathy scale"
 
     def fit(self, rated: Sequence[RatedReply]) -> EmpathyScale:
-        """Learn one model a mechanism."""
+        """Learn one model per mechanism."""
         self._models = {}
         for mechanism, rows in by_mechanism(rated).items():
-            self._models[mechanism] = _mechanism(len(rows)).fit([row.reply for row in rows], [row.level for row in rows])
+            self._models[mechanism] = _mechanism(len(rows)).fit(
+                [row.reply for row in rows], [row.level for row in rows]
+            )
         return self
 
     def levels(self, texts: Sequence[str]) -> np.ndarray:
@@ -87,22 +91,43 @@ class EmpathyScale:
         return np.stack(found, axis=1)
 
 
-def _mechanism(rows: int):
-    few = 1 if rows < 500 else 2
-    words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=few)
-    spelling = TfidfVectorizer(sublinear_tf=True, analyzer="char_wb", ngram_range=(2, 4), min_df=few + 1)
+def _rare(texts: int) -> int:
+    """In how many texts a word must occur to be learned: of the miniature, every word counts."""
+    return 1 if texts < 500 else 2
+
+
+def _tfidf(min_df: int, ngram_range: tuple[int, int] = (1, 1), **how):
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(sublinear_tf=True, min_df=min_df, ngram_range=ngram_range, **how)
+
+
+def _mechanism(texts: int):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline, make_union
+
+    few = _rare(texts)
+    words, spelling = _tfidf(few, (1, 2)), _tfidf(few + 1, (2, 4), analyzer="char_wb")
     return make_pipeline(make_union(words, spelling), LogisticRegression(C=3, max_iter=500))
+
+
+def _folds(count: int, seed: int):
+    """A split by group in ``count`` parts, at random."""
+    from sklearn.model_selection import GroupKFold
+
+    return GroupKFold(count, shuffle=True, random_state=seed)
 
 
 _FEELING = frozenset("sorry feel feels feeling feelings understand hard difficult tough sounds".split())
 _SURFACE = [
-    "length", "asks", "ends asking", "questions", "exclamations", "echoes seeker", "seeker silent", "seeker length", "opening",
-    "turn", "late", "said before", "much said before", "speaks of self", "addresses", "feeling words", "lower case",
+    "length", "asks", "ends asking", "questions", "exclamations", "echoes seeker", "seeker silent", "seeker length",
+    "opening", "turn", "late", "said before", "much said before", "speaks of self", "addresses", "feeling words",
+    "lower case",
 ]  # fmt: skip
 
 
 def _table(replies: Sequence[Reply]) -> pd.DataFrame:
-    """What the classifier sees of each reply, a row each."""
+    """What the classifier sees of each reply, one row per reply."""
     rows = []
     for reply in replies:
         text, asked, turns = reply.text, reply.turn.context[-1].text, len(reply.turn.context)
@@ -115,15 +140,23 @@ def _table(replies: Sequence[Reply]) -> pd.DataFrame:
             np.log1p(len(words)), "?" in text, text.rstrip().endswith("?"), text.count("?"), text.count("!"),
             len(own & theirs) / (1 + len(own)), not asked.strip(), np.log1p(len(asked.split())), turns == 1,
             min(turns, 40) / 20, np.log1p(turns), text.lower() in before, max(shared, default=0.0),
-            bool(own & {"i", "my", "me", "i'm"}), len(own & {"you", "your", "you're"}), len(own & _FEELING), text[:1].islower(),
+            bool(own & {"i", "my", "me", "i'm"}), len(own & {"you", "your", "you're"}), len(own & _FEELING),
+            text[:1].islower(),
         )  # fmt: skip
         under = " ".join(f"{strategy[:4]}_{word}" for word in words)
         rows.append((text, asked, under, strategy, *map(float, surface)))
     return pd.DataFrame(rows, columns=["reply", "seeker", "under", "strategy", *_SURFACE])
 
 
-def out_of_fold(replies: Sequence[Reply], labels: Sequence[str], dialogues: Sequence[str], targets: Sequence[Reply],
-                target_dialogues: Sequence[str], *, seed: int) -> np.ndarray:  # fmt: skip
+def out_of_fold(
+    replies: Sequence[Reply],
+    labels: Sequence[str],
+    dialogues: Sequence[str],
+    targets: Sequence[Reply],
+    target_dialogues: Sequence[str],
+    *,
+    seed: int,
+) -> np.ndarray:
     """Probabilities [targets, 6], each target's from a classifier that learned from none of its dialogue.
 
     Dialogues, labelled or not, are split in five.  Raises ValueError with fewer than two labelled dialogues.
@@ -132,8 +165,8 @@ def out_of_fold(replies: Sequence[Reply], labels: Sequence[str], dialogues: Sequ
         raise ValueError("to learn from other dialogues there must be labels of at least two")
     names = sorted(set(dialogues) | set(target_dialogues))
     fold_of = {}
-    spread = GroupKFold(min(FOLDS, len(names)), shuffle=True, random_state=seed).split(names, groups=names)
-    for fold, (_, held_out) in enumerate(spread):
+    folds = _folds(min(FOLDS, len(names)), seed)
+    for fold, (_, held_out) in enumerate(folds.split(names, groups=names)):
         fold_of |= {names[i]: fold for i in held_out}
     found = np.zeros((len(targets), len(LABELS)))
     for fold in sorted(set(fold_of.values())):
@@ -145,26 +178,66 @@ def out_of_fold(replies: Sequence[Reply], labels: Sequence[str], dialogues: Sequ
     return found
 
 
-def label_validity(truth: Sequence[str], guess: Sequence[str], dialogues: Sequence[str], *, replicates: int, seed: int) -> dict:
-    """Accuracy and macro-F1 (x100) and Cohen's kappa of ``guess`` against ``truth``, with 95% intervals by dialogue.
+@dataclass(frozen=True)
+class LabelValidity:
+    """Accuracy and macro-F1 (x100) and Cohen's kappa of guessed labels, with 95% intervals by dialogue."""
+
+    replies: int
+    accuracy: Estimate
+    macro_f1: Estimate
+    kappa: Estimate
+
+
+@dataclass(frozen=True)
+class MajorityValidity(LabelValidity):
+    """What guessing the most frequent label alone is worth."""
+
+    label: str
+
+
+@dataclass(frozen=True)
+class LabelShare:
+    """A label's share of a writer's replies in per cent, by the labels and by mean predicted probability."""
+
+    labelled: float
+    predicted: float  # The classifier has not learned from this writer
+    known: float  # It has, in other dialogues
+
+
+@dataclass(frozen=True)
+class ErrorValidity:
+    """What the classifier is worth against the labels it learns from, on dialogues it has not seen."""
+
+    majority: MajorityValidity
+    unseen_dialogues: dict[str, LabelValidity]
+    """Of ``all`` replies, by source, and of those whose dialogue is ``sure`` or ``guessed``."""
+    unseen_writers: dict[str, LabelValidity]
+    """The harder test, which counts for a new model: neither the dialogue nor that writer was learned from."""
+    shares: dict[str, dict[str, LabelShare]]  # Source -> label
+    differences: dict[str, dict[str, LabelShare]]  # ``"a - b"`` of two sources -> label
+
+
+def label_validity(
+    truth: Sequence[str], guess: Sequence[str], dialogues: Sequence[str], *, replicates: int, seed: int
+) -> LabelValidity:
+    """The validity of ``guess`` [replies] against ``truth``.
 
     A label that occurs on neither side counts in macro-F1 with 0, as in scikit-learn with ``labels=`` given.
     """
-    names = {name: i for i, name in enumerate(dict.fromkeys(dialogues))}
-    place, size = [names[name] for name in dialogues], len(LABELS)
-    tables = np.zeros((len(names), size, size))
+    (place, groups), size = numbered(dialogues), len(LABELS)
+    tables = np.zeros((groups, size, size))
     np.add.at(tables, (place, [LABELS.index(x) for x in truth], [LABELS.index(x) for x in guess]), 1)
-    weights = cluster_weights(len(names), replicates, seed)
+    weights = cluster_weights(groups, replicates, seed)
 
-    def of(score) -> dict:
-        return asdict(bootstrap(weights, lambda draws: score(np.einsum("rd,dij->rij", draws, tables))).estimate())
+    def of(score: Callable[[np.ndarray], np.ndarray]) -> Estimate:
+        return bootstrap(weights, lambda times: score(np.einsum("rd,dij->rij", times, tables))).estimate()
 
-    return {
-        "replies": len(place),
-        "accuracy": of(lambda t: 100 * np.trace(t, axis1=1, axis2=2) / t.sum((1, 2))),
-        "macro_f1": of(lambda t: 100 * _f1(t).mean(axis=1)),
-        "kappa": of(_kappa),
-    }
+    return LabelValidity(
+        replies=len(place),
+        accuracy=of(lambda t: 100 * np.trace(t, axis1=1, axis2=2) / t.sum((1, 2))),
+        macro_f1=of(lambda t: 100 * _f1(t).mean(axis=1)),
+        kappa=of(_kappa),
+    )
 
 
 def _f1(tables: np.ndarray) -> np.ndarray:
@@ -181,119 +254,137 @@ def _kappa(tables: np.ndarray) -> np.ndarray:
 
 
 def error_validity(
-    replies: Sequence[Reply], labels: Sequence[str], sources: Sequence[str], sure: Sequence[bool], *, replicates: int, seed: int
-) -> dict:
-    """What the classifier is worth against the labels it learns from, on dialogues it has not seen.
-
-    ``sources`` names who wrote each reply.  ``unseen writers`` is the harder test, and the one that counts for replies of
-    a new model: the classifier has learned neither from the dialogue nor from that writer.  ``sure`` says whether a
-    reply's dialogue is known and not guessed; ``sure`` and ``guessed`` are the unseen dialogues' two parts.  ``shares``
-    compares, a writer at a time, the mean of the predicted probabilities with the share of the label, and
-    ``differences`` does so for each two writers, for an unseen writer each (``predicted``) and for one judge who knows
-    them all (``known``).
-    """
-    dialogues = [reply.turn.dialogue for reply in replies]
-    chosen = {"replicates": replicates, "seed": seed}
-
-    def subset(where: list[int]) -> tuple[list, list, list]:
-        return [replies[i] for i in where], [labels[i] for i in where], [dialogues[i] for i in where]
-
+    replies: Sequence[Reply],
+    labels: Sequence[str],
+    sources: Sequence[str],
+    sure: Sequence[bool],
+    *,
+    replicates: int,
+    seed: int,
+) -> ErrorValidity:
+    """The classifier's worth; ``sources``: who wrote each reply; ``sure``: its dialogue is known and not guessed."""
+    dialogues, everyone = [reply.turn.dialogue for reply in replies], list(range(len(labels)))
+    by_source = {source: [i for i in everyone if sources[i] == source] for source in dict.fromkeys(sources)}
     known = out_of_fold(replies, labels, dialogues, replies, dialogues, seed=seed)
     unseen = np.zeros_like(known)
-    for source in dict.fromkeys(sources):
-        theirs = [i for i, s in enumerate(sources) if s == source]
-        others = [i for i, s in enumerate(sources) if s != source]
-        own = subset(theirs)
-        unseen[theirs] = out_of_fold(*subset(others), own[0], own[2], seed=seed)
-    majority = max(LABELS, key=list(labels).count)
+    for source, where in by_source.items():
+        others = [[column[i] for i in everyone if sources[i] != source] for column in (replies, labels, dialogues)]
+        targets = [[column[i] for i in where] for column in (replies, dialogues)]
+        unseen[where] = out_of_fold(*others, *targets, seed=seed)
 
-    def validity(probabilities: np.ndarray, where: Sequence[int]) -> dict:
-        guess = [LABELS[i] for i in probabilities[where].argmax(axis=1)]
-        return label_validity([labels[i] for i in where], guess, [dialogues[i] for i in where], **chosen)
+    def validity(guess: Sequence[str], where: Sequence[int]) -> LabelValidity:
+        truth, groups = [labels[i] for i in where], [dialogues[i] for i in where]
+        return label_validity(truth, [guess[i] for i in where], groups, replicates=replicates, seed=seed)
 
-    everyone = list(range(len(labels)))
-    by_source = {source: [i for i in everyone if sources[i] == source] for source in dict.fromkeys(sources)}
-    parts = {"sure": [i for i in everyone if sure[i]], "guessed": [i for i in everyone if not sure[i]]}
+    def validities(probabilities: np.ndarray, parts: Mapping[str, list[int]]) -> dict[str, LabelValidity]:
+        guess = [LABELS[i] for i in probabilities.argmax(axis=1)]
+        return {name: validity(guess, where) for name, where in parts.items() if where}
 
     def shares(where: list[int]) -> np.ndarray:
         """[3, labels] in per cent: labelled, predicted for an unseen writer, predicted for a known one."""
         told = [np.mean([labels[i] == label for i in where]) for label in LABELS]
         return 100 * np.stack([told, unseen[where].mean(axis=0), known[where].mean(axis=0)])
 
-    def named(rows: np.ndarray) -> dict:
-        return {label: dict(zip(("labelled", "predicted", "known"), rows[:, k].tolist(), strict=True)) for k, label in enumerate(LABELS)}
+    def named(rows: np.ndarray) -> dict[str, LabelShare]:
+        return {label: LabelShare(*rows[:, k].tolist()) for k, label in enumerate(LABELS)}
 
-    of = {source: shares(where) for source, where in by_source.items()}
-    return {
-        "majority": {"label": majority, **label_validity(labels, [majority] * len(labels), dialogues, **chosen)},
-        "unseen dialogues": {"all": validity(known, everyone), **{s: validity(known, where) for s, where in by_source.items()},
-                             **{name: validity(known, where) for name, where in parts.items() if where}},
-        "unseen writers": {"all": validity(unseen, everyone), **{s: validity(unseen, where) for s, where in by_source.items()}},
-        "shares": {source: named(rows) for source, rows in of.items()},
-        "differences": {f"{a} - {b}": named(of[a] - of[b]) for a, b in itertools.combinations(of, 2)},
-    }  # fmt: skip
+    majority, of = max(LABELS, key=list(labels).count), {source: shares(where) for source, where in by_source.items()}
+    by_certainty = {"sure": [i for i in everyone if sure[i]], "guessed": [i for i in everyone if not sure[i]]}
+    return ErrorValidity(
+        majority=MajorityValidity(**vars(validity([majority] * len(labels), everyone)), label=majority),
+        unseen_dialogues=validities(known, {"all": everyone, **by_source, **by_certainty}),
+        unseen_writers=validities(unseen, {"all": everyone, **by_source}),
+        shares={source: named(rows) for source, rows in of.items()},
+        differences={f"{a} - {b}": named(of[a] - of[b]) for a, b in itertools.combinations(of, 2)},
+    )
 
 
-def empathy_validity(rated: Sequence[RatedReply], *, replicates: int, seed: int) -> dict[str, dict]:
-    """Per mechanism, on posts that the scale has not seen, against people's ratings; intervals by post.
+@dataclass(frozen=True)
+class MechanismValidity:
+    """What the scale of one mechanism is worth on posts it has not seen, against human ratings; intervals by post."""
 
-    ``accuracy`` in per cent of the most probable level beside that of the ``majority`` level, quadratically weighted
-    ``kappa``, and Spearman's ``rank correlation`` of the expected level.
-    """
-    found = {}
+    ratings: tuple[int, ...]  # How often each level was given
+    accuracy: Estimate  # Of the most probable level, in per cent
+    majority: float  # Share of the most frequent level, in per cent
+    kappa: Estimate  # Quadratically weighted
+    rank_correlation: Estimate  # Spearman's, of the expected level
+
+
+def empathy_validity(rated: Sequence[RatedReply], *, replicates: int, seed: int) -> dict[str, MechanismValidity]:
+    """Mechanism -> its validity, by cross-validation over posts."""
+    from sklearn.model_selection import cross_val_predict
+
+    chosen, found = {"replicates": replicates, "seed": seed}, {}
     for mechanism, rows in by_mechanism(rated).items():
         posts, levels = [row.post for row in rows], np.array([row.level for row in rows])
-        folds = GroupKFold(FOLDS, shuffle=True, random_state=seed)
-        probabilities = cross_val_predict(
-            _mechanism(len(rows)), [row.reply for row in rows], levels, groups=posts, cv=folds, method="predict_proba"
+        texts, folds = [row.reply for row in rows], _folds(FOLDS, seed)
+        model = _mechanism(len(rows))
+        probabilities = cross_val_predict(model, texts, levels, groups=posts, cv=folds, method="predict_proba")
+        guess, ratings = probabilities.argmax(axis=1), np.bincount(levels, minlength=3)
+        found[mechanism] = MechanismValidity(
+            ratings=tuple(ratings.tolist()),
+            accuracy=Means(posts, **chosen).of(100.0 * (guess == levels)),
+            majority=100 * float(ratings.max()) / len(levels),
+            kappa=weighted_kappa(guess.tolist(), levels.tolist(), posts, labels=[0, 1, 2], **chosen),
+            rank_correlation=spearman(probabilities @ np.arange(3), levels, posts, **chosen),
         )
-        guess, chosen = probabilities.argmax(axis=1), {"replicates": replicates, "seed": seed}
-        found[mechanism] = {
-            "ratings": np.bincount(levels, minlength=3).tolist(),
-            "accuracy": Means(posts, **chosen).of(100.0 * (guess == levels)),
-            "majority": 100 * float(np.bincount(levels).max()) / len(levels),
-            "kappa": asdict(weighted_kappa(guess.tolist(), levels.tolist(), posts, labels=[0, 1, 2], **chosen)),
-            "rank correlation": asdict(spearman(probabilities @ np.arange(3), levels, posts, **chosen)),
-        }
     return found
 
 
 MEASURES = (*MECHANISMS, "all three", "words")
-"""What `against_seekers` compares: the mechanisms, their sum, and the length of a reply, which any scale has to beat."""
+"""What `against_seekers` compares: mechanisms, their sum, and the length of a reply, which any scale has to beat."""
 
 
-def against_seekers(scale: EmpathyScale, corpora: Mapping[str, Sequence[Dialogue]], *, replicates: int, seed: int) -> dict:
-    """The scale on people's replies, against what the people whom they were meant for said of them.
+@dataclass(frozen=True)
+class RatingCorrelations:
+    """How often each rating from 1 to 5 was given, and Spearman's correlation of each measure with the ratings."""
 
-    ``means``: corpus -> measure -> mean over supporters' utterances; ``dialogues``: corpus -> Spearman's correlation of a
-    dialogue's mean with the seeker's rating of empathy after the talk; ``feedback``: the same for the utterances before
-    each rating during the talk, where a corpus has these.  ``higher``: how often, in per cent, a dialogue of the first
-    corpus has a higher mean than one of the second (50 is chance).
-    """
-    chosen, means, talks, during = {"replicates": replicates, "seed": seed}, {}, {}, {}
-    by_dialogue: dict[str, np.ndarray] = {}
+    ratings: tuple[int, ...]
+    correlations: dict[str, Estimate | None]  # None: without ratings, or where it is 0/0
+
+
+@dataclass(frozen=True)
+class SeekerValidity:
+    """The scale on human replies, against what the seekers whom they were meant for said of them."""
+
+    means: dict[str, dict[str, Estimate]]  # Corpus -> measure -> mean over supporters' utterances
+    dialogues: dict[str, RatingCorrelations]
+    """Corpus -> a dialogue's mean against the seeker's rating of empathy after the conversation."""
+    feedback: dict[str, RatingCorrelations]
+    """Corpus -> the same for the utterances before each rating during the conversation, where a corpus has these."""
+    higher: dict[str, Estimate]
+    """Measure -> how often, in per cent, a dialogue of the first corpus is above one of the second (50: chance)."""
+
+
+def against_seekers(
+    scale: EmpathyScale, corpora: Mapping[str, Sequence[Dialogue]], *, replicates: int, seed: int
+) -> SeekerValidity:
+    """The validity of ``scale`` on two ``corpora`` (name -> dialogues)."""
+    chosen, means, after, during = {"replicates": replicates, "seed": seed}, {}, {}, {}
+    by_dialogue: list[np.ndarray] = []
     for name, dialogues in corpora.items():
         said = [u for d in dialogues for u in d.utterances if u.role == "supporter"]
         levels = scale.levels([u.text for u in said])
         words = np.array([[len(u.text.split())] for u in said], dtype=float)
-        measured = dict(zip((u.id for u in said), np.hstack([levels, levels.sum(1, keepdims=True), words]), strict=True))
-        own = [(d, np.mean(rows, axis=0)) for d in dialogues if (rows := [measured[u.id] for u in d.utterances if u.id in measured])]
-        by_dialogue[name] = np.array([mean for _, mean in own])
+        table = np.hstack([levels, levels.sum(1, keepdims=True), words])
+        measured = dict(zip((u.id for u in said), table, strict=True))
+        own = []
+        for dialogue in dialogues:
+            if rows := [measured[u.id] for u in dialogue.utterances if u.id in measured]:
+                own.append((np.mean(rows, axis=0), dialogue.survey.empathy, dialogue.id))
+        by_dialogue.append(np.array([mean for mean, *_ in own]))
         every = Means([u.id.rsplit("/", 1)[0] for u in said], **chosen)
-        table = np.array(list(measured.values()))
         means[name] = {measure: every.of(table[:, k]) for k, measure in enumerate(MEASURES)}
-        talks[name] = _correlations([(mean, d.survey.empathy, d.id) for d, mean in own if d.survey.empathy is not None], **chosen)
+        after[name] = _correlations([row for row in own if row[1] is not None], **chosen)
         during[name] = _correlations(list(_rated_during(dialogues, measured)), **chosen)
-    first, second = by_dialogue.values()
-    return {
-        "means": means,
-        "dialogues": talks,
-        "feedback": during,
-        "higher": {measure: asdict(_higher(first[:, k], second[:, k], **chosen)) for k, measure in enumerate(MEASURES)},
-    }
+    first, second = by_dialogue
+    higher = {measure: _higher(first[:, k], second[:, k], **chosen) for k, measure in enumerate(MEASURES)}
+    return SeekerValidity(means, after, during, higher)
 
 
-def _rated_during(dialogues: Sequence[Dialogue], measured: Mapping[str, np.ndarray]) -> Iterator[tuple[np.ndarray, int, str]]:
+def _rated_during(
+    dialogues: Sequence[Dialogue], measured: Mapping[str, np.ndarray]
+) -> Iterator[tuple[np.ndarray, int, str]]:
     for dialogue in dialogues:
         since: list[np.ndarray] = []
         for utterance in dialogue.utterances:
@@ -304,21 +395,20 @@ def _rated_during(dialogues: Sequence[Dialogue], measured: Mapping[str, np.ndarr
                 since = []
 
 
-def _correlations(rated: Sequence[tuple[np.ndarray, int, str]], *, replicates: int, seed: int) -> dict:
-    """How often each rating from 1 to 5 was given, and the correlation of each measure with them; None where it is 0/0."""
-    found: dict = {"ratings": np.bincount([rating for _, rating, _ in rated], minlength=6)[1:].tolist()}
-    for k, measure in enumerate(MEASURES):
-        found[measure] = None
-        if rated:
-            scores, ratings, dialogues = zip(*[(row[k], rating, id) for row, rating, id in rated], strict=True)
-            with suppress(Undefined):
-                found[measure] = asdict(spearman(scores, ratings, dialogues, replicates=replicates, seed=seed))
-    return found
+def _correlations(rated: Sequence[tuple[np.ndarray, int, str]], *, replicates: int, seed: int) -> RatingCorrelations:
+    """``rated``: (measures, rating, dialogue) of each."""
+    found: dict[str, Estimate | None] = dict.fromkeys(MEASURES)
+    for k, measure in enumerate(MEASURES if rated else ()):
+        scores, ratings, dialogues = zip(*[(row[k], rating, id) for row, rating, id in rated], strict=True)
+        with suppress(Undefined):
+            found[measure] = spearman(scores, ratings, dialogues, replicates=replicates, seed=seed)
+    counts = np.bincount([rating for _, rating, _ in rated], minlength=6)[1:]
+    return RatingCorrelations(tuple(counts.tolist()), found)
 
 
 def _higher(first: np.ndarray, second: np.ndarray, *, replicates: int, seed: int) -> Estimate:
-    """How often, in per cent, one of ``first`` [n] lies above one of ``second`` [m], ties half: 100 x area under the ROC curve."""
+    """How often, in per cent, one of ``first`` [n] lies above one of ``second`` [m]: 100 x area under the ROC curve."""
     above = (first[:, None] > second[None, :]) + 0.5 * (first[:, None] == second[None, :])
-    draws = [cluster_weights(len(side), replicates, seed + k) for k, side in enumerate((first, second))]
-    copies = ((draws[0] @ above) * draws[1]).sum(axis=1) / above.size
+    one, other = (cluster_weights(len(side), replicates, seed + k) for k, side in enumerate((first, second)))
+    copies = ((one @ above) * other).sum(axis=1) / above.size
     return percentile_interval(100 * above.mean(), 100 * copies)

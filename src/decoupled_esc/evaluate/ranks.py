@@ -1,8 +1,8 @@
-"""Judges' scores as places among people: what a search is paid with (chapter 05).
+"""The reward of a search by offline judges: percentile ranks among human replies (chapter 05).
 
-A classifier's probability is no measure of how good a reply is; it is used here to compare replies of one kind.  Each reply is
-placed among what people said under the same strategy, so that a search gains nothing by a strategy which the classifier
-seldom faults.
+A classifier's probability is no measure of how good a reply is; it is used here to compare replies of one kind.  Each
+reply is ranked among human replies under the same strategy, so that a search gains nothing by a strategy which the
+classifier seldom faults.
 """
 
 from __future__ import annotations
@@ -17,36 +17,33 @@ from decoupled_esc.evaluate.judged import Reply
 from decoupled_esc.evaluate.offline import EmpathyScale, ErrorClassifier
 
 BEST = 4.0
-"""The highest score (CSO's scores run from 0 to 4); a person's median turn has half of it."""
+"""The highest score (CSO's scores run from 0 to 4); the median human turn has half of it."""
 
 
-class AmongPeople:
-    """Scores from 0 to 4: the share of people's turns under the same strategy that a reply is at least as good as, times 4."""
+class PercentileReward:
+    """Scores from 0 to 4: the percentile rank of a reply among human turns of the same strategy, as a share, times 4."""
 
-    def __init__(self, classifier: ErrorClassifier, scale: EmpathyScale, people: Sequence[Reply]):
+    def __init__(self, classifier: ErrorClassifier, scale: EmpathyScale, human: Sequence[Reply]):
+        """``human``: the human reference, replies of the training split."""
         self.classifier, self.scale = classifier, scale
-        fit, warmth = self._values(people)
-        under = np.array([reply.strategy for reply in people])
-        self._people = {
-            name: tuple(np.sort(values[under == name]) for values in (fit, warmth)) for name in taxonomy.STRATEGIES
-        }
+        values = self._values(human)
+        under = np.array([reply.strategy for reply in human])
+        self._reference = {name: np.sort(values[:, under == name], axis=1) for name in taxonomy.STRATEGIES}
 
     def scores(self, replies: Sequence[Reply]) -> list[tuple[float, float]]:
-        """(empathy, fit of the strategy) of each reply; half marks under a strategy that no person used."""
-        fit, warmth = self._values(replies)
-        found = []
-        for k, reply in enumerate(replies):
-            people = self._people[reply.strategy]
-            found.append((_place(people[1], warmth[k]), _place(people[0], fit[k])))
-        return found
+        """(empathy, fit of the strategy) of each reply; half of `BEST` under a strategy without a human reference."""
+        return [
+            tuple(_rank(*pair) for pair in zip(self._reference[reply.strategy], values, strict=True))
+            for reply, values in zip(replies, self._values(replies).T, strict=True)
+        ]
 
-    def _values(self, replies: Sequence[Reply]) -> tuple[np.ndarray, np.ndarray]:
-        """Probability that the strategy is no mismatch, and the sum of the three mechanisms of empathy; each [replies]."""
-        fit = 1 - self.classifier.probabilities(replies)[:, LABELS.index("Strategy Mismatch")]
-        return fit, self.scale.levels([reply.text for reply in replies]).sum(axis=1)
+    def _values(self, replies: Sequence[Reply]) -> np.ndarray:
+        """[2, replies]: the sum of the mechanisms of empathy, and the probability that the strategy is no mismatch."""
+        warmth = self.scale.levels([reply.text for reply in replies]).sum(axis=1)
+        return np.stack([warmth, 1 - self.classifier.probabilities(replies)[:, LABELS.index("Strategy Mismatch")]])
 
 
-def _place(ordered: np.ndarray, value: float) -> float:
+def _rank(ordered: np.ndarray, value: float) -> float:
     if not len(ordered):
         return BEST / 2
     below, upto = np.searchsorted(ordered, value, "left"), np.searchsorted(ordered, value, "right")

@@ -18,10 +18,6 @@ Policy = Literal["wrong", "drop"]
 Variant = Literal["paper", "standard"]
 
 N = len(STRATEGIES)
-LARGEST_BIAS = float(np.sqrt(N - 1))
-"""B when one strategy holds all preference: sqrt(7) = 2.6458.  The 2.65 that CSO prints equals this bound;
-a constant predictor reaches it, and so does any predictor with one over-used strategy that it never misses."""
-
 PAPER_SWEEPS = 20
 TOLERANCE = 1e-10
 """Largest change of log p in one sweep at which the ``standard`` iteration stops."""
@@ -42,21 +38,13 @@ def strategy_indices(names: Sequence[str | None]) -> np.ndarray:
     return np.array([-1 if name is None else _INDEX[name] for name in names], dtype=np.int64)
 
 
-def confusion(predicted: Sequence[str | None], gold: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Counts over turns: (w int [8, 8] with w[predicted, gold], invalid predictions per gold int [8]).
-
-    Raises ValueError on unequal lengths, an unknown name, or a gold strategy that is None.
-    """
-    counts, invalid = grouped_confusion(predicted, gold, np.zeros(len(gold), dtype=np.int64), 1)
-    return counts[0], invalid[0]
-
-
 def grouped_confusion(
     predicted: Sequence[str | None], gold: Sequence[str], group: np.ndarray, groups: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`confusion` of each group of turns: (int [groups, 8, 8], int [groups, 8]).
+    """Counts over turns: (w int [groups, 8, 8] by predicted and gold, invalid predictions by gold int [groups, 8]).
 
-    ``group`` int [turns] numbers the group (the dialogue) of each turn from 0.
+    ``group`` int [turns] numbers the group (the dialogue) of each turn from 0.  Raises ValueError on unequal lengths,
+    an unknown name, or a gold strategy that is None.
     """
     if len(predicted) != len(gold):
         raise ValueError(f"{len(predicted)} predictions for {len(gold)} gold strategies")
@@ -141,10 +129,7 @@ def preference(w: np.ndarray, variant: Variant) -> np.ndarray:
         raise ValueError(f"variant must be 'paper' or 'standard', not {variant!r}")
     wins = w.reshape(-1, N, N) * (1 - np.eye(N))
     beats_any, beaten = wins.sum(-1) > 0, wins.sum(-2) > 0
-    if variant == "paper":
-        p = _twenty_sweeps(wins)
-    else:
-        p = _fixed_point(wins)
+    p = _twenty_sweeps(wins) if variant == "paper" else _fixed_point(wins)
     dominant = beats_any & ~beaten
     p = np.where(dominant.any(-1, keepdims=True), dominant, p)
     return (p * N / p.sum(-1, keepdims=True)).reshape(w.shape[:-1])
@@ -153,20 +138,21 @@ def preference(w: np.ndarray, variant: Variant) -> np.ndarray:
 def bias_of_chance(shares: Sequence[float], turns: int, replicates: int, seed: int) -> float:
     """The mean B (variant ``paper``) of a predictor without any preference, on ``turns`` turns: what noise alone makes.
 
-    It draws each strategy with its gold share (``shares`` [8]) whatever the gold strategy is.  Raises ValueError
+    It samples each strategy with its gold share (``shares`` [8]) whatever the gold strategy is.  Raises ValueError
     without turns or replicates.
     """
     if turns < 1 or replicates < 1:
         raise ValueError(f"need at least one turn and one replicate, not {turns} and {replicates}")
     joint = np.outer(shares, shares).ravel()
-    draws = np.random.default_rng(seed).multinomial(turns, joint / joint.sum(), size=replicates)
-    return float(bias(draws.reshape(-1, N, N), "paper").mean())
+    sampled = np.random.default_rng(seed).multinomial(turns, joint / joint.sum(), size=replicates)
+    return float(bias(sampled.reshape(-1, N, N), "paper").mean())
 
 
 def bias(w: np.ndarray, variant: Variant) -> np.ndarray:
     """Preference bias B, eq. 8 of DecoupledESC: the population standard deviation of `preference`.
 
-    ``w`` [..., 8, 8] -> float [...], from 0 (no bias) to `LARGEST_BIAS`.  Errors as `preference`.
+    ``w`` [..., 8, 8] -> float [...], from 0 (no bias) to sqrt(7) = 2.6458, the 2.65 that CSO prints: a constant
+    predictor reaches it, and so does any with one over-used strategy that it never misses.  Errors as `preference`.
 
     Sampling noise alone makes B positive: a predictor that prefers nothing shows about 0.1 on 1,792 turns and more
     on fewer, so values on test sets of different size are not comparable.

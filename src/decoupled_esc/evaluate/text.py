@@ -46,14 +46,10 @@ ABBREVIATIONS = (
 )  # fmt: skip
 
 
-def _sentence_tokenizer() -> PunktSentenceTokenizer:
-    parameters = PunktParameters()
-    parameters.abbrev_types = set(ABBREVIATIONS)
-    return PunktSentenceTokenizer(parameters)
-
-
-_SENTENCES = _sentence_tokenizer()
-_WORDS = NLTKWordTokenizer()
+_PUNKT = PunktParameters()
+_PUNKT.abbrev_types = set(ABBREVIATIONS)
+_SENTENCES, _WORDS = PunktSentenceTokenizer(_PUNKT), NLTKWordTokenizer()
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def tokenize(text: str) -> list[str]:
@@ -70,22 +66,13 @@ def tokenize(text: str) -> list[str]:
 
 
 def squad_tokens(text: str) -> list[str]:
-    """Words of ``text`` after SQuAD normalisation: lower case, no ASCII punctuation, no articles
-    (Rajpurkar et al. 2016)."""
-    bare = "".join(character for character in text.lower() if character not in _PUNCTUATION)
-    return _ARTICLES.sub(" ", bare).split()
-
-
-_PUNCTUATION = frozenset(string.punctuation)
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
+    """Words after SQuAD normalisation: lower case, no ASCII punctuation, no articles (Rajpurkar et al. 2016)."""
+    return re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(_NO_PUNCTUATION)).split()
 
 
 def rouge_tokens(text: str) -> list[str]:
     """Runs of ASCII letters and digits, lower-cased: the tokenizer of ``rouge_score`` without a stemmer."""
-    return _LETTERS_AND_DIGITS.findall(text.lower())
-
-
-_LETTERS_AND_DIGITS = re.compile(r"[a-z0-9]+")
+    return re.findall("[a-z0-9]+", text.lower())
 
 
 class Tokens(NamedTuple):
@@ -207,25 +194,16 @@ def reply_scores(reply: str, gold: str) -> dict[str, list[float]]:
         token_f1(hypothesis.words, reference.words),
         rouge_l(hypothesis.words, reference.words, ROUGE_BETA),
     ]
-    standard = [
-        token_f1(hypothesis.squad, reference.squad),
-        rouge_l(hypothesis.rouge, reference.rouge, 1.0),
-    ]
-    return {
-        "paper": [100 * score for score in paper],
-        "standard": [100 * score for score in standard],
-    }
+    standard = [token_f1(hypothesis.squad, reference.squad), rouge_l(hypothesis.rouge, reference.rouge, 1.0)]
+    return {"paper": [100 * score for score in paper], "standard": [100 * score for score in standard]}
 
 
 class DistinctCounts(NamedTuple):
     """Corpus-level n-gram counts of D groups of replies, enough to leave any one group out."""
 
-    total: np.ndarray
-    """int [D]: n-grams in each group."""
-    private: np.ndarray
-    """int [D]: different n-grams that occur in this group and in no other."""
-    unique: int
-    """Different n-grams overall."""
+    total: np.ndarray  # int [D]: n-grams in each group
+    private: np.ndarray  # int [D]: different n-grams that occur in this group and in no other
+    unique: int  # Different n-grams overall
 
 
 def distinct_counts(groups: Sequence[Sequence[Sequence[str]]], n: int) -> DistinctCounts:

@@ -1,4 +1,5 @@
-"""Replies and scores from models: in this process (``local``), or behind a server that speaks OpenAI's protocol (``client``).
+"""Replies and scores from models, all behind one ``Engine``: transformers, vLLM, or a chat server (asked on a record)."""
 
-``client`` sends many requests at once, keeps to a budget, and writes each answer down in a ``record`` before it is used.
-"""
+from decoupled_esc.generate.engine import Completion, Engine, Sampling, open_engine
+
+__all__ = ["Completion", "Engine", "Sampling", "open_engine"]

@@ -19,7 +19,9 @@ from decoupled_esc.prompts import Layout, Prompt, vanilla
 Ask = Callable[[str, Layout], Mapping[str, str]]
 """(name of the step, what is shown for a turn) -> turn id -> what the model printed."""
 
-REVISE = "Say that again, better: closer to what the person feels and needs. Keep the form, [strategy] and then the answer."
+REVISE = (
+    "Say that again, better: closer to what the person feels and needs. Keep the form, [strategy] and then the answer."
+)
 CRITICISE = "What is weak about your last answer? Two sentences: what it misses of the person's feelings, and what it could do instead."
 IMPROVE = "Now say it again with this in mind. Keep the form, [strategy] and then the answer."
 NAME_FEELING = "Before you answer: in one sentence, what does this person feel at the moment, and why?"
@@ -72,7 +74,10 @@ def _before(turn: Turn, question: str, *said: str) -> Prompt:
     prompt = vanilla(turn)
     *earlier, (role, last) = prompt.messages
     roles = ("assistant", "user")
-    return replace(prompt, messages=(*earlier, (role, f"{last}\n({question})"), *((roles[n % 2], text) for n, text in enumerate(said))))
+    return replace(
+        prompt,
+        messages=(*earlier, (role, f"{last}\n({question})"), *((roles[n % 2], text) for n, text in enumerate(said))),
+    )
 
 
 # Planners that read no language model -------------------------------------------------------------------------------

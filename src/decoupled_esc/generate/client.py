@@ -10,26 +10,25 @@ for again, and then missing for that request alone.  A stopped run goes on from 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import re
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
 from itertools import cycle
 from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from decoupled_esc import progress
+from decoupled_esc.errors import KnownError
+from decoupled_esc.generate.answers import Misshapen, chat_completion, masked, read, schema
 from decoupled_esc.generate.record import Record, Stored, canonical, key
 
 if TYPE_CHECKING:
@@ -39,11 +38,20 @@ Mode = Literal["record", "replay", "live"]
 """``record``: stored answers are used, the others asked for and stored.  ``replay``: one that is not stored is an error.
 ``live``: everything is asked anew, and nothing stored answers or is stored."""
 
-READINGS = 3
+MAX_PARSE_ATTEMPTS = 3
 """How often an answer that can't be read is asked for, in all."""
+FIRST_PAUSE, LAST_PAUSE = 0.5, 8.0
+"""Seconds between two tries; each pause is twice the one before, up to the last."""
 LONGEST_PAUSE = 120.0
 """Seconds: a server that wants a longer one has run out of quota for today."""
 _PUBLIC = "https://api.openai.com/v1"
+_REFUSED = re.compile(r"content_filter|content_policy|context_length|maximum context")
+"""In an error that is this request's answer: its content is refused, or too long."""
+_ABOUT_FORM = re.compile(r"response_format|json_schema|json_object|schema|guided|extra|unsupported", re.IGNORECASE)
+_WEAKER = {"json_schema": "json_object", "json_object": "none"}
+
+Url = Annotated[str, Field(pattern=r"^https?://\S+$")]
+Dollars = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
 
 class Endpoint(BaseModel):
@@ -51,27 +59,27 @@ class Endpoint(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str
-    base_url: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    model: str = Field(min_length=1)
+    base_url: Url | Annotated[tuple[Url, ...], Field(min_length=1)] | None = None
     """Of several servers of one model: each call goes to the next, and so does one that is tried again.  None: the
     environment's OPENAI_BASE_URL, or OpenAI's own."""
-    key_from: str = "OPENAI_API_KEY"
+    api_key_env: str = Field("OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     """Name of the environment variable that holds the key."""
-    in_flight: PositiveInt = 32
+    max_concurrency: int = Field(32, ge=1, le=4096)
     """Calls at once, over all its servers."""
-    timeout_seconds: PositiveFloat = 120.0
+    timeout_seconds: float = Field(120.0, gt=0, le=86400)
     """For one whole answer."""
-    attempts: PositiveInt = 8
+    attempts: int = Field(8, ge=1, le=100)
     """For one answer, faults of the way included."""
-    dollars_per_million_in: NonNegativeFloat | None = None
-    dollars_per_million_out: NonNegativeFloat | None = None
-    max_tokens: int | None = None
+    dollars_per_million_in: Dollars | None = None
+    dollars_per_million_out: Dollars | None = None
+    max_tokens: int | None = Field(None, ge=1)
     """Budget of tokens, in and out, over everything that this model answered in the record.
 
     A call whose answer never came may have been paid all the same: until the program ends, it counts with the most it
     could have cost.  So does, for good, an answer that does not say what it took.
     """
-    max_dollars: float | None = None
+    max_dollars: float | None = Field(None, gt=0, le=1e9)
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -91,7 +99,8 @@ class Request:
     max_new_tokens: int
     temperature: float = 0.0
     sample: int = 0
-    """Tells apart several draws of the same request."""
+    """Tells apart several samples of the same request."""
+    top_p: float = 1.0
 
     def body(self, model: str) -> dict:
         """What identifies this request: all that its answer depends on."""
@@ -100,8 +109,8 @@ class Request:
             "messages": [{"role": role, "content": content} for role, content in self.messages],
             "temperature": self.temperature,
             "max_tokens": self.max_new_tokens,
-            "schema": _schema(self.answer),
-        }
+            "schema": schema(self.answer),
+        } | ({"top_p": self.top_p} if self.top_p != 1 else {})
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,7 @@ class Answer:
     tokens_out: int
 
 
-class EndpointError(RuntimeError):
+class EndpointError(KnownError, RuntimeError):
     """The server can't be used, or left requests unanswered; one line."""
 
 
@@ -129,15 +138,23 @@ class ReplayMiss(EndpointError):
     """A record was to be replayed and lacks an answer."""
 
 
+class _Fault(EndpointError):
+    """Of the way: asking again may help, after ``pause`` seconds where the server named them."""
+
+    def __init__(self, why: str, pause: float = 0.0):
+        super().__init__(why)
+        self.pause = pause
+
+
 class Client:
     """Asks ``endpoint``, through ``record``."""
 
     def __init__(self, endpoint: Endpoint, record: Record, mode: Mode = "record"):
-        if endpoint.max_dollars is not None and None in (endpoint.dollars_per_million_in, endpoint.dollars_per_million_out):
+        if endpoint.max_dollars and None in (endpoint.dollars_per_million_in, endpoint.dollars_per_million_out):
             raise EndpointError("max_dollars needs dollars_per_million_in and dollars_per_million_out")
         self.endpoint, self.record, self.mode = endpoint, record, mode
-        self._format: Literal["json_schema", "json_object", "none"] = "json_schema"
-        self._unrecorded = [0, 0]  # tokens in and out that the record knows nothing of
+        self.form: Literal["json_schema", "json_object", "none"] = "json_schema"
+        self.unrecorded = [0, 0]  # tokens in and out that the record knows nothing of
 
     def ask(self, requests: Sequence[Request]) -> list[Answer]:
         """Answers in the order of ``requests``, shown with a bar; the worst cost is said first where anything must be asked.
@@ -145,30 +162,23 @@ class Client:
         Raises BudgetExceeded, ReplayMiss, EndpointError (no key, refused outright, or some requests unanswered after all
         attempts), or RecordError; what was received until then is in the record.
         """
-        missing = [request for request in requests if self.mode == "live" or self._stored(request, 0) is None]
+        from anyio.from_thread import start_blocking_portal
+
+        missing = [request for request in requests if self.stored(request, 0) is None]
         if missing and self.mode == "replay":
-            raise ReplayMiss(f"{len(missing)} of {len(requests)} answers are not in {self.record.path}, {missing[0].id} first; use mode record")
+            count = f"{len(missing)} of {len(requests)} answers are not in {self.record.path}"
+            raise ReplayMiss(f"{count}, {missing[0].id} first; use mode record")
         if missing:
             print(self.estimate(missing), file=sys.stderr, flush=True)
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return asyncio.run(_Run(self).all(requests))
-        run = _Run(self)
-        with ThreadPoolExecutor(1) as apart:  # a notebook has a loop of its own, which can't be waited in
-            answers = apart.submit(lambda: asyncio.run(run.all(requests)))
-            try:
-                return answers.result()
-            except KeyboardInterrupt:  # it reaches this thread alone, and the other one would go on spending
-                run.interrupt()
-                raise
+        with start_blocking_portal() as portal:  # a loop of its own: a notebook's can't be waited in
+            return portal.call(_Run(self).all, requests)
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Callable[[Request], Awaitable[Answer]]]:
         """A function that asks one request, for callers that learn from each answer what to ask next.
 
-        To be used in a running event loop, by as many tasks as there are; they share one budget and one bound on what is in
-        flight.  The function raises as `ask` does.
+        To be used in a running event loop, by as many tasks as there are; they share one budget and one bound on calls
+        at once.  The function raises as `ask` does.
         """
         run = _Run(self)
         async with run.connected():
@@ -179,17 +189,25 @@ class Client:
         read = sum(len(content) for request in requests for _, content in request.messages) // 4
         written = sum(request.max_new_tokens for request in requests)
         line = f"{self.endpoint.model}: {len(requests):,} calls, about {read:,} tokens in, at most {written:,} out"
-        if self.endpoint.dollars_per_million_in is None or self.endpoint.dollars_per_million_out is None:
+        if None in (self.endpoint.dollars_per_million_in, self.endpoint.dollars_per_million_out):
             return line
-        return f"{line}, about ${self._dollars(read, written):.2f} at most"
+        return f"{line}, about ${self.dollars(read, written):.2f} at most"
 
-    def _dollars(self, tokens_in: int, tokens_out: int) -> float:
-        return (tokens_in * self.endpoint.dollars_per_million_in + tokens_out * self.endpoint.dollars_per_million_out) / 1e6
+    def dollars(self, tokens_in: int, tokens_out: int) -> float:
+        """What so many tokens cost."""
+        prices = (self.endpoint.dollars_per_million_in, self.endpoint.dollars_per_million_out)
+        return (tokens_in * prices[0] + tokens_out * prices[1]) / 1e6
 
-    def _stored(self, request: Request, attempt: int) -> Stored | None:
+    def stored(self, request: Request, attempt: int) -> Stored | None:
+        """What the record has for ``request``; nothing in mode live."""
         if self.mode == "live":
             return None
         return self.record.get(key(request.body(self.endpoint.model)), request.sample, attempt)
+
+    def keep(self, request: Request, attempt: int, stored: Stored) -> None:
+        """Put ``stored`` into the record, unless the mode is live."""
+        if self.mode != "live":
+            self.record.put(request.body(self.endpoint.model), request.sample, attempt, stored)
 
 
 class _Run:
@@ -197,51 +215,46 @@ class _Run:
 
     def __init__(self, client: Client):
         self.client, self.endpoint = client, client.endpoint
-        self.secret = (os.environ.get(self.endpoint.key_from) or "").strip()
+        self.secret = (os.environ.get(self.endpoint.api_key_env) or "").strip()
         self.pending: dict[tuple, asyncio.Future] = {}
         self.reserved = [0, 0]
         self.recorded = list(client.record.spent(client.endpoint.model))
         self.settled = asyncio.Condition()
-        self.places = asyncio.Semaphore(client.endpoint.in_flight)
+        self.places = asyncio.Semaphore(client.endpoint.max_concurrency)
         self.stopped: EndpointError | None = None
         self.stopping = asyncio.Event()
         # Asked anew is not repeated: a server that knows the name again would give the old answer.
         self.prefix = f"{secrets.token_hex(8)}-" if client.mode == "live" else ""
-        self.interrupted, self.task = False, None
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
         import openai
 
-        addresses = self.endpoint.addresses
-        if not self.secret and self.client.mode != "replay" and any(address.startswith("https://api.openai.com") for address in addresses):
-            raise EndpointError(
-                f"{self.endpoint.model}: set {self.endpoint.key_from} to your key, or base_url to a server of your own "
-                "(a profile without a judge has `judge: null`, one whose own models play the search's roles `roles: null`)"
-            )
+        end, addresses = self.endpoint, self.endpoint.addresses
+        if not self.secret and self.client.mode != "replay" and any(a.startswith(_PUBLIC[:-3]) for a in addresses):
+            without = "a profile without a judge has `judge: null`, one whose own models play the search's roles `roles: null`"
+            remedy = f"set {end.api_key_env} to your key, or base_url to a server of your own"
+            raise EndpointError(f"{end.model}: {remedy} ({without})")
+        if not re.fullmatch(r"[!-~]*", self.secret):
+            raise EndpointError(f"{end.model}: {end.api_key_env} holds what no key can hold; set it to your key alone")
+        settings = {"api_key": self.secret or "none", "max_retries": 0, "timeout": end.timeout_seconds}
         async with AsyncExitStack() as stack:
-            asked = [
-                openai.AsyncOpenAI(api_key=self.secret or "none", base_url=address, max_retries=0, timeout=self.endpoint.timeout_seconds)
-                for address in addresses
-            ]
-            self.servers = cycle([await stack.enter_async_context(server) for server in asked])
+            servers = [openai.AsyncOpenAI(base_url=address, **settings) for address in addresses]
+            self.servers = cycle([await stack.enter_async_context(server) for server in servers])
             yield
 
     async def all(self, requests: Sequence[Request]) -> list[Answer]:
-        self.loop, self.task = asyncio.get_running_loop(), asyncio.current_task()
-        if self.interrupted:
-            raise asyncio.CancelledError
-        async with self.connected():
-            with progress.bar(len(requests), f"asking {self.endpoint.model}") as bar:
+        with progress.bar(len(requests), f"asking {self.endpoint.model}") as bar:
 
-                async def one(request: Request) -> Answer | EndpointError:
-                    try:
-                        return await self.answer(request)
-                    except EndpointError as error:
-                        return error
-                    finally:
-                        bar.update()
+            async def one(request: Request) -> Answer | EndpointError:
+                try:
+                    return await self.answer(request)
+                except EndpointError as error:
+                    return error
+                finally:
+                    bar.update()
 
+            async with self.connected():
                 found = await asyncio.gather(*map(one, requests))
         failed = [error for error in found if isinstance(error, EndpointError)]
         if self.stopped:
@@ -249,24 +262,19 @@ class _Run:
         if failed and self.client.mode == "replay":
             raise failed[0]
         if failed:
-            raise EndpointError(f"{len(failed)} of {len(requests)} requests were not answered, the first because {failed[0]}; run again to ask only these")
+            count = f"{len(failed)} of {len(requests)} requests were not answered"
+            raise EndpointError(f"{count}, the first because {failed[0]}; run again to ask only these")
         return found
 
-    def interrupt(self) -> None:
-        """Called from another thread: send nothing more, and wait for nothing."""
-        self.interrupted = True
-        if self.task is not None:
-            self.loop.call_soon_threadsafe(self.task.cancel)
-
     def stop(self, error: EndpointError) -> None:
-        """Send nothing more; what is in flight is waited for.  To be called with ``settled`` held."""
+        """Send nothing more; what is under way is waited for.  To be called with ``settled`` held."""
         self.stopped = self.stopped or error
         self.stopping.set()
         self.settled.notify_all()
 
     async def answer(self, request: Request) -> Answer:
-        for attempt in range(READINGS):
-            stored = self.client._stored(request, attempt) or await self.fetched(request, attempt)
+        for attempt in range(MAX_PARSE_ATTEMPTS):
+            stored = self.client.stored(request, attempt) or await self.fetched(request, attempt)
             parsed, why, text = read(stored, request.answer)
             if parsed is not None or stored.status != 200:
                 break
@@ -294,44 +302,56 @@ class _Run:
 
     async def paid(self, request: Request, attempt: int, name: str) -> Stored:
         """The server's answer, asked for again where the way is at fault; written down before anybody reads it."""
+        import tenacity
+
+        def wait(state) -> float:
+            pause = min(FIRST_PAUSE * 2 ** (state.attempt_number - 1), LAST_PAUSE) * random.uniform(0.75, 1.0)
+            return state.outcome.exception().pause or pause
+
+        async def sleep(seconds: float) -> None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.stopping.wait(), seconds)
+
+        faulty, enough = tenacity.retry_if_exception_type(_Fault), tenacity.stop_after_attempt(self.endpoint.attempts)
+        again = tenacity.AsyncRetrying(retry=faulty, stop=enough, wait=wait, sleep=sleep, reraise=True)
+        return await again(self.once, request, attempt, name)
+
+    async def once(self, request: Request, attempt: int, name: str) -> Stored:
+        """One try; a form that the server does not know is no fault, and a weaker one is asked for at once."""
         import openai
 
-        why, failures = "", 0
-        while failures < self.endpoint.attempts:
-            pause = min(0.5 * 2**failures, 8.0) * random.uniform(0.75, 1.0)
-            try:
-                async with self.places:  # a pause takes none
-                    if self.stopped:
-                        raise self.stopped
-                    form, server = self.client._format, next(self.servers)
+        while True:
+            async with self.places:  # a pause takes none
+                if self.stopped:
+                    raise self.stopped
+                form, server = self.client.form, next(self.servers)
+                try:
                     return await self.call(server, request, attempt, name, form)
-            except (TimeoutError, openai.APITimeoutError):
-                why = f"no answer within {self.endpoint.timeout_seconds:g} s"
-            except openai.APIConnectionError as error:
-                why = self._discreet(f"no connection ({error.__cause__ or error})")
-            except openai.APIStatusError as error:
-                why = self._discreet(_said(error))
-                if _REFUSED.search(why) and error.status_code == 400:
-                    refusal = Stored(400, {"error": why}, 0, 0, self.endpoint.model)
-                    if self.client.mode != "live":
-                        self.client.record.put(request.body(self.endpoint.model), request.sample, attempt, refusal)
-                    return refusal
-                if self._falls_back(error.status_code, why, form):
-                    continue
-                wanted = _wanted_pause(error.response.headers.get("retry-after", ""))
-                if error.status_code not in (408, 409, 429) and error.status_code < 500 or wanted > LONGEST_PAUSE or "insufficient_quota" in why:
-                    patience = f", and to wait {wanted:,.0f} s" if wanted > LONGEST_PAUSE else ""
-                    async with self.settled:
-                        self.stop(EndpointError(f"{self.endpoint.model} at {_shown(str(server.base_url))}: {why}{patience}"))
-                    raise self.stopped from None
-                pause = wanted or pause
-            except _Misshapen:
-                why = "its answer was not in the form of a chat completion"
-            failures += 1
-            if failures < self.endpoint.attempts:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self.stopping.wait(), pause)
-        raise EndpointError(why)
+                except (TimeoutError, openai.APITimeoutError):
+                    raise _Fault(f"no answer within {self.endpoint.timeout_seconds:g} s") from None
+                except openai.APIConnectionError as error:
+                    raise _Fault(masked(f"no connection ({error.__cause__ or error})", self.secret)) from None
+                except Misshapen:
+                    raise _Fault("its answer was not in the form of a chat completion") from None
+                except openai.APIStatusError as error:
+                    status, why = error.status_code, masked(_said(error), self.secret)[:300]
+                    wanted = _wanted_pause(error.response.headers.get("retry-after", ""))
+            if _REFUSED.search(why) and status == 400:
+                refusal = Stored(400, {"error": why}, 0, 0, self.endpoint.model)
+                self.client.keep(request, attempt, refusal)
+                return refusal
+            if status in (400, 404, 415, 422, 501) and form in _WEAKER and _ABOUT_FORM.search(why):
+                self.client.form = _WEAKER[form] if self.client.form == form else self.client.form
+                continue
+            passing = status in (408, 409, 429) or status >= 500
+            if not passing or wanted > LONGEST_PAUSE or "insufficient_quota" in why:
+                patience = f", and to wait {wanted:,.0f} s" if wanted > LONGEST_PAUSE else ""
+                async with self.settled:
+                    self.stop(
+                        EndpointError(f"{self.endpoint.model} at {_shown(str(server.base_url))}: {why}{patience}")
+                    )
+                raise self.stopped from None
+            raise _Fault(why, wanted)
 
     async def call(self, server: openai.AsyncOpenAI, request: Request, attempt: int, name: str, form: str) -> Stored:
         """One call to ``server``, within the budget, its answer on the disk."""
@@ -347,13 +367,11 @@ class _Run:
             headers = {"Idempotency-Key": self.prefix + name + ("" if form == "json_schema" else f"-{form}")}
             async with asyncio.timeout(self.endpoint.timeout_seconds):  # a server that drips is as bad as a silent one
                 raw = await server.chat.completions.with_raw_response.create(**body, extra_headers=headers)
-            stored = _stored(raw.http_response.text, self.endpoint.model, worst)
-            if self.client.mode == "live":
-                taken = (stored.tokens_in, stored.tokens_out)
-            else:
-                self.client.record.put(request.body(self.endpoint.model), request.sample, attempt, stored)
-                self.recorded[0] += stored.tokens_in
-                self.recorded[1] += stored.tokens_out
+            stored = chat_completion(masked(raw.http_response.text, self.secret, 16), self.endpoint.model, worst)
+            self.client.keep(request, attempt, stored)
+            taken = (stored.tokens_in, stored.tokens_out)
+            if self.client.mode != "live":  # now the record knows of them
+                self.recorded = [known + more for known, more in zip(self.recorded, taken, strict=True)]
                 taken = (0, 0)
             return stored
         except openai.APIConnectionError as error:
@@ -367,7 +385,7 @@ class _Run:
             raise
         finally:
             for i in (0, 1):
-                self.client._unrecorded[i] += taken[i]
+                self.client.unrecorded[i] += taken[i]
                 self.reserved[i] -= worst[i]
             async with self.settled:
                 self.settled.notify_all()
@@ -377,22 +395,22 @@ class _Run:
         async with self.settled:
             while not self.stopped and (limit := self.beyond(worst)):
                 if not any(self.reserved):
-                    spent = [self.recorded[i] + self.client._unrecorded[i] for i in (0, 1)]
-                    said = f"{sum(spent):,} tokens" if limit == "max_tokens" else f"${self.client._dollars(*spent):.2f}"
-                    self.stop(BudgetExceeded(f"the next request could exceed the budget ({said} spent); raise {limit} and run again"))
+                    spent = [self.recorded[i] + self.client.unrecorded[i] for i in (0, 1)]
+                    said = f"{sum(spent):,} tokens" if limit == "max_tokens" else f"${self.client.dollars(*spent):.2f}"
+                    why = f"the next request could exceed the budget ({said} spent); raise {limit} and run again"
+                    self.stop(BudgetExceeded(why))
                     break
-                await self.settled.wait()  # what is in flight may turn out cheaper than feared
+                await self.settled.wait()  # what is under way may turn out cheaper than feared
             if self.stopped:
                 raise self.stopped
-            for i in (0, 1):
-                self.reserved[i] += worst[i]
+            self.reserved = [known + more for known, more in zip(self.reserved, worst, strict=True)]
 
     def beyond(self, worst: tuple[int, int]) -> str | None:
         """The setting that another call of ``worst`` could go beyond, or None."""
-        tokens = [self.recorded[i] + self.client._unrecorded[i] + self.reserved[i] + worst[i] for i in (0, 1)]
+        tokens = [self.recorded[i] + self.client.unrecorded[i] + self.reserved[i] + worst[i] for i in (0, 1)]
         if self.endpoint.max_tokens is not None and sum(tokens) > self.endpoint.max_tokens:
             return "max_tokens"
-        if self.endpoint.max_dollars is not None and self.client._dollars(*tokens) > self.endpoint.max_dollars:
+        if self.endpoint.max_dollars is not None and self.client.dollars(*tokens) > self.endpoint.max_dollars:
             return "max_dollars"
         return None
 
@@ -402,70 +420,19 @@ class _Run:
         body = request.body(self.endpoint.model)
         del body["schema"]
         if form == "json_schema":
-            schema = openai.pydantic_function_tool(request.answer)["function"]["parameters"]  # as ``strict`` wants it
-            body["response_format"] = {"type": form, "json_schema": {"name": "answer", "strict": True, "schema": schema}}
+            strict = openai.pydantic_function_tool(request.answer)["function"]["parameters"]  # as ``strict`` wants it
+            named = {"name": "answer", "strict": True, "schema": strict}
+            body["response_format"] = {"type": form, "json_schema": named}
         elif form == "json_object":
             body["response_format"] = {"type": form}
         return body
-
-    def _falls_back(self, status: int, why: str, form: str) -> bool:
-        """Whether the server can't do what was asked of it about the answer's form, and is now asked for less."""
-        weaker = {"json_schema": "json_object", "json_object": "none"}
-        about = re.search(r"response_format|json_schema|json_object|schema|guided|extra|unsupported", why, re.IGNORECASE)
-        if status not in (400, 404, 415, 422, 501) or form not in weaker or not about:
-            return False
-        if self.client._format == form:
-            self.client._format = weaker[form]
-        return True
-
-    def _discreet(self, text: str) -> str:
-        """``text`` without the key: some servers repeat a wrong one."""
-        return text.replace(self.secret, "***") if len(self.secret) > 7 else text  # shorter ones are placeholders
-
-
-class _Misshapen(Exception):
-    """Not a chat completion."""
-
-
-_REFUSED = re.compile(r"content_filter|content_policy|context_length|maximum context")
-"""In an error that is this request's answer: its content is refused, or too long."""
-
-
-@lru_cache
-def _schema(answer: type[BaseModel]) -> dict:
-    """The answer's form alone: a reworded docstring must not turn what was paid for into another request."""
-    return _bare_form(answer.model_json_schema())
-
-
-def _bare_form(node):
-    if isinstance(node, list):
-        return [_bare_form(part) for part in node]
-    if not isinstance(node, dict):
-        return node
-    # A field may itself be called "title": what stands for a form there is a mapping, never text.
-    return {key: _bare_form(part) for key, part in node.items() if not (key in ("title", "description") and isinstance(part, str))}
-
-
-def _stored(text: str, model: str, worst: tuple[int, int]) -> Stored:
-    """The chat completion in ``text``; one that does not say what it took is put down with the most it can have been."""
-    try:
-        response = json.loads(text)
-        # Half an emoji, where a reply was cut, could be written into no file.
-        response = json.loads(json.dumps(response, ensure_ascii=False).encode(errors="replace"))
-        response["choices"][0]["message"].get("content")
-        usage = response.get("usage") if isinstance(response.get("usage"), dict) else {}
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        raise _Misshapen from None
-    taken = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-    tokens = [said if type(said) is int and said >= 0 else most for said, most in zip(taken, worst, strict=True)]
-    return Stored(200, response, *tokens, str(response.get("model") or model))
 
 
 def _said(error) -> str:
     body = error.body if isinstance(error.body, dict) else {"message": error.body}  # some servers say it in bare text
     said = body.get("message") or body.get("detail") or error.message
     code = body.get("code")
-    return " ".join(f"status {error.status_code}: {said}{f' ({code})' if code else ''}".split())[:300]
+    return " ".join(f"status {error.status_code}: {said}{f' ({code})' if code else ''}".split())
 
 
 def _shown(address: str) -> str:
@@ -476,67 +443,8 @@ def _shown(address: str) -> str:
 
 def _wanted_pause(header: str) -> float:
     """Seconds that a Retry-After header asks for, as a number or as a date (RFC 9110 §10.2.3); 0 where it does neither."""
-    try:
+    with suppress(ValueError):
         return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
+    with suppress(ValueError):
         return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
-        return 0.0
-
-
-def read(stored: Stored, answer: type[BaseModel]) -> tuple[BaseModel | None, str | None, str]:
-    """(what the answer says or None, why not, its text)."""
-    if stored.status != 200:
-        return None, stored.response["error"], ""
-    choice = stored.response["choices"][0]
-    text = choice["message"].get("content")
-    text = text if isinstance(text, str) else ""
-    if refusal := choice["message"].get("refusal"):
-        return None, f"refused: {refusal}", text
-    end = {"length": ", cut at the token limit", "content_filter": ", stopped by the server's content filter"}
-    stopped = end.get(choice.get("finish_reason"), "")
-    found = list(_fitting(_objects(text), answer))
-    if not found and not stopped:  # of what was cut, the last digit may be missing
-        found = list(_fitting(_bare(text, answer), answer))[:1]
-    if not found:
-        return None, f"no answer in the form asked for{stopped}", text
-    if any(one != found[0] for one in found):
-        return None, "several answers that differ", text
-    return found[0], None, text
-
-
-def _fitting(values: Iterable[dict], answer: type[BaseModel]) -> Iterator[BaseModel]:
-    for value in values:
-        with suppress(ValidationError):
-            yield answer.model_validate(value)
-
-
-def _objects(text: str) -> Iterator[dict]:
-    """The JSON objects in ``text``; what stands inside one is none of its own, nor is what follows one that breaks off."""
-    decoder, end = json.JSONDecoder(), 0
-    for start in (match.start() for match in re.finditer(r"\{", text)):
-        if start < end:
-            continue
-        try:
-            value, end = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            if _BEGUN.match(text, start):
-                return
-            continue  # a brace in a sentence
-        yield value
-
-
-_BEGUN = re.compile(r'\{\s*"[^"]*"\s*:')
-
-
-def _bare(text: str, answer: type[BaseModel]) -> Iterator[dict]:
-    """What a text without objects may mean to an answer with one field: all of it, or the one number in it."""
-    if len(answer.model_fields) != 1 or "{" in text:
-        return
-    (field,) = answer.model_fields
-    yield {field: text.strip().strip("\"'`.")}
-    numbers = re.findall(r"-?\d+(?:\.\d+)?", text)
-    if len(numbers) == 1:
-        yield {field: numbers[0]}
+    return 0.0

@@ -1,4 +1,4 @@
-"""Replies and strategy scores from a policy: the transformers engine.
+"""The transformers engine: a policy in this process.
 
 ``complete`` samples (or decodes greedily) from the KV cache of whole dialogues; ``score_choices`` gives the
 log-probability of each of a few fixed answers.  Either reads what prompts share once.
@@ -6,41 +6,17 @@ log-probability of each of a few fixed answers.  Either reads what prompts share
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
+from decoupled_esc.generate.engine import Completion, Sampling, TokenEngine, stream
 from decoupled_esc.packing import Example, answer_logps, attention, attention_mask, pack
-from decoupled_esc.prompts import Prompt, chat_for, ids, render
+from decoupled_esc.prompts import Prompt
 
 
-class Sampling(BaseModel):
-    """How replies are drawn (DecoupledESC: temperature 0.7, top-p 0.95, one sample).  Temperature 0 is greedy."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    temperature: float
-    top_p: float
-    max_new_tokens: int
-
-
-@dataclass(frozen=True)
-class Completion:
-    """What a policy printed for one prompt, end of turn removed."""
-
-    id: str
-    text: str
-    tokens: int
-    """Tokens generated, end of turn included."""
-    finished: bool
-    """False when the reply was cut at ``max_new_tokens``."""
-
-
-class TransformersEngine:
+class TransformersEngine(TokenEngine):
     """A causal language model and its tokenizer, answering the prompts of whole dialogues at once.
 
     The prompts of a batch are read as one tree of prefixes (``packing``), so a dialogue is read once for all its turns.
@@ -48,20 +24,15 @@ class TransformersEngine:
     """
 
     def __init__(self, model, tokenizer, *, batch_tokens: int):
-        self.model, self.tokenizer, self.batch_tokens = model.eval(), tokenizer, batch_tokens
-        self._end = {tokenizer.eos_token_id, *_as_list(model.generation_config.eos_token_id)} - {None}
+        super().__init__(tokenizer)
+        self.model, self.batch_tokens = model.eval(), batch_tokens
+        ends = model.generation_config.eos_token_id
+        self._end = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
 
-    def count(self, prompt: Prompt) -> int:
-        """Tokens of ``prompt`` as the model reads it, target left out."""
-        return len(self._encode(prompt))
+    def complete(self, prompts, sampling, *, seed, done=frozenset(), choices=None) -> Iterator[list[Completion]]:
+        """See ``Engine``.  Batches whose ids are all in ``done`` are skipped; ``choices`` is not enforced here.
 
-    def complete(
-        self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, done: frozenset[str] = frozenset()
-    ) -> Iterator[list[Completion]]:
-        """One completion a prompt, yielded a batch at a time; batches whose ids are all in ``done`` are skipped.
-
-        A prompt's random numbers come from ``seed`` and its id alone: neither a resumed run nor other company in the
-        batch changes what is drawn.
+        Neither a resumed run nor another batch composition changes what is sampled.
         """
         for batch in self.batches(prompts, sampling.max_new_tokens):
             if not all(prompt.id in done for prompt in batch):
@@ -77,7 +48,7 @@ class TransformersEngine:
         size = 0
         for _, group in itertools.groupby(prompts, key=lambda prompt: prompt.id.rpartition("/")[0]):
             dialogue = list(group)
-            takes = len(pack([self._example(prompt) for prompt in dialogue])) + len(dialogue) * new_tokens
+            takes = len(self._packed(dialogue)) + len(dialogue) * new_tokens
             if batch and size + takes > self.batch_tokens:
                 yield batch
                 batch, size = [], 0
@@ -85,20 +56,19 @@ class TransformersEngine:
         if batch:
             yield batch
 
-    def score_choices(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> Iterator[tuple[list[str], np.ndarray]]:
-        """(ids, log-probabilities float32 [batch, len(choices)]) a batch at a time.
-
-        The log-probability of a choice is the sum over its tokens, end of turn included, given the prompt.  Nothing is
-        normalised over the choices.
-        """
+    def score_choices(self, prompts, choices) -> Iterator[tuple[list[str], np.ndarray]]:
+        """See ``Engine``."""
         import torch
 
-        answers = [self._answer(prompts[0], choice) for choice in choices] if prompts else []
+        answers = [self.encode_answer(prompts[0], choice) for choice in choices] if prompts else []
         for batch in self.batches(prompts, sum(map(len, answers))):
-            packed = pack([Example(prompt.id, self._encode(prompt), answers) for prompt in batch])
+            packed = self._packed(batch, answers)
             with torch.inference_mode():
                 scores = answer_logps(self.model, packed).view(len(batch), len(choices))
             yield [prompt.id for prompt in batch], scores.cpu().numpy()
+
+    def _packed(self, prompts: list[Prompt], answers: Sequence[list[int]] = ()):
+        return pack([Example(prompt.id, self.encode(prompt), list(answers)) for prompt in prompts])
 
     def _sample(self, prompts: list[Prompt], sampling: Sampling, seed: int) -> list[Completion]:
         """Answers to all of ``prompts``, token by token side by side, each seeing its own prompt and answer alone."""
@@ -106,12 +76,12 @@ class TransformersEngine:
         from transformers import DynamicCache
 
         device, draw = self.model.device, _decoder(sampling)
-        packed = pack([self._example(prompt) for prompt in prompts])
-        asked = torch.tensor(packed.asked, device=device)
-        position = torch.tensor(packed.depths, device=device)[asked]
-        seen = attention_mask(packed.depths, device)[0, 0, asked]  # [prompts, everything in the cache]
-        chance = np.stack([_generator(seed, prompt.id).random(sampling.max_new_tokens) for prompt in prompts])
-        chance = torch.tensor(chance, device=device)
+        packed = self._packed(prompts)
+        ends = torch.tensor(packed.prompt_ends, device=device)
+        position = torch.tensor(packed.depths, device=device)[ends]
+        seen = attention_mask(packed.depths, device)[0, 0, ends]  # [prompts, everything in the cache]
+        streams = [np.random.default_rng(stream(seed, prompt.id, 8)) for prompt in prompts]
+        chance = torch.tensor(np.stack([one.random(sampling.max_new_tokens) for one in streams]), device=device)
         printed: list[list[int]] = [[] for _ in prompts]
         running = torch.arange(len(prompts), device=device)
         cache = DynamicCache()  # of no particular model's shape, which might forget what lies far back in the row
@@ -121,7 +91,7 @@ class TransformersEngine:
                 position_ids=torch.tensor([packed.depths], device=device),
                 past_key_values=cache,
                 use_cache=True,
-                logits_to_keep=asked,
+                logits_to_keep=ends,
                 **attention(packed.depths, self.model),
             ).logits[0]
             for step in range(sampling.max_new_tokens):
@@ -143,18 +113,6 @@ class TransformersEngine:
                     use_cache=True,
                 ).logits[0]
         return [self._completion(prompt, row) for prompt, row in zip(prompts, printed, strict=True)]
-
-    def _encode(self, prompt: Prompt) -> list[int]:
-        text = self.tokenizer.apply_chat_template(chat_for(prompt, self.tokenizer), add_generation_prompt=True, tokenize=False)
-        return ids(text, self.tokenizer)
-
-    def _example(self, prompt: Prompt) -> Example:
-        return Example(prompt.id, self._encode(prompt), [])
-
-    def _answer(self, prompt: Prompt, choice: str) -> list[int]:
-        """The token ids of ``choice`` as an answer, end of turn included: the same after every prompt."""
-        _, text = render(Prompt(prompt.id, prompt.messages, choice), self.tokenizer)
-        return ids(text, self.tokenizer)
 
     def _completion(self, prompt: Prompt, tokens: list[int]) -> Completion:
         finished = tokens[-1] in self._end
@@ -179,11 +137,3 @@ def _decoder(sampling: Sampling):
         return (below <= chance[:, None] * below[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
 
     return draw
-
-
-def _generator(seed: int, id: str) -> np.random.Generator:
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(f"{seed}/{id}".encode()).digest()[:8], "big"))
-
-
-def _as_list(value) -> list:
-    return value if isinstance(value, list) else [value]

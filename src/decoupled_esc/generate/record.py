@@ -13,6 +13,8 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
+from decoupled_esc.errors import KnownError
+
 VERSION = 1
 _TABLE = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -22,9 +24,13 @@ CREATE TABLE IF NOT EXISTS answers (
     PRIMARY KEY (request, sample, attempt)
 )
 """
+_ANSWER = (
+    "SELECT status, response, tokens_in, tokens_out, model FROM answers WHERE request=? AND sample=? AND attempt=?"
+)
+_SPENT = "SELECT COALESCE(SUM(tokens_in), 0), COALESCE(SUM(tokens_out), 0) FROM answers WHERE json_extract(body, '$.model')=?"
 
 
-class RecordError(ValueError):
+class RecordError(KnownError, ValueError):
     """The file is not a record, or one of another version, or can't be read or written."""
 
 
@@ -64,7 +70,7 @@ class Record:
             # Both or neither, for a run may be killed between them; and only one of two that begin the same record.
             self._database.execute("BEGIN IMMEDIATE")
             (version,) = self._database.execute("PRAGMA user_version").fetchone()
-            tables = {name for (name,) in self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            tables = self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
             if version != VERSION and (version or tables):
                 self._database.close()
                 raise RecordError(f"{path}: not a record of version {VERSION}; move it away, and a new one is begun")
@@ -80,24 +86,24 @@ class Record:
 
     def get(self, request: str, sample: int, attempt: int) -> Stored | None:
         """The answer to the request with this key, or None."""
-        row = self._execute(
-            "SELECT status, response, tokens_in, tokens_out, model FROM answers WHERE request = ? AND sample = ? AND attempt = ?",
-            request, sample, attempt,
-        )  # fmt: skip
-        return None if row is None else Stored(row[0], json.loads(row[1]), *row[2:])
+        if (row := self._execute(_ANSWER, request, sample, attempt)) is None:
+            return None
+        try:
+            return Stored(row[0], json.loads(row[1]), *row[2:])
+        except (ValueError, TypeError) as error:
+            raise RecordError(f"{self.path}: damaged ({error}); move it away, and a new one is begun") from None
 
     def put(self, body: dict, sample: int, attempt: int, stored: Stored) -> None:
         """Write an answer down; on return it is on the disk.  One that is there already is left as it is."""
-        self._execute(
-            "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            key(body), sample, attempt, canonical(body), stored.status, json.dumps(stored.response, ensure_ascii=False),
-            stored.tokens_in, stored.tokens_out, stored.model, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        )  # fmt: skip
+        date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        said = json.dumps(stored.response, ensure_ascii=False)
+        row = (key(body), sample, attempt, canonical(body), stored.status, said)
+        taken = (stored.tokens_in, stored.tokens_out, stored.model, date)
+        self._execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", *row, *taken)
 
     def spent(self, model: str) -> tuple[int, int]:
         """Tokens (in, out) of everything that ``model`` (as it was asked for) has answered."""
-        sums = "SELECT COALESCE(SUM(tokens_in), 0), COALESCE(SUM(tokens_out), 0)"
-        return self._execute(f"{sums} FROM answers WHERE json_extract(body, '$.model') = ?", model)
+        return self._execute(_SPENT, model)
 
     def __len__(self) -> int:
         return self._execute("SELECT COUNT(*) FROM answers")[0]

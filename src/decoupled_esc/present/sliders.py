@@ -20,6 +20,11 @@ from decoupled_esc.present import figures
 
 BETAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 SHARES = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
+MOVE = (
+    "const box=this.closest('.frames');box.querySelectorAll('.frame').forEach((f,n)=>f.style.display=n==this.value?'block':'none');"
+    "box.querySelector('output').textContent=this.dataset.labels.split('|')[this.value]"
+)
+"""The one script in the outputs of cells: `publish.check_site` refuses any other."""
 
 
 class Slider:
@@ -35,14 +40,10 @@ class Slider:
             for n, (label, address) in enumerate(frames)
         )
         labels = "|".join(label for label, _ in frames)
-        move = (
-            "const box=this.closest('.frames');box.querySelectorAll('.frame').forEach((f,n)=>f.style.display=n==this.value?'block':'none');"
-            "box.querySelector('output').textContent=this.dataset.labels.split('|')[this.value]"
-        )
         self._html = (
             f'<div class="frames" id="{name}"><label>{escape(caption)}: <output>{escape(start)}</output><br>'
             f'<input type="range" min="0" max="{len(frames) - 1}" value="{first}" step="1" style="width:20em;max-width:90%" '
-            f'aria-label="{escape(caption)}" data-labels="{escape(labels)}" oninput="{move}"></label>{shown}</div>'
+            f'aria-label="{escape(caption)}" data-labels="{escape(labels)}" oninput="{MOVE}"></label>{shown}</div>'
         )
 
     def __repr__(self) -> str:

@@ -236,17 +236,20 @@ class PlainTable:
 
 
 def plain(frame: pd.DataFrame, caption: str, numbers: str | None = None) -> PlainTable:
-    """``frame`` as a table of our own numbers, with no paper beside it.  The same frame gives the same HTML.
+    """``frame`` as a table of our own numbers, with no paper beside it, all text escaped.  The same frame gives the same HTML.
 
     ``numbers`` is a format for every number, such as ``"{:.2f}"``; a missing one is shown as a dash.
     """
     uuid = f"{zlib.crc32(caption.encode()):08x}"  # pandas would draw one at random
+    # The Styler escapes texts alone, so that a list or a dictionary has to be one.
+    frame = frame.where(frame.map(pd.api.types.is_scalar), frame.astype(str))
     # An index with a name would get a header row of its own; as the columns' name it shares theirs.
-    frame = frame.rename_axis(columns=frame.index.name).rename_axis(index=None)
-    styler = frame.style.set_caption(caption).set_uuid(uuid).set_table_attributes('class="plain-table"')
-    styler = styler.format(na_rep="–")
+    frame = frame.rename_axis(columns=frame.index.name and escape(str(frame.index.name))).rename_axis(index=None)
+    styler = frame.style.set_caption(escape(caption, quote=False)).set_uuid(uuid)
+    styler = styler.set_table_attributes('class="plain-table"').format(na_rep="–", escape="html")
+    styler = styler.format_index(escape="html", axis=0).format_index(escape="html", axis=1)
     if numbers:
-        styler = styler.format(numbers, na_rep="–", subset=list(frame.select_dtypes("number")))
+        styler = styler.format(numbers, na_rep="–", escape="html", subset=list(frame.select_dtypes("number")))
     return PlainTable(caption, styler.to_html())
 
 

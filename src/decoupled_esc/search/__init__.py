@@ -1,1 +1,1 @@
-"""Searching for better dialogues (CSO): a tree over what supporters could have said, grown by four roles, and its preference pairs."""
+"""Searching for better dialogues (CSO): a tree over what supporters could have said, and preference pairs from it."""

@@ -1,8 +1,8 @@
-"""The four roles played by models of our own in this process, for profiles that have no server to ask.
+"""The four roles of the search as models of our own in this process, for profiles that have no server to ask.
 
-Supporter: the generator, under the strategy that is asked for.  Strategy: the planner's log-probabilities of all eight, so that
-with a prior temperature of 1 the priors are the planner's probabilities.  Seeker: a model fine-tuned on what people who
-sought support said next.  Reward: any function of replies, such as the offline judges.
+Supporter: the generator, under the strategy that is asked for.  Strategy: the planner's log-probabilities of all eight,
+so that with a prior temperature of 1 the priors are the planner's probabilities.  Seeker: a model fine-tuned on what
+people who sought support said next.  Reward: any function of replies, such as the offline judges.
 """
 
 from __future__ import annotations
@@ -10,20 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from decoupled_esc.corpus import Dialogue, Message, Turn, chat_form, fold
-from decoupled_esc.generate.local import Sampling, TransformersEngine
+from decoupled_esc.corpus import Dialogue, Turn, chat_form, fold
+from decoupled_esc.generate.engine import Engine, Sampling
 from decoupled_esc.prompts import Layout, Prompt, PromptTooLong, fit
 from decoupled_esc.prompts import planner as planner_layout
 from decoupled_esc.search.grow import RoleError
-from decoupled_esc.search.roles import LocalRoles
-from decoupled_esc.search.tree import Quality, Said, Task
+from decoupled_esc.search.roles import Asked, LocalRoles
+from decoupled_esc.search.tree import Quality, SeekerTurn, Task
 
 SEEKER_ROLE = "You are a person who is having a hard time, talking with a peer supporter."
 ENDS = "[ends]"
 """What the seeker model prints where a person said nothing more."""
-
-Asked = tuple[str, Task, int]
-"""(name of the tree, task, attempt)."""
 
 
 def seeker(turn: Turn) -> Prompt:
@@ -35,8 +32,8 @@ def seeker(turn: Turn) -> Prompt:
 def seeker_turns(dialogue: Dialogue) -> list[Turn]:
     """What the seeker does after each supporter's message, as turns from the other side.
 
-    After the last one the seeker ends the talk (``ENDS``).  Where the supporter goes on without an answer there is nothing
-    to learn, and no turn.
+    After the last one the seeker ends the conversation (``ENDS``).  Where the supporter goes on without an answer there
+    is nothing to learn, and no turn.
     """
     messages, found = chat_form(dialogue), []
     for k in range(1, len(messages), 2):
@@ -46,79 +43,78 @@ def seeker_turns(dialogue: Dialogue) -> list[Turn]:
     return found
 
 
-def parse_seeker(text: str) -> Said:
+def parse_seeker(text: str) -> SeekerTurn:
     """What a seeker model's answer means.  Raises RoleError where it is empty."""
     said = fold(text)
     if said.startswith(ENDS):
-        return Said(fold(said[len(ENDS) :]) or None, True)
-    if not said:
-        raise RoleError("says nothing")
-    return Said(said, False)
+        return SeekerTurn(fold(said[len(ENDS) :]) or None, True)
+    return SeekerTurn(_something(said), False)
 
 
-def roles(
-    *, supporter: TransformersEngine, planner: TransformersEngine, seeker_model: TransformersEngine,
-    reward: Callable[[list[Turn]], list[Quality]], generator_layout: Layout, strategies: Sequence[str], sampling: Sampling, window: int, seed: int,
-) -> LocalRoles:  # fmt: skip
-    """The four roles; an answer depends on ``seed``, the tree, the task and the attempt alone."""
-
-    def prompts(engine: TransformersEngine, layout: Layout, asked: list[Asked]) -> tuple[list[Prompt], dict[str, object]]:
-        """What to ask the model, and by id the errors of those that are too long for it."""
-        found, errors = [], {}
-        for one in asked:
-            try:
-                found.append(fit(_turn(*one), layout, engine.count, window - sampling.max_new_tokens)[0])
-            except PromptTooLong:
-                errors[_id(*one)] = RoleError("the talk does not fit into the window")
-        return found, errors
-
-    def spoken(engine: TransformersEngine, layout: Layout, asked: list[Asked], read: Callable[[str], object]) -> list:
-        to_ask, answers = prompts(engine, layout, asked)
-        for batch in engine.complete(to_ask, sampling, seed=seed):
-            for completion in batch:
-                answers[completion.id] = _usable(completion, read)
-        return [answers[_id(*one)] for one in asked]
-
-    def scored(asked: list[Asked]) -> list:
-        to_ask, answers = prompts(planner, planner_layout, asked)
-        for ids, rows in planner.score_choices(to_ask, strategies):
-            answers |= {id: [round(value, 4) for value in row] for id, row in zip(ids, rows.tolist(), strict=True)}
-        return [answers[_id(*one)] for one in asked]
-
-    def paid(asked: list[Asked]) -> list:
-        last = [(one, one[1].history[-1]) for one in asked]
-        return reward([replace(_turn(*one), context=one[1].history[:-1], strategy=m.strategy, reply=m.text) for one, m in last])
-
-    return LocalRoles(
-        {
-            "supporter": lambda asked: spoken(supporter, generator_layout, asked, _reply),
-            "seeker": lambda asked: spoken(seeker_model, seeker, asked, parse_seeker),
-            "strategies": scored,
-            "reward": paid,
-        }
-    )
-
-
-def _id(tree: str, task: Task, attempt: int) -> str:
-    return f"{tree}/{task.id}" + f"+{attempt}" * (attempt > 0)
-
-
-def _turn(tree: str, task: Task, attempt: int) -> Turn:
-    context: tuple[Message, ...] = task.history
-    return Turn(_id(tree, task, attempt), tree, context, task.strategy or "", "")
-
-
-def _reply(text: str) -> str:
+def _something(text: str) -> str:
     if not fold(text):
         raise RoleError("says nothing")
     return fold(text)
 
 
-def _usable(completion, read: Callable[[str], object]):
-    """What was said, or the RoleError that says why not."""
-    if not completion.finished:
-        return RoleError("finds no end")
-    try:
-        return read(completion.text)
-    except RoleError as error:
-        return error
+def roles(
+    *,
+    supporter: Engine,
+    planner: Engine,
+    seeker_model: Engine,
+    reward: Callable[[list[Turn]], list[Quality]],
+    generator_layout: Layout,
+    strategies: Sequence[str],
+    sampling: Sampling,
+    max_length: int,
+    seed: int,
+) -> LocalRoles:
+    """The four roles; an answer depends on ``seed``, the tree, the task and the attempt alone."""
+
+    def prompts(engine: Engine, layout: Layout, asked: list[Asked]) -> tuple[list[Prompt], dict]:
+        """Prompts for the model, and by id the errors of those that are too long for it."""
+        found, answers = [], {}
+        for turn in map(_turn, asked):
+            try:
+                found.append(fit(turn, layout, engine.count, max_length - sampling.max_new_tokens)[0])
+            except PromptTooLong:
+                answers[turn.id] = RoleError("the conversation does not fit into max_length")
+        return found, answers
+
+    def complete(engine: Engine, layout: Layout, asked: list[Asked], read: Callable) -> list:
+        found, answers = prompts(engine, layout, asked)
+        for batch in engine.complete(found, sampling, seed=seed):
+            for completion in batch:
+                try:
+                    answers[completion.id] = read(completion.text) if completion.finished else RoleError("finds no end")
+                except RoleError as error:
+                    answers[completion.id] = error
+        return [answers[_turn(one).id] for one in asked]
+
+    def score(asked: list[Asked]) -> list:
+        found, answers = prompts(planner, planner_layout, asked)
+        for ids, rows in planner.score_choices(found, strategies):
+            answers |= {id: [round(x, 4) for x in row] for id, row in zip(ids, rows.tolist(), strict=True)}
+        return [answers[_turn(one).id] for one in asked]
+
+    def judge(asked: list[Asked]) -> list:
+        turns = []
+        for one in asked:
+            *before, last = one[1].history
+            turns.append(replace(_turn(one), context=tuple(before), strategy=last.strategy, reply=last.text))
+        return reward(turns)
+
+    return LocalRoles(
+        {
+            "supporter": lambda asked: complete(supporter, generator_layout, asked, _something),
+            "seeker": lambda asked: complete(seeker_model, seeker, asked, parse_seeker),
+            "strategies": score,
+            "reward": judge,
+        }
+    )
+
+
+def _turn(asked: tuple[str, Task, int]) -> Turn:
+    """The turn that is asked for; its id names the tree, the task and a second or third attempt."""
+    tree, task, attempt = asked
+    return Turn(f"{tree}/{task.id}" + f"+{attempt}" * (attempt > 0), tree, task.history, task.strategy or "", "")

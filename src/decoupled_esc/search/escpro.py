@@ -1,17 +1,24 @@
-"""ESC-Pro as files: preferred turns with what is rejected for them, in the forms that training takes (CSO, section 3.2)."""
+"""ESC-Pro as files: preferred turns and what is rejected for them, as training takes them (CSO, section 3.2)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
-from decoupled_esc.corpus import Message, Turn, tagged
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
+
+from decoupled_esc.corpus import CorpusError, Dialogue, Message, Turn, Utterance, extes, fold, tagged, turns
+from decoupled_esc.corpus.readers import HALF, NO_CHARACTER, read_list
+from decoupled_esc.errors import KnownError
+from decoupled_esc.pipeline.rows import read_rows, write_atomically
 from decoupled_esc.search.pairs import Preferred
 
 
-class ProError(ValueError):
+class ProError(KnownError, ValueError):
     """A file that was not written here."""
 
 
@@ -39,47 +46,131 @@ def pairs(turns: Iterable[Preferred]) -> list[ProPair]:
 
 
 def write(path: Path, found: Iterable[ProPair]) -> None:
-    """One JSON line a pair, with all that was said before: ``datasets.load_dataset("json", ...)`` reads it."""
-    _write(path, ({"id": pair.id, **_said(pair.turn), "rejected_strategy": pair.strategy, "rejected_reply": pair.reply} for pair in found))
+    """One JSON line per pair, with all that was said before: ``datasets.load_dataset("json", ...)`` reads it."""
+
+    def row(pair: ProPair) -> dict:
+        rejected = {"rejected_strategy": pair.strategy, "rejected_reply": pair.reply}
+        return {"id": pair.id} | _said(pair.turn) | rejected
+
+    _write(path, map(row, found))
 
 
 def read(path: Path) -> list[ProPair]:
-    """The pairs of `write`.  Raises ProError naming file, line and field for anything else."""
-    return [ProPair(row["id"], turn, row["rejected_strategy"], row["rejected_reply"])
-            for row, turn in _read(path, ("id", "rejected_strategy", "rejected_reply"))]  # fmt: skip
+    """The pairs of `write`.  Raises RowsError or ProError, naming file, line and field, for anything else."""
+    return [ProPair(row.id, row.said(), row.rejected_strategy, row.rejected_reply) for row in _read(path, _PairRow)]
 
 
 def write_turns(path: Path, turns: Iterable[Turn]) -> None:
-    """ESC-Pro-SFT: one JSON line a preferred turn (section 5.1)."""
+    """ESC-Pro-SFT: one JSON line per preferred turn (section 5.1)."""
     _write(path, map(_said, turns))
 
 
 def read_turns(path: Path) -> list[Turn]:
-    """The turns of `write_turns`.  Raises ProError as `read` does."""
-    return [turn for _, turn in _read(path, ())]
+    """The turns of `write_turns`.  Raises as `read` does."""
+    return [row.said() for row in _read(path, _TurnRow)]
+
+
+class _TurnRow(BaseModel):
+    turn: str
+    dialogue: str
+    context: list[Message]
+    strategy: str
+    reply: str
+
+    def said(self) -> Turn:
+        return Turn(self.turn, self.dialogue, tuple(self.context), self.strategy, self.reply)
+
+
+class _PairRow(_TurnRow):
+    id: str
+    rejected_strategy: str
+    rejected_reply: str
 
 
 def _said(turn: Turn) -> dict:
-    context = [{"role": m.role, "text": m.text, "strategy": m.strategy} for m in turn.context]
-    return {"turn": turn.id, "dialogue": turn.dialogue, "context": context, "strategy": turn.strategy, "reply": turn.reply}
+    head = {"turn": turn.id, "dialogue": turn.dialogue, "context": [asdict(message) for message in turn.context]}
+    return head | {"strategy": turn.strategy, "reply": turn.reply}
 
 
 def _write(path: Path, rows: Iterable[dict]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def _read(path: Path, more: Sequence[str]) -> Iterator[tuple[dict, Turn]]:
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+def _read(path: Path, form: type[_TurnRow]) -> list:
+    found: dict[str, _TurnRow] = {}
+    for number, row in enumerate(read_rows(path, "ESC-Pro"), start=1):
         try:
-            row = json.loads(line)
-            context = tuple(Message(m["role"], m["text"], m["strategy"]) for m in row["context"])
-            turn = Turn(row["turn"], row["dialogue"], context, row["strategy"], row["reply"])
-            for name in more:
-                row[name]
-        except (ValueError, TypeError, KeyError) as error:
-            problem = f"no field {error}" if isinstance(error, KeyError) else f"not a line of ESC-Pro ({error})"
-            raise ProError(f"{path.name}, line {number}: {problem}; remove its folder and run again: decoupled-esc run esc-pro") from None
-        yield row, turn
+            one = form.model_validate(row)
+            problem = "a turn that was there before" if row.get("id", one.turn) in found else None
+        except ValidationError as error:
+            first = error.errors()[0]
+            problem = f"field {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        if problem:
+            remedy = "remove the file and make it again: decoupled-esc run esc-pro"
+            raise ProError(f"{path}, line {number}, {problem}; {remedy}")
+        found[row.get("id", one.turn)] = one
+    return list(found.values())
+
+
+def _strategy(name: str) -> str:
+    if (strategy := extes.esconv_strategy(name)) is None:
+        raise ValueError(f"{name!r} is none of CSO's eight strategies")
+    return strategy
+
+
+def _text(text: str) -> str:
+    if re.search(HALF, text):
+        raise ValueError(NO_CHARACTER)
+    return fold(text)
+
+
+class _Seeker(BaseModel):
+    role: Literal["user"]
+    content: Annotated[str, AfterValidator(_text)]
+
+
+class _Choice(BaseModel):
+    strategy: Annotated[str, AfterValidator(_strategy)]
+    content: Annotated[str, AfterValidator(_text), Field(pattern=r"\S")]
+
+
+class _Supporter(_Choice):
+    role: Literal["assistant"]
+    negative: list[_Choice] = []
+
+
+class _Published(BaseModel):
+    messages: list[Annotated[_Seeker | _Supporter, Field(discriminator="role")]]
+
+
+def read_published(path: Path) -> tuple[list[ProPair], list[Turn]]:
+    """ESC-Pro as its authors published it (`ESC-Pro.json`): the pairs, and all preferred turns, in ESConv's strategies.
+
+    Turn ids are ``esc-pro/0003/05``, dialogue 3's utterance 5, and a pair's is its turn's with ``#`` and the number of
+    what is rejected.  Raises CorpusError naming file, dialogue and field for anything of another form.
+    """
+    remedy = "put ESC-Pro.json there, a JSON list of {messages: [{role, content, strategy, negative}]}"
+    found, preferred = [], []
+    for number, row in enumerate(read_list(path, "dialogues", remedy)):
+        try:
+            messages = _Published.model_validate(row).messages
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "dialogue"
+            raise CorpusError(first["msg"], file=path.name, dialogue=number, field=field, remedy=remedy) from None
+        id, utterances, rejected = f"esc-pro/{number:04d}", [], {}
+        for place, message in enumerate(messages):
+            own = f"{id}/{place:02d}"
+            if message.role == "assistant":
+                utterances.append(Utterance(own, "supporter", message.content, message.strategy))
+                rejected[own] = message.negative
+            elif message.content:
+                utterances.append(Utterance(own, "seeker", message.content))
+        for turn in turns(Dialogue(id, tuple(utterances))):
+            preferred.append(turn)
+            others = enumerate(rejected[turn.id])
+            found += [ProPair(f"{turn.id}#{k}", turn, other.strategy, other.content) for k, other in others]
+    return found, preferred
 
 
 def turns_of(found: Sequence[ProPair]) -> list[Turn]:
@@ -91,9 +182,11 @@ def kto_rows(found: Sequence[ProPair]) -> list[dict]:
     """Rows for trainers that take single answers: ``context``, ``completion`` and whether it is the preferred one."""
     rows = {}
     for pair in found:
-        context = [{"role": m.role, "content": tagged(m) if m.role == "supporter" else m.text} for m in pair.turn.context]
-        rows[pair.turn.id] = {"context": context, "completion": tagged(Message("supporter", pair.turn.reply, pair.turn.strategy)), "label": True}
-        rows[pair.id] = {"context": context, "completion": pair.rejected, "label": False}
+        turn = pair.turn
+        said = [{"role": m.role, "content": tagged(m) if m.role == "supporter" else m.text} for m in turn.context]
+        preferred = tagged(Message("supporter", turn.reply, turn.strategy))
+        rows[turn.id] = {"context": said, "completion": preferred, "label": True}
+        rows[pair.id] = {"context": said, "completion": pair.rejected, "label": False}
     return list(rows.values())
 
 

@@ -1,9 +1,9 @@
 """From grown trees to preference data (CSO, section 3.2): valid paths, and pairs of a node and a rejected sibling.
 
-Two readings of what is valid are kept apart by name.  ``paper``: every node of the path has Q above the threshold (Eq. 5),
-and a rejected sibling is below it (Eq. 6).  ``released``: as the authors' code does it, the end alone must have Q of at least
-the threshold, and two visits; a rejected sibling is at most at it, and on no valid path itself.  A node on the way may then
-be worth less than what it is preferred to: `statistics` counts such pairs.
+Two readings of what is valid are kept apart by name.  ``paper``: every node of the path has Q above the threshold
+(Eq. 5), and a rejected sibling is below it (Eq. 6).  ``released``: as the authors' code does it, the terminal node
+alone must have Q of at least the threshold, and two visits; a rejected sibling is at most at it, and on no valid path.
+A node on the way may then be worth less than what it is preferred to: `statistics` counts such pairs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from decoupled_esc.corpus import Turn
+import numpy as np
+
+from decoupled_esc import taxonomy
+from decoupled_esc.corpus import Dialogue, Turn, chat_form
 from decoupled_esc.search.tree import Node, Tree
 
 Condition = Literal["paper", "released"]
@@ -41,21 +44,21 @@ class Preferred:
 
 
 def valid_paths(tree: Tree, condition: Condition, threshold: float) -> list[list[Node]]:
-    """Paths from below the root to an end that are valid (Eq. 5); the root is nobody's choice and has no strategy."""
-    return [path for path in (end.path()[1:] for end in tree.ends()) if _valid(path, condition, threshold)]
+    """Paths from below the root to a terminal node that are valid (Eq. 5); the root has no strategy."""
 
+    def valid(path: list[Node]) -> bool:
+        if condition == "paper":
+            return all(node.value > threshold for node in path)
+        return path[-1].value >= threshold and path[-1].visits >= RELEASED_VISITS
 
-def _valid(path: list[Node], condition: Condition, threshold: float) -> bool:
-    if condition == "paper":
-        return all(node.value > threshold for node in path)
-    return path[-1].value >= threshold and path[-1].visits >= RELEASED_VISITS
+    return [path for path in (node.path()[1:] for node in tree.terminal_nodes()) if valid(path)]
 
 
 def dialogues(tree: Tree, name: str, condition: Condition, threshold: float) -> list[list[Preferred]]:
     """The valid paths as dialogues of preferred turns (Eq. 6); ``name`` is the seed dialogue's id.
 
-    A turn that several paths share stands in each of them, as in CSO's Table 5; `distinct` has each once.  A sibling that no
-    reward has reached is not rejected: nobody has said that it is worse.
+    A turn that several paths share stands in each of them, as in CSO's Table 5; `distinct` has each once.  A sibling
+    that no reward has reached is not rejected: nobody has said that it is worse.
     """
     paths = valid_paths(tree, condition, threshold)
     chosen = {node.id for path in paths for node in path}
@@ -64,19 +67,13 @@ def dialogues(tree: Tree, name: str, condition: Condition, threshold: float) -> 
         worse = node.value < threshold if condition == "paper" else node.value <= threshold
         return worse and node.reply is not None and node.visits > 0 and node.id not in chosen
 
-    return [
-        [
-            Preferred(
-                Turn(f"{name}/{node.id}", name, node.parent.history(), node.strategy, node.reply), node.value, node.gold,
-                tuple(
-                    Alternative(f"{name}/{other.id}", other.strategy, other.reply, other.value)
-                    for other in node.parent.children if rejected(other)
-                ),
-            )
-            for node in path
-        ]
-        for path in paths
-    ]  # fmt: skip
+    def preferred(node: Node) -> Preferred:
+        turn = Turn(f"{name}/{node.id}", name, node.parent.history(), node.strategy, node.reply)
+        others = [other for other in node.parent.children if rejected(other)]
+        worse = tuple(Alternative(f"{name}/{one.id}", one.strategy, one.reply, one.value) for one in others)
+        return Preferred(turn, node.value, node.gold, worse)
+
+    return [[preferred(node) for node in path] for path in paths]
 
 
 def distinct(paths: Iterable[Sequence[Preferred]]) -> list[Preferred]:
@@ -85,35 +82,95 @@ def distinct(paths: Iterable[Sequence[Preferred]]) -> list[Preferred]:
 
 
 def other_strategies(turns: Sequence[Turn], strategies: Sequence[str], seed: int) -> list[str]:
-    """For each turn one other strategy, drawn at random: what ESC-Pro-Random lets a supporter say instead (section 5.3)."""
-    draws = random.Random(seed)
-    return [draws.choice([name for name in strategies if name != turn.strategy]) for turn in turns]
+    """For each turn one other strategy, sampled: what ESC-Pro-Random lets a supporter say instead (section 5.3)."""
+    random_ = random.Random(seed)
+    return [random_.choice([name for name in strategies if name != turn.strategy]) for turn in turns]
 
 
-def statistics(paths: Sequence[Sequence[Preferred]]) -> dict:
-    """The counts of CSO's Table 5: dialogues, utterances by side, mean length of dialogues (utterances) and of utterances (words).
+@dataclass(frozen=True)
+class PathStatistics:
+    """The counts of CSO's Table 5, by side: seeker, preferred, rejected.  Seekers speak once before each supporter."""
 
-    Seekers speak once before each supporter's turn.  ``pairs`` counts each (preferred, rejected) once, and ``inverted`` those whose
-    preferred side is worth no more than the rejected one.
-    """
-    turns = [turn for path in paths for turn in path]
-    seekers = [turn.turn.context[-1].text for turn in turns]
-    worse = [other.reply for turn in turns for other in turn.rejected]
-    preferred = [turn.turn.reply for turn in turns]
-    once = distinct(paths)
-    return {
-        "dialogues": len(paths),
-        "utterances": {"seeker": len(seekers), "preferred": len(preferred), "rejected": len(worse)},
-        "words": {name: _mean_words(texts) for name, texts in (("seeker", seekers), ("preferred", preferred), ("rejected", worse))},
-        "words_all": _mean_words(seekers + preferred + worse),
-        "length": 2 * len(turns) / len(paths) if paths else None,
-        "turns": len(once),
-        "pairs": sum(len(turn.rejected) for turn in once),
-        "inverted": sum(other.value >= turn.value for turn in once for other in turn.rejected),
-        "gold_turns": sum(turn.gold for turn in once),
-        "pairs_of_gold": sum(len(turn.rejected) for turn in once if turn.gold),
+    dialogues: int
+    utterances: dict[str, int]
+    words: dict[str, float | None]  # per utterance
+    words_all: float | None
+    length: float | None  # utterances per dialogue
+    turns: int  # distinct ones, as all that follows
+    pairs: int
+    inverted: int  # pairs whose preferred side is worth no more than the rejected one
+    gold_turns: int
+    pairs_of_gold: int
+
+
+def statistics(paths: Sequence[Sequence[Preferred]]) -> PathStatistics:
+    """What `dialogues` found, counted."""
+    turns, once = [turn for path in paths for turn in path], distinct(paths)
+    said = {
+        "seeker": [turn.turn.context[-1].text for turn in turns],
+        "preferred": [turn.turn.reply for turn in turns],
+        "rejected": [other.reply for turn in turns for other in turn.rejected],
     }
+    return PathStatistics(
+        dialogues=len(paths),
+        utterances={side: len(texts) for side, texts in said.items()},
+        words={side: _mean_words(texts) for side, texts in said.items()},
+        words_all=_mean_words([text for texts in said.values() for text in texts]),
+        length=2 * len(turns) / len(paths) if paths else None,
+        turns=len(once),
+        pairs=sum(len(turn.rejected) for turn in once),
+        inverted=sum(other.value >= turn.value for turn in once for other in turn.rejected),
+        gold_turns=sum(turn.gold for turn in once),
+        pairs_of_gold=sum(len(turn.rejected) for turn in once if turn.gold),
+    )
+
+
+@dataclass(frozen=True)
+class SeedStatistics:
+    """Table 5's counts of the seed dialogues, in chat form."""
+
+    dialogues: int
+    utterances: int
+    length: float | None  # utterances per dialogue
+    words: float  # per utterance
+
+
+def seed_statistics(seeds: Sequence[Dialogue]) -> SeedStatistics:
+    """The seed dialogues, counted."""
+    said = [message.text for dialogue in seeds for message in chat_form(dialogue)]
+    return SeedStatistics(len(seeds), len(said), len(said) / len(seeds) if seeds else None, _mean_words(said) or 0.0)
 
 
 def _mean_words(texts: Sequence[str]) -> float | None:
     return sum(len(text.split()) for text in texts) / len(texts) if texts else None
+
+
+def strategies_by_stage(dialogues: Iterable[Sequence[str]]) -> list[list[int]]:
+    """Counts [6 stages, 8 strategies] of supporters' turns (CSO, Figures 3 and 9); a dialogue is its strategies."""
+    counts = [[0] * len(taxonomy.STRATEGIES) for _ in range(taxonomy.STAGES)]
+    for names in dialogues:
+        for place, name in enumerate(names):
+            counts[taxonomy.stage(place, len(names))][taxonomy.STRATEGIES.index(name)] += 1
+    return counts
+
+
+def toxicity_by_part(
+    seeds: Sequence[Dialogue], paths: Iterable[Sequence[Preferred]]
+) -> dict[str, tuple[list[str], np.ndarray]]:
+    """Part -> seed dialogues' ids and float [texts], each text's probability of profanity (CSO, Table 7)."""
+    from profanity_check import predict_prob
+
+    turns = [one for path in paths for one in path]
+    said: dict[str, list[tuple[str, str]]] = {}
+    for role in ("seeker", "supporter"):
+        said[f"seeds/{role}"] = [(d.id, m.text) for d in seeds for m in chat_form(d) if m.role == role]
+    said["esc-pro/seeker"] = [(one.turn.dialogue, one.turn.context[-1].text) for one in turns]
+    said["esc-pro/preferred"] = [(one.turn.dialogue, one.turn.reply) for one in turns]
+    said["esc-pro/rejected"] = [(one.turn.dialogue, other.reply) for one in turns for other in one.rejected]
+    said["seeds"] = said["seeds/seeker"] + said["seeds/supporter"]
+    said["esc-pro"] = said["esc-pro/seeker"] + said["esc-pro/preferred"] + said["esc-pro/rejected"]
+    return {
+        part: ([dialogue for dialogue, _ in lines], np.asarray(predict_prob([text for _, text in lines])))
+        for part, lines in said.items()
+        if lines
+    }

@@ -5,12 +5,12 @@
         for task in tree.ask():          # all of them may be answered at once, and in any order
             tree.tell(task.id, answer(task))
 
-There is no model, network, clock or chance in here.  What was told, in the order of telling, is the whole state: telling it
-again to a new tree gives the same tree.
+There is no model, network, clock or chance in here.  What was told, in the order of telling, is the whole state:
+telling it again to a new tree gives the same tree.
 
-One iteration selects a leaf by PUCB, lets it be spoken out, gives it a child a strategy, and follows the most promising
-child for a few rounds; the mean reward of what was said there goes up to the root.  A node is known by its path: ``r`` is
-the root, and ``r.3.0`` what follows under strategy 0 after strategy 3.
+One iteration selects a leaf by PUCB, expands it with a child per strategy, and follows the most promising child for
+a few rounds; the mean reward of these rounds goes up to the root.  A node is known by its path: ``r`` is the root, and
+``r.3.0`` what follows under strategy 0 after strategy 3.
 """
 
 from __future__ import annotations
@@ -24,50 +24,43 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from decoupled_esc.corpus import Message
+from decoupled_esc.errors import KnownError
 
 Kind = Literal["supporter", "seeker", "strategies", "reward"]
 
 
-class SearchError(ValueError):
-    """A tree was told something that it did not ask for."""
+class SearchError(KnownError, ValueError):
+    """A tree was told something that it did not ask for, or a log is not its tree's."""
 
 
 class Constants(BaseModel):
-    """The numbers of the search, where CSO fixes them with its values in brackets."""
+    """The numbers of the search, where CSO fixes them with its values in brackets; none may be infinite or NaN."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    exploration: NonNegativeFloat
-    """c of PUCB, Eq. 1 (1)."""
-    prior_temperature: PositiveFloat
-    """Scores are divided by it before the softmax that makes priors of them (5, in the released code)."""
-    strategy_weight: PositiveFloat
-    """alpha of Eq. 2: the score of the strategy counts so much more than each of the three others (7)."""
-    bias: float
-    """b of Eq. 2 (-3)."""
-    rollout: NonNegativeInt
-    """Rounds that the greedy simulation goes on for (4)."""
-    gold_value: float
-    """Q of the gold dialogue's nodes (1: the best reward, 4 + b) ..."""
-    gold_visits: PositiveInt
-    """... and their N (100); both in the released code."""
-    least_iterations: NonNegativeInt
-    """A search goes on at least so long (100), and then until a talk has ended: the gold one has, so this is its length ..."""
-    most_iterations: PositiveInt
-    """... and at most so long (200), should that be less."""
-    enough_ends: PositiveInt
-    """It stops earlier once so many talks have come to an end, the gold one included (25)."""
-    most_rounds: PositiveInt
-    """A branch longer than this, and than the gold dialogue, is closed.  CSO has no such bound."""
-    at_once: PositiveInt
-    """Simulations of one tree under way at the same time (1); each is counted where it passes until its reward is in (WU-UCT)."""
+    exploration: NonNegativeFloat  # c of PUCB, Eq. 1 (1)
+    prior_temperature: PositiveFloat  # divides scores before their softmax gives the priors (5, in the released code)
+    strategy_weight: (
+        PositiveFloat  # alpha of Eq. 2: the weight of the strategy's score, each of the other three has 1 (7)
+    )
+    bias: float  # b of Eq. 2 (-3)
+    rollout: NonNegativeInt  # rounds of the greedy simulation (4)
+    gold_value: float  # Q of the gold dialogue's nodes (1: the best reward, 4 + b; in the released code) ...
+    gold_visits: PositiveInt  # ... and their N (100, in the released code)
+    # A search goes on for min_iterations (100), and then until there is a terminal node: the gold dialogue has one, so
+    # this is its length, unless max_iterations (200) is less, or max_terminal_nodes (25, the gold one too) come first.
+    min_iterations: PositiveInt
+    max_iterations: PositiveInt
+    max_terminal_nodes: PositiveInt
+    max_depth: PositiveInt  # rounds of a branch, where the gold dialogue has not more (CSO: no bound)
+    parallel_simulations: PositiveInt  # of one tree under way at the same time (1), counted where they pass (WU-UCT)
 
 
-class Said(NamedTuple):
-    """What a seeker does after the supporter has spoken: say something, or end the talk."""
+class SeekerTurn(NamedTuple):
+    """What a seeker does after the supporter has spoken: say something, or end the conversation."""
 
     text: str | None
-    ends: bool
+    is_terminal: bool
 
 
 class Quality(NamedTuple):
@@ -89,15 +82,14 @@ class Failed(NamedTuple):
 class Task:
     """One thing that the tree wants to be told.
 
-    ``supporter``: a reply to ``history`` under ``strategy`` (str).  ``seeker``: what the seeker does after ``history``
-    (`Said`).  ``strategies``: a score for each strategy after ``history`` (floats).  ``reward``: how good the last
-    supporter's turn of ``history`` is (`Quality`).  Any may be answered by `Failed`.
+    ``supporter``: a reply to ``history`` under ``strategy`` (str).  ``seeker``: what the seeker does (`SeekerTurn`).
+    ``strategies``: a score for each strategy after ``history`` (floats).  ``reward``: how good the last supporter's
+    turn of ``history`` is (`Quality`).  Any may be answered by `Failed`.
     """
 
     id: str
     kind: Kind
-    history: tuple[Message, ...]
-    """Seeker and supporter by turns, beginning with the seeker; it ends on whoever spoke last."""
+    history: tuple[Message, ...]  # seeker and supporter by turns, the seeker first; it ends on whoever spoke last
     strategy: str | None = None
 
 
@@ -108,29 +100,24 @@ class Node:
     id: str
     strategy: str | None
     prior: float
-    score: float | None = None
-    """As the strategy role gave it."""
+    score: float | None = None  # as the strategy role gave it
     reply: str | None = None
     seeker: str | None = None
-    ends: bool = False
+    is_terminal: bool = False
     gold: bool = False
-    value: float = 0.0
-    """Q: the mean reward of the simulations that went through here."""
-    visits: int = 0
-    """N."""
-    closed: str | None = None
-    """Why nothing more is tried here."""
+    value: float = 0.0  # Q: the mean reward of the simulations that went through here
+    visits: int = 0  # N
+    closed: str | None = None  # why nothing more is tried here
     children: list[Node] = field(default_factory=list)
     parent: Node | None = field(default=None, repr=False, compare=False)
-    passing: int = field(default=0, repr=False, compare=False)
-    """Simulations on their way through here."""
+    passing: int = field(default=0, repr=False, compare=False)  # simulations on their way through here
 
     @property
-    def kind(self) -> Literal["root", "unexpanded", "expanded", "end"]:
+    def kind(self) -> Literal["root", "unexpanded", "expanded", "terminal"]:
         """CSO, section 3.1.1."""
         if self.parent is None:
             return "root"
-        return "unexpanded" if self.reply is None else "end" if self.ends else "expanded"
+        return "unexpanded" if self.reply is None else "terminal" if self.is_terminal else "expanded"
 
     def path(self) -> list[Node]:
         """From the root to this node."""
@@ -147,7 +134,7 @@ class Node:
 
 
 def pucb(node: Node, constants: Constants) -> float:
-    """Q + c P sqrt(N of the parent) / (1 + N) (CSO, Eq. 1), counting simulations under way as visits (Liu et al. 2020, WU-UCT)."""
+    """Q + c P sqrt(N of the parent) / (1 + N) (CSO, Eq. 1); simulations under way count as visits (Liu et al. 2020)."""
     above = node.parent.visits + node.parent.passing
     return node.value + constants.exploration * node.prior * math.sqrt(above) / (1 + node.visits + node.passing)
 
@@ -174,7 +161,7 @@ def reward(quality: Quality, constants: Constants) -> float | None:
 class Tree:
     """A search around one gold dialogue.
 
-    ``gold``: its chat form, seeker first and supporter last.  It is a path of the tree from the start, and its end an end.
+    ``gold``: its chat form, seeker first and supporter last; a path of the tree from the start, its end terminal.
     Raises SearchError for a gold dialogue of another form.
     """
 
@@ -187,12 +174,10 @@ class Tree:
         self.strategies, self.constants = tuple(strategies), constants
         self.root = Node("r", None, 1.0, seeker=gold[0].text, gold=True)
         self.iterations = 0
-        self.failures: list[tuple[str, str]] = []
-        """(task, why) of everything that failed."""
-        self.finished: str | None = None
-        """Why the search is over; None while it goes on."""
+        self.failures: list[tuple[str, str]] = []  # (task, why) of everything that failed
+        self.finished: str | None = None  # why the search is over; None while it goes on
         self._gold = tuple(gold)
-        self._longest = max(constants.most_rounds, len(gold) // 2)
+        self._max_depth = max(constants.max_depth, len(gold) // 2)
         self._open: dict[str, Task] = {}
         self._told: dict[str, object] = {}
         seeding = _Simulation("gold")
@@ -204,7 +189,7 @@ class Tree:
         """All that can be answered now; the same again until it is told."""
         return tuple(self._open.values())
 
-    def tell(self, id: str, answer: str | Said | Sequence[float] | Quality | Failed) -> None:
+    def tell(self, id: str, answer: str | SeekerTurn | Sequence[float] | Quality | Failed) -> None:
         """The answer to a task.  Raises SearchError for a task that is not open, and for an answer of another form."""
         if id not in self._open:
             raise SearchError(f"task {id!r} is not open")
@@ -225,11 +210,9 @@ class Tree:
             yield node
             waiting += reversed(node.children)
 
-    def ends(self) -> list[Node]:
-        """The nodes that ended their talk."""
-        return [node for node in self.nodes() if node.ends]
-
-    # The iterations -----------------------------------------------------------------------------------------------
+    def terminal_nodes(self) -> list[Node]:
+        """The nodes at which the conversation ended."""
+        return [node for node in self.nodes() if node.is_terminal]
 
     def _advance(self) -> None:
         """Take every simulation as far as it gets with what was told; begin the next ones when all are through."""
@@ -250,7 +233,7 @@ class Tree:
     def _begin(self) -> None:
         """Select the next leaves, one for each simulation that may be under way; at least one."""
         self._under_way = []
-        for _ in range(min(self.constants.at_once, self.constants.most_iterations - self.iterations)):
+        for _ in range(min(self.constants.parallel_simulations, self.constants.max_iterations - self.iterations)):
             leaf = self._select()
             if any(leaf is simulation.leaf for simulation in self._under_way):
                 break  # what the search wants most is being looked at already
@@ -270,21 +253,19 @@ class Tree:
         return node
 
     def _simulate(self, simulation: _Simulation) -> Iterator[set[str]]:
-        """One iteration from its leaf on (CSO, sections 3.1.3 and 3.1.4): yields the tasks without which it can't go on."""
+        """One iteration from its leaf on (CSO, sections 3.1.3 and 3.1.4); yields the tasks that it waits for."""
         leaf = simulation.leaf
         if leaf.kind == "unexpanded":
             yield from self._speak(simulation, leaf)
             if leaf.closed:
                 return
-        if leaf.ends:
+        if leaf.is_terminal:
             child, rewards = leaf, [self._judge(simulation, leaf)]
         else:
-            if len(leaf.path()) > self._longest:
+            if len(leaf.path()) > self._max_depth:
                 self._close(leaf, "too long")
                 return
-            asked = self._task(simulation, "strategies", leaf.history())
-            yield {asked}
-            scores = self._told[asked]
+            scores = yield from self._answer(simulation, "strategies", leaf.history())
             if isinstance(scores, Failed):
                 self._close(leaf, f"strategies: {scores.why}")
                 return
@@ -294,58 +275,58 @@ class Tree:
             if child.closed:
                 return
             rewards = [self._judge(simulation, child)]
-            if not child.ends:
+            if not child.is_terminal:
                 rewards += yield from self._roll_out(simulation, child.history())
         yield set(rewards)
-        found = [reward(answer, self.constants) for answer in map(self._told.get, rewards) if isinstance(answer, Quality)]
+        found = [
+            reward(answer, self.constants) for answer in map(self._told.get, rewards) if isinstance(answer, Quality)
+        ]
         if found := [value for value in found if value is not None]:
             simulation.start, simulation.reward = child, sum(found) / len(found)  # Eq. 3
         else:
             self._close(child, "no reward")
 
-    def _speak(self, simulation: _Simulation, node: Node) -> Iterator[set[str]]:
-        """Let supporter and seeker speak out an unexpanded ``node``; closes it where they don't."""
-        history = node.parent.history()
-        asked = self._task(simulation, "supporter", history, node.strategy)
+    def _answer(
+        self, simulation: _Simulation, kind: Kind, history: tuple[Message, ...], strategy: str | None = None
+    ) -> Iterator[set[str]]:
+        """Open a task and wait for it; returns its answer."""
+        asked = self._task(simulation, kind, history, strategy)
         yield {asked}
-        reply = self._told[asked]
+        return self._told[asked]
+
+    def _speak(self, simulation: _Simulation, node: Node) -> Iterator[set[str]]:
+        """Let supporter and seeker expand ``node``; closes it where they don't."""
+        history = node.parent.history()
+        reply = yield from self._answer(simulation, "supporter", history, node.strategy)
         if isinstance(reply, Failed):
             self._close(node, f"supporter: {reply.why}")
             return
-        asked = self._task(simulation, "seeker", (*history, Message("supporter", reply, node.strategy)))
-        yield {asked}
-        said = self._told[asked]
+        said = yield from self._answer(simulation, "seeker", (*history, Message("supporter", reply, node.strategy)))
         if isinstance(said, Failed):
             self._close(node, f"seeker: {said.why}")
             return
-        node.reply, node.seeker, node.ends = reply, said.text, said.ends
+        node.reply, node.seeker, node.is_terminal = reply, said.text, said.is_terminal
 
     def _roll_out(self, simulation: _Simulation, history: tuple[Message, ...]) -> Iterator[set[str]]:
         """Go on greedily from ``history``, which ends on the seeker; returns the tasks of the rewards.
 
-        Where a role fails, the talk is judged as far as it got.
+        Where a role fails, the conversation is judged as far as it got.
         """
         rewards: list[str] = []
-        for rounds in range(1, self.constants.rollout + 1):
-            asked = self._task(simulation, "strategies", history)
-            yield {asked}
-            scores = self._told[asked]
+        for left in reversed(range(self.constants.rollout)):
+            scores = yield from self._answer(simulation, "strategies", history)
             if isinstance(scores, Failed):
                 break
             best = self.strategies[max(range(len(scores)), key=scores.__getitem__)]
-            asked = self._task(simulation, "supporter", history, best)
-            yield {asked}
-            reply = self._told[asked]
+            reply = yield from self._answer(simulation, "supporter", history, best)
             if isinstance(reply, Failed):
                 break
             history += (Message("supporter", reply, best),)
             rewards.append(self._task(simulation, "reward", history))
-            if rounds == self.constants.rollout:
+            if not left:
                 break  # nobody would hear what the seeker says
-            asked = self._task(simulation, "seeker", history)
-            yield {asked}
-            said = self._told[asked]
-            if isinstance(said, Failed) or said.ends:
+            said = yield from self._answer(simulation, "seeker", history)
+            if isinstance(said, Failed) or said.is_terminal:
                 break
             history += (Message("seeker", said.text),)
         return rewards
@@ -365,7 +346,7 @@ class Tree:
             node = next(child for child in node.children if child.strategy == self._gold[k].strategy)
             node.gold, node.reply = True, self._gold[k].text
             node.seeker = self._gold[k + 1].text if k + 1 < len(self._gold) else None
-        node.ends = True
+        node.is_terminal = True
         for gold in node.path():
             gold.value, gold.visits = self.constants.gold_value, self.constants.gold_visits
 
@@ -373,7 +354,8 @@ class Tree:
         """Give ``node`` an unexpanded child for each strategy (CSO, section 3.1.3)."""
         found = zip(self.strategies, scores, priors(scores, self.constants), strict=True)
         node.children = [
-            Node(f"{node.id}.{k}", strategy, prior, float(score), parent=node) for k, (strategy, score, prior) in enumerate(found)
+            Node(f"{node.id}.{k}", strategy, prior, float(score), parent=node)
+            for k, (strategy, score, prior) in enumerate(found)
         ]
 
     def _back_up(self, simulation: _Simulation) -> None:
@@ -398,16 +380,18 @@ class Tree:
         """Why to stop, if at all (CSO, section 3.2; the numbers from the released code)."""
         if self.root.closed:
             return f"nothing is left to try ({self.root.closed})"
-        if self.iterations >= self.constants.most_iterations:
-            return "most iterations"
-        ends = len(self.ends())
-        if ends >= self.constants.enough_ends:
-            return "enough ends"
-        if self.iterations >= self.constants.least_iterations and ends:
-            return "least iterations and an end"
+        if self.iterations >= self.constants.max_iterations:
+            return "max_iterations"
+        terminal = len(self.terminal_nodes())
+        if terminal >= self.constants.max_terminal_nodes:
+            return "max_terminal_nodes"
+        if self.iterations >= self.constants.min_iterations and terminal:
+            return "min_iterations and a terminal node"
         return None
 
-    def _task(self, simulation: _Simulation, kind: Kind, history: tuple[Message, ...], strategy: str | None = None) -> str:
+    def _task(
+        self, simulation: _Simulation, kind: Kind, history: tuple[Message, ...], strategy: str | None = None
+    ) -> str:
         """Open a task; its id."""
         task = Task(f"{simulation.name}/{next(simulation.numbers):02d}", kind, tuple(history), strategy)
         self._open[task.id] = task
@@ -415,20 +399,30 @@ class Tree:
 
     def _judge(self, simulation: _Simulation, node: Node) -> str:
         """Ask how good the supporter's turn of ``node`` is; the task's id."""
-        return self._task(simulation, "reward", (*node.parent.history(), Message("supporter", node.reply, node.strategy)))
+        return self._task(
+            simulation, "reward", (*node.parent.history(), Message("supporter", node.reply, node.strategy))
+        )
 
     def _problem(self, task: Task, answer) -> str | None:
         """What is wrong with an answer's form, or None."""
         if task.kind == "supporter":
             return None if isinstance(answer, str) and answer.strip() else "a supporter says something"
         if task.kind == "seeker":
-            fits = isinstance(answer, Said) and (answer.ends or bool(answer.text))
-            return None if fits else "a seeker says something, or ends the talk"
+            fits = (
+                isinstance(answer, SeekerTurn)
+                and isinstance(answer.text, str | None)
+                and answer.is_terminal in (True, False)
+            )
+            return (
+                None
+                if fits and (answer.is_terminal or answer.text)
+                else "a seeker says something, or ends the conversation"
+            )
         numbers = [value for value in answer if value is not None] if isinstance(answer, tuple | list) else [math.nan]
         if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
             return "scores are finite numbers"
         if task.kind == "strategies":
-            return None if len(numbers) == len(self.strategies) else f"{len(self.strategies)} scores, one a strategy"
+            return None if len(numbers) == len(self.strategies) else f"{len(self.strategies)} scores, one per strategy"
         fits = isinstance(answer, Quality) and all(0 <= value <= 4 for value in numbers)
         return None if fits else "four scores from 0 to 4"
 
@@ -440,10 +434,7 @@ class _Simulation:
     name: str
     leaf: Node | None = None
     steps: Iterator[set[str]] = field(default_factory=lambda: iter(()))
-    needs: set[str] | None = field(default_factory=set)
-    """The tasks without which it can't go on; None when it is through."""
-    start: Node | None = None
-    """Where its reward starts upwards."""
+    needs: set[str] | None = field(default_factory=set)  # tasks without which it can't go on; None: it is through
+    start: Node | None = None  # where its reward starts upwards
     reward: float | None = None
-    numbers: Iterator[int] = field(default_factory=itertools.count)
-    """Of its tasks."""
+    numbers: Iterator[int] = field(default_factory=itertools.count)  # of its tasks

@@ -1,28 +1,38 @@
-"""Training on whole dialogues: supervised fine-tuning and preference optimisation, on trl and peft.
+"""Training on whole dialogues: supervised fine-tuning and preference optimisation, on transformers' Trainer and peft.
 
+config    what a profile says of a training
 data      from turns and pairs to packed sequences
 losses    DPO, IPO, SimPO, KTO, ORPO as functions of log-probabilities
 reference the log-probabilities of the policy that preference optimisation starts from, computed once
-trainer   one trl trainer for all of it
+trainer   one trainer for all of it; checkpoints: what it resumes from
 launch    the same in several processes
+policies  from beginning to end: train_sft, train_preference
 pretrain  making a small base model from open text, before all of these
 """
 
+from decoupled_esc.train.config import Launch, Lora, Preference, Training, TrainingError
 from decoupled_esc.train.data import Pair, Sequences, encode, encode_pairs
-from decoupled_esc.train.launch import Launch, LaunchError, launched
+from decoupled_esc.train.divergence import divergence, held_out_loss
+from decoupled_esc.train.launch import Job, LaunchError, launched
+from decoupled_esc.train.policies import FineTuned, Preferred, train_preference, train_sft
 from decoupled_esc.train.reference import reference_key, reference_logps
-from decoupled_esc.train.trainer import Log, Lora, Preference, ReferenceMismatch, Training, fine_tune, held_out_loss
+from decoupled_esc.train.trainer import Log, ReferenceMismatch, fine_tune
 
 __all__ = [
+    "FineTuned",
+    "Job",
     "Launch",
     "LaunchError",
     "Log",
     "Lora",
     "Pair",
     "Preference",
+    "Preferred",
     "ReferenceMismatch",
     "Sequences",
     "Training",
+    "TrainingError",
+    "divergence",
     "encode",
     "encode_pairs",
     "fine_tune",
@@ -30,4 +40,6 @@ __all__ = [
     "launched",
     "reference_key",
     "reference_logps",
+    "train_preference",
+    "train_sft",
 ]

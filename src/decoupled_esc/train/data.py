@@ -1,7 +1,7 @@
 """From turns and preference pairs to packed sequences.
 
 A sequence is a whole dialogue, every turn of which is a tail on the dialogue's one trunk; or a single turn, for a layout
-whose turns share nothing.  Contexts are cut to the window turn by turn and before packing, so that packed and unpacked
+whose turns share nothing.  Contexts are cut to ``max_length`` turn by turn and before packing, so that packed and unpacked
 training see the same tokens.
 """
 
@@ -17,6 +17,7 @@ from typing import Literal
 from decoupled_esc.corpus import Turn
 from decoupled_esc.packing import Example, Packed, pack
 from decoupled_esc.prompts import Layout, Prompt, fit, ids, render
+from decoupled_esc.train.config import TrainingError
 
 Unit = Literal["dialogue", "turn"]
 
@@ -41,8 +42,8 @@ class Sequences:
     """The turns or pairs of each sequence; every one has ``answers_each`` answers, in the order of ``losses``."""
     answers_each: int
     cut: int
-    """Turns or pairs that lost their oldest messages to the window."""
-    tokens_apart: int
+    """Turns or pairs that lost their oldest messages to ``max_length``."""
+    unpacked_tokens: int
     """Tokens that one sequence for every answer would take: what is read where nothing is shared."""
 
     @property
@@ -59,17 +60,23 @@ class Sequences:
         return len(self.packed)
 
 
-def encode(turns: Iterable[Turn], layout: Layout, tokenizer, window: int, unit: Unit = "dialogue") -> Sequences:
-    """Turns for supervised fine-tuning: prompt and target of each within ``window`` tokens."""
-    return _encode(((turn.id, turn, ()) for turn in turns), layout, tokenizer, window, unit)
+def encode(turns: Iterable[Turn], layout: Layout, tokenizer, max_length: int, unit: Unit = "dialogue") -> Sequences:
+    """Turns for supervised fine-tuning: prompt and target of each within ``max_length`` tokens."""
+    return _encode(((turn.id, turn, ()) for turn in turns), layout, tokenizer, max_length, unit)
 
 
 def encode_pairs(
-    pairs: Iterable[Pair], layout: Layout, tokenizer, window: int, unit: Unit = "dialogue", *, mismatched: int | None = None
+    pairs: Iterable[Pair],
+    layout: Layout,
+    tokenizer,
+    max_length: int,
+    unit: Unit = "dialogue",
+    *,
+    mismatched: int | None = None,
 ) -> Sequences:
     """Pairs for preference optimisation, two answers each: chosen, rejected.
 
-    With ``mismatched``, a seed, each gets a third: the chosen answer of another turn drawn at random, which is what
+    With ``mismatched``, a seed, each gets a third: the chosen answer of another turn, sampled at random, which is what
     KTO estimates its reference point from.
     """
     pairs = list(pairs)
@@ -80,43 +87,43 @@ def encode_pairs(
             following = (pairs[shuffled[(place + step) % len(pairs)]].turn for step in range(1, len(pairs)))
             other = next((turn for turn in following if turn.id != pairs[n].turn.id), None)
             if other is None:
-                raise ValueError(f"{pairs[n].id}: KTO compares with the answer to another prompt, and there is none")
+                raise TrainingError(f"{pairs[n].id}: KTO compares with the answer to another prompt, and there is none")
             others[n] = (layout(other).target,)
     items = ((pair.id, pair.turn, (pair.rejected, *other)) for pair, other in zip(pairs, others, strict=True))
-    return _encode(items, layout, tokenizer, window, unit)
+    return _encode(items, layout, tokenizer, max_length, unit)
 
 
 def _encode(
-    items: Iterable[tuple[str, Turn, tuple[str, ...]]], layout: Layout, tokenizer, window: int, unit: Unit
+    items: Iterable[tuple[str, Turn, tuple[str, ...]]], layout: Layout, tokenizer, max_length: int, unit: Unit
 ) -> Sequences:
-    packed, names, cut, apart, answers_each = [], [], 0, 0, 1
+    packed, names, cut, unpacked, answers_each = [], [], 0, 0, 1
 
     @lru_cache(maxsize=4)
     def tokens(prompt: Prompt) -> tuple[list[int], list[int]]:
-        asked, answer = render(prompt, tokenizer)
-        return ids(asked, tokenizer), ids(answer, tokenizer)
+        question, answer = render(prompt, tokenizer)
+        return ids(question, tokenizer), ids(answer, tokenizer)
 
     for _, group in itertools.groupby(items, key=lambda item: item[1].dialogue if unit == "dialogue" else item[1].id):
         examples = []
         for id, turn, others in group:
-            example, dropped = _fitted(id, turn, others, layout, tokens, window)
+            example, dropped = _fitted(id, turn, others, layout, tokens, max_length)
             cut += dropped > 0
             examples.append(example)
             answers_each = len(example.answers)
         packed.append(pack(examples))
         names.append(tuple(example.id for example in examples))
         # As in ``pack``, nothing is predicted from an answer's last token.
-        apart += sum(len(example.prompt) + len(answer) - 1 for example in examples for answer in example.answers)
-    return Sequences(tuple(packed), tuple(names), answers_each, cut, apart)
+        unpacked += sum(len(example.prompt) + len(answer) - 1 for example in examples for answer in example.answers)
+    return Sequences(tuple(packed), tuple(names), answers_each, cut, unpacked)
 
 
 def _fitted(
-    id: str, turn: Turn, others: Sequence[str], layout: Layout, tokens: Callable[[Prompt], tuple], window: int
+    id: str, turn: Turn, others: Sequence[str], layout: Layout, tokens: Callable[[Prompt], tuple], max_length: int
 ) -> tuple[Example, int]:
     """The example for ``turn`` with its context cut until prompt and longest answer fit; and how many messages went."""
 
     def answers(prompt: Prompt) -> list[list[int]]:
         return [tokens(prompt)[1], *(tokens(replace(prompt, target=other))[1] for other in others)]
 
-    prompt, dropped = fit(turn, layout, lambda p: len(tokens(p)[0]) + max(map(len, answers(p))), window)
+    prompt, dropped = fit(turn, layout, lambda p: len(tokens(p)[0]) + max(map(len, answers(p))), max_length)
     return Example(id, tokens(prompt)[0], answers(prompt)), dropped

@@ -7,42 +7,45 @@ A stream of passages is cut into blocks, and transformers' Trainer reads them on
 
 from __future__ import annotations
 
+import hashlib
+import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from decoupled_esc import taxonomy
 from decoupled_esc.corpus.open_text import Passage
 from decoupled_esc.models import Shape, train_tokenizer
 from decoupled_esc.prompts import ids
-from decoupled_esc.train.trainer import last_checkpoint, progress_callback
+from decoupled_esc.train import checkpoints
+from decoupled_esc.train.config import STRICT, Share, TrainingError
 
 
 class Recipe(BaseModel):
     """How a base model is made: shape, text and schedule."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = STRICT | ConfigDict(strict=True)
 
     description: str
     shape: Shape
     seed: int
-    repeats: dict[str, int]
+    repeats: dict[str, PositiveInt]
     """How often each source is read."""
-    block: int
+    block: PositiveInt
     """Tokens per sequence."""
-    batch: int
+    batch_size: PositiveInt
     """Sequences per optimiser step."""
-    learning_rate: float
-    """The highest; it rises from 0 over ``warmup_share`` of the steps and falls to 0 along a cosine."""
-    warmup_share: float
-    weight_decay: float
+    learning_rate: PositiveFloat
+    """The highest; it rises from 0 over ``warmup_ratio`` of the steps and falls to 0 along a cosine."""
+    warmup_ratio: Share
+    weight_decay: NonNegativeFloat
     precision: Literal["float32", "bfloat16"]
     """bfloat16: forward and backward pass under autocast, float32 weights and optimiser."""
-    checkpoint_every: int
+    checkpoint_every: PositiveInt
     """Optimiser steps between checkpoints."""
 
 
@@ -70,13 +73,13 @@ def base_tokenizer(passages: Iterable[Passage], vocabulary: int):
 
 
 def mixed(passages: Sequence[Passage], repeats: Mapping[str, int], seed: int) -> list[Passage]:
-    """``passages`` as often as ``repeats`` says for their source, each source spread evenly, in an order drawn from ``seed``.
+    """``passages`` as often as ``repeats`` says for their source, each source spread evenly, in an order sampled from ``seed``.
 
-    Raises ValueError for a source that ``repeats`` does not name, or that no passage has.
+    Raises TrainingError for a source that ``repeats`` does not name, or that no passage has.
     """
     found = {passage.source for passage in passages}
     if found != set(repeats):
-        raise ValueError(f"repeats names {sorted(repeats)}, and the text has {sorted(found)}")
+        raise TrainingError(f"repeats names {sorted(repeats)}, and the text has {sorted(found)}")
     generator = random.Random(seed)
     placed = [
         ((time + generator.random()) / repeats[passage.source], number)
@@ -108,7 +111,7 @@ def passage_ids(passage: Passage, tokenizer) -> list[int]:
     return ids(tokenizer.apply_chat_template(messages, tokenize=False), tokenizer)
 
 
-def pretrain(model, tokenizer, sequences: Sequence[Sequence[int]], how: Recipe, folder: Path) -> PretrainingLog:
+def pretrain(model, tokenizer, sequences: Sequence[Sequence[int]], recipe: Recipe, folder: Path) -> PretrainingLog:
     """Train all weights of ``model`` on ``sequences``, once and in order; weights and tokenizer go to ``folder/policy``.
 
     A run that was interrupted goes on from its last checkpoint under ``folder/checkpoints`` and ends with the same weights.
@@ -116,41 +119,42 @@ def pretrain(model, tokenizer, sequences: Sequence[Sequence[int]], how: Recipe, 
     import torch
     from transformers import PrinterCallback, Trainer, TrainingArguments
 
-    steps = -(-len(sequences) // how.batch)
-    checkpoints = folder / "checkpoints"
+    steps = -(-len(sequences) // recipe.batch_size)
+    key = hashlib.sha256(f"{recipe.model_dump_json()} {[list(row) for row in sequences]}".encode()).hexdigest()
     arguments = TrainingArguments(
-        output_dir=str(checkpoints),
+        output_dir=str(folder / "checkpoints"),
         num_train_epochs=1,
         train_sampling_strategy="sequential",
-        per_device_train_batch_size=how.batch,
-        learning_rate=how.learning_rate,
+        per_device_train_batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=round(how.warmup_share * steps),
-        weight_decay=how.weight_decay,
+        warmup_steps=round(recipe.warmup_ratio * steps),
+        weight_decay=recipe.weight_decay,
         adam_beta2=0.95,
         max_grad_norm=1.0,
         optim="adamw_torch_fused",
-        bf16=how.precision == "bfloat16",
+        bf16=recipe.precision == "bfloat16",
         use_cpu=not torch.cuda.is_available(),
-        seed=how.seed,
+        seed=recipe.seed,
         include_num_input_tokens_seen="all",
         logging_steps=max(1, steps // 100),
-        save_steps=how.checkpoint_every,
-        save_total_limit=1,
+        save_steps=recipe.checkpoint_every,
+        save_total_limit=checkpoints.KEPT,
         report_to="none",
         disable_tqdm=True,
     )
     trainer = Trainer(
         model=model,
         args=arguments,
-        train_dataset=_Blocks(sequences),
+        train_dataset=sequences,
         data_collator=_collate,
-        callbacks=[progress_callback(folder.name, steps)],
+        callbacks=[checkpoints.callback(folder.name, steps, key)],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
-    trainer.model.save_pretrained(folder / "policy")
-    tokenizer.save_pretrained(folder / "policy")
+    with checkpoints.no_space_is_said(folder):
+        trainer.train(resume_from_checkpoint=checkpoints.last_checkpoint(folder / "checkpoints", key))
+        trainer.model.save_pretrained(folder / "policy")
+        tokenizer.save_pretrained(folder / "policy")
     keys = ("step", "loss", "learning_rate", "grad_norm")
     return PretrainingLog(
         steps=tuple(
@@ -169,8 +173,6 @@ def perplexity(model, tokenizer, passages: Sequence[Passage], context: int) -> d
     A passage longer than ``context`` tokens is read in pieces.  Bits per byte can be compared between tokenizers; the
     bytes are those of the messages' text, and the chat template's marks count among the tokens alone.
     """
-    import math
-
     import torch
 
     nats, tokens, size = 0.0, 0, 0
@@ -191,19 +193,6 @@ def perplexity(model, tokenizer, passages: Sequence[Passage], context: int) -> d
         "perplexity": math.exp(nats / tokens),
         "bits_per_byte": nats / math.log(2) / size,
     }
-
-
-class _Blocks:
-    """The sequences as a map-style dataset."""
-
-    def __init__(self, sequences: Sequence[Sequence[int]]):
-        self.sequences = sequences
-
-    def __len__(self) -> int:
-        return len(self.sequences)
-
-    def __getitem__(self, number: int) -> Sequence[int]:
-        return self.sequences[number]
 
 
 def _collate(rows: list[Sequence[int]]) -> dict:

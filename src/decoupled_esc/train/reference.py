@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 from decoupled_esc import progress
@@ -19,7 +20,8 @@ def reference_key(weights: str, sequences: Sequences) -> str:
     """16 hex digits that name (weights, data, layout): ``weights`` is the policy's digest, the tokens say the rest."""
     sha = hashlib.sha256(weights.encode())
     for names, packed in zip(sequences.ids, sequences.packed, strict=True):
-        sha.update(json.dumps([names, packed.tokens, packed.depths, packed.predictors, packed.targets]).encode())
+        row = [names, packed.tokens, packed.depths, packed.predict_positions, packed.targets]
+        sha.update(json.dumps(row).encode())
     return sha.hexdigest()[:16]
 
 
@@ -30,19 +32,22 @@ def reference_logps(
 
     ``precision`` is the training's, so that reference and policy round alike.
     Read from ``folder`` where it holds them under this precision and the key of these weights and sequences; what is
-    missing is computed and written down sequence by sequence, so that a killed run goes on where it stopped.
+    missing is computed and written down sequence by sequence, so that a killed run goes on where it stopped.  A row
+    that is damaged, foreign or out of its place is named, and computed again with all that follow.
     """
-    file = folder / f"reference-{precision}-{reference_key(weights, sequences)}.jsonl"
+    key = f"{precision}-{reference_key(weights, sequences)}"
+    file = folder / f"reference-{key}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
-    done = _read(file)
+    done = _read(file, key)
     with (
         file.open("a", encoding="utf-8") as out,
         progress.bar(len(sequences), "reference", initial=len(done)) as bar,
     ):
         for packed in sequences.packed[len(done) :]:
-            done.append(frozen_logps(model, packed, precision).tolist())
-            out.write(json.dumps(done[-1]) + "\n")
+            logps = frozen_logps(model, packed, precision).tolist()
+            out.write(_row(key, len(done), logps))
             out.flush()
+            done.append(logps)
             bar.update()
     return done
 
@@ -59,12 +64,26 @@ def frozen_logps(model, packed: Packed, precision: str):
     return logps
 
 
-def _read(file: Path) -> list[list[float]]:
-    """The whole lines of ``file``; a last line that was being written when the run was killed is cut off."""
+def _row(key: str, number: int, logps: list[float]) -> str:
+    """A line of the file, with a checksum over what it says, its place and the file that it belongs to."""
+    check = hashlib.sha256(json.dumps([key, number, logps]).encode()).hexdigest()[:16]
+    return json.dumps({"logps": logps, "check": check}) + "\n"
+
+
+def _read(file: Path, key: str) -> list[list[float]]:
+    """The rows of ``file`` up to the first that is not as it was written, which is cut off with all that follow."""
+    done: list[list[float]] = []
     if not file.exists():
-        return []
-    text = file.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        file.write_text(whole, encoding="utf-8")
-    return [json.loads(line) for line in whole.splitlines()]
+        return done
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        try:
+            logps = json.loads(line)["logps"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            logps = None
+        if line != _row(key, number, logps):
+            print(f"{file.name}: row {number + 1} of {len(lines)} is damaged or foreign; made again", file=sys.stderr)
+            file.write_text("".join(lines[:number]), encoding="utf-8")
+            break
+        done.append(logps)
+    return done

@@ -1,0 +1,272 @@
+"""The command line: ``decoupled-esc run | status | plan | data | publish | pretrain | human-eval | site``."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from decoupled_esc.errors import KnownError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command.  Known errors are one line on stderr and exit status 1; an interrupt is 130."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        code = options.command(options) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever reads what is printed has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+        return 1
+    except KnownError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        print(f"error: {error.filename or 'a file'}: {error.strerror}; what was finished is kept", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def _terminated(number, frame) -> None:
+    raise KeyboardInterrupt
+
+
+def _cores(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a number of cores is 1 or more, got {text}")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="decoupled-esc", description="Re-run DecoupledESC and CSO, chapter by chapter.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, function, help: str, profile: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, description=help, help=help)
+        sub.set_defaults(command=function)
+        if profile:
+            sub.add_argument("--profile", default="smoke", help="a file of profiles/ (default: smoke)")
+        return sub
+
+    run = command("run", _run, "run steps and chapters whose results don't hold, and build the book")
+    run.add_argument("targets", nargs="*", metavar="step|chapter", help="only these and what they need (default: all)")
+    run.add_argument("--cores", type=_cores, default=None, help="steps at a time (default: all cores)")
+    run.add_argument("--cluster", type=Path, metavar="FILE", help="submit every step to SLURM, with the parameters of a file such as profiles/slurm/config.yaml")
+    command("status", _status, "say which results hold, and why others don't")
+    plan = command("plan", _plan, "say what a run would take on a card: GPU-hours, memory, tokens, money")
+    plan.add_argument("--card", default="RTX 4090", help="as in experiments/cost.py (default: RTX 4090, the paper's)")
+    data = command("data", _data, "list the data sets, fetch or verify one", profile=False)
+    data.add_argument("action", nargs="?", choices=("list", "fetch", "verify"), default="list")
+    data.add_argument("name", nargs="?", help="a data set (default: esconv and failed_esconv)")
+    publish = command("publish", _publish, "replace the committed results and notebooks by those of a finished run")
+    publish.add_argument("--notebooks", action="store_true", help="only execute the notebooks from the committed results")
+    pretrain = command("pretrain", _pretrain, "make a base model of data/ anew, following its recipe", profile=False)
+    pretrain.add_argument("name", help="esc-nano or esc-base")
+    pretrain.add_argument("--publish", action="store_true", help="put the weights and their record where they are committed")
+    ask = command("human-eval", _human_eval, "ask people: write blinded forms for systems of a profile, or read the answers")
+    ask.add_argument("action", choices=("export", "report"))
+    ask.add_argument("folder", type=Path, help="of the study; the forms quote the corpus, so keep it out of git (runs/ is)")
+    ask.add_argument("--systems", nargs="+", default=["decoupled-sft", "vanilla-sft"], help="two to compare, or any number to score")
+    ask.add_argument("--samples", type=_cores, default=20, help="test turns (default: 20)")
+    ask.add_argument("--raters", type=_cores, default=20, help="forms to write (default: 20)")
+    ask.add_argument("--scores", action="store_true", help="score single replies; otherwise pairs are compared")
+    ask.add_argument("--exclude", nargs="+", default=[], metavar="RATER", help="with report: raters to leave out")
+    command("site", _site, "check the committed notebooks and build the book from them, executing nothing", profile=False)
+    return parser
+
+
+def _run(options) -> int:
+    from decoupled_esc.experiments.profiles import ProfileError, nearest
+    from decoupled_esc.experiments.run import Book, local_workers
+    from decoupled_esc.pipeline import StepError, schedule
+    from decoupled_esc.pipeline.store import Stores
+    from decoupled_esc.publish.steps import book_steps
+
+    book, started = Book(options.profile), time.time()
+    profile = book.profile
+    synthetic = [name for name, source in _sources(book).items() if not source.is_real]
+    if synthetic and profile.scale != "smoke":
+        raise ProfileError(
+            f"profile {profile.name} needs the real {' and '.join(synthetic)}, and only the synthetic miniature is here; see: decoupled-esc data"
+        )
+    steps = book.steps | book_steps(book)
+    for target in options.targets:
+        if target not in steps:
+            raise StepError(f"nothing called {target!r}{nearest(target, list(steps))}. Known: {', '.join(steps)}")
+    print(f"profile {profile.name}: {profile.description}")
+    for name in synthetic:
+        print(f"data: the SYNTHETIC miniature stands in for {name}")
+    wanted, stores = [steps[name] for name in options.targets or steps], Stores(book.runs)
+    names = {step.key: name for name, step in reversed(steps.items())}
+    due = schedule.due(wanted, stores)
+    if due:
+        print(f"{len(due)} steps to run: {', '.join(names[step.key] for step in due)}", flush=True)
+    workers = local_workers(profile, options.cores) if options.cluster is None else _cluster(options.cluster)
+    schedule.run(wanted, names, stores, workers, needs_gpu=profile.needs_gpu)
+    _link(book, steps)
+    print(f"all done in {schedule.span(time.time() - started)}")
+    if not options.targets:
+        folder = book.runs.place(steps["book"]).parent
+        print(f"open {_shown(folder / stores.result(steps['book']).index)}")
+    return 0
+
+
+def _sources(book) -> dict:
+    return {"esconv": book.steps["data"].esconv, "failed_esconv": book.steps["data"].failed}
+
+
+def _cluster(path: Path):
+    import yaml
+
+    from decoupled_esc.experiments.profiles import ProfileError
+    from decoupled_esc.experiments.run import RUNS, surroundings
+    from decoupled_esc.pipeline.workers import Slurm
+
+    try:
+        found = yaml.safe_load(path.read_bytes())
+        steps, gpu = found["steps"], found["gpu_steps"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise ProfileError(f"{path}: no file with submitit's parameters under `steps` and `gpu_steps` ({type(error).__name__}); see profiles/slurm/config.yaml") from None
+    return Slurm(RUNS / "slurm", steps, gpu, provenance=surroundings)
+
+
+def _link(book, steps: dict) -> None:
+    """Readable names beside the keys: ``runs/<profile>/<name>`` leads to a step's folder."""
+    folder = book.runs.folder / book.profile.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, step in steps.items():
+        target, link = book.runs.place(step).parent, folder / name
+        if target.exists() and not (link.is_symlink() and link.resolve() == target.resolve()):
+            link.unlink(missing_ok=True)
+            link.symlink_to(os.path.relpath(target, folder))
+
+
+def _status(options) -> int:
+    from decoupled_esc.experiments.run import Book, changed_since
+    from decoupled_esc.pipeline.store import Damaged
+
+    book = Book(options.profile)
+    print(f"profile {book.profile.name}: {book.profile.description}")
+    print(f"{'step':<34}{'run here':<50}  published")
+    advice: dict[str, list[str]] = {}
+    for name, step in book.steps.items():
+        words = []
+        for store, one in ((book.runs, step), (book.published, book.published_steps[name])):
+            try:
+                stored = store.read(one)
+                if stored is not None:
+                    store.verify(one) if store.keeps_files else None
+                    for module in changed_since(stored, one):
+                        advice.setdefault(module, []).append(name)
+                words.append("holds" if stored is not None else store.why_not(one))
+            except Damaged as damage:
+                words.append(f"damaged: {damage}")
+        print(f"{name:<34}{words[0]:<50}  {words[1]}")
+    for module, names in sorted(advice.items()):
+        print(f"advice: {module} changed since {len(names)} results were made ({', '.join(names[:3])}, ...): was a `version` to be raised?")
+    return 0
+
+
+def _plan(options) -> int:
+    from decoupled_esc.experiments import cost
+    from decoupled_esc.experiments.profiles import load_profile
+
+    print("\n".join(cost.plan_of(load_profile(options.profile), options.card)))
+    return 0
+
+
+def _data(options) -> int:
+    from decoupled_esc.corpus import fetch
+
+    if options.action == "list":
+        for row in fetch.describe():
+            if options.name in (None, row.name):
+                print(f"{row.name}: {row.use}\n    here: {row.here or 'no'}; download: {row.download}; licence: {row.licence}")
+                print(f"    source: {row.source}\n    files: {', '.join(row.files)}")
+        print(f"Set {fetch.FOLDER} to a folder of your own to use its files; {fetch.CACHE} moves the cache.")
+        return 0
+    for name in [options.name] if options.name else ["esconv", "failed_esconv"]:
+        found = getattr(fetch, options.action)(name)
+        print(f"{name}: {'checksum holds' if options.action == 'verify' else 'is here'}, from the {found.origin}")
+    return 0
+
+
+def _publish(options) -> int:
+    from decoupled_esc.experiments.run import Book, publish_results
+    from decoupled_esc.publish.steps import publish_notebooks
+
+    written = [] if options.notebooks else publish_results(Book(options.profile))
+    print("published: " + ", ".join([*written, *publish_notebooks(Book("laptop"))]))
+    return 0
+
+
+def _pretrain(options) -> int:
+    from decoupled_esc.experiments import pretraining
+    from decoupled_esc.pipeline.schedule import span
+
+    if options.publish:
+        print("published: " + ", ".join(pretraining.publish(options.name)))
+        return 0
+    found = pretraining.run(options.name)
+    print(f"{found['name']}: {found['parameters']:,} parameters, {found['tokens']:,} tokens in {span(found['provenance']['wall_seconds'])}")
+    for source, held in found["held_out"].items():
+        print(f"  held-out perplexity on {source}: {held['perplexity']:.1f} ({held['bits_per_byte']:.2f} bits per byte)")
+    return 0
+
+
+def _human_eval(options) -> int:
+    from decoupled_esc.evaluate import human_eval
+    from decoupled_esc.experiments.book import SYSTEMS
+    from decoupled_esc.experiments.profiles import nearest
+    from decoupled_esc.experiments.run import Book
+
+    book = Book(options.profile)
+    if options.action == "report":
+        print(human_eval.report(options.folder, exclude=options.exclude, replicates=book.profile.bootstrap_replicates, seed=book.profile.seed))
+        return 0
+    replies = {}
+    for name in options.systems:
+        if name not in SYSTEMS:
+            raise human_eval.HumanEvalError(f"no system {name!r}{nearest(name, list(SYSTEMS))}. Systems: {', '.join(SYSTEMS)}")
+        stored = book.stored(f"replies-{name}")
+        if stored is None or stored.rows_left_out:
+            remedy = f"write them with: decoupled-esc run --profile {options.profile} replies-{name}"
+            raise human_eval.HumanEvalError(f"the replies of {name} are not here; {remedy}")
+        replies[name] = {row.id: row.reply for row in stored.result.rows}
+    human_eval.export(
+        book.steps["replies-vanilla-sft"].turns.dialogues(), replies, options.folder, samples=options.samples, raters=options.raters,
+        kind="scores" if options.scores else "pairs", seed=book.profile.seed,
+    )  # fmt: skip
+    print(f"forms are in {_shown(options.folder / 'forms')}; put what raters send back into {_shown(options.folder / 'answers')},")
+    print(f"then: decoupled-esc human-eval report {_shown(options.folder)}")
+    return 0
+
+
+def _site(options) -> int:
+    from decoupled_esc.experiments.run import ROOT, Book
+    from decoupled_esc.publish import notebooks, site
+    from decoupled_esc.publish.steps import check_stamps
+
+    problems = check_stamps(Book("laptop")) or notebooks.check_notebooks(notebooks.NOTEBOOKS)
+    if problems:
+        raise site.BookError("the committed notebooks have problems:\n" + "\n".join(problems))
+    index = site.build_book(notebooks.NOTEBOOKS, ROOT / "build" / "site")
+    if problems := site.check_site(index.parent):
+        raise site.BookError("the built book has problems:\n" + "\n".join(problems))
+    print(f"open {_shown(index)}")
+    return 0
+
+
+def _shown(path: Path) -> str:
+    """``path`` relative to where the user stands, where that is shorter."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,197 @@
+"""Scores of systems: automatic and strategy metrics under one seed, over seeds, and over temperatures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from decoupled_esc import prompts
+from decoupled_esc.corpus import Turn, windows
+from decoupled_esc.evaluate import EvaluatedTurn, Evaluation, decoding, evaluate_systems, seeds
+from decoupled_esc.experiments.inputs import Base, Decoding, Policy, Turns
+from decoupled_esc.experiments.replies import Replies, Reply, ReplyDecoupled
+from decoupled_esc.experiments.sampling import complete, engine_of, fitted
+from decoupled_esc.generate import baselines
+from decoupled_esc.generate.engine import Sampling
+from decoupled_esc.pipeline import Missing, Step, Work
+
+Contrast = tuple[str, str]
+"""The first system minus the second."""
+
+
+def evaluated(replies: Replies, gold: Mapping[str, Turn]) -> list[EvaluatedTurn]:
+    """What a system answered, beside what people did."""
+    turns = ((gold[row.id], row) for row in replies.rows)
+    return [EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, row.strategy, row.reply) for turn, row in turns]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluate(Step):
+    """Every automatic and strategy metric of systems, both variants, with intervals and paired differences."""
+
+    systems: dict[str, Reply]
+    contrasts: tuple[Contrast, ...]
+    turns: Turns
+    replicates: int
+    seed: int
+
+    def run(self, work: Work) -> Evaluation | Missing:
+        gold = {turn.id: turn for turn in self.turns.read()}
+        found = {name: evaluated(work[replies], gold) for name, replies in self.systems.items()}
+        return evaluate_systems(found, contrasts=self.contrasts, replicates=self.replicates, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class SystemCounts:
+    """What one system did at a test set: `evaluate.seeds.SeedCounts`, by name."""
+
+    id: str
+    strategies: str
+    text: list[list[float]]
+
+    @property
+    def counts(self) -> seeds.SeedCounts:
+        """Without the name."""
+        return seeds.SeedCounts(self.strategies, self.text)
+
+
+@dataclass(frozen=True)
+class PerSeedCounts:
+    """What systems did at the test turns under one seed, in the few kilobytes that scores over seeds need."""
+
+    systems: list[str]
+    turns: int
+    rows: tuple[SystemCounts, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class CountPerSeed(Step):
+    """Counts of systems under one seed; those that are Missing are left out."""
+
+    systems: dict[str, Reply]
+    turns: Turns
+
+    def run(self, work: Work) -> PerSeedCounts:
+        turns = self.turns.read()
+        gold = {turn.id: turn for turn in turns}
+        rows = []
+        for name, replies in self.systems.items():
+            found = work.get(replies)
+            if not isinstance(found, Missing):
+                rows.append(SystemCounts(name, **vars(seeds.seed_counts(evaluated(found, gold)))))
+        return PerSeedCounts([row.id for row in rows], len(turns), tuple(rows))
+
+
+@dataclass(frozen=True)
+class TestSetAnswers:
+    """How one system answered the strategy test set."""
+
+    invalid: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class StrategyTestCounts:
+    """What systems did at the strategy test set under one seed."""
+
+    windows: int
+    strategies: dict[str, int]
+    systems: dict[str, TestSetAnswers]
+    rows: tuple[SystemCounts, ...]
+
+
+def test_windows(turns: Turns) -> list[Turn]:
+    """The strategy test set (CSO, after Kang et al. 2024)."""
+    return windows.strategy_test(turns.dialogues())
+
+
+@dataclass(frozen=True, eq=False)
+class AnswerStrategyTest(Step):
+    """What coupled models answer at the strategy test set of `corpus.windows`, sampled as at the test turns."""
+
+    uses_model = True
+
+    policies: dict[str, Policy]
+    base: Base
+    turns: Turns
+    sampling: Sampling
+    decoding: Decoding
+    seed: int
+
+    def run(self, work: Work) -> StrategyTestCounts:
+        turns, rows, counts = test_windows(self.turns), [], {}
+        for system, policy in self.policies.items():
+            if isinstance(work.get(policy), Missing):
+                continue
+            with engine_of(work, self.base, policy, self.decoding, self.seed) as engine:
+                asked = fitted(engine, turns, prompts.vanilla, self.sampling, self.decoding.max_length)
+                written = complete(work, engine, asked, self.sampling, system, self.seed)
+            answers = {turn.id: prompts.parse_tagged(written[turn.id]["text"]) for turn in turns}
+            found = [EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, *answers[turn.id]) for turn in turns]
+            rows.append(SystemCounts(system, **vars(seeds.seed_counts(found))))
+            invalid = sum(strategy is None for strategy, _ in answers.values())
+            counts[system] = TestSetAnswers(invalid, sum(row["tokens"] for row in written.values()))
+        work.tokens = sum(one.tokens for one in counts.values())
+        return StrategyTestCounts(len(turns), dict(Counter(turn.strategy for turn in turns)), counts, tuple(rows))
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluateSeeds(Step):
+    """Scores of systems and their differences averaged over all seeds, and the differences under each."""
+
+    counts: dict[str, tuple[CountPerSeed | AnswerStrategyTest, ...]]
+    """Seed -> the steps that counted under it."""
+    systems: tuple[str, ...]
+    contrasts: tuple[Contrast, ...]
+    turns: Turns
+    strategy_test: bool
+    """Whether they were counted at the strategy test set, not at the test turns."""
+    replicates: int
+    seed: int
+
+    def run(self, work: Work) -> seeds.SeedEvaluation:
+        by_seed: dict[int, dict[str, seeds.SeedCounts]] = {}
+        for seed, steps in self.counts.items():
+            rows = {row.id: row.counts for step in steps for row in work[step].rows}
+            by_seed[int(seed)] = {name: rows[name] for name in rows if name in self.systems}
+        made = set.intersection(*map(set, by_seed.values()))
+        contrasts = [pair for pair in self.contrasts if made.issuperset(pair)]
+        turns = test_windows(self.turns) if self.strategy_test else self.turns.read()
+        return seeds.evaluate_seeds(turns, by_seed, contrasts=contrasts, replicates=self.replicates, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Strategy scores of planners over temperatures, and their calibration (chapter 14)."""
+
+    turns: int
+    sweeps: dict[str, tuple[decoding.StrategyScores, ...]]
+    calibration: dict[str, decoding.Calibration]
+
+
+@dataclass(frozen=True, eq=False)
+class SweepTemperatures(Step):
+    """Strategy scores of every planner from argmax to high temperatures."""
+
+    planners: dict[str, ReplyDecoupled]
+    train: Turns
+    turns: Turns
+    replicates: int
+    seed: int
+
+    def run(self, work: Work) -> Sweep | Missing:
+        turns, train = self.turns.read(), self.train.read()
+        scores = {"word planner": baselines.word_planner(train, turns), "gold frequencies": baselines.frequency_planner(train, turns)}
+        for name, replies in self.planners.items():
+            rows = {row.id: row.scores for row in work[replies].rows}
+            scores[name] = np.array([rows[turn.id] for turn in turns])
+        gold, dialogues = [turn.strategy for turn in turns], [turn.dialogue for turn in turns]
+        options = {"samples": 10, "replicates": min(500, self.replicates), "seed": self.seed}
+        return Sweep(
+            len(turns),
+            {name: decoding.sweep(values, gold, dialogues, **options) for name, values in scores.items()},
+            {name: decoding.calibration(values, gold) for name, values in scores.items()},
+        )

@@ -1,0 +1,110 @@
+"""The base model, and supervised fine-tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from decoupled_esc import corpus, models, prompts, train
+from decoupled_esc.corpus import open_text
+from decoupled_esc.experiments.inputs import Base, Policy, Turns
+from decoupled_esc.pipeline import Missing, Step, Work
+from decoupled_esc.search import embedded
+from decoupled_esc.train import pretrain
+
+Role = Literal["vanilla", "planner", "generator", "seeker"]
+"""Vanilla: one model for strategy and reply (the coupled baseline); planner (DecoupledESC, Eq. 3); generator, under the gold
+strategy (Eq. 4); seeker: what seekers said next, or that the conversation was over (CSO, appendix A)."""
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The model that training starts from; of a shipped one also how well it predicts dialogues."""
+
+    kind: str
+    name: str
+    revision: str | None = None
+    weights: str | None = None
+    tokenizer: str | None = None
+    parameters: int | None = None
+    vocabulary: int | None = None
+    held_out_dialogues: int | None = None
+    held_out: dict[str, int | float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class DescribeBase(Step):
+    """The model that every fine-tuning starts from, shipped or published."""
+
+    uses_model = True
+
+    base: Base
+    held_out: Turns
+
+    def run(self, work: Work) -> BaseModel:
+        backbone = self.base.backbone
+        if backbone.kind == "hub":
+            return BaseModel("hub", backbone.name, backbone.revision)
+        models.be_repeatable()
+        weights = self.base.weights()
+        model, tokenizer = models.load(weights), models.load_tokenizer(weights)
+        passages = open_text.from_dialogues(self.held_out.dialogues())
+        return BaseModel(
+            "embedded",
+            backbone.name,
+            **self.base.shipped,
+            parameters=model.num_parameters(),
+            vocabulary=len(tokenizer),
+            held_out_dialogues=len(passages),
+            held_out=pretrain.perplexity(model, tokenizer, passages, model.config.max_position_embeddings),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuned(train.FineTuned):
+    """What a supervised fine-tuning leaves; ``layout``: what it was shown, in `prompts.LAYOUTS`."""
+
+    layout: str
+
+
+def unit_of(layout: str) -> str:
+    """What is packed together: the paper's generator prompt names the strategy first, and its turns share next to nothing."""
+    return "turn" if layout == "generator" else "dialogue"
+
+
+def layout_of(role: Role, generator_layout: str) -> str:
+    """The name in ``prompts.LAYOUTS`` of what ``role`` is shown."""
+    return "generator-trunk" if role == "generator" and generator_layout == "trunk" else role
+
+
+@dataclass(frozen=True, eq=False)
+class FineTune(Policy):
+    """The base model fine-tuned in one role."""
+
+    role: Role
+    layout: str
+    turns: Turns
+    held_out: Turns
+    training: train.Training | None
+    """None where the role is a server's."""
+
+    def run(self, work: Work) -> FineTuned | Missing:
+        if self.training is None:
+            return Missing("the profile has its seeker's role behind a server")
+        seeker = self.role == "seeker"
+        turns_of = embedded.seeker_turns if seeker else corpus.turns
+        learned, unseen = ([turn for one in some.dialogues() for turn in turns_of(one)] for some in (self.turns, self.held_out))
+        found = train.train_sft(
+            self.base.weights(),
+            learned,
+            embedded.seeker if seeker else prompts.LAYOUTS[self.layout],
+            self.training,
+            folder=work.folder,
+            seed=self.seed,
+            max_length=self.max_length,
+            held_out=unseen,
+            unit=unit_of(self.layout),
+            launch=self.launch,
+        )
+        work.tokens = found.tokens
+        return FineTuned(**vars(found), layout=self.layout)

@@ -1,0 +1,158 @@
+"""Which sampled replies become preference pairs (IPM, DecoupledESC, section 4), and why the others don't.
+
+The chosen side of a pair is what a person did at that turn; the rejected side is what the fine-tuned model did there.
+
+* *strategy pairs*, for the planner: a sampled strategy that is not the gold one.  As in the authors' code, no judge.
+* *response pairs*, for the generator: a reply sampled under the gold strategy in which the judge sees a lack of
+  empathy, an early emotion shift or a template, where it sees none of these in the gold reply.
+* *vanilla pairs*, for the coupled model: a sampled ``[Strategy] reply``, sorted by what is wrong with it (Figure 1).
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from decoupled_esc import taxonomy
+from decoupled_esc.corpus import Message, Turn, fold, tagged
+from decoupled_esc.evaluate.judges import FILTERED, kept
+
+Kind = Literal["strategy", "response", "vanilla"]
+Labels = Mapping[str, tuple[str | None, str | None]]
+"""Turn id -> what the judge saw in (the gold reply, the sampled one), None for an answer that could not be read."""
+
+ROUTES: dict[str, str | None] = {
+    "Strategy Mismatch": "planner",
+    **dict.fromkeys(FILTERED, "generator"),
+    "Emotion Misread": None,
+    taxonomy.NO_ERROR: None,
+}
+"""Which of the two models learns from a reply with this error (dynamic data routing, section 4.1); None: neither."""
+
+QUADRANTS = ("PsNr", "NsPr", "NsNr")
+"""What a rejected turn has wrong: P or N, positive or negative; s strategy, r response.  The chosen one is PsPr."""
+
+
+@dataclass(frozen=True)
+class Mined:
+    """A preference pair by reference: the chosen side is what stands in the corpus at ``turn``."""
+
+    id: str  # <turn>#<sample>
+    turn: str
+    kind: Kind
+    strategy: str  # the rejected side's
+    reply: str | None  # the rejected side's; None for a pair of strategies
+    error: str | None  # what the judge saw in the rejected reply; None where no judge was asked
+    chosen_error: str | None
+    quadrant: str | None  # one of ``QUADRANTS``, for a vanilla pair
+
+    @property
+    def rejected(self) -> str:
+        """The rejected side as its layout's target."""
+        if self.kind == "vanilla":
+            return tagged(Message("supporter", self.reply, self.strategy))
+        return self.strategy if self.kind == "strategy" else self.reply
+
+
+def quadrant(turn: Turn, strategy: str, error: str) -> str | None:
+    """What a sampled turn has wrong, None where nothing is: the strategy if it is not gold, the reply by its error."""
+    wrong = ("N" if strategy != turn.strategy else "P") + "s" + ("N" if error in FILTERED else "P") + "r"
+    return None if wrong == "PsPr" else wrong
+
+
+def strategy_pairs(
+    turns: Sequence[Turn], samples: Sequence[Mapping[str, str | None]]
+) -> tuple[list[Mined], Counter[str]]:
+    """Pairs for the planner, and why other samples gave none.  ``samples``: turn id -> strategy, None if invalid."""
+
+    def judged(turn: Turn, number: int) -> Mined | str:
+        strategy = samples[number][turn.id]
+        if strategy is None:
+            return "no strategy"
+        if strategy == turn.strategy:
+            return "as gold"
+        return Mined(f"{turn.id}#{number}", turn.id, "strategy", strategy, None, None, None, None)
+
+    return _sorted_out(turns, len(samples), judged)
+
+
+def response_pairs(
+    turns: Sequence[Turn], samples: Sequence[Mapping[str, str]], labels: Sequence[Labels]
+) -> tuple[list[Mined], Counter[str]]:
+    """Pairs for the generator, and why other samples gave none.
+
+    ``samples``: turn id -> reply under the gold strategy; ``labels``, sample by sample.
+    """
+
+    def judged(turn: Turn, number: int) -> Mined | str:
+        reply, (chosen, rejected) = samples[number][turn.id], labels[number][turn.id]
+        if why := unusable(turn, reply) or _unread(chosen, rejected):
+            return why
+        if not kept(chosen, rejected):
+            return "nothing wrong for the generator"
+        return Mined(f"{turn.id}#{number}", turn.id, "response", turn.strategy, reply, rejected, chosen, None)
+
+    return _sorted_out(turns, len(samples), judged)
+
+
+def vanilla_pairs(
+    turns: Sequence[Turn], samples: Sequence[Mapping[str, tuple[str | None, str]]], labels: Sequence[Labels]
+) -> tuple[list[Mined], Counter[str]]:
+    """Pairs for the coupled model, in all three quadrants, and why other samples gave none.
+
+    ``samples``: turn id -> (strategy or None, reply); ``labels``, sample by sample.  The chosen side must be PsPr, so
+    the judge must see none of the three errors in the gold reply.
+    """
+
+    def judged(turn: Turn, number: int) -> Mined | str:
+        (strategy, reply), (chosen, rejected) = samples[number][turn.id], labels[number][turn.id]
+        why = "no strategy" if strategy is None else unusable(turn, reply) or _unread(chosen, rejected)
+        if why:
+            return why
+        if (wrong := quadrant(turn, strategy, rejected)) is None:
+            return "nothing wrong"
+        return Mined(f"{turn.id}#{number}", turn.id, "vanilla", strategy, reply, rejected, chosen, wrong)
+
+    return _sorted_out(turns, len(samples), judged)
+
+
+def unusable(turn: Turn, reply: str) -> str | None:
+    """Why nothing can be learned from preferring the gold reply to ``reply``; None where something can."""
+    if not reply.strip():
+        return "empty"
+    return "as gold" if fold(reply).lower() == fold(turn.reply).lower() else None
+
+
+def _unread(chosen: str | None, rejected: str | None) -> str | None:
+    if chosen is None or rejected is None:
+        return "not read by the judge"
+    return "gold reply has an error" if chosen in FILTERED else None
+
+
+def _sorted_out(
+    turns: Sequence[Turn], samples: int, judged: Callable[[Turn, int], Mined | str]
+) -> tuple[list[Mined], Counter[str]]:
+    """Each pair once, by turn and then by sample: the turns of a dialogue stand together, as packing wants them."""
+    found, left = {}, Counter()
+    for number in range(samples):
+        for turn in turns:
+            pair = judged(turn, number)
+            if isinstance(pair, Mined) and (turn.id, pair.rejected) in found:
+                pair = "sampled before"
+            if isinstance(pair, Mined):
+                found[turn.id, pair.rejected] = pair
+            else:
+                left[pair] += 1
+    place = {turn.id: number for number, turn in enumerate(turns)}
+    return sorted(found.values(), key=lambda pair: (place[pair.turn], int(pair.id.rpartition("#")[2]))), left
+
+
+def of_quadrant(pairs: Sequence[Mined], quadrant: str, seed: int) -> list[Mined]:
+    """Vanilla pairs of one quadrant, as many as the smallest quadrant has, so that only their kind differs."""
+    own = [pair for pair in pairs if pair.quadrant == quadrant]
+    most = min(Counter(pair.quadrant for pair in pairs).values(), default=0)
+    kept = set(random.Random(seed).sample(range(len(own)), min(most, len(own))))
+    return [pair for number, pair in enumerate(own) if number in kept]

@@ -1,0 +1,30 @@
+"""Child processes that end with their parent, however that ends."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections.abc import Callable
+
+_LIBC = ctypes.CDLL(None)  # loaded before any fork
+_PR_SET_PDEATHSIG = 1
+
+
+def ends_with_parent(sent: int = signal.SIGTERM) -> Callable[[], None]:
+    """For ``subprocess.Popen(preexec_fn=...)`` on Linux: the child is sent ``sent`` when this process ends, killed or not."""
+    parent = os.getpid()
+
+    def ask() -> None:
+        if hasattr(_LIBC, "prctl"):
+            _LIBC.prctl(_PR_SET_PDEATHSIG, sent)
+            if os.getppid() != parent:  # which ended in between
+                os.kill(os.getpid(), sent)
+
+    return ask
+
+
+def end_with_parent(sent: int = signal.SIGKILL) -> None:
+    """The same asked for by the child itself, which may have forgotten what its parent asked."""
+    if hasattr(_LIBC, "prctl"):
+        _LIBC.prctl(_PR_SET_PDEATHSIG, sent)

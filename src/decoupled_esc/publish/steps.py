@@ -1,0 +1,129 @@
+"""Chapters and the book as steps: what `decoupled-esc run` makes after all results."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from decoupled_esc.experiments.run import ROOT, Book
+from decoupled_esc.pipeline import Step, Work
+from decoupled_esc.pipeline.rows import file_digest
+from decoupled_esc.publish import notebooks, site
+
+LIBRARY = Path(__file__).parents[1]
+
+
+def digest_of(paths: Iterable[Path]) -> str:
+    """sha256 (hex, 16 digits) over the names and bytes of files."""
+    sha = hashlib.sha256()
+    for path in sorted(paths):
+        sha.update(f"{path.relative_to(ROOT).as_posix()} {file_digest(path)}\n".encode())
+    return sha.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Executed:
+    """A chapter that was executed, and the digests of the results that it shows."""
+
+    chapter: str
+    shown: dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class ExecuteChapter(Step):
+    """A chapter, executed from the results of its steps into ``<chapter>.ipynb``."""
+
+    chapter: str
+    source: str
+    """Digest of the script."""
+    library: str
+    """Digest of all that a chapter may call or read beside results."""
+    results: dict[str, Step]
+    profile: str
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        return (f"{self.chapter}.ipynb",)
+
+    def run(self, work: Work) -> Executed:
+        shown = {name: work.stores.find(step, whole=False).digest for name, step in self.results.items()}
+        source = notebooks.NOTEBOOKS / f"{self.chapter}.py"
+        notebooks.execute(source, work.folder / f"{self.chapter}.ipynb", self.profile, shown)
+        return Executed(self.chapter, shown)
+
+
+@dataclass(frozen=True)
+class Built:
+    """The book's first page, from the step's folder, and how many pages there are."""
+
+    index: str
+    pages: int
+
+
+@dataclass(frozen=True, eq=False)
+class BuildBook(Step):
+    """The executed chapters as a static site."""
+
+    leaves = ("book/_build/html",)
+
+    chapters: tuple[ExecuteChapter, ...]
+    pages: str
+    """Digest of prose, style and configuration."""
+
+    def run(self, work: Work) -> Built:
+        executed = {f"{chapter.chapter}.ipynb": work.path(chapter, f"{chapter.chapter}.ipynb") for chapter in self.chapters}
+        folder = work.folder / "notebooks"
+        folder.mkdir(exist_ok=True)
+        for name, path in executed.items():
+            (folder / name).write_bytes(path.read_bytes())
+        index = site.build_book(folder, work.folder / "book")
+        if problems := site.check_site(index.parent):
+            raise site.BookError("the built book has problems:\n" + "\n".join(problems))
+        return Built(index.relative_to(work.folder).as_posix(), len(list(index.parent.rglob("*.html"))))
+
+
+def book_steps(book: Book) -> dict[str, Step]:
+    """The chapters and the book, by name."""
+    read = [*LIBRARY.rglob("*.py"), *LIBRARY.rglob("*.mplstyle"), ROOT / "data" / "paper_values.json"]
+    read += [path for folder in ("bench", "pretraining") for path in (ROOT / "results" / folder).glob("*.json")]
+    library = digest_of(read)
+    found: dict[str, Step] = {}
+    for source in notebooks.sources():
+        results = {name: book.steps[name] for name in notebooks.steps_read(source)}
+        found[source.stem] = ExecuteChapter(source.stem, file_digest(source), library, results, book.profile.name)
+    pages = [ROOT / "_config.yml", ROOT / "_toc.yml", LIBRARY / "publish" / "site.py"]
+    pages += [path for path in (ROOT / "book").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    found["book"] = BuildBook(tuple(found.values()), digest_of(pages))
+    return found
+
+
+def publish_notebooks(book: Book) -> list[str]:
+    """Execute every chapter from the published results into ``notebooks/``; returns their names."""
+    written = []
+    for source in notebooks.sources():
+        profile = notebooks.parameters(source)["profile"]
+        shown = {name: book.stored(name).digest for name in notebooks.steps_read(source)}
+        written.append(notebooks.execute(source, source.with_suffix(".ipynb"), profile, shown).name)
+    return written
+
+
+def check_stamps(book: Book) -> list[str]:
+    """Problems, a sentence each: notebooks that show results which are not, or no longer, the published ones."""
+    import json
+
+    problems = []
+    for source in notebooks.sources():
+        path = source.with_suffix(".ipynb")
+        if not path.exists():
+            problems.append(f"{path.name} does not exist; run: make publish")
+            continue
+        stamp = json.loads(path.read_text(encoding="utf-8"))["metadata"].get("decoupled_esc", {})
+        for name, digest in stamp.get("results", {}).items():
+            step = book.published_steps.get(name)
+            stored = step and book.published.read(step)
+            if stored is None or stored.digest != digest:
+                why = book.published.why_not(step) if step else "there is no such step"
+                problems.append(f"{path.name} shows another result of {name} than the published one ({why or 'it was replaced'})")
+    return problems

@@ -1,0 +1,172 @@
+"""One training from beginning to end: from turns or pairs to a policy, and what it is like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from decoupled_esc import models
+from decoupled_esc.corpus import Turn
+from decoupled_esc.prompts import Layout
+from decoupled_esc.train.config import Launch, Preference, Training
+from decoupled_esc.train.data import Pair, Sequences, Unit, encode, encode_pairs
+from decoupled_esc.train.divergence import divergence, held_out_loss
+from decoupled_esc.train.launch import Job, launched
+from decoupled_esc.train.reference import reference_logps
+from decoupled_esc.train.trainer import Log, fine_tune
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained(Log):
+    """What every training leaves; the policy lies in ``policy`` of its folder."""
+
+    sequences: int
+    cut: int
+    """Turns or pairs that lost their oldest messages to ``max_length``."""
+    held_out_loss: float
+    """Nats per token in the loss, of held-out turns."""
+    weights: str
+    """The policy's digest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuned(Trained):
+    """What supervised fine-tuning leaves."""
+
+    dialogues: int
+    turns: int
+    unit: Unit
+    held_out_turns: int
+    held_out_tokens: int
+    held_out_loss_before: float | None = None
+    divergence: float | None = None
+    """From the policy that training started with, where it was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preferred(Trained):
+    """What preference optimisation leaves."""
+
+    loss: Preference
+    pairs: int
+    held_out_loss_before: float
+    divergence: float
+
+
+NOTHING = Log(steps=(), tokens=0, unpacked_tokens=0, target_tokens=0, trainable=0, parameters=0)
+
+
+def train_sft(
+    policy: models.Weights,
+    turns: Sequence[Turn],
+    layout: Layout,
+    training: Training,
+    *,
+    folder: Path,
+    seed: int,
+    max_length: int,
+    held_out: Sequence[Turn],
+    unit: Unit = "dialogue",
+    launch: Launch | None = None,
+    compare: bool = False,
+    min_turns: int = 1,
+) -> FineTuned:
+    """``policy`` fine-tuned on ``turns`` in ``layout``; ``compare`` measures how far it has moved, too.
+
+    With fewer than ``min_turns`` turns the policy stays what it started as, and all counts of the log are 0.
+    """
+    models.be_repeatable()
+    tokenizer = models.load_tokenizer(policy)
+    learned = turns if len(turns) >= min_turns else ()
+    sequences = encode(learned, layout, tokenizer, max_length, unit)
+    unseen = encode(held_out, layout, tokenizer, max_length, unit)
+    return FineTuned(
+        **_trained(policy, tokenizer, sequences, training, unseen, folder, seed, launch, compare=compare),
+        dialogues=len({turn.dialogue for turn in turns}),
+        turns=len(turns),
+        unit=unit,
+        held_out_turns=len(held_out),
+        held_out_tokens=unseen.target_tokens,
+    )
+
+
+def train_preference(
+    policy: models.Weights,
+    pairs: Sequence[Pair],
+    layout: Layout,
+    preference: Preference,
+    training: Training,
+    *,
+    folder: Path,
+    seed: int,
+    max_length: int,
+    held_out: Sequence[Turn],
+    unit: Unit = "dialogue",
+    launch: Launch | None = None,
+    min_turns: int = 1,
+) -> Preferred:
+    """``policy`` taught to prefer the chosen answers of ``pairs``, against itself as the reference.
+
+    With pairs of fewer than ``min_turns`` turns (KTO: 2, for the answer to another prompt) the policy stays what it
+    started as, and all counts are 0.
+    """
+    models.be_repeatable()
+    tokenizer = models.load_tokenizer(policy)
+    kto = preference.loss == "kto"
+    if len({pair.turn.id for pair in pairs}) < max(min_turns, 2 if kto else 1):
+        pairs = ()
+    mismatched = seed if kto else None
+    sequences = encode_pairs(pairs, layout, tokenizer, max_length, unit, mismatched=mismatched)
+    unseen = encode(held_out, layout, tokenizer, max_length, unit)
+    return Preferred(
+        **_trained(policy, tokenizer, sequences, training, unseen, folder, seed, launch, preference=preference),
+        loss=preference,
+        pairs=len(pairs),
+    )
+
+
+def _trained(
+    policy: models.Weights,
+    tokenizer,
+    sequences: Sequences,
+    training: Training,
+    unseen: Sequences,
+    folder: Path,
+    seed: int,
+    launch: Launch | None,
+    *,
+    preference: Preference | None = None,
+    compare: bool = True,
+) -> dict:
+    """The fields of Trained, and with ``compare`` those that say how far the policy has moved."""
+    if len(sequences):
+        model, log = _run(policy, tokenizer, sequences, training, folder, seed, launch, preference)
+    else:
+        models.copy(policy, folder / "policy")
+        model, log = models.load(policy), NOTHING
+    found = {"held_out_loss": held_out_loss(model, unseen)}
+    if compare:
+        before = models.load(policy)
+        found |= {
+            "held_out_loss_before": held_out_loss(before, unseen),
+            "divergence": divergence(model, before, unseen),
+        }
+    weights = models.weights_digest(folder / "policy")
+    return {**vars(log), **found, "sequences": len(sequences), "cut": sequences.cut, "weights": weights}
+
+
+def _run(policy, tokenizer, sequences, training, folder, seed, launch, preference):
+    """(the policy, log) of a training in this process, or in as many as ``launch`` says."""
+    import torch
+
+    model, reference, start = models.load(policy, for_training=True), None, policy.identity
+    if preference is not None and preference.has_reference:
+        reference = reference_logps(model, sequences, start, folder, training.precision)
+    if launch is None:
+        options = {"seed": seed, "start": start, "preference": preference, "reference": reference}
+        return model, fine_tune(model, tokenizer, sequences, training, folder, **options)
+    del model  # the others need its place,
+    torch.cuda.empty_cache()  # which this process would keep
+    log = launched(Job(policy, sequences, training, seed, preference, reference), folder, launch)
+    return models.load(models.weights_of(replace(policy, adapter=None), folder / "policy")), log
