@@ -1,4 +1,4 @@
-"""Training in two processes over gloo is training in one: the same losses, rewards and weights; and they end with their parent."""
+"""Training in two processes over gloo is training in one; and they end with their parent."""
 
 import json
 import signal

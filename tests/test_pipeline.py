@@ -15,7 +15,7 @@ from decoupled_esc.models import HubModel, weights_digest
 from decoupled_esc.present import chained, replication
 from decoupled_esc.search import escpro
 from decoupled_esc.train import Lora
-from decoupled_esc.train.divergence import divergence
+from decoupled_esc.train.held_out import divergence
 from decoupled_esc.workflow import stages
 from decoupled_esc.workflow.profiles import Judge, load_profile
 from decoupled_esc.workflow.session import Context, Session

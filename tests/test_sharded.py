@@ -1,6 +1,6 @@
 """Weights spread over two processes by FSDP 2, and optimiser states by ZeRO-2, learn what whole ones do; over gloo.
 
-accelerate shards on GPUs alone, so that its configurations `fsdp` and `zero2` are not run here.  This does by torch's and
+accelerate shards on GPUs alone, so its configurations `fsdp` and `zero2` are not run here.  This does by torch's and
 DeepSpeed's own functions what those have done to a model, with the packed forward pass and the loss of a training step.
 DeepSpeed is no part of the usual installation: where it is absent, as in CI, its test is skipped.
 """
@@ -22,7 +22,7 @@ def sequences():
 
 
 def learn(model, steps, share: int) -> dict[str, torch.Tensor]:
-    """Plain gradient descent over ``steps``, each a list of sequences that count one ``share``-th; returns the weights."""
+    """Gradient descent over ``steps``, each a list of sequences that count one ``share``-th; returns the weights."""
     optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
     for batch in steps:
         for packed in batch:

@@ -27,12 +27,12 @@ from decoupled_esc.prompts import fit, ids, render
 
 SHAPE = models.Shape(vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=4096)
 STEPS = 4
-HOW = train.Training(
-    epochs=STEPS, learning_rate=1e-3, batch_size=2, per_device_batch_size=2, schedule="cosine", warmup_ratio=0.0, lora=None,
-    precision="float32", checkpoint_every=100,
+FULL = train.Training(
+    epochs=STEPS, learning_rate=1e-3, batch_size=2, per_device_batch_size=2, schedule="cosine", warmup_ratio=0.0,
+    lora=None, precision="float32", checkpoint_every=100,
 )  # fmt: skip
 LORA = train.Lora(rank=4, alpha=8, dropout=0.3)
-WINDOW = 4096
+MAX_LENGTH = 4096
 
 torch.set_num_threads(1)
 
@@ -61,9 +61,9 @@ def folder(tokenizer, asked, tmp_path_factory) -> Path:
             parameter.mul_(8 if parameter.dim() > 1 else 1)
     model.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
-    sequences = train.encode(asked, prompts.generator_trunk, tokenizer, WINDOW)
-    how = HOW.model_copy(update={"lora": LORA, "epochs": 8, "learning_rate": 1e-2})
-    train.fine_tune(model, tokenizer, sequences, how, folder, seed=1)
+    sequences = train.encode(asked, prompts.generator_trunk, tokenizer, MAX_LENGTH)
+    training = FULL.model_copy(update={"lora": LORA, "epochs": 8, "learning_rate": 1e-2})
+    train.fine_tune(model, tokenizer, sequences, training, folder, seed=1)
     return folder
 
 
@@ -79,7 +79,7 @@ def trained(model) -> dict[str, torch.Tensor]:
     return {name: p.detach().cpu().clone() for name, p in named.items()}
 
 
-def plain(turn: Turn, layout, tokenizer, window: int, *others: str) -> tuple[list[int], list[list[int]], int]:
+def plain(turn: Turn, layout, tokenizer, max_length: int, *others: str) -> tuple[list[int], list[list[int]], int]:
     """(prompt, its answers, how many messages were cut), from the definition."""
 
     def tokens(prompt):
@@ -91,7 +91,7 @@ def plain(turn: Turn, layout, tokenizer, window: int, *others: str) -> tuple[lis
         question, answers = tokens(prompt)
         return max(len(question) + len(answer) for answer in answers)
 
-    prompt, cut = fit(turn, layout, count, window)
+    prompt, cut = fit(turn, layout, count, max_length)
     return *tokens(prompt), cut
 
 
@@ -110,24 +110,24 @@ class Outcome:
         return [step[name] for step in self.steps for name in names]
 
 
-def ours(model, tokenizer, sequences: train.Sequences, how=HOW, *, batch=None, micro=None, **options) -> Outcome:
+def ours(model, tokenizer, sequences: train.Sequences, training=FULL, *, batch=None, micro=None, **options) -> Outcome:
     """All of ``sequences`` in a step, unless told otherwise, so that the shuffle can't matter."""
     start, batch = trained(model), batch or len(sequences)
-    how = how.model_copy(update={"batch_size": batch, "per_device_batch_size": micro or batch})
+    training = training.model_copy(update={"batch_size": batch, "per_device_batch_size": micro or batch})
     with tempfile.TemporaryDirectory() as scratch:
-        log = train.fine_tune(model, tokenizer, sequences, how, Path(scratch), seed=1, **options)
+        log = train.fine_tune(model, tokenizer, sequences, training, Path(scratch), seed=1, **options)
     return Outcome(list(log.steps), start, trained(model))
 
 
-def theirs(trainer_class, config_class, model, tokenizer, rows, how=HOW, *, batch=None, **options) -> Outcome:
+def theirs(trainer_class, config_class, model, tokenizer, rows, training=FULL, *, batch=None, **options) -> Outcome:
     """trl's trainer on ``rows`` in their order."""
     start, data = trained(model), Dataset.from_list(rows)
     with tempfile.TemporaryDirectory() as scratch:
         config = config_class(
             output_dir=scratch,
-            num_train_epochs=how.epochs,
-            learning_rate=how.learning_rate,
-            lr_scheduler_type=how.schedule,
+            num_train_epochs=training.epochs,
+            learning_rate=training.learning_rate,
+            lr_scheduler_type=training.schedule,
             per_device_train_batch_size=batch or len(rows),
             train_sampling_strategy="sequential",
             bf16=False,
@@ -164,7 +164,7 @@ def assert_same(a: Outcome, b: Outcome, steps: int = STEPS, **tolerance: float) 
 def rows(name: str, asked: list[Turn], tokenizer) -> list[dict]:
     made = []
     for turn in asked:
-        question, (answer,), _ = plain(turn, prompts.LAYOUTS[name], tokenizer, WINDOW)
+        question, (answer,), _ = plain(turn, prompts.LAYOUTS[name], tokenizer, MAX_LENGTH)
         made.append({"input_ids": question + answer, "labels": [-100] * len(question) + answer})
     return made
 
@@ -182,30 +182,30 @@ def sft(tokenizer, asked, folder):
     return train_once
 
 
-def plain_sft(model, tokenizer, rows: list[dict], how=HOW, **options) -> Outcome:
+def plain_sft(model, tokenizer, rows: list[dict], training=FULL, **options) -> Outcome:
     prepared = {"dataset_kwargs": {"skip_prepare_dataset": True}}
-    return theirs(SFTTrainer, SFTConfig, model, tokenizer, rows, how, **prepared, **options)
+    return theirs(SFTTrainer, SFTConfig, model, tokenizer, rows, training, **prepared, **options)
 
 
 @pytest.mark.parametrize("name", prompts.LAYOUTS)
 @pytest.mark.parametrize(("unit", "micro"), [("dialogue", None), ("turn", 2)])
 def test_fine_tuning_is_trls(tokenizer, asked, folder, sft, name, unit, micro):
-    sequences = train.encode(asked, prompts.LAYOUTS[name], tokenizer, WINDOW, unit)
+    sequences = train.encode(asked, prompts.LAYOUTS[name], tokenizer, MAX_LENGTH, unit)
     assert_same(ours(load(folder, "full"), tokenizer, sequences, micro=micro), sft(name), rel=1e-5)
 
 
 def test_fine_tuning_is_trls_over_epochs_of_several_steps(tokenizer, dialogues, folder):
     """A dialogue a step, in the order of the packed run: which one it was is known by its length."""
     of = [turns(d)[:3] for d in dialogues]
-    sequences = train.encode([t for asked in of for t in asked], prompts.vanilla, tokenizer, WINDOW)
-    how = HOW.model_copy(update={"epochs": 3})
-    mine = ours(load(folder, "full"), tokenizer, sequences, how, batch=1)
+    sequences = train.encode([t for asked in of for t in asked], prompts.vanilla, tokenizer, MAX_LENGTH)
+    training = FULL.model_copy(update={"epochs": 3})
+    mine = ours(load(folder, "full"), tokenizer, sequences, training, batch=1)
     seen = [0, *mine.logged("tokens")]
     lengths = [len(packed) for packed in sequences.packed]
     order = [lengths.index(after - before) for before, after in zip(seen, seen[1:], strict=False)]
     assert sorted(order) == [0, 0, 0, 1, 1, 1]
     one_epoch = [row for n in order for row in rows("vanilla", of[n], tokenizer)]
-    trls = plain_sft(load(folder, "full"), tokenizer, one_epoch, how.model_copy(update={"epochs": 1}), batch=3)
+    trls = plain_sft(load(folder, "full"), tokenizer, one_epoch, training.model_copy(update={"epochs": 1}), batch=3)
     assert_same(mine, trls, steps=6, rel=1e-5)
 
 
@@ -229,7 +229,7 @@ def pairs(asked):
 
 def answered(name: str, pair: train.Pair, tokenizer) -> dict[str, list[int]]:
     """A pair as trl has it, in token ids."""
-    question, (chosen, rejected), _ = plain(pair.turn, prompts.LAYOUTS[name], tokenizer, WINDOW, pair.rejected)
+    question, (chosen, rejected), _ = plain(pair.turn, prompts.LAYOUTS[name], tokenizer, MAX_LENGTH, pair.rejected)
     return {"prompt_ids": question, "chosen_ids": chosen, "rejected_ids": rejected}
 
 
@@ -271,7 +271,7 @@ REWARD = {"rel": 1e-5, "abs": 3e-5}
 )
 def test_preference_optimisation_is_trls(tokenizer, pairs, folder, tmp_path, loss, kind, name):
     loss_type, at_first = {"dpo": ("sigmoid", math.log(2)), "ipo": ("ipo", 25)}[loss]
-    sequences = train.encode_pairs(pairs(name), prompts.LAYOUTS[name], tokenizer, WINDOW)
+    sequences = train.encode_pairs(pairs(name), prompts.LAYOUTS[name], tokenizer, MAX_LENGTH)
     reference = train.reference_logps(load(folder, kind), sequences, kind, tmp_path)
     preference = train.Preference(loss=loss, beta=0.1)
     mine = ours(load(folder, kind), tokenizer, sequences, preference=preference, reference=reference)
@@ -288,7 +288,7 @@ def test_preference_optimisation_is_trls(tokenizer, pairs, folder, tmp_path, los
 
 
 def test_kto_is_trls_with_the_same_mismatched_answers(tokenizer, pairs, folder, tmp_path):
-    sequences = train.encode_pairs(pairs("vanilla"), prompts.vanilla, tokenizer, WINDOW, mismatched=4)
+    sequences = train.encode_pairs(pairs("vanilla"), prompts.vanilla, tokenizer, MAX_LENGTH, mismatched=4)
     reference = train.reference_logps(load(folder, "full"), sequences, "full", tmp_path)
     preference = train.Preference(loss="kto", beta=0.1, chosen_weight=1.0, rejected_weight=0.7)
     mine = ours(load(folder, "full"), tokenizer, sequences, preference=preference, reference=reference)
@@ -323,19 +323,19 @@ def targets(packed: packing.Packed, answer: int) -> list[int]:
 def test_preferences_without_a_reference_are_trls(
     tokenizer, pairs, folder, preference, trainer_class, config_class, options
 ):
-    sequences = train.encode_pairs(pairs("vanilla"), prompts.vanilla, tokenizer, WINDOW)
+    sequences = train.encode_pairs(pairs("vanilla"), prompts.vanilla, tokenizer, MAX_LENGTH)
     mine = ours(load(folder, "full"), tokenizer, sequences, preference=preference)
     plain_rows = [
         {column.removesuffix("_ids"): tokenizer.decode(tokens) for column, tokens in row.items()}
         for row in (answered("vanilla", pair, tokenizer) for pair in pairs("vanilla"))
     ]
-    options = options | {"max_length": WINDOW}
+    options = options | {"max_length": MAX_LENGTH}
     trls = theirs(trainer_class, config_class, load(folder, "full"), tokenizer, plain_rows, **options)
     assert_same(mine, trls, **NEARLY)
 
 
 def test_logged_rewards_do_not_depend_on_the_micro_batch(tokenizer, pairs, folder, tmp_path):
-    sequences = train.encode_pairs(pairs("planner"), prompts.planner, tokenizer, WINDOW)
+    sequences = train.encode_pairs(pairs("planner"), prompts.planner, tokenizer, MAX_LENGTH)
     assert len({packed.answers for packed in sequences.packed}) > 1
     options = {
         "preference": train.Preference(loss="dpo", beta=0.1),
@@ -355,46 +355,16 @@ def logp(model, question: list[int], answer: list[int]) -> torch.Tensor:
     return torch.log_softmax(logits.double(), 1).gather(1, torch.tensor(answer, device=model.device)[:, None]).sum()
 
 
-@pytest.mark.parametrize("name", prompts.LAYOUTS)
-def test_gradients_are_those_of_plain_sequences(tokenizer, asked, folder, name):
-    layout, gradients = prompts.LAYOUTS[name], []
-    (packed, *_) = train.encode(asked[:3], layout, tokenizer, WINDOW).packed
-    for packed_or_not in (True, False):
-        model = load(folder, "full")
-        if packed_or_not:
-            packing.answer_logps(model, packed).sum().backward()
-        else:
-            for turn in asked[:3]:
-                question, (answer,), _ = plain(turn, layout, tokenizer, WINDOW)
-                logp(model, question, answer).backward()
-        gradients.append({name: p.grad for name, p in model.named_parameters()})
-    for name, expected in gradients[1].items():
-        assert (gradients[0][name] - expected).norm() <= 1e-5 * expected.norm(), name
-
-
-def test_strategy_scores_are_those_of_each_name_alone(tokenizer, dialogues, folder):
-    model, asked = load(folder, "lora"), turns(dialogues[1])
-    examples, expected = [], []
-    with torch.inference_mode():
-        for turn in asked:
-            question, (_, *names), _ = plain(turn, prompts.planner, tokenizer, WINDOW, *taxonomy.STRATEGIES)
-            examples.append(packing.Example(turn.id, question, names))
-            expected += [logp(model, question, name) for name in names]
-        scores = packing.answer_logps(model, packing.pack(examples))
-    assert len(asked) > 5 and len(scores) == 8 * len(asked)
-    assert scores.tolist() == pytest.approx(torch.stack(expected).tolist(), rel=1e-5)
-
-
 @pytest.mark.parametrize(
-    ("name", "window"), [("vanilla", 420), ("planner", 420), ("generator", 300), ("generator-trunk", 300)]
+    ("name", "max_length"), [("vanilla", 420), ("planner", 420), ("generator", 300), ("generator-trunk", 300)]
 )
-def test_a_small_window_cuts_packed_and_plain_alike(tokenizer, dialogues, folder, name, window):
+def test_a_small_length_cuts_packed_and_plain_alike(tokenizer, dialogues, folder, name, max_length):
     layout, asked, model = prompts.LAYOUTS[name], [t for d in dialogues for t in turns(d)], load(folder, "full")
-    found = [plain(turn, layout, tokenizer, window) for turn in asked]
+    found = [plain(turn, layout, tokenizer, max_length) for turn in asked]
     cut = sum(dropped > 0 for *_, dropped in found)
     assert 0 < cut < len(asked)
     for unit in ("dialogue", "turn"):
-        sequences = train.encode(asked, layout, tokenizer, window, unit)
+        sequences = train.encode(asked, layout, tokenizer, max_length, unit)
         assert sequences.cut == cut
         assert [tokens for packed in sequences.packed for tokens in read(packed)] == [
             (question, answer) for question, (answer,), _ in found
@@ -441,10 +411,10 @@ def test_any_dialogue_has_the_loss_of_its_rows(tokenizer, folder, dialogues, nam
     total, count = 0.0, 0
     with torch.inference_mode():
         for turn in asked:
-            question, (answer,), _ = plain(turn, prompts.LAYOUTS[name], tokenizer, WINDOW)
+            question, (answer,), _ = plain(turn, prompts.LAYOUTS[name], tokenizer, MAX_LENGTH)
             total, count = total - logp(model, question, answer).item(), count + len(answer)
     for unit in ("dialogue", "turn"):
-        sequences = train.encode(asked, prompts.LAYOUTS[name], tokenizer, WINDOW, unit)
+        sequences = train.encode(asked, prompts.LAYOUTS[name], tokenizer, MAX_LENGTH, unit)
         assert train.held_out_loss(model, sequences) == pytest.approx(total / count, rel=1e-5)
 
 

@@ -48,7 +48,9 @@ def _cores(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="decoupled-esc", description="Re-run DecoupledESC and CSO, chapter by chapter.")
+    parser = argparse.ArgumentParser(
+        prog="decoupled-esc", description="Re-run DecoupledESC and CSO, chapter by chapter."
+    )
     commands = parser.add_subparsers(required=True, metavar="command")
 
     def command(name: str, function, help: str, profile: bool = True) -> argparse.ArgumentParser:
@@ -61,7 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     run = command("run", _run, "run steps and chapters whose results don't hold, and build the book")
     run.add_argument("targets", nargs="*", metavar="step|chapter", help="only these and what they need (default: all)")
     run.add_argument("--cores", type=_cores, default=None, help="steps at a time (default: all cores)")
-    run.add_argument("--cluster", type=Path, metavar="FILE", help="submit every step to SLURM, with the parameters of a file such as profiles/slurm/config.yaml")
+    run.add_argument(
+        "--cluster",
+        type=Path,
+        metavar="FILE",
+        help="submit every step to SLURM, with the parameters of a file such as profiles/slurm/config.yaml",
+    )
     command("status", _status, "say which results hold, and why others don't")
     plan = command("plan", _plan, "say what a run would take on a card: GPU-hours, memory, tokens, money")
     plan.add_argument("--card", default="RTX 4090", help="as in experiments/cost.py (default: RTX 4090, the paper's)")
@@ -69,19 +76,31 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("action", nargs="?", choices=("list", "fetch", "verify"), default="list")
     data.add_argument("name", nargs="?", help="a data set (default: esconv and failed_esconv)")
     publish = command("publish", _publish, "replace the committed results and notebooks by those of a finished run")
-    publish.add_argument("--notebooks", action="store_true", help="only execute the notebooks from the committed results")
+    publish.add_argument(
+        "--notebooks", action="store_true", help="only execute the notebooks from the committed results"
+    )
     pretrain = command("pretrain", _pretrain, "make a base model of data/ anew, following its recipe", profile=False)
     pretrain.add_argument("name", help="esc-nano or esc-base")
-    pretrain.add_argument("--publish", action="store_true", help="put the weights and their record where they are committed")
-    ask = command("human-eval", _human_eval, "ask people: write blinded forms for systems of a profile, or read the answers")
+    pretrain.add_argument(
+        "--publish", action="store_true", help="put the weights and their record where they are committed"
+    )
+    ask = command(
+        "human-eval", _human_eval, "ask people: write blinded forms for systems of a profile, or read the answers"
+    )
     ask.add_argument("action", choices=("export", "report"))
-    ask.add_argument("folder", type=Path, help="of the study; the forms quote the corpus, so keep it out of git (runs/ is)")
-    ask.add_argument("--systems", nargs="+", default=["decoupled-sft", "vanilla-sft"], help="two to compare, or any number to score")
+    ask.add_argument(
+        "folder", type=Path, help="of the study; the forms quote the corpus, so keep it out of git (runs/ is)"
+    )
+    ask.add_argument(
+        "--systems", nargs="+", default=["decoupled-sft", "vanilla-sft"], help="two to compare, or any number to score"
+    )
     ask.add_argument("--samples", type=_cores, default=20, help="test turns (default: 20)")
     ask.add_argument("--raters", type=_cores, default=20, help="forms to write (default: 20)")
     ask.add_argument("--scores", action="store_true", help="score single replies; otherwise pairs are compared")
     ask.add_argument("--exclude", nargs="+", default=[], metavar="RATER", help="with report: raters to leave out")
-    command("site", _site, "check the committed notebooks and build the book from them, executing nothing", profile=False)
+    command(
+        "site", _site, "check the committed notebooks and build the book from them, executing nothing", profile=False
+    )
     return parser
 
 
@@ -136,7 +155,9 @@ def _cluster(path: Path):
         found = yaml.safe_load(path.read_bytes())
         steps, gpu = found["steps"], found["gpu_steps"]
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise ProfileError(f"{path}: no file with submitit's parameters under `steps` and `gpu_steps` ({type(error).__name__}); see profiles/slurm/config.yaml") from None
+        raise ProfileError(
+            f"{path}: no file with submitit's parameters under `steps` and `gpu_steps` ({type(error).__name__}); see profiles/slurm/config.yaml"
+        ) from None
     return Slurm(RUNS / "slurm", steps, gpu, provenance=surroundings)
 
 
@@ -173,7 +194,9 @@ def _status(options) -> int:
                 words.append(f"damaged: {damage}")
         print(f"{name:<34}{words[0]:<50}  {words[1]}")
     for module, names in sorted(advice.items()):
-        print(f"advice: {module} changed since {len(names)} results were made ({', '.join(names[:3])}, ...): was a `version` to be raised?")
+        print(
+            f"advice: {module} changed since {len(names)} results were made ({', '.join(names[:3])}, ...): was a `version` to be raised?"
+        )
     return 0
 
 
@@ -191,7 +214,9 @@ def _data(options) -> int:
     if options.action == "list":
         for row in fetch.describe():
             if options.name in (None, row.name):
-                print(f"{row.name}: {row.use}\n    here: {row.here or 'no'}; download: {row.download}; licence: {row.licence}")
+                print(
+                    f"{row.name}: {row.use}\n    here: {row.here or 'no'}; download: {row.download}; licence: {row.licence}"
+                )
                 print(f"    source: {row.source}\n    files: {', '.join(row.files)}")
         print(f"Set {fetch.FOLDER} to a folder of your own to use its files; {fetch.CACHE} moves the cache.")
         return 0
@@ -218,9 +243,13 @@ def _pretrain(options) -> int:
         print("published: " + ", ".join(pretraining.publish(options.name)))
         return 0
     found = pretraining.run(options.name)
-    print(f"{found['name']}: {found['parameters']:,} parameters, {found['tokens']:,} tokens in {span(found['provenance']['wall_seconds'])}")
+    print(
+        f"{found['name']}: {found['parameters']:,} parameters, {found['tokens']:,} tokens in {span(found['provenance']['wall_seconds'])}"
+    )
     for source, held in found["held_out"].items():
-        print(f"  held-out perplexity on {source}: {held['perplexity']:.1f} ({held['bits_per_byte']:.2f} bits per byte)")
+        print(
+            f"  held-out perplexity on {source}: {held['perplexity']:.1f} ({held['bits_per_byte']:.2f} bits per byte)"
+        )
     return 0
 
 
@@ -232,12 +261,21 @@ def _human_eval(options) -> int:
 
     book = Book(options.profile)
     if options.action == "report":
-        print(human_eval.report(options.folder, exclude=options.exclude, replicates=book.profile.bootstrap_replicates, seed=book.profile.seed))
+        print(
+            human_eval.report(
+                options.folder,
+                exclude=options.exclude,
+                replicates=book.profile.bootstrap_replicates,
+                seed=book.profile.seed,
+            )
+        )
         return 0
     replies = {}
     for name in options.systems:
         if name not in SYSTEMS:
-            raise human_eval.HumanEvalError(f"no system {name!r}{nearest(name, list(SYSTEMS))}. Systems: {', '.join(SYSTEMS)}")
+            raise human_eval.HumanEvalError(
+                f"no system {name!r}{nearest(name, list(SYSTEMS))}. Systems: {', '.join(SYSTEMS)}"
+            )
         stored = book.stored(f"replies-{name}")
         if stored is None or stored.rows_left_out:
             remedy = f"write them with: decoupled-esc run --profile {options.profile} replies-{name}"
@@ -247,7 +285,9 @@ def _human_eval(options) -> int:
         book.steps["replies-vanilla-sft"].turns.dialogues(), replies, options.folder, samples=options.samples, raters=options.raters,
         kind="scores" if options.scores else "pairs", seed=book.profile.seed,
     )  # fmt: skip
-    print(f"forms are in {_shown(options.folder / 'forms')}; put what raters send back into {_shown(options.folder / 'answers')},")
+    print(
+        f"forms are in {_shown(options.folder / 'forms')}; put what raters send back into {_shown(options.folder / 'answers')},"
+    )
     print(f"then: decoupled-esc human-eval report {_shown(options.folder)}")
     return 0
 

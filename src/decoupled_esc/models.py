@@ -221,8 +221,8 @@ def _explained(source: str | Path) -> Iterator[None]:
 
         if is_(errors.GatedRepoError) or "gated repo" in str(error):
             remedy = (
-                "is gated: ask for access on its page at huggingface.co, make a token that may read it, and put the token "
-                "into HF_TOKEN (or run `hf auth login`)"
+                "is gated: ask for access on its page at huggingface.co, make a token that may read it, and put the "
+                "token into HF_TOKEN (or run `hf auth login`)"
             )
         elif is_(errors.RepositoryNotFoundError):
             remedy = "was not found: is its name right, and may the token in HF_TOKEN read it?"
@@ -230,8 +230,8 @@ def _explained(source: str | Path) -> Iterator[None]:
             errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, errors.HfHubHTTPError, ConnectionError
         ) or "couldn't connect" in str(error):
             remedy = (
-                f"could not be fetched, and is not in the local cache: on a machine with a network run `hf download {source}`, "
-                "or take a profile whose model is shipped (smoke, laptop)"
+                "could not be fetched, and is not in the local cache: on a machine with a network run "
+                f"`hf download {source}`, or take a profile whose model is shipped (smoke, laptop)"
             )
         else:
             raise
@@ -267,7 +267,7 @@ def load(weights: Weights | str | Path, *, for_training: bool = False):
 
 
 def copy(weights: Weights, folder: Path) -> None:
-    """Leaves ``weights`` in ``folder`` as a training would that changed nothing: the adapter, or model and tokenizer."""
+    """Leaves ``weights`` in ``folder`` as a training would that changed nothing: adapter, or model and tokenizer."""
     if weights.adapter is not None:
         shutil.copytree(weights.adapter, folder, dirs_exist_ok=True)
         return
@@ -287,10 +287,10 @@ def weights_digest(folder: Path) -> str:
 
 
 def be_repeatable() -> None:
-    """Same bytes out on the same CPU: one thread, because sums in another order give other bytes, and deterministic kernels.
+    """Same bytes out on the same CPU: deterministic kernels, and one thread, as sums in another order give other bytes.
 
-    Steps side by side fill the cores.  On a GPU some kernels have no deterministic form; they are used all the same, and
-    torch warns.
+    Steps side by side fill the cores.  On a GPU some kernels have no deterministic form; they are used all the same,
+    and torch warns.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     import torch

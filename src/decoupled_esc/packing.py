@@ -187,8 +187,8 @@ def tree_attention(module, query, key, value, attention_mask, tree=None, **kwarg
 
     A chunk needs its own keys and those of its ancestors; all other tails are left out, not masked.  So time and memory
     grow with what is attended to, where one dense mask would make them grow with L squared.  ``tree`` comes from
-    :func:`chunks`; without it this is transformers' "sdpa".  Where a model caps its scores (Gemma 2), which sdpa can't, they
-    are computed in the open.
+    :func:`chunks`; without it this is transformers' "sdpa".  Where a model caps its scores (Gemma 2), which sdpa
+    can't, they are computed in the open.
     """
     import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -224,7 +224,7 @@ def _capped(module, query, key, value, attention_mask, *, softcap: float, scalin
 
 
 def chunks(depths: Sequence[int], device=None):
-    """(indices [K] of the keys of all chunks, one chunk after the other; a bool mask [1, 1, queries, keys] for each)."""
+    """(indices [K] of the keys of all chunks, one after the other; a bool mask [1, 1, queries, keys] for each)."""
     import torch
 
     ends = torch.tensor(subtree_ends(depths))
@@ -255,7 +255,7 @@ def attention(depths: Sequence[int], model) -> dict:
         )
     implementation = model.config._attn_implementation
     if implementation == ATTENTION:
-        # A mask of four dimensions is taken as it is.  Without one, transformers makes L x L entries that nothing reads.
+        # A mask of four dimensions is taken as it is; without one, transformers makes L x L entries that nothing reads.
         return {"tree": chunks(depths, model.device), "attention_mask": torch.empty(1, 1, 1, 1, device=model.device)}
     if implementation == "flex_attention":
         return {"attention_mask": _block_mask(depths, model.device)}

@@ -12,7 +12,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def ends_with_parent(sent: int = signal.SIGTERM) -> Callable[[], None]:
-    """For ``subprocess.Popen(preexec_fn=...)`` on Linux: the child is sent ``sent`` when this process ends, killed or not."""
+    """For ``subprocess.Popen(preexec_fn=...)`` on Linux: the child is sent ``sent`` when this process ends."""
     parent = os.getpid()
 
     def ask() -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
-
-PLAIN = "DECOUPLED_ESC_PLAIN"
-"""Environment variable, set to 1 where several jobs share a terminal: lines, not bars."""
-
 
 T = TypeVar("T")
 
@@ -29,7 +25,7 @@ class _Lines:
 
 def bar(total: int, what: str, initial: int = 0) -> tqdm:
     """A tqdm bar over ``total`` steps that never floods a log file."""
-    if sys.stderr.isatty() and os.environ.get(PLAIN) != "1":
+    if sys.stderr.isatty() and multiprocessing.parent_process() is None:  # workers share a terminal: lines, not bars
         return tqdm(total=total, desc=what, initial=initial, file=sys.stderr)
     return tqdm(
         total=total, desc=what, initial=initial, file=_Lines(), ascii=True, ncols=80, leave=False,

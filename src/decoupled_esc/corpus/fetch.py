@@ -12,6 +12,7 @@ import errno
 import functools
 import hashlib
 import json
+import multiprocessing
 import os
 import sys
 from dataclasses import dataclass
@@ -26,8 +27,6 @@ from decoupled_esc import progress
 from decoupled_esc.corpus.errors import CorpusError
 
 FOLDER, CACHE = "DECOUPLED_ESC_DATA", "DECOUPLED_ESC_CACHE"
-QUIET = "DECOUPLED_ESC_QUIET"
-"""Environment variable, set to 1 by a run for its workers, after it has printed the notices itself."""
 REGISTRY = Path(__file__).resolve().parents[3] / "data" / "registry.json"
 TIMEOUT, RETRIES = 20.0, 2
 """Seconds that a server may stay silent, and how often a file is asked for again."""
@@ -267,5 +266,5 @@ def _problem(path: Path, file: File) -> str | None:
 @functools.cache
 def _notice(text: str) -> None:
     """To stderr, once a process: chapters ask for the same data many times."""
-    if os.environ.get(QUIET) != "1":
+    if multiprocessing.parent_process() is None:  # a worker's parent has said it
         print(f"[decoupled-esc] {text}", file=sys.stderr, flush=True)

@@ -9,18 +9,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from decoupled_esc.experiments.cso import ExtractPairs, GrowTrees, ReadPublishedPairs, SampleRandomPairs, SeedDialogues, TrainCSO
+from decoupled_esc.experiments.cso import (
+    ExtractPairs,
+    GrowTrees,
+    ReadPublishedPairs,
+    SampleRandomPairs,
+    SeedDialogues,
+    TrainCSO,
+)
 from decoupled_esc.experiments.data import CountData, ScoreReleased
 from decoupled_esc.experiments.inputs import Decoding, Inputs, Policy, Turns, base_of
 from decoupled_esc.experiments.judging import (
-    AskJudges, CountErrors, EvaluateErrors, JudgeOffline, MeasureEmpathyScale, MeasureErrorClassifier,
+    AskJudges,
+    CountErrors,
+    EvaluateErrors,
+    JudgeOffline,
+    MeasureEmpathyScale,
+    MeasureErrorClassifier,
 )  # fmt: skip
 from decoupled_esc.experiments.labels import EmpathyRatings, ErrorLabels, LLMJudges, RewardModels
 from decoupled_esc.experiments.preferences import MinePairs, SampleCandidates, TrainPreference
 from decoupled_esc.experiments.profiles import Profile
 from decoupled_esc.experiments.replies import Reply, ReplyArgmax, ReplyCoupled, ReplyDecoupled, ReplyGold, ReplyPrompted
 from decoupled_esc.experiments.sampling import greedy
-from decoupled_esc.experiments.scores import AnswerStrategyTest, CountPerSeed, Evaluate, EvaluateSeeds, SweepTemperatures
+from decoupled_esc.experiments.scores import (
+    AnswerStrategyTest,
+    CountPerSeed,
+    Evaluate,
+    EvaluateSeeds,
+    SweepTemperatures,
+)
 from decoupled_esc.experiments.sft import DescribeBase, FineTune, layout_of
 from decoupled_esc.pipeline import Step, closure
 
@@ -140,7 +158,9 @@ class Rows:
         self.base = base_of(profile.backbone, profile.needs_gpu)
         engine = "transformers" if generation.vllm is None else "vllm"
         self.decoding = Decoding(data.max_length, generation.batch_tokens, engine, serving=generation.vllm)
-        self.labels = ErrorLabels(esconv, inputs.corpora["failed_esconv"], inputs.files["decoupledesc_release"], profile.scale)
+        self.labels = ErrorLabels(
+            esconv, inputs.corpora["failed_esconv"], inputs.files["decoupledesc_release"], profile.scale
+        )
         self.ratings = EmpathyRatings(inputs.files["empathy_mental_health"], profile.scale)
         self.resampling = {"replicates": profile.bootstrap_replicates, "seed": seed}
         self.judge = profile.judge and LLMJudges(
@@ -167,14 +187,21 @@ class Rows:
             )  # fmt: skip
 
     def _policy(self) -> dict:
-        return {"base": self.base, "max_length": self.profile.data.max_length, "seed": self.seed, "launch": self.profile.launch}
+        return {
+            "base": self.base,
+            "max_length": self.profile.data.max_length,
+            "seed": self.seed,
+            "launch": self.profile.launch,
+        }
 
     def _mine(self) -> None:
         generation, samples = self.profile.generation, self.profile.mining.samples
         candidates = {}
         for role in ROLES:
             sampling, number = (generation.plan, 1) if role == "planner" else (generation.reply, samples)
-            candidates[role] = SampleCandidates(self.steps[f"sft-{role}"], self.train, sampling, number, self.decoding, self.seed)
+            candidates[role] = SampleCandidates(
+                self.steps[f"sft-{role}"], self.train, sampling, number, self.decoding, self.seed
+            )
             self.steps[f"candidates-{role}"] = candidates[role]
         self.steps["pairs"] = MinePairs(
             **candidates, turns=self.train, labels=self.labels, ratings=self.ratings, judge=self.judge, profile=self.profile.name,
@@ -185,10 +212,18 @@ class Rows:
         preference = self.profile.preference
         rows = [(f"dpo-{role}", role, None, None) for role in ROLES]
         rows += [(f"dpo-vanilla-{name}", "vanilla", quadrant, None) for name, quadrant in QUADRANTS.items()]
-        rows += [(f"{loss}-{role}", role, None, preference.alternatives[loss]) for loss in LOSSES[1:] for role in ("planner", "generator")]
+        rows += [
+            (f"{loss}-{role}", role, None, preference.alternatives[loss])
+            for loss in LOSSES[1:]
+            for role in ("planner", "generator")
+        ]
         for name, role, quadrant, other in rows:
             own = getattr(preference, role)
-            training = own.training if other is None else own.training.model_copy(update={"learning_rate": other.learning_rate})
+            training = (
+                own.training
+                if other is None
+                else own.training.model_copy(update={"learning_rate": other.learning_rate})
+            )
             self.steps[name] = TrainPreference(
                 **self._policy(), start=self.steps[f"sft-{role}"], pairs=self.steps["pairs"], quadrant=quadrant, turns=self.train,
                 held_out=self.validation, preference=(other or own).loss, training=training,
@@ -258,7 +293,9 @@ class Rows:
     def _decoupled(self) -> dict[str, Reply]:
         asked, layout = self._asked(), layout_of("generator", self.profile.generator_layout)
         policies: dict[str, tuple[Policy | None, Policy | None]] = {"base": (None, None)}
-        policies |= {kind: (self.steps[f"{kind}-planner"], self.steps[f"{kind}-generator"]) for kind in ("sft", *LOSSES)}
+        policies |= {
+            kind: (self.steps[f"{kind}-planner"], self.steps[f"{kind}-generator"]) for kind in ("sft", *LOSSES)
+        }
         found: dict[str, Reply] = {}
         for kind, (planner, generator) in policies.items():
             found[f"decoupled-{kind}"] = ReplyDecoupled(
@@ -309,14 +346,18 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
         **own.steps,
         "metrics": Evaluate(own.replies(SYSTEMS), CONTRASTS, test, **resampling),
         "metrics-controlled": Evaluate(own.replies(CONTROLLED), CONTROLLED_CONTRASTS, test, **resampling),
-        "metrics-losses": Evaluate(own.replies(("decoupled-sft", *(name for name, _ in losses))), losses, test, **resampling),
+        "metrics-losses": Evaluate(
+            own.replies(("decoupled-sft", *(name for name, _ in losses))), losses, test, **resampling
+        ),
         "questions": over_seeds(SEEDED_SYSTEMS, between(SEEDED_SYSTEMS), "counts"),
         "metrics-cso": over_seeds(CSO_SYSTEMS, CSO_CONTRASTS, "counts", "counts-cso", "counts-cso-lora"),
         "metrics-strategy-test": over_seeds(STRATEGY_TESTED, tested, "strategy-test", strategy_test=True),
         "errors": EvaluateErrors(errors, between(ERROR_SYSTEMS), test, **resampling),
         "decoding": SweepTemperatures(own.replies(PLANNERS), own.train, test, **resampling),
         "judged-offline": JudgeOffline(judged, between(JUDGED_SYSTEMS), test, own.labels, own.ratings, **resampling),
-        "judged": AskJudges(own.judge, judged, between(JUDGED_SYSTEMS), own.steps["pairs"], own.train, test, profile.name, **resampling),
+        "judged": AskJudges(
+            own.judge, judged, between(JUDGED_SYSTEMS), own.steps["pairs"], own.train, test, profile.name, **resampling
+        ),
     }
     needed = closure(found.values())
     for seed, rows in list(by_seed.items())[1:]:

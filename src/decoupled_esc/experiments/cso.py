@@ -220,7 +220,9 @@ class ExtractPairs(Step):
             path = logs.parent / f"{_log_name(name)}.jsonl"
             replay(name, tree, path, read_rows(path, "a search log"), whole=True)
         found = {
-            condition: [path for name, tree in trees.items() for path in pairs.dialogues(tree, name, condition, self.threshold)]
+            condition: [
+                path for name, tree in trees.items() for path in pairs.dialogues(tree, name, condition, self.threshold)
+            ]
             for condition in ("paper", "released")
         }
         used = found["released"]
@@ -229,7 +231,10 @@ class ExtractPairs(Step):
         escpro.write(work.folder / "pairs.jsonl", own)
         escpro.write_turns(work.folder / "sft.jsonl", [one.turn for one in distinct])
         by_human = {one.turn.id for one in distinct if one.gold}
-        stages = ([[turn.strategy for turn in corpus.turns(dialogue)] for dialogue in seeds], [[one.turn.strategy for one in path] for path in used])
+        stages = (
+            [[turn.strategy for turn in corpus.turns(dialogue)] for dialogue in seeds],
+            [[one.turn.strategy for one in path] for path in used],
+        )
         return SearchedPairs(
             pairs=len(own),
             digest=file_digest(work.folder / "pairs.jsonl")[:16],
@@ -368,5 +373,9 @@ class TrainCSO(Policy):
             trained = train.train_preference(policy, chosen, prompts.vanilla, self.preference, self.training, **options)
         work.tokens = trained.tokens
         kept = {name: value for name, value in vars(trained).items() if name in CSOTrained.__dataclass_fields__}
-        counts = {"pairs": len(found) if self.preference else 0, "turns": len(turns), "trees": len({turn.dialogue for turn in turns})}
+        counts = {
+            "pairs": len(found) if self.preference else 0,
+            "turns": len(turns),
+            "trees": len({turn.dialogue for turn in turns}),
+        }
         return CSOTrained(**kept | counts | {"loss": self.preference, "learning_rate": self.training.learning_rate})

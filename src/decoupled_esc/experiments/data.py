@@ -78,7 +78,10 @@ class CountData(Step):
             strategy_by_stage=statistics.strategy_by_stage(train).tolist(),
             survey={name: statistics.survey(found.dialogues) for name, found in corpora.items()},
             failed=FailedCounts(failed.name, len(failed.dialogues), statistics.strategy_counts(failed.dialogues)),
-            flaws={name: dict(sorted(Counter(flaw.what for flaw in found.flaws).items())) for name, found in corpora.items()},
+            flaws={
+                name: dict(sorted(Counter(flaw.what for flaw in found.flaws).items()))
+                for name, found in corpora.items()
+            },
         )
 
 
@@ -114,7 +117,9 @@ class ScoreReleased(Step):
             return paths
         whole = self.esconv.read()
         if whole.name != "esconv":
-            return Missing("the released outputs belong to the real ESConv, and the synthetic miniature stands in for it")
+            return Missing(
+                "the released outputs belong to the real ESConv, and the synthetic miniature stands in for it"
+            )
         resampling = {"replicates": self.replicates, "seed": self.seed}
         found = outputs.read(paths[0].parent, whole.split("test"), self.failed.read().dialogues)
         replies = [row for row in found if row.source != "failed"]

@@ -59,10 +59,13 @@ class Files:
     def paths(self) -> tuple[Path, ...] | Missing:
         """The files, or why there are none."""
         if self.identity == ABSENT:
-            return Missing(f"{self.name} is not on this machine; get it with: decoupled-esc data fetch {self.name}")
+            remedy = next(row.remedy for row in fetch.describe() if row.name == self.name)
+            return Missing(f"{self.name} is not on this machine; {remedy}")
         found = fetch.here(self.name)
         if found is None:
-            raise CorpusError(f"{self.name} was here when this run was planned, and is gone", remedy="run the same command again")
+            raise CorpusError(
+                f"{self.name} was here when this run was planned, and is gone", remedy="run the same command again"
+            )
         return found.paths
 
 

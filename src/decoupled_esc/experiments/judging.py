@@ -39,7 +39,9 @@ class MeasureErrorClassifier(Step):
         if isinstance(found, Missing):
             return found
         if found.are_invented:
-            return Missing("the labels are invented ones of this project, and a classifier trained on them is worth nothing")
+            return Missing(
+                "the labels are invented ones of this project, and a classifier trained on them is worth nothing"
+            )
         return offline.error_validity(
             found.replies, found.labels, found.sources, found.sure, replicates=self.replicates, seed=self.seed
         )
@@ -68,7 +70,9 @@ class MeasureEmpathyScale(Step):
         if isinstance(rated, Missing):
             return rated
         if rated[0].post.startswith("invented"):
-            return Missing("the ratings are invented ones of this project, and a scale trained on them is worth nothing")
+            return Missing(
+                "the ratings are invented ones of this project, and a scale trained on them is worth nothing"
+            )
         resampling = {"replicates": self.replicates, "seed": self.seed}
         human = {"esconv": self.esconv.read().dialogues, "failed_esconv": self.failed.read().dialogues}
         seekers = offline.against_seekers(offline.EmpathyScale().fit(rated), human, **resampling)
@@ -293,7 +297,9 @@ class AskJudges(Step):
             judges=found,
             mined_pairs=quality,
             between={
-                f"{first} ~ {other}": judges.agreement(scores[first], scores[other], dialogues, judges.SCALE, **self._resampling)
+                f"{first} ~ {other}": judges.agreement(
+                    scores[first], scores[other], dialogues, judges.SCALE, **self._resampling
+                )
                 for other in others
             },
             rows=tuple(rows),
@@ -320,9 +326,16 @@ class AskJudges(Step):
             **self._tables(scores, labels, systems, turns),
             repeats=[judges.agreement(scores, other, every, judges.SCALE, **self._resampling) for other in again],
             pairs={name: judges.outcomes(choices, dialogues, **self._resampling) for name, choices in chosen.items()},
-            orders={name: judges.agreement(*_orders(choices), dialogues, (-1, 0, 1), **self._resampling) for name, choices in chosen.items()},
+            orders={
+                name: judges.agreement(*_orders(choices), dialogues, (-1, 0, 1), **self._resampling)
+                for name, choices in chosen.items()
+            },
         )
-        return found, scores, [JudgedReply(reply.id, judge.id, *said) for reply, *said in zip(flat, scores, labels, strict=True)]
+        return (
+            found,
+            scores,
+            [JudgedReply(reply.id, judge.id, *said) for reply, *said in zip(flat, scores, labels, strict=True)],
+        )
 
     def _tables(self, scores: list, labels: list, systems: dict[str, list], turns: list) -> dict:
         """Means of scores and errors, and how many answers could not be read."""
@@ -332,14 +345,21 @@ class AskJudges(Step):
 
         numbers, columns = judges.as_numbers(scores), [dimension.key for dimension in judges.DIMENSIONS]
         spoken = np.array([bool(turn.context[-1].text.strip()) for turn in turns])
-        shares = np.array([[np.nan if label is None else 100.0 * (label == one) for one in errors.LABELS] for label in labels])
+        shares = np.array(
+            [[np.nan if label is None else 100.0 * (label == one) for one in errors.LABELS] for label in labels]
+        )
         means = Means([turn.dialogue for turn in turns], **self._resampling)
         after_words = None
         if spoken.any():
             some = Means([turn.dialogue for turn, says in zip(turns, spoken, strict=True) if says], **self._resampling)
-            after_words = some.table({name: values[spoken] for name, values in split(numbers).items()}, columns, self.contrasts)
+            after_words = some.table(
+                {name: values[spoken] for name, values in split(numbers).items()}, columns, self.contrasts
+            )
         unread = {
-            name: {**dict(zip(columns, np.isnan(values).sum(axis=0).tolist(), strict=True)), "error": split(labels)[name].count(None)}
+            name: {
+                **dict(zip(columns, np.isnan(values).sum(axis=0).tolist(), strict=True)),
+                "error": split(labels)[name].count(None),
+            }
             for name, values in split(numbers).items()
         }
         return {

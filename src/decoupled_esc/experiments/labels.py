@@ -52,10 +52,14 @@ class ErrorLabels:
         elif isinstance(paths, Missing):
             return paths
         else:
-            return Missing(f"{self.release.name} belongs to the real ESConv, and the synthetic miniature stands in for it")
+            return Missing(
+                f"{self.release.name} belongs to the real ESConv, and the synthetic miniature stands in for it"
+            )
         found = [row for row in found if row.error is not None]
         replies = [Reply(f"{row.source}/{row.turn.id}", row.turn, row.strategy, row.reply) for row in found]
-        return LabelledReplies(replies, [row.error for row in found], [row.source for row in found], [row.unique for row in found])
+        return LabelledReplies(
+            replies, [row.error for row in found], [row.source for row in found], [row.unique for row in found]
+        )
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,10 @@ def error_judge(work: Work, judge: LLMJudges | None, labels: ErrorLabels):
 
     def both(turns: Sequence[Turn], sampled: dict) -> list[tuple[Reply, Reply]]:
         return [
-            (Reply(f"gold/{t.id}", t, t.strategy, t.reply), Reply(f"drawn/{t.id}", t, sampled[t.id][0], sampled[t.id][1]))
+            (
+                Reply(f"gold/{t.id}", t, t.strategy, t.reply),
+                Reply(f"drawn/{t.id}", t, sampled[t.id][0], sampled[t.id][1]),
+            )
             for t in turns
         ]
 

@@ -72,7 +72,8 @@ class SampleCandidates(Step):
         """Sample by sample: turn id -> what was printed."""
         folder = work.path(self, "samples")
         return [
-            {row["id"]: row["text"] for row in read_rows(folder / f"{n}.jsonl", "sampled candidates")} for n in range(self.samples)
+            {row["id"]: row["text"] for row in read_rows(folder / f"{n}.jsonl", "sampled candidates")}
+            for n in range(self.samples)
         ]
 
 
@@ -145,7 +146,10 @@ class MinePairs(Step):
         coupled = [{id: prompts.parse_tagged(text) for id, text in one.items()} for one in self.vanilla.texts(work)]
         by_id = {turn.id: turn for turn in turns}
         under_gold = [{id: (by_id[id].strategy, reply) for id, reply in one.items()} for one in replies]
-        seen = {"generator": [label(turns, one) for one in under_gold], "vanilla": [label(turns, one) for one in coupled]}
+        seen = {
+            "generator": [label(turns, one) for one in under_gold],
+            "vanilla": [label(turns, one) for one in coupled],
+        }
         found, left = {}, {}
         found["strategy"], left["strategy"] = mining.strategy_pairs(turns, plans)
         found["response"], left["response"] = mining.response_pairs(turns, replies, seen["generator"])
@@ -188,7 +192,9 @@ class MinePairs(Step):
         reply = self.generator.sampling
         said = {"judge": judge, "temperature": reply.temperature, "top_p": reply.top_p}
         for kind, mined in found.items():
-            mining.write(work.folder / f"{kind}.jsonl", mined, **(said if kind != "strategy" else {**said, "judge": None}))
+            mining.write(
+                work.folder / f"{kind}.jsonl", mined, **(said if kind != "strategy" else {**said, "judge": None})
+            )
         card = mining.data_card(
             profile=self.profile,
             backbone=self.planner.policy.base.backbone.name,
@@ -253,4 +259,3 @@ class TrainPreference(Policy):
         )
         work.tokens = found.tokens
         return found
-

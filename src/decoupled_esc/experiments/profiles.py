@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from decoupled_esc.errors import KnownError
 from decoupled_esc.evaluate.judges import Protocol
@@ -229,7 +238,9 @@ class Profile(Section):
             raise ValueError(f"{', '.join(lora)}: all of them train an adapter (lora), or none does")
         if (other := self.cso.lora) is not None:
             if self.cso.training.lora is not None:
-                raise ValueError("cso.lora: cso itself trains adapters already, and this is for both tunings; set it to null")
+                raise ValueError(
+                    "cso.lora: cso itself trains adapters already, and this is for both tunings; set it to null"
+                )
             if None in (other.sft.lora, other.training.lora):
                 raise ValueError("cso.lora: its sft and training need a lora section each, with rank and alpha")
         return self
@@ -242,7 +253,9 @@ class Profile(Section):
                   if one.batch_size % (one.per_device_batch_size * processes)]  # fmt: skip
         if uneven:
             times = f" times {processes} processes" if processes > 1 else ""
-            raise ValueError(f"each batch_size must be a multiple of its per_device_batch_size{times}, and these are not: {', '.join(uneven)}")
+            raise ValueError(
+                f"each batch_size must be a multiple of its per_device_batch_size{times}, and these are not: {', '.join(uneven)}"
+            )
         return self
 
     def trainings(self) -> dict[str, Training]:
@@ -258,7 +271,9 @@ class Profile(Section):
     @property
     def deviations(self) -> tuple[str, ...]:
         """What a reader of a comparison with the papers has to know about this profile, a sentence each."""
-        whole = "An optimiser step takes whole dialogues" + ", but for the generator" * (self.generator_layout == "paper")
+        whole = "An optimiser step takes whole dialogues" + ", but for the generator" * (
+            self.generator_layout == "paper"
+        )
         found = [f"{whole}; the paper's takes 32 turns from anywhere."]
         if self.generator_layout == "trunk":
             found.append("The generator reads its strategy after the dialogue; the paper's reads it before.")
@@ -329,7 +344,9 @@ def _read(path: Path) -> dict:
 
 def _laid_over(below: dict, above: dict) -> dict:
     """``below`` with what ``above`` says otherwise, section by section."""
-    both = {k: _laid_over(below[k], v) for k, v in above.items() if isinstance(v, dict) and isinstance(below.get(k), dict)}
+    both = {
+        k: _laid_over(below[k], v) for k, v in above.items() if isinstance(v, dict) and isinstance(below.get(k), dict)
+    }
     return below | above | both
 
 
@@ -339,7 +356,9 @@ def parse_profile(data: dict, source: str) -> Profile:
         return Profile.model_validate(data, strict=True)  # strict in the sections that other rooms define, too
     except ValidationError as error:
         lines = [_explain(problem) for problem in error.errors()]
-        renamed = any(problem["type"] == "extra_forbidden" and problem["loc"][-1] in OLD_NAMES for problem in error.errors())
+        renamed = any(
+            problem["type"] == "extra_forbidden" and problem["loc"][-1] in OLD_NAMES for problem in error.errors()
+        )
         if renamed:  # what is missing then is mostly the new name
             lines = [_explain(problem) for problem in error.errors() if problem["type"] != "missing"]
         raise ProfileError(f"{source}: " + "; ".join(lines[:12])) from None
@@ -361,7 +380,7 @@ def _explain(problem: dict) -> str:
     if problem["type"] == "extra_forbidden" and path[-1] in OLD_NAMES:
         return f"key {where!r} is called {OLD_NAMES[path[-1]]!r} now"
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {where!r}{nearest(path[-1], _keys_beside(path))}"
+        return f"unknown key {where!r}{nearest(path[-1], _known_keys())}"
     if problem["type"] == "missing":
         return f"missing key {where!r}"
     if problem["type"] == "value_error" and isinstance(problem["input"], dict):  # about a whole section, which is long
@@ -369,19 +388,7 @@ def _explain(problem: dict) -> str:
     return f"{where}: {problem['msg'].lower()}, got {str(problem['input'])[:80]!r}"
 
 
-def _keys_beside(path: list[str]) -> list[str]:
-    """The known keys of the section that ``path`` points into."""
+def _known_keys() -> list[str]:
+    """Every key of every section."""
     schema = Profile.model_json_schema()
-    keys = _keys(schema, schema)
-    for part in path[:-1]:
-        keys = _keys(keys.get(part, {}), schema)
-    return list(keys)
-
-
-def _keys(node: dict, schema: dict) -> dict[str, dict]:
-    """The keys of a section of ``schema``, whichever of its forms it takes."""
-    found: dict[str, dict] = {}
-    for option in [node, *node.get("anyOf", []), *node.get("oneOf", [])]:
-        section = schema["$defs"][option["$ref"].rsplit("/", 1)[-1]] if "$ref" in option else option
-        found |= section.get("properties", {})
-    return found
+    return sorted({key for section in (schema, *schema["$defs"].values()) for key in section.get("properties", {})})

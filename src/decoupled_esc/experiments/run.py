@@ -27,7 +27,7 @@ from decoupled_esc.pipeline.workers import Local
 ROOT = Path(__file__).parents[3]
 RUNS, PUBLISHED = ROOT / "runs", ROOT / "results"
 
-PRELOAD = ("torch", "transformers", "peft", "trl", "datasets", "sklearn.linear_model", "decoupled_esc.experiments.book")
+PRELOAD = ("torch", "transformers.trainer", "peft", "sklearn.linear_model", "decoupled_esc.experiments.book")
 """What the process imports that every step's is forked from."""
 
 REACH = {"smoke": "shows that the steps work, not a result", "small": "a small model", "paper": "paper scale"}
@@ -79,7 +79,9 @@ class Book:
         """
         stores = Stores(self.runs, () if runs_only else (self.published,))
         workers = workers or local_workers(self.profile)
-        return schedule.run([self.steps[name] for name in names], self.names, stores, workers, needs_gpu=self.profile.needs_gpu)
+        return schedule.run(
+            [self.steps[name] for name in names], self.names, stores, workers, needs_gpu=self.profile.needs_gpu
+        )
 
     @property
     def label(self) -> str:
@@ -116,11 +118,17 @@ def open_book(namespace: MutableMapping) -> Book:
 def local_workers(profile: Profile, cores: int | None = None) -> Local:
     """Worker processes on this machine: one for each core, and for steps that run a model one for each card."""
     # glibc gives large blocks back to the system after each use, and a training step asks for the same ones again:
-    # keeping them takes a third off the time on CPU.
-    for name, value in {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}.items():
+    # keeping them takes a third off the time on CPU.  Steps side by side fill the cores, each with one thread of its own.
+    for name, value in {
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
+        "OMP_NUM_THREADS": "1",
+    }.items():
         os.environ.setdefault(name, value)
     cards = [-1] if profile.launch else visible_cards()
-    return Local(cores or core_count(), cards=cards if profile.needs_gpu else (), preload=PRELOAD, provenance=surroundings)
+    return Local(
+        cores or core_count(), cards=cards if profile.needs_gpu else (), preload=PRELOAD, provenance=surroundings
+    )
 
 
 def visible_cards() -> list[int]:
@@ -138,7 +146,18 @@ def core_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_VERSIONS = ("decoupled-esc", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "scikit-learn", "nltk")
+_VERSIONS = (
+    "decoupled-esc",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "numpy",
+    "scikit-learn",
+    "nltk",
+)
 
 
 def surroundings() -> dict:
@@ -173,12 +192,25 @@ def changed_since(stored: Stored, step: Step) -> list[str]:
     source = ROOT / "src" / "decoupled_esc"
     rooms = {"experiments", "packing.py", "prompts.py", "taxonomy.py"}
     text = Path(module).read_text(encoding="utf-8")
-    rooms |= {room for room in ("corpus", "evaluate", "generate", "mining", "search", "train") if f"decoupled_esc.{room}" in text}
+    rooms |= {
+        room
+        for room in ("corpus", "evaluate", "generate", "mining", "search", "train")
+        if f"decoupled_esc.{room}" in text
+    }
     if not made or shutil.which("git") is None:
         return []
-    command = ["git", "diff", "--name-only", made, "--", *(str(source / room) for room in sorted(rooms) if (source / room).exists())]
+    command = [
+        "git",
+        "diff",
+        "--name-only",
+        made,
+        "--",
+        *(str(source / room) for room in sorted(rooms) if (source / room).exists()),
+    ]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    return [Path(line).relative_to("src/decoupled_esc").as_posix() for line in found.stdout.split() if line.endswith(".py")]
+    return [
+        Path(line).relative_to("src/decoupled_esc").as_posix() for line in found.stdout.split() if line.endswith(".py")
+    ]
 
 
 class PublishError(KnownError):
@@ -202,17 +234,25 @@ def publish_results(book: Book) -> list[str]:
     """
     fresh, lost = {}, []
     shown = {step.key for name, step in book.steps.items() if name in ROWS_SHOWN}
-    over_seeds = {step.key for step in book.steps.values() if isinstance(step, table.CountPerSeed | table.CountErrors | table.AnswerStrategyTest)}
+    over_seeds = {
+        step.key
+        for step in book.steps.values()
+        if isinstance(step, table.CountPerSeed | table.CountErrors | table.AnswerStrategyTest)
+    }
     for name, step in book.steps.items():
         if step.key != book.published_steps[name].key:
-            raise PublishError(f"{name} was not made from the published files and can't be published; see decoupled-esc data")
+            raise PublishError(
+                f"{name} was not made from the published files and can't be published; see decoupled-esc data"
+            )
         stored = Stores(book.runs).find(step)
         if stored is not None:
             fresh[name] = stored
         elif Stores(book.published).find(step, whole=False) is None:
             lost.append(name)
     if lost:
-        raise PublishError(f"no result of {', '.join(lost[:8])}; run them first: decoupled-esc run --profile {book.profile.name}")
+        raise PublishError(
+            f"no result of {', '.join(lost[:8])}; run them first: decoupled-esc run --profile {book.profile.name}"
+        )
     for name, stored in fresh.items():
         step = book.steps[name]
         kept = step.key in shown | over_seeds

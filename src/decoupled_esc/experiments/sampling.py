@@ -19,7 +19,9 @@ def engine_of(
 ) -> Iterator[Engine]:
     """The engine of what ``policy`` left (None: the base model); ``others`` are asked by the same step, and may share a server."""
     models.be_repeatable()
-    policies = {f"{type(one).__name__}-{one.key}": weights_of(work, base, one) for one in (policy, *others) if one is not None}
+    policies = {
+        f"{type(one).__name__}-{one.key}": weights_of(work, base, one) for one in (policy, *others) if one is not None
+    }
     with open_engine(
         weights_of(work, base, policy),
         serving=decoding.serving,
@@ -32,7 +34,9 @@ def engine_of(
         yield engine
 
 
-def fitted(engine: Engine, turns: Sequence[Turn], layout: prompts.Layout, sampling: Sampling, max_length: int) -> list[Prompt]:
+def fitted(
+    engine: Engine, turns: Sequence[Turn], layout: prompts.Layout, sampling: Sampling, max_length: int
+) -> list[Prompt]:
     """Prompts with room for the answer: as in training, both share ``max_length`` tokens."""
     return [prompts.fit(turn, layout, engine.count, max_length - sampling.max_new_tokens)[0] for turn in turns]
 

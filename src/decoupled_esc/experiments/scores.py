@@ -25,7 +25,9 @@ Contrast = tuple[str, str]
 def evaluated(replies: Replies, gold: Mapping[str, Turn]) -> list[EvaluatedTurn]:
     """What a system answered, beside what people did."""
     turns = ((gold[row.id], row) for row in replies.rows)
-    return [EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, row.strategy, row.reply) for turn, row in turns]
+    return [
+        EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, row.strategy, row.reply) for turn, row in turns
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +132,9 @@ class AnswerStrategyTest(Step):
                 asked = fitted(engine, turns, prompts.vanilla, self.sampling, self.decoding.max_length)
                 written = complete(work, engine, asked, self.sampling, system, self.seed)
             answers = {turn.id: prompts.parse_tagged(written[turn.id]["text"]) for turn in turns}
-            found = [EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, *answers[turn.id]) for turn in turns]
+            found = [
+                EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, *answers[turn.id]) for turn in turns
+            ]
             rows.append(SystemCounts(system, **vars(seeds.seed_counts(found))))
             invalid = sum(strategy is None for strategy, _ in answers.values())
             counts[system] = TestSetAnswers(invalid, sum(row["tokens"] for row in written.values()))
@@ -184,7 +188,10 @@ class SweepTemperatures(Step):
 
     def run(self, work: Work) -> Sweep | Missing:
         turns, train = self.turns.read(), self.train.read()
-        scores = {"word planner": baselines.word_planner(train, turns), "gold frequencies": baselines.frequency_planner(train, turns)}
+        scores = {
+            "word planner": baselines.word_planner(train, turns),
+            "gold frequencies": baselines.frequency_planner(train, turns),
+        }
         for name, replies in self.planners.items():
             rows = {row.id: row.scores for row in work[replies].rows}
             scores[name] = np.array([rows[turn.id] for turn in turns])

@@ -93,7 +93,9 @@ class FineTune(Policy):
             return Missing("the profile has its seeker's role behind a server")
         seeker = self.role == "seeker"
         turns_of = embedded.seeker_turns if seeker else corpus.turns
-        learned, unseen = ([turn for one in some.dialogues() for turn in turns_of(one)] for some in (self.turns, self.held_out))
+        learned, unseen = (
+            [turn for one in some.dialogues() for turn in turns_of(one)] for some in (self.turns, self.held_out)
+        )
         found = train.train_sft(
             self.base.weights(),
             learned,

@@ -49,7 +49,7 @@ def emotion_cot(ask: Ask) -> Mapping[str, str]:
 
 
 def with_example(ask: Ask, example: Turn) -> Mapping[str, str]:
-    """w/ Example: one turn of another talk, and what a person answered there, stands in the instruction."""
+    """w/ Example: one turn of another dialogue, and the human reply there, stands in the instruction."""
     shown = [*example.context, Message("supporter", example.reply, example.strategy)]
     talk = "\n".join(f"{m.role}: {tagged(m) if m.strategy else m.text}" for m in shown)
 

@@ -75,7 +75,7 @@ class TransformersEngine(TokenEngine):
         import torch
         from transformers import DynamicCache
 
-        device, draw = self.model.device, _decoder(sampling)
+        device, choose = self.model.device, _decoder(sampling)
         packed = self._packed(prompts)
         ends = torch.tensor(packed.prompt_ends, device=device)
         position = torch.tensor(packed.depths, device=device)[ends]
@@ -95,7 +95,7 @@ class TransformersEngine(TokenEngine):
                 **attention(packed.depths, self.model),
             ).logits[0]
             for step in range(sampling.max_new_tokens):
-                tokens = draw(logits.float(), chance[running, step])
+                tokens = choose(logits.float(), chance[running, step])
                 for row, token in zip(running.tolist(), tokens.tolist(), strict=True):
                     printed[row].append(token)
                 going = torch.tensor([token not in self._end for token in tokens.tolist()], device=device)
@@ -129,11 +129,11 @@ def _decoder(sampling: Sampling):
         return lambda logits, chance: logits.argmax(-1)
     warpers = [TemperatureLogitsWarper(sampling.temperature), TopPLogitsWarper(sampling.top_p)]
 
-    def draw(logits, chance):
+    def sample(logits, chance):
         for warper in warpers:
             logits = warper(None, logits)
         below = torch.softmax(logits.double(), -1).cumsum(-1)
         # The first token whose share of the line from 0 to 1 reaches beyond the chance.
         return (below <= chance[:, None] * below[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
 
-    return draw
+    return sample

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from decoupled_esc.errors import KnownError
 from decoupled_esc.generate.engine import Completion, TokenEngine, stream
 from decoupled_esc.models import Weights
+from decoupled_esc.processes import ends_with_parent
 from decoupled_esc.prompts import Prompt
 
 EXECUTABLE = "DECOUPLED_ESC_VLLM"
@@ -86,10 +87,12 @@ class Server:
         self.command += [*_lora_options(adapters), *serving.options]
         self.process: subprocess.Popen | None = None
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as file:
-            self.process = subprocess.Popen(self.command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+            self.process = subprocess.Popen(
+                self.command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=ends_with_parent()
+            )
         atexit.register(self.stop)
         try:
             self._await()

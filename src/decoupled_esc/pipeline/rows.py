@@ -45,13 +45,17 @@ def read_rows(path: Path, what: str) -> list[dict]:
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except OSError as error:
-        raise RowsError(f"{path}: {what} can't be read ({error.strerror}); run the step that makes them again") from None
+        raise RowsError(
+            f"{path}: {what} can't be read ({error.strerror}); run the step that makes them again"
+        ) from None
     rows, ids = [], set()
     for number, line in enumerate(lines, start=1):
         row = _row(line)
         if row is None or row.get("id") in ids:
             problem = "is no row" if row is None else f"repeats the id {row['id']!r}"
-            raise RowsError(f"{path}, line {number}: {problem} of {what}; delete the file, and run the step that makes it")
+            raise RowsError(
+                f"{path}, line {number}: {problem} of {what}; delete the file, and run the step that makes it"
+            )
         if "id" in row:
             ids.add(row["id"])
         rows.append(row)

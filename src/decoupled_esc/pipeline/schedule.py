@@ -109,7 +109,9 @@ class Progress:
         print(f"[{self.done}/{self.total}, {clock}{self.left(waiting, slots)}] {what}{rest}", flush=True)
 
 
-def run(steps: Sequence[Step], names: Mapping[str, str], stores: Stores, workers: Workers, *, needs_gpu: bool = False) -> int:
+def run(
+    steps: Sequence[Step], names: Mapping[str, str], stores: Stores, workers: Workers, *, needs_gpu: bool = False
+) -> int:
     """Make the results of ``steps`` and of all that they need, where they don't hold; returns how many were made.
 
     ``names``: key -> name.  ``needs_gpu``: steps that run a model get a card each.  Where a step fails, those that run are

@@ -96,7 +96,13 @@ class Store:
             is_missing = set(value) == {"reason"} and data["missing"]
             result = Missing(value["reason"]) if is_missing else result_type(type(step)).validate_python(value)
             return Stored(
-                data["key"], result, data["digest"], data["fields"], data["provenance"], data["rows_left_out"], data["files"]
+                data["key"],
+                result,
+                data["digest"],
+                data["fields"],
+                data["provenance"],
+                data["rows_left_out"],
+                data["files"],
             )
         except (KeyError, TypeError, AttributeError, ValidationError) as error:
             said = str(error).splitlines()[0]
@@ -227,5 +233,3 @@ def _rows_of(path: Path, expected: str) -> list:
 
 def _files(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
-
-

@@ -43,7 +43,9 @@ def perform(step: Step, name: str, stores: Stores, provenance: Callable[[], dict
                 except UpstreamMissing as missing:
                     result = Missing(str(missing))
                 seconds = round(time.perf_counter() - started, 1)
-                stores.runs.write(step, result, {"name": name, "wall_seconds": seconds, "tokens": work.tokens, **provenance()})
+                stores.runs.write(
+                    step, result, {"name": name, "wall_seconds": seconds, "tokens": work.tokens, **provenance()}
+                )
     except KnownError as error:
         return Outcome(time.perf_counter() - started, str(error))
     except OSError as error:
@@ -131,7 +133,9 @@ class Slurm:
 
     cards: Sequence[int] = ()
 
-    def __init__(self, folder: Path, parameters: dict, gpu_parameters: dict, *, slots: int = 100, provenance=nothing_known):
+    def __init__(
+        self, folder: Path, parameters: dict, gpu_parameters: dict, *, slots: int = 100, provenance=nothing_known
+    ):
         try:
             import submitit
         except ImportError:
@@ -152,7 +156,9 @@ class Slurm:
         try:
             future.set_result(job.result())
         except Exception as error:  # the job's own errors are outcomes: this is the cluster's
-            future.set_result(Outcome(0.0, f"job {job.job_id}: {' '.join(str(error).split())[-300:]} (logs: {job.paths.stderr})"))
+            future.set_result(
+                Outcome(0.0, f"job {job.job_id}: {' '.join(str(error).split())[-300:]} (logs: {job.paths.stderr})")
+            )
 
     def stop(self) -> None:
         """Cancel the jobs."""

@@ -73,7 +73,9 @@ class BuildBook(Step):
     """Digest of prose, style and configuration."""
 
     def run(self, work: Work) -> Built:
-        executed = {f"{chapter.chapter}.ipynb": work.path(chapter, f"{chapter.chapter}.ipynb") for chapter in self.chapters}
+        executed = {
+            f"{chapter.chapter}.ipynb": work.path(chapter, f"{chapter.chapter}.ipynb") for chapter in self.chapters
+        }
         folder = work.folder / "notebooks"
         folder.mkdir(exist_ok=True)
         for name, path in executed.items():
@@ -125,5 +127,7 @@ def check_stamps(book: Book) -> list[str]:
             stored = step and book.published.read(step)
             if stored is None or stored.digest != digest:
                 why = book.published.why_not(step) if step else "there is no such step"
-                problems.append(f"{path.name} shows another result of {name} than the published one ({why or 'it was replaced'})")
+                problems.append(
+                    f"{path.name} shows another result of {name} than the published one ({why or 'it was replaced'})"
+                )
     return problems

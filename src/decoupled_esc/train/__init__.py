@@ -5,6 +5,7 @@ data      from turns and pairs to packed sequences
 losses    DPO, IPO, SimPO, KTO, ORPO as functions of log-probabilities
 reference the log-probabilities of the policy that preference optimisation starts from, computed once
 trainer   one trainer for all of it; checkpoints: what it resumes from
+held_out  loss and divergence on held-out turns
 launch    the same in several processes
 policies  from beginning to end: train_sft, train_preference
 pretrain  making a small base model from open text, before all of these
@@ -12,7 +13,7 @@ pretrain  making a small base model from open text, before all of these
 
 from decoupled_esc.train.config import Launch, Lora, Preference, Training, TrainingError
 from decoupled_esc.train.data import Pair, Sequences, encode, encode_pairs
-from decoupled_esc.train.divergence import divergence, held_out_loss
+from decoupled_esc.train.held_out import divergence, held_out_loss
 from decoupled_esc.train.launch import Job, LaunchError, launched
 from decoupled_esc.train.policies import FineTuned, Preferred, train_preference, train_sft
 from decoupled_esc.train.reference import reference_key, reference_logps

@@ -21,7 +21,7 @@ KEPT = 2
 
 
 def last_checkpoint(folder: Path, training: str) -> str | None:
-    """The newest checkpoint under ``folder`` that is whole and belongs to ``training``; others are named and removed."""
+    """The newest checkpoint under ``folder`` that is whole and of ``training``; others are named and removed."""
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True):
         fault = _fault(checkpoint, training)
         if fault is None:
@@ -56,7 +56,7 @@ def _digests(checkpoint: Path) -> dict[str, str]:
 
 
 def callback(what: str, steps: int, training: str):
-    """A callback for transformers' trainer: a bar over ``steps``, and the digests of each checkpoint of ``training``."""
+    """A callback for transformers' trainer: a bar over ``steps``, and digests of each checkpoint of ``training``."""
     from accelerate import PartialState
     from transformers import TrainerCallback
 
@@ -91,7 +91,9 @@ def no_space_is_said(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         full = "No space left" in str(error) or "os error 28" in str(error)
-        if not full and "PytorchStreamWriter" in str(error):  # torch doesn't say why
+        if not full and (
+            "PytorchStreamWriter" in str(error) or "inline_container" in str(error)
+        ):  # torch doesn't say why
             full = shutil.disk_usage(folder).free < 2**20
         if full and not isinstance(error, OSError):
             raise OSError(errno.ENOSPC, "No space left on device", str(folder)) from None

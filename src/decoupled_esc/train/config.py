@@ -50,11 +50,12 @@ class Training(BaseModel):
     """Optimiser steps between checkpoints."""
 
     def accumulation(self, processes: int = 1) -> int:
-        """Forward passes per optimiser step in each of ``processes``.  Raises TrainingError where they share unevenly."""
+        """Forward passes per optimiser step of each process.  Raises TrainingError where they share unevenly."""
         if self.batch_size % (self.per_device_batch_size * processes):
             shared = f" times {processes} processes" if processes > 1 else ""
             raise TrainingError(
-                f"batch_size {self.batch_size} is not a multiple of per_device_batch_size {self.per_device_batch_size}{shared}"
+                f"batch_size {self.batch_size} is not a multiple of "
+                f"per_device_batch_size {self.per_device_batch_size}{shared}"
             )
         return self.batch_size // self.per_device_batch_size // processes
 

@@ -1,8 +1,8 @@
 """From turns and preference pairs to packed sequences.
 
-A sequence is a whole dialogue, every turn of which is a tail on the dialogue's one trunk; or a single turn, for a layout
-whose turns share nothing.  Contexts are cut to ``max_length`` turn by turn and before packing, so that packed and unpacked
-training see the same tokens.
+A sequence is a whole dialogue, every turn of which is a tail on the dialogue's one trunk; or a single turn, for a
+layout whose turns share nothing.  Contexts are cut to ``max_length`` turn by turn and before packing, so that packed
+and unpacked training see the same tokens.
 """
 
 from __future__ import annotations

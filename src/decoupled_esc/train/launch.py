@@ -1,7 +1,7 @@
-"""The same training in several processes, one a GPU: ``accelerate launch`` with a configuration file; on the CPU torchrun and gloo.
+"""The same training in several processes, one per GPU by ``accelerate launch``; on the CPU by torchrun and gloo.
 
-The parent writes down what is to be trained; its children load the weights, train together as ``fine_tune`` does alone, and
-leave policy and log in the same folder.  An optimiser step reads the same sequences however many processes share it.
+The parent writes down what is to be trained; its children load the weights, train together as ``fine_tune`` does
+alone, and leave policy and log in the same folder.  An optimiser step reads the same sequences however many share it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Job:
 
 
 def launched(job: Job, folder: Path, launch: Launch) -> Log:
-    """`fine_tune` by ``launch.processes`` processes, which end with this one.  Resumes from a checkpoint as `fine_tune` does.
+    """`fine_tune` by ``launch.processes`` processes, which end with this one.  Resumes from a checkpoint as it does.
 
     Raises LaunchError where a process fails (what it said stands above) and TrainingError for a batch that can't be
     shared evenly.

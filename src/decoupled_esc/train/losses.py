@@ -68,12 +68,12 @@ def kto(
     chosen_weight: float,
     rejected_weight: float,
 ) -> Tensor:
-    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, Eqs. 7 and 8), each pair as one wanted and one unwanted answer.
+    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, Eqs. 7 and 8); a pair is a wanted and an unwanted answer.
 
     ``w_chosen * (1 - sigma(beta (r_chosen - z))) + w_rejected * (1 - sigma(beta (z - r_rejected)))``, where the
     reference point ``z``, an estimate of the divergence from the reference, is the mean log-ratio of answers that
-    belong to other prompts (``*_mismatched_logps``), at least 0 and without gradient.  Half the sum, so that the mean over
-    pairs is the mean over answers.
+    belong to other prompts (``*_mismatched_logps``), at least 0 and without gradient.  Half the sum, so that the mean
+    over pairs is the mean over answers.
     """
     from torch import sigmoid
 
@@ -84,7 +84,7 @@ def kto(
 
 
 def orpo(policy_chosen_logps: Tensor, policy_rejected_logps: Tensor, beta: float) -> Tensor:
-    """Odds ratio preference optimisation (Hong et al. 2024, Eqs. 6 and 7): ``-log p + beta * -log sigma(log odds ratio)``.
+    """Odds ratio preference optimisation (Hong et al. 2024, Eqs. 6, 7): ``-log p + beta * -log sigma(log odds ratio)``.
 
     Both per token, p the chosen answer's.  The supervised term is taken on the answer alone, as everywhere in this
     book; the published code takes it on the prompt as well.

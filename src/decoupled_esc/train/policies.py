@@ -9,9 +9,10 @@ from pathlib import Path
 from decoupled_esc import models
 from decoupled_esc.corpus import Turn
 from decoupled_esc.prompts import Layout
+from decoupled_esc.train.checkpoints import no_space_is_said
 from decoupled_esc.train.config import Launch, Preference, Training
 from decoupled_esc.train.data import Pair, Sequences, Unit, encode, encode_pairs
-from decoupled_esc.train.divergence import divergence, held_out_loss
+from decoupled_esc.train.held_out import divergence, held_out_loss
 from decoupled_esc.train.launch import Job, launched
 from decoupled_esc.train.reference import reference_logps
 from decoupled_esc.train.trainer import Log, fine_tune
@@ -143,7 +144,8 @@ def _trained(
     if len(sequences):
         model, log = _run(policy, tokenizer, sequences, training, folder, seed, launch, preference)
     else:
-        models.copy(policy, folder / "policy")
+        with no_space_is_said(folder):
+            models.copy(policy, folder / "policy")
         model, log = models.load(policy), NOTHING
     found = {"held_out_loss": held_out_loss(model, unseen)}
     if compare:

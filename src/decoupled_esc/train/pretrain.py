@@ -65,7 +65,7 @@ class PretrainingLog:
 def base_tokenizer(passages: Iterable[Passage], vocabulary: int):
     """A byte-level BPE tokenizer from the text of ``passages``.
 
-    The strategies' names are words of the vocabulary, as they are for any large model, but no passage shows them as tags.
+    The strategies' names are words of the vocabulary, as for any large model, but no passage shows them as tags.
     """
     names = [f" {word}" for name in taxonomy.STRATEGIES for word in name.split()]
     texts = [message.text for passage in passages for message in passage.messages]
@@ -73,7 +73,7 @@ def base_tokenizer(passages: Iterable[Passage], vocabulary: int):
 
 
 def mixed(passages: Sequence[Passage], repeats: Mapping[str, int], seed: int) -> list[Passage]:
-    """``passages`` as often as ``repeats`` says for their source, each source spread evenly, in an order sampled from ``seed``.
+    """``passages`` as often as ``repeats`` says, each source spread evenly, in an order sampled from ``seed``.
 
     Raises TrainingError for a source that ``repeats`` does not name, or that no passage has.
     """
@@ -112,9 +112,9 @@ def passage_ids(passage: Passage, tokenizer) -> list[int]:
 
 
 def pretrain(model, tokenizer, sequences: Sequence[Sequence[int]], recipe: Recipe, folder: Path) -> PretrainingLog:
-    """Train all weights of ``model`` on ``sequences``, once and in order; weights and tokenizer go to ``folder/policy``.
+    """Train all weights of ``model`` on ``sequences``, once and in order; the model is saved to ``folder/policy``.
 
-    A run that was interrupted goes on from its last checkpoint under ``folder/checkpoints`` and ends with the same weights.
+    An interrupted run goes on from its last checkpoint under ``folder/checkpoints`` and ends with the same weights.
     """
     import torch
     from transformers import PrinterCallback, Trainer, TrainingArguments

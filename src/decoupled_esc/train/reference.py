@@ -1,7 +1,7 @@
 """The reference of preference optimisation: what the policy thought of every answer before it was changed.
 
-The reference never changes, so its log-probabilities are computed once, packed as training packs them, and kept on disk;
-the reference model itself takes no memory while the policy trains.
+The reference never changes, so its log-probabilities are computed once, packed as training packs them, and kept on
+disk; the reference model itself takes no memory while the policy trains.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Supervised fine-tuning and preference optimisation of packed sequences, on transformers' Trainer and peft.
 
 The trainer is transformers' but for what a batch is (a forest of packed sequences) and what its loss is (a function of
-the answers' log-probabilities).  Checkpoints, logging, adapters and devices stay transformers', peft's and accelerate's.
-A killed run resumes from its last checkpoint and ends with the weights of an uninterrupted one.
+the answers' log-probabilities).  A killed run resumes from its last checkpoint and ends with the weights of an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -70,39 +70,20 @@ def fine_tune(
     """
     import torch
     from accelerate import PartialState
-    from peft import PeftModel, get_peft_model
-    from transformers import set_seed
     from transformers.trainer_callback import PrinterCallback
 
     state = PartialState(cpu=not torch.cuda.is_available())
     accumulation = training.accumulation(state.num_processes)
-    needed = 1 if preference is None else 3 if preference.loss == "kto" else 2
-    if sequences.answers_each != needed:
-        name = "sft" if preference is None else preference.loss
-        raise TrainingError(
-            f"{name} takes {needed} answers a prompt, and these sequences have {sequences.answers_each}"
-        )
-    lora = training.lora
-    if preference is not None:
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-        lora = lora and lora.model_copy(update={"dropout": 0.0})
+    _check_answers(sequences, preference, reference)
     key = _key(sequences, training, seed, start, preference, state.num_processes)
     with state.main_process_first():  # which removes what is damaged
         resume = checkpoints.last_checkpoint(folder / "checkpoints", key)
-    if preference is not None and preference.has_reference:
-        if reference is None:
-            raise TrainingError(f"{preference.loss} needs reference log-probabilities (train.reference_logps)")
-        if resume is None:
-            _check_reference(model, sequences, reference, training.precision)
-    set_seed(seed)  # an adapter's first weights are sampled
-    if lora is not None and not isinstance(model, PeftModel):
-        model = get_peft_model(model, _peft(lora))
+    if preference is not None and preference.has_reference and resume is None:
+        _check_reference(model, sequences, reference, training.precision)
 
     steps = math.ceil(len(sequences) / training.batch_size) * training.epochs
     trainer = _trainer_class()(
-        model=model,
+        model=_adapted(model, training.lora, preference, seed),
         args=_arguments(training, folder / "checkpoints", steps, accumulation, seed),
         train_dataset=[
             {"packed": packed, "reference": reference[n] if reference else []}
@@ -123,11 +104,33 @@ def fine_tune(
             trainer.model.save_pretrained(folder / "policy")
         if state.is_main_process:
             tokenizer.save_pretrained(folder / "policy")
+    return _log(trainer, sequences, training.epochs)
+
+
+def _adapted(model, lora: Lora | None, preference: Preference | None, seed: int):
+    """``model`` with the adapter that it is to be trained with, if any; for preferences with dropout off."""
+    import torch
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import set_seed
+
+    if preference is not None:
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+    if lora is None or isinstance(model, PeftModel):
+        return model
+    set_seed(seed)  # an adapter's first weights are sampled
+    dropout = lora.dropout if preference is None else 0.0
+    options = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    return get_peft_model(model, LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=dropout, **options))
+
+
+def _log(trainer, sequences: Sequences, epochs: int) -> Log:
     return Log(
         steps=tuple(_step(entry) for entry in trainer.state.log_history if "loss" in entry),
-        tokens=training.epochs * sequences.tokens,
-        unpacked_tokens=training.epochs * sequences.unpacked_tokens,
-        target_tokens=training.epochs * sequences.target_tokens,
+        tokens=epochs * sequences.tokens,
+        unpacked_tokens=epochs * sequences.unpacked_tokens,
+        target_tokens=epochs * sequences.target_tokens,
         trainable=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         parameters=sum(p.numel() for p in trainer.model.parameters()),
     )
@@ -202,7 +205,7 @@ def _collate(rows: list[dict]) -> dict:
 
 
 class _Loss:
-    """(answers' log-probabilities [answers], forest, reference [answers] or [0]) -> (sum of losses, metrics [pairs])."""
+    """(log-probabilities [answers], forest, reference [answers] or [0]) -> (sum of losses, metrics [pairs])."""
 
     def __init__(self, preference: Preference | None, answers_each: int):
         self.preference, self.answers_each = preference, answers_each
@@ -238,6 +241,16 @@ class _Loss:
         return {"dpo": losses.dpo, "ipo": losses.ipo}[preference.loss](*four, preference.beta).sum(), metrics
 
 
+def _check_answers(sequences: Sequences, preference: Preference | None, reference) -> None:
+    """Raises TrainingError where the loss takes another number of answers, or lacks its reference."""
+    loss = "sft" if preference is None else preference.loss
+    needed, has = {"sft": 1, "kto": 3}.get(loss, 2), sequences.answers_each
+    if has != needed:
+        raise TrainingError(f"{loss} takes {needed} answers a prompt, and these sequences have {has}")
+    if preference is not None and preference.has_reference and reference is None:
+        raise TrainingError(f"{loss} needs reference log-probabilities (train.reference_logps)")
+
+
 def _check_reference(model, sequences: Sequences, reference: Sequence[Sequence[float]], precision: str) -> None:
     """Before any step the policy is the reference, so that every reward is 0 and the DPO loss ln 2."""
     import torch
@@ -249,8 +262,8 @@ def _check_reference(model, sequences: Sequences, reference: Sequence[Sequence[f
     allowed = {"float32": 1e-4, "bfloat16": 1e-2}[precision] * max(1.0, policy.abs().max().item() / 100)
     if not apart <= allowed:
         raise ReferenceMismatch(
-            f"{sequences.ids[0][0]}: policy and reference differ by {apart:.3g} nats before the first step. Compute the "
-            "reference from the policy that is trained: for an adapter on a fine-tuned adapter, from the fine-tuned one"
+            f"{sequences.ids[0][0]}: policy and reference differ by {apart:.3g} nats before the first step. Compute "
+            "the reference from the policy that is trained: for an adapter on a fine-tuned adapter, from that one"
         )
 
 
@@ -270,15 +283,3 @@ def _step(entry: dict) -> dict:
         "tokens": int(entry["num_input_tokens_seen"]),
         **{name: entry[name] for name in REWARDS if name in entry},
     }
-
-
-def _peft(lora: Lora):
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )

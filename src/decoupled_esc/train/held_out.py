@@ -17,7 +17,7 @@ def held_out_loss(model, sequences: Sequences) -> float:
 
 
 def divergence(policy, reference, sequences: Sequences) -> float:
-    """Mean KL(policy || reference) in nats per answer token, exact over the vocabulary, along the answers of ``sequences``.
+    """Mean KL(policy || reference) in nats per answer token, exact over the vocabulary, along the answers.
 
     Human references, not samples of the policy, decide where it is taken: it says how differently the two would go on
     from where a human has come so far.  0 where they are the same.
