@@ -17,12 +17,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 
-from decoupled_esc.workflow import pretraining
-from decoupled_esc.workflow.session import surroundings
-from decoupled_esc.workflow.store import write_atomically
+from decoupled_esc.experiments import pretraining
+from decoupled_esc.experiments.run import surroundings
+from decoupled_esc.pipeline.rows import write_atomically
 
 TOKENS = 800_000
-BASE = {"batch_size": 4, "learning_rate": 2e-3, "repeats": {"esconv": 2, "annomi": 1, "counsel_chat": 1, "dailydialog": 1}}
+BASE = {
+    "batch_size": 4,
+    "learning_rate": 2e-3,
+    "repeats": {"esconv": 2, "annomi": 1, "counsel_chat": 1, "dailydialog": 1},
+}
 HELD_OUT = {"esconv": 40, "annomi": 30, "counsel_chat": 30, "dailydialog": 30}
 """Passages a trial is judged on."""
 
@@ -106,7 +110,7 @@ def main() -> None:
         print(json.dumps(measure(options.one)))
         return
     pretraining.text()  # cleaned once, before two trials ask for it at the same time
-    found = pretraining.trials() if TARGET.exists() else {"trials": []}
+    found = pretraining.record("trials") if TARGET.exists() else {"trials": []}
     known = {row["name"]: row for row in found["trials"]}
     lock = Lock()
 

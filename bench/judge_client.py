@@ -20,10 +20,10 @@ from pydantic import BaseModel, Field
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from decoupled_esc.experiments.run import surroundings  # noqa: E402
 from decoupled_esc.generate.client import Client, Endpoint, Request  # noqa: E402
 from decoupled_esc.generate.record import Record  # noqa: E402
-from decoupled_esc.workflow.session import surroundings  # noqa: E402
-from decoupled_esc.workflow.store import write_atomically  # noqa: E402
+from decoupled_esc.pipeline.rows import write_atomically  # noqa: E402
 from tests.misbehaving_server import OF_THE_WAY, serving  # noqa: E402
 
 CONTENT = ("truncated content", "wrong schema", "twice")
@@ -50,7 +50,10 @@ def measure(count: int, max_concurrency: int, faults: dict[str, float], seed: in
         serving(say=right, latency=LATENCY, faults=faults, seed=seed, hang=2 * TIMEOUT, retry_after=PAUSE) as server,
     ):
         record = Record(Path(folder) / "record.db")
-        client = Client(Endpoint(model="judge", base_url=server.url, timeout_seconds=TIMEOUT, max_concurrency=max_concurrency), record)
+        client = Client(
+            Endpoint(model="judge", base_url=server.url, timeout_seconds=TIMEOUT, max_concurrency=max_concurrency),
+            record,
+        )
         started = time.perf_counter()
         answers = client.ask(asked)
         seconds = time.perf_counter() - started

@@ -67,7 +67,11 @@ def sft(
     training fails or leaves rows out.
     """
     told = [{"messages": [*r["messages"], {"role": "assistant", "content": r["target"]}]} for r in rows]
-    how = {"stage": "sft", "mask_history": True, "train_sampling_strategy": "group_by_length" if by_length else "random"}
+    how = {
+        "stage": "sft",
+        "mask_history": True,
+        "train_sampling_strategy": "group_by_length" if by_length else "random",
+    }
     if batch % micro_batch:
         raise ValueError(f"batch {batch} is not a multiple of micro_batch {micro_batch}")
     folder = folder.absolute()

@@ -9,6 +9,7 @@ once for each, so the figure is an upper bound.
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import psutil
 
@@ -20,10 +21,8 @@ def peak_memory(process: subprocess.Popen) -> int:
         resident = 0
         try:
             for member in [family, *family.children(recursive=True)]:
-                try:
+                with suppress(psutil.NoSuchProcess):
                     resident += member.memory_info().rss
-                except psutil.NoSuchProcess:
-                    pass
         except psutil.NoSuchProcess:
             pass
         peak = max(peak, resident)

@@ -16,16 +16,23 @@ import argparse
 import json
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 from filelock import FileLock
+from pydantic_core import to_jsonable_python
 
-from decoupled_esc import corpus, prompts, taxonomy
+from decoupled_esc import corpus, models, prompts, taxonomy
 from decoupled_esc.evaluate import EvaluatedTurn, evaluate_systems, strategy
+from decoupled_esc.experiments.cso import TrainCSO
+from decoupled_esc.experiments.inputs import weights_of
+from decoupled_esc.experiments.labels import error_judge
+from decoupled_esc.experiments.preferences import KINDS
+from decoupled_esc.experiments.run import ROOT, Book
+from decoupled_esc.experiments.sampling import fitted
 from decoupled_esc.generate.local import TransformersEngine
-from decoupled_esc.workflow import stages
-from decoupled_esc.workflow.session import Context, Session
-from decoupled_esc.workflow.store import ROOT, write_atomically
+from decoupled_esc.pipeline.rows import write_atomically
+from decoupled_esc.pipeline.store import Stores
 
 OUT = ROOT / "results" / "bench" / "preference_search.json"
 CSO = ("cso", "cso-lora")
@@ -34,31 +41,42 @@ DIALOGUES = 40  # of the validation split; replies are written to their turns
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("role", choices=(*stages.ROLES, *CSO))
+    parser.add_argument("role", choices=(*KINDS, *CSO))
     parser.add_argument("loss", choices=("dpo", "ipo", "simpo", "kto", "orpo"))
     parser.add_argument("rates", nargs="+", type=float)
     parser.add_argument("--profile", default="laptop")
     options = parser.parse_args()
-    session = Session(options.profile, runs_only=True)
+    book, role = Book(options.profile), options.role
+    pairs = "esc-pro" if role in CSO else "pairs"
+    book.run([pairs, "sft-vanilla" if role in CSO else f"sft-{role}"], runs_only=True)
+    mined = book.runs.read(book.steps[pairs]).result
     lines = _found()
     for rate in options.rates:
-        context, loss = _context(session, options.role, options.loss, rate)
-        what = {"profile": options.profile, "role": options.role, "learning_rate": rate, "loss": loss,
-                "pairs": context.needs["esc-pro"].payload["digest"] if options.role in CSO else context.needs["pairs"].payload["digests"]}  # fmt: skip
+        step = _tried(book, role, options.loss, rate)
+        what = {
+            "profile": options.profile,
+            "role": role,
+            "learning_rate": rate,
+            "loss": step.preference.model_dump(),
+            "pairs": mined.digest if role in CSO else mined.digests,
+        }
         if any(line.items() >= what.items() for line in lines):
             continue
+        name = f"{role}-{options.loss}-{rate:g}"
+        book.steps[name], book.names[step.key] = step, name
         started = time.perf_counter()
-        if options.role in CSO:
-            trained = stages.chain(context, options.loss, lora=options.role == "cso-lora")
-        else:
-            trained = stages.prefer(context, options.role, None if options.loss == "dpo" else options.loss)
+        book.run([name], runs_only=True)
         seconds = time.perf_counter() - started
-        for name, policy in (("before", "sft-vanilla" if options.role in CSO else f"sft-{options.role}"), ("after", "trained")):
-            if name == "after" or not any(line.get("before") and line["role"] == options.role for line in lines):
-                what = {**what, name: _validation(context, options.role, policy)}
-        last = trained["steps"][-1]
-        what |= {"train_seconds": round(seconds), "held_out_loss": [trained["held_out_loss_before"], trained["held_out_loss"]],
-                 "divergence": trained["divergence"], "last_step": last}  # fmt: skip
+        if not any(line.get("before") and line["role"] == role for line in lines):
+            what["before"] = _validation(book, role, step.start)
+        what["after"] = _validation(book, role, step)
+        trained = book.runs.read(step).result
+        what |= {
+            "train_seconds": round(seconds),
+            "held_out_loss": [trained.held_out_loss_before, trained.held_out_loss],
+            "divergence": trained.divergence,
+            "last_step": to_jsonable_python(trained.steps[-1]),
+        }
         with FileLock(ROOT / "runs" / "preference_search.lock"):  # one search a role may run at a time
             lines = [*_found(), what]
             write_atomically(OUT, json.dumps(lines, indent=1) + "\n")
@@ -69,57 +87,51 @@ def _found() -> list[dict]:
     return json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else []
 
 
-def _context(session: Session, role: str, loss: str, rate: float) -> tuple[Context, dict]:
-    profile = session.profile
+def _tried(book: Book, role: str, loss: str, rate: float):
+    """The step of the profile that trains ``role``, with another loss and learning rate."""
+    profile = book.profile
     if role in CSO:
-        how = profile.cso.lora if role == "cso-lora" else profile.cso
-        own = how.losses[loss].model_copy(update={"learning_rate": rate})
-        how = how.model_copy(update={"losses": how.losses | {loss: own}})
-        profile = profile.model_copy(update={"cso": profile.cso.model_copy(update={"lora": how}) if role == "cso-lora" else how})
-        return _folders(session, profile, ("base-model", "sft-vanilla", "esc-pro"), f"{role}-{loss}-{rate:g}", "cso-trained"), own.loss.model_dump()
-    own = getattr(profile.preference, role)
-    if loss == "dpo":
-        own = own.model_copy(update={"training": own.training.model_copy(update={"learning_rate": rate})})
-        used = own.loss
+        tuning = profile.cso.lora if role == "cso-lora" else profile.cso
+        step = next(step for step in book.steps.values() if isinstance(step, TrainCSO))
+        fixed = {"start": book.steps["sft-vanilla"], "pairs": book.steps["esc-pro"], "share": 1.0}
+        used, training = tuning.losses[loss].loss, tuning.training
     else:
-        used = profile.preference.alternatives[loss].loss
-    others = {name: other.model_copy(update={"learning_rate": rate}) for name, other in profile.preference.alternatives.items()}
-    profile = profile.model_copy(update={"preference": profile.preference.model_copy(update={role: own, "alternatives": others})})
-    constants = "-".join(f"{value:g}" for value in (used.beta, used.gamma))
-    name = f"{role}-{loss}-{constants}-{rate:g}"
-    return _folders(session, profile, ("base-model", f"sft-{role}", "pairs"), name, f"trained-{role}"), used.model_dump()
+        step, fixed = book.steps[f"dpo-{role}"], {}
+        own = getattr(profile.preference, role)
+        used = own.loss if loss == "dpo" else profile.preference.alternatives[loss].loss
+        training = own.training
+    training = training.model_copy(update={"learning_rate": rate})
+    return replace(step, **fixed, preference=used, training=training)
 
 
-def _folders(session: Session, profile, needed: tuple[str, ...], name: str, trained: str) -> Context:
-    """The context of a training that is tried, as its stage would have it, in a folder of its own."""
-    folder = session.runs.folder / "tuning" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    needs = {need: session.runs.read(need) for need in needed}
-    folders = {need: session.runs.folder / need for need in needed} | {trained: folder}
-    return Context(profile=profile, folder=folder, needs=needs, folders=folders, corpora=session.corpora, files={},
-                   answers=session.runs.folder.parent / "answers.sqlite")  # fmt: skip
-
-
-def _validation(context: Context, role: str, policy: str) -> dict:
+def _validation(book: Book, role: str, policy) -> dict:
     """What a policy does on validation turns."""
-    adapter = policy if policy.startswith("sft") else "cso-trained" if role in CSO else f"trained-{role}"
-    model, tokenizer = stages._load(context, adapter)
-    engine = TransformersEngine(model, tokenizer, batch_tokens=context.profile.generation.batch_tokens)
-    split = context.corpus.split("validation")
-    turns = [turn for dialogue in (split if role == "planner" else split[:DIALOGUES]) for turn in corpus.turns(dialogue)]
+    profile = book.profile
+    models.be_repeatable()
+    weights = weights_of(Stores(book.runs), policy.base, policy)
+    model, tokenizer = models.load(weights), models.load_tokenizer(weights)
+    engine = TransformersEngine(model, tokenizer, batch_tokens=profile.generation.batch_tokens)
+    split = book.steps["pairs"].turns.esconv.read().split("validation")
+    some = split if role == "planner" else split[:DIALOGUES]
+    turns = [turn for dialogue in some for turn in corpus.turns(dialogue)]
     if role == "planner":
-        return _planned(context, engine, turns)
-    layout = prompts.LAYOUTS[stages._layout(context.profile, "vanilla" if role in CSO else role)]
-    sampling = context.profile.generation.reply
-    asked = stages._fit(context, engine, turns, layout, sampling)
-    texts = {c.id: c.text for batch in engine.complete(asked, sampling, seed=context.profile.seed) for c in batch}
+        return _planned(book, engine, turns)
+    layout = prompts.LAYOUTS[book.steps["sft-vanilla" if role in CSO else f"sft-{role}"].layout]
+    sampling = profile.generation.reply
+    asked = fitted(engine, turns, layout, sampling, policy.max_length)
+    texts = {c.id: c.text for batch in engine.complete(asked, sampling, seed=profile.seed) for c in batch}
     rows = []
     for turn in turns:
-        said, reply = prompts.parse_tagged(texts[turn.id]) if role in ("vanilla", *CSO) else (turn.strategy, " ".join(texts[turn.id].split()))
+        said, reply = (
+            prompts.parse_tagged(texts[turn.id])
+            if role in ("vanilla", *CSO)
+            else (turn.strategy, " ".join(texts[turn.id].split()))
+        )
         rows.append(EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, said, reply))
     scores = evaluate_systems({"x": rows}, contrasts=[], replicates=10, seed=0).systems["x"]["paper"]
     keys = ("D-1", "B-1", "F1", "R-L") + (("Q_W", "Q", "B") if role in ("vanilla", *CSO) else ())
-    _, label = stages._error_judge(replace(context, files=Session(context.profile).files))
+    mined = book.steps["pairs"]
+    _, label = error_judge(SimpleNamespace(shared=book.runs.folder), mined.judge, mined.labels)
     seen = label(turns, {row.id: (row.predicted_strategy, row.reply) for row in rows})
     faults = [rejected for _, rejected in seen.values()]
     return {
@@ -130,15 +142,19 @@ def _validation(context: Context, role: str, policy: str) -> dict:
     }  # fmt: skip
 
 
-def _planned(context: Context, engine, turns) -> dict:
+def _planned(book: Book, engine, turns) -> dict:
     """Of the planner's probabilities over the eight strategies: how good they are, drawn (in expectation) and by argmax."""
-    asked = stages._fit(context, engine, turns, prompts.planner, context.profile.generation.plan)
-    scores = {id: row for ids, rows in engine.score_choices(asked, taxonomy.STRATEGIES) for id, row in zip(ids, rows, strict=True)}
+    asked = fitted(engine, turns, prompts.planner, book.profile.generation.plan, book.steps["sft-planner"].max_length)
+    scores = {
+        id: row
+        for ids, rows in engine.score_choices(asked, taxonomy.STRATEGIES)
+        for id, row in zip(ids, rows, strict=True)
+    }
     logits = np.array([scores[turn.id] for turn in turns], dtype=float)
     gold = np.array([taxonomy.STRATEGIES.index(turn.strategy) for turn in turns])
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
-    sharp = p ** (1 / context.profile.generation.plan.temperature)
+    sharp = p ** (1 / book.profile.generation.plan.temperature)
     sharp /= sharp.sum(axis=1, keepdims=True)
     draws = np.random.default_rng(0).random((20, len(turns)))
     sampled = [np.minimum((sharp.cumsum(axis=1) < draw[:, None]).sum(axis=1), 7) for draw in draws]

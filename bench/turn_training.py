@@ -227,7 +227,9 @@ def score(size: str, contender: str) -> dict:
     asked = [[prompts.planner(turn) for turn in corpus.turns(dialogue)] for dialogue in dialogues("test", None)]
 
     def before(prompt) -> list[int]:
-        return prompts.ids(tokenizer.apply_chat_template(prompt.chat(), add_generation_prompt=True, tokenize=False), tokenizer)
+        return prompts.ids(
+            tokenizer.apply_chat_template(prompt.chat(), add_generation_prompt=True, tokenize=False), tokenizer
+        )
 
     total, read, started = 0.0, 0, time.perf_counter()
     if contender == "packed":
@@ -291,7 +293,12 @@ def ideal() -> dict:
                 "longest": max(map(len, sequences.packed)),
             }  # fmt: skip
         one = train.encode(corpus.turns(drawn), layout, tokenizer, WINDOW).packed[0]
-        found[f"sft-{name}"]["example"] = {"dialogue": drawn.id, "turns": len(corpus.turns(drawn)), "depths": one.depths, "predictors": one.predict_positions}
+        found[f"sft-{name}"]["example"] = {
+            "dialogue": drawn.id,
+            "turns": len(corpus.turns(drawn)),
+            "depths": one.depths,
+            "predictors": one.predict_positions,
+        }
     return found
 
 
@@ -300,7 +307,14 @@ def provenance() -> dict:
 
     found = corpus.load("esconv")
     packages = ("torch", "transformers", "trl", "peft", "accelerate")
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
+    cpu = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        "",
+    )
     return {
         "date": datetime.date.today().isoformat(),
         "data": {"corpus": found.name, "digest": found.digest},

@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 
 from decoupled_esc import corpus, models, prompts
+from decoupled_esc.experiments.run import ROOT, surroundings
 from decoupled_esc.generate.engine import Sampling
 from decoupled_esc.generate.local import TransformersEngine
 from decoupled_esc.generate.vllm import Server, Serving, VLLMEngine
-from decoupled_esc.workflow.session import surroundings
-from decoupled_esc.workflow.store import ROOT, write_atomically
+from decoupled_esc.pipeline.rows import write_atomically
 
 OUT = ROOT / "results" / "bench" / "vllm_serve.json"
 ONE_BY_ONE = 40
@@ -31,9 +31,15 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=2048)
     options = parser.parse_args()
     turns = [turn for dialogue in corpus.load("esconv").split("test") for turn in corpus.turns(dialogue)]
-    tokenizer, sampling = models.load_tokenizer(options.policy), Sampling(temperature=0.0, top_p=1.0, max_new_tokens=128)
+    tokenizer, sampling = (
+        models.load_tokenizer(options.policy),
+        Sampling(temperature=0.0, top_p=1.0, max_new_tokens=128),
+    )
     local = TransformersEngine(models.load(options.policy), tokenizer, batch_tokens=8192)
-    asked = [prompts.fit(turn, prompts.vanilla, local.count, options.max_length - sampling.max_new_tokens)[0] for turn in turns]
+    asked = [
+        prompts.fit(turn, prompts.vanilla, local.count, options.max_length - sampling.max_new_tokens)[0]
+        for turn in turns
+    ]
     serving = Serving(options=("--enforce-eager", "--gpu-memory-utilization", "0.3"))
 
     def timed(engine, some) -> tuple[dict, dict]:
@@ -44,12 +50,23 @@ def main() -> None:
 
     ours, here = timed(local, asked)
     print("transformers", here, flush=True)
-    with tempfile.TemporaryDirectory() as folder, Server(
-        models.Weights(options.policy), Path(folder) / "vllm.log", adapters={}, max_length=options.max_length, seed=13, serving=serving
-    ) as server:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Server(
+            models.Weights(options.policy),
+            Path(folder) / "vllm.log",
+            adapters={},
+            max_length=options.max_length,
+            seed=13,
+            serving=serving,
+        ) as server,
+    ):
         # One by one first: after all turns it would find every prompt in the server's cache.  One request wakes the server.
         list(VLLMEngine([server.url], "base", tokenizer, serving).complete(asked[-1:], sampling, seed=13))
-        _, slowly = timed(VLLMEngine([server.url], "base", tokenizer, serving.model_copy(update={"max_concurrency": 1})), asked[:ONE_BY_ONE])
+        _, slowly = timed(
+            VLLMEngine([server.url], "base", tokenizer, serving.model_copy(update={"max_concurrency": 1})),
+            asked[:ONE_BY_ONE],
+        )
         print("one by one", slowly, flush=True)
         theirs, there = timed(VLLMEngine([server.url], "base", tokenizer, serving), asked)
         print("vLLM", there, flush=True)

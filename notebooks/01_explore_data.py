@@ -23,11 +23,11 @@ import pandas as pd
 
 from decoupled_esc import taxonomy
 from decoupled_esc.present import figures, replication
-from decoupled_esc.present.tables import plain
-from decoupled_esc.workflow import open_chapter
+from decoupled_esc.present.tables import results_table
+from decoupled_esc.experiments.run import open_book
 
-book = open_chapter(globals())
-data = book.result("data").payload
+book = open_book(globals())
+data = book["data"]
 
 # %% [markdown]
 # ## One conversation
@@ -36,10 +36,10 @@ data = book.result("data").payload
 # Look at the tags: the supporter's strategy stands in square brackets before each reply, and it is part of what a coupled model has to write.
 
 # %% tags=["hide-input"]
-for message in data["example"]["messages"]:
+for message in data.example.messages:
     tag = f"[{message['strategy']}] " if message["strategy"] else ""
     print(f"{message['role']:>9}: {tag}{message['text']}")
-figures.say(example=data["example"]["id"])
+figures.glue_numbers(example=data.example.id)
 
 # %% [markdown]
 # (Dialogue {glue:text}`example`, ESConv {cite}`liu2021esconv`, CC BY-NC 4.0.)
@@ -56,15 +56,15 @@ figures.say(example=data["example"]["id"])
 # This repository commits the result as hashes, which name the dialogues without quoting them.
 
 # %% tags=["hide-input"]
-split = pd.DataFrame({"dialogues": data["dialogues"], "supporter turns": data["turns"]})
-figures.say(
-    corpus=data["corpus"],
-    train_turns=f"{data['turns']['train']:,}",
-    test_turns=f"{data['turns']['test']:,}",
-    blank_turns=f"{data['blank_turns']['test']:,}",
-    blank_share=f"{100 * data['blank_turns']['test'] / data['turns']['test']:.0f}",
+split = pd.DataFrame({"dialogues": data.dialogues, "supporter turns": data.turns})
+figures.glue_numbers(
+    corpus=data.corpus,
+    train_turns=f"{data.turns['train']:,}",
+    test_turns=f"{data.turns['test']:,}",
+    blank_turns=f"{data.blank_turns['test']:,}",
+    blank_share=f"{100 * data.blank_turns['test'] / data.turns['test']:.0f}",
 )
-plain(split, f"The three parts of the corpus; profile {book.label}.", "{:,}")
+results_table(split, f"The three parts of the corpus; profile {book.label}.", "{:,}")
 
 # %% [markdown]
 # Models are trained on {glue:text}`train_turns` supporter turns and tested on {glue:text}`test_turns`.
@@ -81,11 +81,11 @@ plain(split, f"The three parts of the corpus; profile {book.label}.", "{:,}")
 replication.table_1(data, book.label)
 
 # %% tags=["hide-input"]
-figures.say(
-    messages=f"{data['size']['total']['utterances']:,}",
-    train_dialogues=f"{data['dialogues']['train']:,}",
-    mean_turns=f"{data['size']['total']['turns_per_dialogue']:.2f}",
-    blank_train=f"{data['blank_turns']['train'] / data['turns']['train']:.2f}",
+figures.glue_numbers(
+    messages=f"{data.size['total']['utterances']:,}",
+    train_dialogues=f"{data.dialogues['train']:,}",
+    mean_turns=f"{data.size['total']['turns_per_dialogue']:.2f}",
+    blank_train=f"{data.blank_turns['train'] / data.turns['train']:.2f}",
 )
 
 # %% [markdown]
@@ -105,11 +105,11 @@ table_6 = replication.table_6(data, book.label)
 table_6
 
 # %% tags=["hide-input"]
-counts = data["strategy_counts"]
+counts = data.strategy_counts
 total = sum(counts.values())
 commonest, rarest = max(counts.values()), min(counts.values())
 hit = commonest / total
-figures.say(
+figures.glue_numbers(
     exact=table_6.counts().get("exact", 0), cells=sum(table_6.counts().values()), times=f"{commonest / rarest:.1f}",
     commonest=f"{commonest:,}", total=f"{total:,}", hit=f"{100 * hit:.0f}",
     one_f1=f"{2 * hit / (1 + hit):.2f}", macro=f"{100 * 2 * hit / (1 + hit) / len(counts):.0f}",
@@ -128,13 +128,13 @@ figures.say(
 # Look at how *Question* gives way to *Providing Suggestions*, and at where *Others* (greetings and thanks) sits.
 
 # %% tags=["hide-input", "remove-output"]
-by_stage = np.array(data["strategy_by_stage"])
+by_stage = np.array(data.strategy_by_stage)
 figures.show("fig_stages", figures.strategy_by_stage(by_stage, book.source(f"a count of {by_stage.sum():,} turns", counted=True)))
 
 # %% tags=["hide-input"]
 share = 100 * by_stage / by_stage.sum(axis=1, keepdims=True)
 question, suggestion = (taxonomy.STRATEGIES.index(name) for name in ("Question", "Providing Suggestions"))
-figures.say(
+figures.glue_numbers(
     n_stages=f"{by_stage.sum():,}",
     profile_name=book.label,
     question_first=f"{share[0, question]:.0f}", question_last=f"{share[-1, question]:.0f}",
@@ -171,15 +171,15 @@ questions = {
 }
 survey = {
     name: {questions[key]: answer["mean"] for key, answer in answers.items() if key in questions}
-    for name, answers in data["survey"].items()
+    for name, answers in data.survey.items()
 }
 good, failed = "esconv", "failed_esconv"
-fall = {name: answers["fall"]["mean"] for name, answers in data["survey"].items()}
-figures.say(
-    fall_good=f"{fall[good]:.1f}", fall_failed=f"{fall[failed]:.1f}", failed_dialogues=data["failed"]["dialogues"],
-    answered=f"{data['survey'][failed]['empathy']['answers']}",
+fall = {name: answers["fall"]["mean"] for name, answers in data.survey.items()}
+figures.glue_numbers(
+    fall_good=f"{fall[good]:.1f}", fall_failed=f"{fall[failed]:.1f}", failed_dialogues=data.failed.dialogues,
+    answered=f"{data.survey[failed]['empathy']['answers']}",
 )
-plain(pd.DataFrame(survey), f"Mean answers of seekers; those who did not answer are left out; profile {book.label}.", "{:.2f}")
+results_table(pd.DataFrame(survey), f"Mean answers of seekers; those who did not answer are left out; profile {book.label}.", "{:.2f}")
 
 # %% [markdown]
 # Among seekers who answered both times, the feeling eased by {glue:text}`fall_good` points in ESConv and by {glue:text}`fall_failed` in FailedESConv.
@@ -192,8 +192,8 @@ plain(pd.DataFrame(survey), f"Mean answers of seekers; those who did not answer 
 # Nothing was dropped here; these are the places where a published file says something off its own scale or in an older spelling.
 
 # %% tags=["hide-input"]
-flaws = [(name, what, count) for name, found in data["flaws"].items() for what, count in found.items()]
-plain(pd.DataFrame(flaws, columns=["data set", "what", "times"]).set_index("data set"), f"Oddities of the published files; profile {book.label}.")
+flaws = [(name, what, count) for name, found in data.flaws.items() for what, count in found.items()]
+results_table(pd.DataFrame(flaws, columns=["data set", "what", "times"]).set_index("data set"), f"Oddities of the published files; profile {book.label}.")
 
 # %% [markdown]
 # ## Try it

@@ -25,16 +25,16 @@ import pandas as pd
 from decoupled_esc import prompts
 from decoupled_esc.corpus import Message, Turn
 from decoupled_esc.present import figures
-from decoupled_esc.present.tables import plain
-from decoupled_esc.workflow import open_chapter
+from decoupled_esc.present.tables import results_table
+from decoupled_esc.experiments.run import open_book
 
-book = open_chapter(globals())
-data = book.result("data").payload
-base = book.result("base-model").payload
+book = open_book(globals())
+data = book["data"]
+base = book["base-model"]
 trained = {
-    "vanilla": book.result("sft-vanilla"),
-    "planner": book.result("sft-planner"),
-    "generator": book.result("sft-generator"),
+    "vanilla": book["sft-vanilla"],
+    "planner": book["sft-planner"],
+    "generator": book["sft-generator"],
 }
 
 # %% [markdown]
@@ -63,8 +63,8 @@ trained = {
 # Only the last line, after `target`, is graded; everything before it is {term}`context`.
 
 # %% tags=["hide-input"]
-*context, last = (Message(**message) for message in data["example"]["messages"])
-turn = Turn(data["example"]["id"], data["example"]["id"], tuple(context), last.strategy, last.text)
+*context, last = (Message(**message) for message in data.example.messages)
+turn = Turn(data.example.id, data.example.id, tuple(context), last.strategy, last.text)
 for role, layout in prompts.LAYOUTS.items():
     prompt = layout(turn)
     print(f"=== {role} ===")
@@ -90,17 +90,17 @@ for role, layout in prompts.LAYOUTS.items():
 # Under the large profiles the base is the published instruction-tuned model.
 
 # %% tags=["hide-input"]
-if base["kind"] == "embedded":
+if base.kind == "embedded":
     facts = {
-        "name": base["name"],
-        "parameters": f"{base['parameters']:,}",
-        "vocabulary": f"{base['vocabulary']:,}",
-        f"perplexity on {base['held_out_dialogues']} validation dialogues": f"{base['held_out']['perplexity']:.1f}",
-        "perplexity of guessing every token alike": f"{base['vocabulary']:,}",
+        "name": base.name,
+        "parameters": f"{base.parameters:,}",
+        "vocabulary": f"{base.vocabulary:,}",
+        f"perplexity on {base.held_out_dialogues} validation dialogues": f"{base.held_out['perplexity']:.1f}",
+        "perplexity of guessing every token alike": f"{base.vocabulary:,}",
     }
 else:
-    facts = {"backbone": base["name"], "revision": base["revision"]}
-plain(pd.DataFrame({"base model": facts}), f"The base model of profile {book.label}.")
+    facts = {"backbone": base.name, "revision": base.revision}
+results_table(pd.DataFrame({"base model": facts}), f"The base model of profile {book.label}.")
 
 # %% [markdown]
 # For a small model the last two lines are the ones to compare: how far it has come from knowing nothing.
@@ -114,41 +114,41 @@ plain(pd.DataFrame({"base model": facts}), f"The base model of profile {book.lab
 # %% tags=["hide-input"]
 def last_quarter(role):
     """Mean of the last quarter of the logged losses: a single one is a single batch."""
-    losses = [step["loss"] for step in trained[role].payload["steps"]]
+    losses = [step["loss"] for step in trained[role].steps]
     return np.mean(losses[-max(1, len(losses) // 4) :])
 
 
 def summary(role):
-    log, how = trained[role].payload, getattr(book.profile.sft, role)
+    log, how = trained[role], getattr(book.profile.sft, role)
     return {
         "adapter": f"LoRA, rank {how.lora.rank}" if how.lora else "none, all weights",
-        "trainable parameters": f"{log['trainable']:,}",
-        "turns": f"{log['turns']:,}",
-        "turns cut to the window": f"{log['cut']:,}",
-        "layout": log["layout"],
-        "tokens, one sequence a turn": f"{log['tokens_apart']:,}",
-        "tokens read": f"{log['tokens']:,}",
-        "of these graded": f"{log['target_tokens']:,}",
+        "trainable parameters": f"{log.trainable:,}",
+        "turns": f"{log.turns:,}",
+        "turns cut to the window": f"{log.cut:,}",
+        "layout": log.layout,
+        "tokens, one sequence per turn": f"{log.unpacked_tokens:,}",
+        "tokens read": f"{log.tokens:,}",
+        "of these in the loss": f"{log.target_tokens:,}",
         "learning rate": f"{how.learning_rate:g}",
-        "per step × epochs": f"{how.batch} {log['unit']}{'s' * (how.batch > 1)} × {how.epochs}",
-        "loss, first → mean of the last quarter": f"{log['steps'][0]['loss']:.2f} → {last_quarter(role):.2f}",
-        f"loss on {log['held_out_turns']:,} validation turns": f"{log['held_out_loss']:.2f}",
+        "per step × epochs": f"{how.batch_size} {log.unit}{'s' * (how.batch_size > 1)} × {how.epochs}",
+        "loss, first → mean of the last quarter": f"{log.steps[0]['loss']:.2f} → {last_quarter(role):.2f}",
+        f"loss on {log.held_out_turns:,} validation turns": f"{log.held_out_loss:.2f}",
     }
 
 
-plain(pd.DataFrame({role: summary(role) for role in trained}), f"The three trainings, profile {book.label}.")
+results_table(pd.DataFrame({role: summary(role) for role in trained}), f"The three training runs, profile {book.label}.")
 
 # %% tags=["hide-input"]
-apart = {role: result.payload["tokens_apart"] for role, result in trained.items()}
-graded = {role: result.payload["target_tokens"] for role, result in trained.items()}
-target_length = graded["planner"] / trained["planner"].payload["turns"] / book.profile.sft.planner.epochs
-figures.say(
+apart = {role: result.unpacked_tokens for role, result in trained.items()}
+graded = {role: result.target_tokens for role, result in trained.items()}
+target_length = graded["planner"] / trained["planner"].turns / book.profile.sft.planner.epochs
+figures.glue_numbers(
     profile_name=book.label,
-    n_turns=f"{trained['vanilla'].payload['turns']:,}",
-    generator_layout=trained["generator"].payload["layout"],
+    n_turns=f"{trained['vanilla'].turns:,}",
+    generator_layout=trained["generator"].layout,
     graded_vanilla=f"{100 * graded['vanilla'] / apart['vanilla']:.0f}",
     graded_planner=f"{100 * graded['planner'] / apart['planner']:.1f}",
-    saved_planner=f"{apart['planner'] / trained['planner'].payload['tokens']:.1f}",
+    saved_planner=f"{apart['planner'] / trained['planner'].tokens:.1f}",
     planner_target=f"{target_length:.1f}",
 )
 
@@ -158,8 +158,8 @@ figures.say(
 # Here it is read once, which for the planner is {glue:text}`saved_planner` times less; [chapter 15](15_train_each_turn_once.ipynb) shows how, and that it changes no number.
 
 # %% tags=["hide-input", "remove-output"]
-logs = {role: result.payload["steps"] for role, result in trained.items()}
-n_turns = trained["vanilla"].payload["turns"]
+logs = {role: result.steps for role, result in trained.items()}
+n_turns = trained["vanilla"].turns
 figures.show("fig_sft", figures.training_curves(logs, book.source(f"n = {n_turns:,} turns")))
 
 # %% [markdown]
@@ -187,11 +187,11 @@ figures.show("fig_sft", figures.training_curves(logs, book.source(f"n = {n_turns
 # Compute it from Table 6 in chapter 01, and compare it with the planner's loss on validation turns, times its tokens per turn.
 
 # %% tags=["hide-input"]
-counts = np.array(list(data["strategy_counts"].values()))
+counts = np.array(list(data.strategy_counts.values()))
 share = counts / counts.sum()
-unseen = trained["planner"].payload
-per_turn = unseen["held_out_loss"] * unseen["held_out_tokens"] / unseen["held_out_turns"]
-figures.say(
+unseen = trained["planner"]
+per_turn = unseen.held_out_loss * unseen.held_out_tokens / unseen.held_out_turns
+figures.glue_numbers(
     entropy=f"{-(share * np.log(share)).sum():.2f}", planner_loss=f"{per_turn:.2f}",
     planner_seen=f"{last_quarter('planner') * target_length:.2f}",
 )

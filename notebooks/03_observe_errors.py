@@ -30,16 +30,14 @@ import numpy as np
 import pandas as pd
 
 from decoupled_esc import taxonomy
-from decoupled_esc.evaluate import Estimate, Evaluation
+from decoupled_esc.experiments.run import open_book
 from decoupled_esc.present import figures, replication
-from decoupled_esc.present.replication import written
-from decoupled_esc.present.tables import plain
-from decoupled_esc.workflow import open_chapter
+from decoupled_esc.present.tables import format_estimate, results_table
 
-book = open_chapter(globals())
-released = book.result("released").payload
+book = open_book(globals())
+released = book["released"]
 missing = released.get("missing")
-figures.say(profile_name=book.label)
+figures.glue_numbers(profile_name=book.label)
 
 # %% [markdown]
 # ## Five ways to fail
@@ -58,7 +56,7 @@ EXAMPLES = {
 defined = pd.DataFrame(
     {error.name: {"what goes wrong": error.meaning, "example (invented)": EXAMPLES[error.name]} for error in taxonomy.PSYCHOLOGICAL_ERRORS}
 )
-plain(defined.T, "The five psychological errors, in our words.")
+results_table(defined.T, "The five psychological errors, in our words.")
 
 # %% [markdown]
 # Several of them could be said of one reply, and the judge had to choose one.
@@ -83,7 +81,7 @@ else:
             for source, found in released["errors"].items()
         }
     ).T
-plain(shown, "Replies with labels by GPT, released by the authors of DecoupledESC.")
+results_table(shown, "Replies with labels by GPT, released by the authors of DecoupledESC.")
 
 # %% [markdown]
 # ## Figure 2: how often each error was seen
@@ -94,18 +92,18 @@ plain(shown, "Replies with labels by GPT, released by the authors of DecoupledES
 # %% tags=["hide-input", "remove-output"]
 if missing:
     figure = figures.nothing_here(missing, book.source("nothing counted"))
-    figures.say(none_people="–", none_qwen="–", none_llama="–", lack_people="–", lack_qwen="–", lack_llama="–")
+    figures.glue_numbers(none_people="–", none_qwen="–", none_llama="–", lack_people="–", lack_qwen="–", lack_llama="–")
 else:
     shares = {
-        NAMES[source]: {label: Estimate(**estimate) for label, estimate in found["shares"].items()}
+        NAMES[source]: {label: estimate for label, estimate in found["shares"].items()}
         for source, found in released["errors"].items()
     }
     count = sum(found["replies"] - found["unplaced"] for found in released["errors"].values())
     figure = figures.shares(shares, book.source(f"n = {count:,} labels by GPT, 95% intervals", counted=True))
     people, qwen, llama = shares.values()
-    figures.say(
-        none_people=written(people["None"]), none_qwen=written(qwen["None"]), none_llama=written(llama["None"]),
-        lack_people=written(people["Lack of Empathy"]), lack_qwen=written(qwen["Lack of Empathy"]), lack_llama=written(llama["Lack of Empathy"]),
+    figures.glue_numbers(
+        none_people=format_estimate(people["None"]), none_qwen=format_estimate(qwen["None"]), none_llama=format_estimate(llama["None"]),
+        lack_people=format_estimate(people["Lack of Empathy"]), lack_qwen=format_estimate(qwen["Lack of Empathy"]), lack_llama=format_estimate(llama["Lack of Empathy"]),
     )  # fmt: skip
 figures.show("fig_errors", figure)
 
@@ -130,10 +128,10 @@ figures.show("fig_errors", figure)
 
 # %% tags=["hide-input"]
 repeats = {"pairs": 0, "openings": 0, "after_blank": 0, "equal": None, "kappa": None} if missing else released["repeats"]
-equal, kappa = (written(Estimate(**repeats[key]), digits) if repeats[key] else "–" for key, digits in (("equal", 0), ("kappa", 2)))
-figures.say(pairs=repeats["pairs"], openings=repeats["openings"], after_blank=repeats["after_blank"], equal=equal, kappa=kappa)
+equal, kappa = (format_estimate(repeats[key], digits) if repeats[key] else "–" for key, digits in (("equal", 0), ("kappa", 2)))
+figures.glue_numbers(pairs=repeats["pairs"], openings=repeats["openings"], after_blank=repeats["after_blank"], equal=equal, kappa=kappa)
 twice = {"pairs": repeats["pairs"], "equal labels (%)": equal, "Cohen's kappa": kappa}
-plain(pd.DataFrame({"the same reply, labelled twice": twice}).T, "The judge against itself; 95% intervals over pairs.")
+results_table(pd.DataFrame({"the same reply, labelled twice": twice}).T, "The judge against itself; 95% intervals over pairs.")
 
 # %% [markdown]
 # In {glue:text}`pairs` such pairs the labels are equal in {glue:text}`equal`%; {term}`Cohen's kappa` is {glue:text}`kappa`.
@@ -149,12 +147,12 @@ plain(pd.DataFrame({"the same reply, labelled twice": twice}).T, "The judge agai
 # %% tags=["hide-input"]
 evaluations = {} if missing else {how: Evaluation.from_json(json.dumps(found)) for how, found in released["scores"].items()}
 if missing:
-    table = plain(pd.DataFrame({"Table 3": {"not attempted": missing}}), "Table 3's Vanilla-SFT rows from the released replies.")
-    figures.say(agreeing="–", cells="–", largest="–", largest_row="–", largest_column="–")
+    table = results_table(pd.DataFrame({"Table 3": {"not attempted": missing}}), "Table 3's Vanilla-SFT rows from the released replies.")
+    figures.glue_numbers(agreeing="–", cells="–", largest="–", largest_row="–", largest_column="–")
 else:
     table = replication.released_table_3(evaluations["all"], book.label)
     difference, row, column = replication.largest_difference(table)
-    figures.say(
+    figures.glue_numbers(
         agreeing=table.counts().get("within the interval", 0), cells=sum(cell.measured is not None for cell in table.cells()),
         largest=f"{difference:.2f}", largest_row=row.split("/")[0], largest_column=column,
     )  # fmt: skip
@@ -177,13 +175,13 @@ else:
         {
             f"{SHORT[source]}: {how}": {
                 "turns": f"{evaluation.details[source].turns:,}",
-                **{key: written(evaluation.systems[source]["paper"][key], 2 if key == "B" else 1) for key in KEYS},
+                **{key: format_estimate(evaluation.systems[source]["paper"][key], 2 if key == "B" else 1) for key in KEYS},
             }
             for source in SHORT
             for how, evaluation in evaluations.items()
         }
     ).T
-plain(by_match, f"The released replies by how they were matched, variant paper; 95% intervals; profile {book.label}.")
+results_table(by_match, f"The released replies by how they were matched, variant paper; 95% intervals; profile {book.label}.")
 
 # %% [markdown]
 # Kinds of turns differ so much that no row says whether the matching by order is right.
@@ -192,18 +190,18 @@ plain(by_match, f"The released replies by how they were matched, variant paper; 
 # %% tags=["hide-input"]
 if missing:
     against_chance = pd.DataFrame({"difference": {"not attempted": missing}})
-    figures.say(by_order="–", order_f1_qwen="–", order_f1_llama="–")
+    figures.glue_numbers(by_order="–", order_f1_qwen="–", order_f1_llama="–")
 else:
-    dealt = Evaluation.from_json(json.dumps(released["order_against_chance"]))
+    dealt = released["order_against_chance"]
     gained = {source: dealt.contrasts[f"{source} - {source} at random"]["paper"] for source in SHORT}
     against_chance = pd.DataFrame(
-        {SHORT[source]: {key: written(difference[key], 2 if key == "B" else 1) for key in KEYS[1:]} for source, difference in gained.items()}
+        {SHORT[source]: {key: format_estimate(difference[key], 2 if key == "B" else 1) for key in KEYS[1:]} for source, difference in gained.items()}
     ).T
-    figures.say(
+    figures.glue_numbers(
         by_order=f"{dealt.details['qwen-sft'].turns:,}",
-        order_f1_qwen=written(gained["qwen-sft"]["F1"]), order_f1_llama=written(gained["llama-sft"]["F1"]),
+        order_f1_qwen=format_estimate(gained["qwen-sft"]["F1"]), order_f1_llama=format_estimate(gained["llama-sft"]["F1"]),
     )  # fmt: skip
-plain(against_chance, "Dealt by order minus dealt at random, on the turns that were matched by order; variant paper; paired 95% intervals.")
+results_table(against_chance, "Dealt by order minus dealt at random, on the turns that were matched by order; variant paper; paired 95% intervals.")
 
 # %% [markdown]
 # On these {glue:text}`by_order` turns, order gains {glue:text}`order_f1_qwen` points of F1 with Qwen and {glue:text}`order_f1_llama` with Llama over one random dealing.
@@ -218,12 +216,12 @@ else:
     whole = evaluations["all"]
     variants = pd.DataFrame(
         {
-            f"{SHORT[source]}: {variant}": {key: written(whole.systems[source][variant][key], 2 if key == "B" else 1) for key in KEYS}
+            f"{SHORT[source]}: {variant}": {key: format_estimate(whole.systems[source][variant][key], 2 if key == "B" else 1) for key in KEYS}
             for source in SHORT
             for variant in ("paper", "standard")
         }
     ).T
-plain(variants, f"The released replies on all turns, two ways to compute each metric; 95% intervals; profile {book.label}.")
+results_table(variants, f"The released replies on all turns, two ways to compute each metric; 95% intervals; profile {book.label}.")
 
 # %% [markdown]
 # ## Figure 3 for the paper's models
@@ -233,12 +231,12 @@ plain(variants, f"The released replies on all turns, two ways to compute each me
 # %% tags=["hide-input", "remove-output"]
 if missing:
     figure = figures.nothing_here(missing, book.source("nothing counted"))
-    figures.say(off_qwen="–", off_llama="–")
+    figures.glue_numbers(off_qwen="–", off_llama="–")
 else:
     gold = whole.gold_distribution
     share = {NAMES[source]: whole.details[source].distribution for source in SHORT}
     off = [50 * np.abs(np.array(own) - np.array(gold)).sum() for own in share.values()]
-    figures.say(off_qwen=f"{off[0]:.0f}", off_llama=f"{off[1]:.0f}")
+    figures.glue_numbers(off_qwen=f"{off[0]:.0f}", off_llama=f"{off[1]:.0f}")
     source = book.source(f"n = {whole.details['qwen-sft'].turns:,} turns", counted=True)
     figure = figures.strategy_distributions(share, gold, source)
 figures.show("fig_released_strategies", figure)
@@ -267,7 +265,7 @@ figures.show("fig_released_strategies", figure)
 # That is its task with our models.
 
 # %% tags=["hide-input"]
-classifier = book.result("error-classifier").payload
+classifier = book["error-classifier"]
 unjudged = classifier.get("missing")
 if unjudged:
     worth = pd.DataFrame({"error classifier": {"not measured": unjudged}})
@@ -275,7 +273,7 @@ else:
     def scored(found: dict) -> dict:
         return {
             "replies": f"{found['replies']:,}",
-            **{label: written(Estimate(**found[key]), digits) for key, label, digits in (("accuracy", "accuracy, %", 1), ("macro_f1", "macro F1", 1), ("kappa", "Cohen's kappa", 2))},
+            **{label: format_estimate(found[key], digits) for key, label, digits in (("accuracy", "accuracy, %", 1), ("macro_f1", "macro F1", 1), ("kappa", "Cohen's kappa", 2))},
         }
 
     PARTS = {**NAMES, "sure": "turn known by the words", "guessed": "turn guessed by order"}
@@ -284,14 +282,14 @@ else:
         rows[title] = scored(classifier[kind]["all"])
         rows |= {f"{title}: {PARTS[part]}": scored(found) for part, found in classifier[kind].items() if part != "all"}
     worth = pd.DataFrame(rows).T
-plain(worth, "The error classifier against GPT's labels; 95% intervals by dialogue.")
+results_table(worth, "The error classifier against GPT's labels; 95% intervals by dialogue.")
 
 # %% tags=["hide-input"]
 if unjudged:
-    figures.say(worth=f"Its worth is not measured here: {unjudged}.")
+    figures.glue_numbers(worth=f"Its worth is not measured here: {unjudged}.")
 else:
-    k = {(kind, part): written(Estimate(**found["kappa"]), 2) for kind in ("unseen dialogues", "unseen writers") for part, found in classifier[kind].items()}
-    figures.say(
+    k = {(kind, part): format_estimate(found["kappa"], 2) for kind in ("unseen dialogues", "unseen writers") for part, found in classifier[kind].items()}
+    figures.glue_numbers(
         worth=f"On new dialogues it agrees with the labels at a kappa of {k['unseen dialogues', 'all']}, where the turn is known by the words at "
         f"{k['unseen dialogues', 'sure']}; on new writers at {k['unseen writers', 'all']}, and {k['unseen writers', 'failed']} for people whose conversations failed."
     )
@@ -306,7 +304,7 @@ else:
 # %% tags=["hide-input"]
 if unjudged:
     off_by = pd.DataFrame({"error classifier": {"not measured": unjudged}})
-    figures.say(gaps="How far its shares are off is not measured here.")
+    figures.glue_numbers(gaps="How far its shares are off is not measured here.")
 else:
     off_by = pd.DataFrame(
         {
@@ -322,11 +320,11 @@ else:
         for kind, by in (("shares", "predicted"), ("differences", "known"))
     }
     strange = max(abs(share["predicted"] - share["labelled"]) for found in classifier["differences"].values() for share in found.values())
-    figures.say(
+    figures.glue_numbers(
         gaps=f"A share is off by up to {gap['shares']:.0f} points, and a difference between two writers that it does not know by up to {strange:.0f}; "
         f"even between writers that it has learned from, a difference is off by up to {gap['differences']:.0f}."
     )
-plain(off_by, "Predicted share of each error in per cent for writers that the classifier does not know, and, in brackets, the share by GPT's labels.")
+results_table(off_by, "Predicted share of each error in per cent for writers that the classifier does not know, and, in brackets, the share by GPT's labels.")
 
 # %% [markdown]
 # {glue:text}`gaps`
@@ -338,24 +336,24 @@ plain(off_by, "Predicted share of each error in per cent for writers that the cl
 # The same is shown for what people said at these turns.
 
 # %% tags=["hide-input", "remove-output"]
-judged = book.result("judged-offline").payload
+judged = book["judged-offline"]
 by_classifier = judged["errors"]
 OURS = {"gold": "people (gold)", "vanilla-sft": "vanilla after SFT", "decoupled-sft": "decoupled after SFT"}
 if "missing" in by_classifier:
     figure = figures.nothing_here(by_classifier["missing"], book.source("nothing counted"))
-    figures.say(learned="nothing", own_errors="Nothing was judged here.")
+    figures.glue_numbers(learned="nothing", own_errors="Nothing was judged here.")
 else:
-    own = {title: {label: Estimate(**e) for label, e in by_classifier["systems"][name].items()} for name, title in OURS.items()}
+    own = {title: {label: e for label, e in by_classifier["systems"][name].items()} for name, title in OURS.items()}
     count = f"n = {judged['turns']:,} turns, 95% intervals, by the error classifier ({by_classifier['learned_from']})"
     figure = figures.shares(own, book.source(count))
-    against = {name: written(Estimate(**by_classifier["contrasts"][f"{name} - gold"]["Template Response"])) for name in ("vanilla-sft", "decoupled-sft")}
+    against = {name: format_estimate(by_classifier["contrasts"][f"{name} - gold"]["Template Response"]) for name in ("vanilla-sft", "decoupled-sft")}
     between = by_classifier["contrasts"]["decoupled-sft - vanilla-sft"]
-    mismatch = {name: written(own[OURS[name]]["Strategy Mismatch"]) for name in ("gold", "vanilla-sft")}
-    figures.say(
+    mismatch = {name: format_estimate(own[OURS[name]]["Strategy Mismatch"]) for name in ("gold", "vanilla-sft")}
+    figures.glue_numbers(
         learned=by_classifier["learned_from"],
         own_errors=f"Of people's gold replies, {mismatch['gold']}% are called a strategy mismatch; of the vanilla model's, {mismatch['vanilla-sft']}%. "
         f"Template responses differ from people's by {against['vanilla-sft']} points (vanilla) and {against['decoupled-sft']} (decoupled). "
-        f"Between decoupled and vanilla, strategy mismatch differs by {written(Estimate(**between['Strategy Mismatch']))} points and None by {written(Estimate(**between['None']))}.",
+        f"Between decoupled and vanilla, strategy mismatch differs by {format_estimate(between['Strategy Mismatch'])} points and None by {format_estimate(between['None'])}.",
     )  # fmt: skip
 figures.show("fig_own_errors", figure)
 
@@ -385,7 +383,7 @@ figures.show("fig_own_errors", figure)
 # Here is how it does on posts that it has not seen.
 
 # %% tags=["hide-input"]
-scale = book.result("empathy-scale").payload
+scale = book["empathy-scale"]
 unscaled = scale.get("missing")
 if unscaled:
     on_posts = pd.DataFrame({"empathy scale": {"not measured": unscaled}})
@@ -394,15 +392,15 @@ else:
         {
             mechanism: {
                 "ratings 0 / 1 / 2": " / ".join(f"{count:,}" for count in found["ratings"]),
-                "accuracy, %": written(Estimate(**found["accuracy"])),
+                "accuracy, %": format_estimate(found["accuracy"]),
                 "most frequent level, %": f"{found['majority']:.1f}",
-                "weighted kappa": written(Estimate(**found["kappa"]), 2),
-                "rank correlation": written(Estimate(**found["rank correlation"]), 2),
+                "weighted kappa": format_estimate(found["kappa"], 2),
+                "rank correlation": format_estimate(found["rank correlation"], 2),
             }
             for mechanism, found in scale["posts"].items()
         }
     ).T
-plain(on_posts, "The empathy scale on posts it has not seen, against people's ratings; 95% intervals by post.")
+results_table(on_posts, "The empathy scale on posts it has not seen, against people's ratings; 95% intervals by post.")
 
 # %% [markdown]
 # That was Reddit.
@@ -414,20 +412,20 @@ plain(on_posts, "The empathy scale on posts it has not seen, against people's ra
 MEASURES = ("emotional reactions", "interpretations", "explorations", "all three", "words")
 if unscaled:
     on_seekers = pd.DataFrame({"empathy scale": {"not measured": unscaled}})
-    figures.say(seekers=f"What it is worth in conversations is not measured here: {unscaled}.")
+    figures.glue_numbers(seekers=f"What it is worth in conversations is not measured here: {unscaled}.")
 else:
     seekers = scale["seekers"]
 
     def correlation(kind: str, corpus: str, measure: str) -> str:
         found = seekers[kind][corpus][measure]
-        return written(Estimate(**found), 2) if found else "–"
+        return format_estimate(found, 2) if found else "–"
 
     on_seekers = pd.DataFrame(
         {
             measure: {
-                "mean, ESConv": written(Estimate(**seekers["means"]["esconv"][measure]), 2),
-                "mean, FailedESConv": written(Estimate(**seekers["means"]["failed_esconv"][measure]), 2),
-                "ESConv higher, %": written(Estimate(**seekers["higher"][measure]), 0),
+                "mean, ESConv": format_estimate(seekers["means"]["esconv"][measure], 2),
+                "mean, FailedESConv": format_estimate(seekers["means"]["failed_esconv"][measure], 2),
+                "ESConv higher, %": format_estimate(seekers["higher"][measure], 0),
                 "rating after the talk, ESConv": correlation("dialogues", "esconv", measure),
                 "the same, FailedESConv": correlation("dialogues", "failed_esconv", measure),
                 "ratings during the talk, FailedESConv": correlation("feedback", "failed_esconv", measure),
@@ -437,16 +435,16 @@ else:
     ).T
     given = {name: np.array(seekers["dialogues"][name]["ratings"]) for name in ("esconv", "failed_esconv")}
     high = {name: f"{100 * ratings[2:].sum() / ratings.sum():.0f}" for name, ratings in given.items()}
-    figures.say(
+    figures.glue_numbers(
         seekers=f"Over {given['esconv'].sum():,} conversations of ESConv, the sum of the three goes with the seeker's rating at {correlation('dialogues', 'esconv', 'all three')}, "
         f"and the number of words at {correlation('dialogues', 'esconv', 'words')}. Little could be seen there: {high['esconv']}% of the ratings are 3 or more. "
         f"In FailedESConv, with {given['failed_esconv'].sum()} ratings of which {high['failed_esconv']}% are that high, it is {correlation('dialogues', 'failed_esconv', 'all three')} and "
         f"{correlation('dialogues', 'failed_esconv', 'words')}, and with the {sum(seekers['feedback']['failed_esconv']['ratings']):,} ratings during these talks "
         f"{correlation('feedback', 'failed_esconv', 'all three')} and {correlation('feedback', 'failed_esconv', 'words')}. "
-        f"A random conversation of ESConv has a higher sum than one of FailedESConv {written(Estimate(**seekers['higher']['all three']), 0)}% of the time, "
-        f"and longer messages {written(Estimate(**seekers['higher']['words']), 0)}% of the time."
+        f"A random conversation of ESConv has a higher sum than one of FailedESConv {format_estimate(seekers['higher']['all three'], 0)}% of the time, "
+        f"and longer messages {format_estimate(seekers['higher']['words'], 0)}% of the time."
     )  # fmt: skip
-plain(on_seekers, "The empathy scale on people's replies against what their seekers said; Spearman's correlations, 95% intervals by dialogue.")
+results_table(on_seekers, "The empathy scale on people's replies against what their seekers said; Spearman's correlations, 95% intervals by dialogue.")
 
 # %% [markdown]
 # {glue:text}`seekers`
@@ -463,12 +461,12 @@ if "missing" in by_scale:
 else:
     levels = pd.DataFrame(
         {
-            OURS.get(name, name): {measure: written(Estimate(**found[measure]), 2) for measure in MEASURES[:-1]}
+            OURS.get(name, name): {measure: format_estimate(found[measure], 2) for measure in MEASURES[:-1]}
             for name, found in by_scale["systems"].items()
         }
     ).T
 source = by_scale.get("learned_from", "nothing")
-plain(levels, f"Mean levels (0 to 2 each) of the three mechanisms by the empathy scale, which learned from {source}; profile {book.label}; 95% intervals.")
+results_table(levels, f"Mean levels (0 to 2 each) of the three mechanisms by the empathy scale, which learned from {source}; profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # People at the same turns are the first row.

@@ -29,13 +29,12 @@ from decoupled_esc import mining, taxonomy
 from decoupled_esc.evaluate import Estimate
 from decoupled_esc.evaluate.errors import LABELS
 from decoupled_esc.present import figures, replication
-from decoupled_esc.present.replication import written
-from decoupled_esc.present.tables import plain
-from decoupled_esc.workflow import open_chapter
+from decoupled_esc.present.tables import format_estimate, results_table
+from decoupled_esc.experiments.run import open_book
 
-book = open_chapter(globals())
-pairs = book.result("pairs").payload
-figures.say(profile_name=book.label, judge=pairs["judge"], turns=f"{pairs['turns']:,}")
+book = open_book(globals())
+pairs = book["pairs"]
+figures.glue_numbers(profile_name=book.label, judge=pairs.judge, turns=f"{pairs.turns:,}")
 
 # %% [markdown]
 # ## Candidates
@@ -47,13 +46,13 @@ figures.say(profile_name=book.label, judge=pairs["judge"], turns=f"{pairs['turns
 drawn = pd.DataFrame(
     {
         role: {
-            "draws a turn": number,
-            "strategy as gold, %": f"{pairs['agree'][role]:.1f}" if role in pairs["agree"] else "given",
+            "samples per turn": number,
+            "strategy as gold, %": f"{pairs.agree[role]:.1f}" if role in pairs.agree else "given",
         }
-        for role, number in pairs["draws"].items()
+        for role, number in pairs.samples.items()
     }
 ).T
-plain(drawn, f"What was drawn on the training turns, profile {book.label}.")
+results_table(drawn, f"What was sampled on the training turns, profile {book.label}.")
 
 # %% [markdown]
 # Look at how seldom a drawn strategy is the gold one, on turns that the model was trained on.
@@ -66,17 +65,17 @@ plain(drawn, f"What was drawn on the training turns, profile {book.label}.")
 # [Chapter 03](03_observe_errors.ipynb) measures how far an offline judge can be trusted, which is not far: it is measured there on writers that it did not learn from, and these models are such writers.
 
 # %% tags=["hide-input"]
-total = {who: sum(counts.values()) for who, counts in pairs["candidates"].items()}
+total = {who: sum(counts.values()) for who, counts in pairs.candidates.items()}
 routed = pd.DataFrame(
     {
         label: {
-            "goes to": mining.ROUTES[label] or "nobody",
-            **{f"{'people' if who == 'gold' else who}, %": f"{100 * counts.get(label, 0) / total[who]:.1f}" for who, counts in pairs["candidates"].items()},
+            "goes to": mining.ROUTES[label] or "none",
+            **{f"{'human reference' if who == 'gold' else who}, %": f"{100 * counts.get(label, 0) / total[who]:.1f}" for who, counts in pairs.candidates.items()},
         }
         for label in LABELS
     }
 ).T
-plain(routed, f"Errors seen in replies at the training turns, profile {book.label}; shares without intervals.")
+results_table(routed, f"Errors seen in replies at the training turns, profile {book.label}; shares without intervals.")
 
 # %% [markdown]
 # The column *people* is the check on the judge: these are the replies that the pairs will prefer.
@@ -87,9 +86,9 @@ plain(routed, f"Errors seen in replies at the training turns, profile {book.labe
 
 # %% tags=["hide-input"]
 reasons = pd.DataFrame(
-    [{"kind": kind, "why": why, "draws": f"{count:,}"} for kind, counts in pairs["left"].items() for why, count in counts.items()]
+    [{"kind": kind, "why": why, "samples": f"{count:,}"} for kind, counts in pairs.left.items() for why, count in counts.items()]
 ).set_index("kind")
-plain(reasons, f"Draws that gave no pair, and why; profile {book.label}.")
+results_table(reasons, f"Samples that gave no pair, and why; profile {book.label}.")
 
 # %% [markdown]
 # ## Table 1, second half
@@ -101,9 +100,9 @@ table = replication.table_1_mined(pairs, book.label)
 table
 
 # %% tags=["hide-input"]
-figures.say(
-    strategy_pairs=f"{pairs['pairs']['strategy']:,}", response_pairs=f"{pairs['pairs']['response']:,}",
-    chosen=f"{pairs['characters']['chosen']:.0f}", rejected=f"{pairs['characters']['rejected']:.0f}",
+figures.glue_numbers(
+    strategy_pairs=f"{pairs.pairs['strategy']:,}", response_pairs=f"{pairs.pairs['response']:,}",
+    chosen=f"{pairs.characters.chosen:.0f}", rejected=f"{pairs.characters.rejected:.0f}",
 )
 
 # %% [markdown]
@@ -118,9 +117,9 @@ figures.say(
 SHORT = [s.abbreviation for s in taxonomy.ESCONV]
 sides = {}
 for kind in ("strategy",):
-    for side, counts in pairs["strategies"][kind].items():
+    for side, counts in vars(pairs.strategies[kind]).items():
         sides[side] = {name: Estimate(100 * count / max(1, sum(counts))) for name, count in zip(SHORT, counts, strict=True)}
-source = book.source(f"n = {pairs['pairs']['strategy']:,} strategy pairs")
+source = book.source(f"n = {pairs.pairs['strategy']:,} strategy pairs")
 figures.show("fig_pair_strategies", figures.shares(sides, source, "share of pairs (%)"))
 
 # %% [markdown]
@@ -140,9 +139,9 @@ figures.show("fig_pair_strategies", figures.shares(sides, source, "share of pair
 # %% tags=["hide-input", "remove-output"]
 kinds = {"response": "response pairs", "vanilla": "vanilla pairs"}
 errors = {
-    title: {label: Estimate(100 * pairs["errors"][kind].get(label, 0) / max(1, pairs["pairs"][kind])) for label in LABELS} for kind, title in kinds.items()
+    title: {label: Estimate(100 * pairs.errors[kind].get(label, 0) / max(1, pairs.pairs[kind])) for label in LABELS} for kind, title in kinds.items()
 }
-source = book.source(f"n = {pairs['pairs']['response']:,} and {pairs['pairs']['vanilla']:,} pairs, by the {pairs['judge']}")
+source = book.source(f"n = {pairs.pairs['response']:,} and {pairs.pairs['vanilla']:,} pairs, by the {pairs.judge}")
 figures.show("fig_pair_errors", figures.shares(errors, source, "share of rejected replies (%)"))
 
 # %% [markdown]
@@ -161,15 +160,15 @@ figures.show("fig_pair_errors", figures.shares(errors, source, "share of rejecte
 # *PsNr* rejects a right strategy for the sake of a bad reply, *NsPr* a sound reply for the sake of a wrong strategy: these are the entangled pairs, in which a coupled model is told to unlearn what was right.
 
 # %% tags=["hide-input"]
-counted = pairs["quadrants"]
+counted = pairs.quadrants
 vanilla = sum(counted.values())
 MEANS = {"PsNr": "right strategy, faulty reply", "NsPr": "wrong strategy, sound reply", "NsNr": "wrong strategy, faulty reply"}
 quadrants = pd.DataFrame(
     {name: {"rejected turn": MEANS[name], "pairs": f"{counted.get(name, 0):,}", "share, %": f"{100 * counted.get(name, 0) / max(1, vanilla):.1f}"} for name in mining.QUADRANTS}
 ).T
 entangled = counted.get("PsNr", 0) + counted.get("NsPr", 0)
-figures.say(entangled=f"{100 * entangled / max(1, vanilla):.0f}", vanilla_pairs=f"{vanilla:,}")
-plain(quadrants, f"Vanilla pairs by what is wrong with the rejected turn, profile {book.label}.")
+figures.glue_numbers(entangled=f"{100 * entangled / max(1, vanilla):.0f}", vanilla_pairs=f"{vanilla:,}")
+results_table(quadrants, f"Vanilla pairs by what is wrong with the rejected turn, profile {book.label}.")
 
 # %% [markdown]
 # {glue:text}`entangled`% of the {glue:text}`vanilla_pairs` vanilla pairs are entangled.
@@ -183,13 +182,13 @@ plain(quadrants, f"Vanilla pairs by what is wrong with the rejected turn, profil
 shown = pd.DataFrame(
     [
         {
-            "error": e["error"], "seeker (ESConv)": e["seeker"], "chosen (a person)": f"[{e['chosen_strategy']}] {e['chosen']}",
-            "rejected (a model)": f"[{e['rejected_strategy']}] {e['rejected']}", "pair": e["id"],
+            "error": e.error, "seeker (ESConv)": e.seeker, "chosen (a person)": f"[{e.chosen_strategy}] {e.chosen}",
+            "rejected (a model)": f"[{e.rejected_strategy}] {e.rejected}", "pair": e.id,
         }
-        for e in pairs["examples"]
+        for e in pairs.examples
     ] or [{"error": "–", "pair": "no pair has enough words on every side"}]
 ).set_index("error")
-plain(shown, f"Mined pairs, one an error; excerpts of ESConv (Liu et al. 2021) and research output; profile {book.label}.")
+results_table(shown, f"Mined pairs, one per error; excerpts of ESConv (Liu et al. 2021) and research output; profile {book.label}.")
 
 # %% [markdown]
 # Read them with the judge in mind.
@@ -200,22 +199,22 @@ plain(shown, f"Mined pairs, one an error; excerpts of ESConv (Liu et al. 2021) a
 # The paper had its LLM judge score both sides of 100 pairs.
 
 # %% tags=["hide-input"]
-judged = book.result("judged").payload
+judged = book["judged"]
 quality = replication.table_2(judged, book.label)
 quality
 
 # %% tags=["hide-input"]
-scale = pairs["empathy"]
+scale = pairs.empathy
 if scale is None:
     by_scale = pd.DataFrame({"empathy scale": {"not measured": "no ratings of empathy at hand"}})
 else:
     by_scale = pd.DataFrame(
         {
-            side: {measure: written(Estimate(**e), 2) for measure, e in row.items()}
-            for side, row in {**scale["systems"], "chosen minus rejected": scale["contrasts"]["chosen - rejected"]}.items()
+            side: {measure: format_estimate(e, 2) for measure, e in row.items()}
+            for side, row in {**scale.systems, "chosen minus rejected": scale.contrasts["chosen - rejected"]}.items()
         }
     ).T
-plain(by_scale, f"Mechanisms of empathy (0 to 2) in all response pairs by the offline empathy scale, profile {book.label}; 95% intervals.")
+results_table(by_scale, f"Mechanisms of empathy (0 to 2) in all response pairs by the offline empathy scale, profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # The empathy scale is no LLM judge, and [chapter 03](03_observe_errors.ipynb) says what it can't see.

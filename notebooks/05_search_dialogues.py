@@ -27,17 +27,16 @@ import numpy as np
 import pandas as pd
 
 from decoupled_esc import taxonomy
-from decoupled_esc.evaluate import Estimate
-from decoupled_esc.present import benchmarks, chained, figures, trees
-from decoupled_esc.present.replication import written
-from decoupled_esc.present.tables import plain
-from decoupled_esc.workflow import open_chapter
+from decoupled_esc.present import benchmarks, cso_tables, figures, trees
+from decoupled_esc.present.tables import format_estimate, results_table
+from decoupled_esc.experiments.run import open_book
+from decoupled_esc.pipeline import Missing
 
-book = open_chapter(globals())
-searched, pro = book.result("search"), book.result("esc-pro").payload
-missing = pro.get("missing")
-found = {"trees": {}, "tasks": {}, "failures": {}, "finished": {}, "constants": {}} | searched.payload
-figures.say(profile_name=book.label, missing=missing or "nothing")
+book = open_book(globals())
+searched, pro = book["search"], book["esc-pro"]
+missing = next((one.reason for one in (searched, pro) if isinstance(one, Missing)), None)
+grown = () if missing else searched.rows
+figures.glue_numbers(profile_name=book.label, missing=missing or "nothing")
 if missing:
     print(f"Not searched: {missing}.")
 
@@ -66,9 +65,9 @@ if missing:
 # There is no model, no network and no clock in it, so that the same answers always give the same tree.
 
 # %% tags=["hide-input"]
-constants = pd.DataFrame({"value": {name.replace("_", " "): f"{value:g}" for name, value in found["constants"].items()}})
+constants = pd.DataFrame({"value": {name.replace("_", " "): f"{value:g}" for name, value in ({} if missing else vars(searched.constants)).items()}})
 constants = constants if len(constants) else pd.DataFrame({"value": {"–": "not searched"}})
-plain(constants, f"Constants of the search, profile {book.label}; the profile's file says where they differ from CSO's, and why.")
+results_table(constants, f"Constants of the search, profile {book.label}; the profile's file says where they differ from CSO's, and why.")
 
 # %% [markdown]
 # ## Who plays
@@ -82,33 +81,33 @@ plain(constants, f"Constants of the search, profile {book.label}; the profile's 
 # Whether the seeker that a model plays would feel better is nothing that anybody measured, and the judges are worth no more than the classifiers behind them.
 
 # %% tags=["hide-input"]
-seeker = book.result("sft-seeker").payload
-sizes = pd.DataFrame(found["trees"]).T
-tasks = found["tasks"]
+seeker = book["sft-seeker"]
+sizes = pd.DataFrame({} if missing else {name: vars(size) for name, size in searched.trees.items()}).T
+tasks = {} if missing else searched.tasks
 calls = sum(tasks.values())
-pairs = pro.get("pairs", 0)
+pairs = 0 if missing else pro.pairs
 lines = {
     "trees": f"{len(sizes):,}",
     "iterations": f"{int(sizes['iterations'].sum()):,}" if len(sizes) else "0",
     "nodes": f"{int(sizes['nodes'].sum()):,}" if len(sizes) else "0",
-    "rounds spoken out by models": f"{int(sizes['spoken'].sum()):,}" if len(sizes) else "0",
-    "talks that ended, gold ones aside": f"{int(sizes['ends'].sum() - len(sizes)):,}" if len(sizes) else "0",
+    "expanded nodes": f"{int(sizes['spoken'].sum()):,}" if len(sizes) else "0",
+    "terminal dialogues, gold ones aside": f"{int(sizes['ends'].sum() - len(sizes)):,}" if len(sizes) else "0",
     "rounds of the longest branch": f"{int(sizes['depth'].max())}" if len(sizes) else "–",
     **{f"answers of the {name} role": f"{count:,}" for name, count in tasks.items() if name != "failed"},
     "answers that could not be used": f"{tasks.get('failed', 0):,}",
     "pairs": f"{pairs:,}",
-    "answers a pair": f"{calls / pairs:.0f}" if pairs else "–",
-    "seeker, nats a token on unseen talks": f"{seeker['held_out_loss']:.2f}" if "held_out_loss" in seeker else "played behind a server",
+    "answers per pair": f"{calls / pairs:.0f}" if pairs else "–",
+    "seeker, nats per token on unseen conversations": "behind a server" if isinstance(seeker, Missing) else f"{seeker.held_out_loss:.2f}",
 }
-plain(pd.DataFrame({"": lines}), f"The search, profile {book.label}; roles played by: {found.get('roles', 'nobody')}.")
+results_table(pd.DataFrame({"": lines}), f"The search, profile {book.label}; roles: {'none' if missing else searched.roles}.")
 
 # %% [markdown]
 # A role that gives nothing usable is asked again, three times in all; then the branch is closed with the reason, and the tree goes on elsewhere.
 # Every iteration ends, and there is a largest number of them: no answer, however bad, can keep a search going.
 
 # %% tags=["hide-input"]
-reasons = found["failures"] or {"no branch was closed for want of an answer": 0}
-plain(pd.DataFrame({"answers": {why: f"{count:,}" for why, count in reasons.items()}}), f"Why answers could not be used, profile {book.label}.")
+reasons = ({} if missing else searched.failures) or {"no branch was closed for want of an answer": 0}
+results_table(pd.DataFrame({"answers": {why: f"{count:,}" for why, count in reasons.items()}}), f"Why answers could not be used, profile {book.label}.")
 
 # %% [markdown]
 # ## One tree
@@ -116,9 +115,9 @@ plain(pd.DataFrame({"answers": {why: f"{count:,}" for why, count in reasons.item
 # The smallest tree in which a talk beside the gold one came to an end, or the smallest of all where none did.
 
 # %% tags=["hide-input", "remove-output"]
-if searched.rows:
-    tree = trees.readable(searched.rows)
-    shown = trees.drawing(tree, book.source(f"dialogue {tree['id']}, {tree['iterations']} iterations"))
+if grown:
+    tree = trees.readable(grown)
+    shown = trees.drawing(tree, book.source(f"dialogue {tree.id}, {tree.iterations} iterations"))
 else:
     shown = figures.nothing_here(missing, book.source("no search"))
 figures.show("fig_tree", shown)
@@ -142,23 +141,23 @@ figures.show("fig_tree", shown)
 # Training takes the second reading, as the authors' data do.
 
 # %% tags=["hide-input"]
-stats = pro.get("statistics", {})
+stats = {} if missing else pro.statistics
 readings = pd.DataFrame(
     {
         {"paper": "as the paper says", "released": "as the released code does"}[name]: {
-            "dialogues": f"{s['dialogues']:,}",
-            "preferred turns, each once": f"{s['turns']:,}",
-            "pairs": f"{s['pairs']:,}",
-            "pairs whose preferred turn is a person's": f"{s['pairs_of_gold']:,}",
-            "pairs whose preferred turn is worth no more than the rejected one": f"{s['inverted']:,}",
+            "dialogues": f"{s.dialogues:,}",
+            "preferred turns, each once": f"{s.turns:,}",
+            "pairs": f"{s.pairs:,}",
+            "pairs whose preferred turn is a person's": f"{s.pairs_of_gold:,}",
+            "pairs whose preferred turn is worth no more than the rejected one": f"{s.inverted:,}",
         }
         for name, s in stats.items()
     } or {"–": {"pairs": "not searched"}}
 )
-plain(readings, f"Two readings of what is valid, profile {book.label}.")
+results_table(readings, f"Two readings of what is valid, profile {book.label}.")
 
 # %% tags=["hide-input"]
-chained.table_5(pro, book.label) if not missing else plain(pd.DataFrame({"Table 5": {"–": "not searched"}}), f"Table 5, profile {book.label}.")
+cso_tables.table_5(pro, book.label) if not missing else results_table(pd.DataFrame({"Table 5": {"–": "not searched"}}), f"Table 5, profile {book.label}.")
 
 # %% [markdown]
 # CSO's 100 seeds became 423 dialogues.
@@ -168,7 +167,7 @@ chained.table_5(pro, book.label) if not missing else plain(pd.DataFrame({"Table 
 
 # %% tags=["hide-input", "remove-output"]
 for key, name in (("fig_pro_stages", "preferred"), ("fig_seed_stages", "seeds")):
-    counts = np.array(pro["by_stage"][name]) if not missing else np.zeros((6, 8))
+    counts = np.array(getattr(pro.by_stage, name)) if not missing else np.zeros((6, 8))
     source = book.source(f"{int(counts.sum()):,} turns")
     drawn = counts.sum(axis=1).min() > 0
     figures.show(key, figures.strategy_by_stage(counts, source) if drawn else figures.nothing_here(missing or "too few turns for six stages", source))
@@ -192,9 +191,9 @@ for key, name in (("fig_pro_stages", "preferred"), ("fig_seed_stages", "seeds"))
 # Where nearly all preferred turns of the pairs are a person's (the table of the two readings), ours can hardly be: it is the gold dialogues again.
 
 # %% tags=["hide-input"]
-kinds = pro.get("strategies", {})
+kinds = {} if missing else vars(pro.strategies)
 sides = {side: {s.abbreviation: f"{100 * count / max(1, sum(counts)):.1f}" for s, count in zip(taxonomy.ESCONV, counts, strict=True)} for side, counts in kinds.items()}
-plain(pd.DataFrame(sides or {"–": {"strategies": "not searched"}}), f"Strategies of preferred turns (each once) and of rejected ones, per cent; profile {book.label}.")
+results_table(pd.DataFrame(sides or {"–": {"strategies": "not searched"}}), f"Strategies of preferred turns (each once) and of rejected ones, per cent; profile {book.label}.")
 
 # %% [markdown]
 # A strategy with a larger share on the rejected side is one that the training will be taught to avoid: as in [chapter 04](04_mine_preferences.ipynb), part of the lesson is one of frequencies.
@@ -205,13 +204,13 @@ plain(pd.DataFrame(sides or {"–": {"strategies": "not searched"}}), f"Strategi
 # Here are the judges that paid the search, on each pair's own turns.
 
 # %% tags=["hide-input"]
-quality = pro.get("quality")
+quality = None if missing else pro.quality
 if quality:
-    rows = {**quality["systems"], "preferred minus rejected": quality["contrasts"]["preferred - rejected"]}
-    shown = pd.DataFrame({name: {key: written(Estimate(**e), 2) for key, e in row.items()} for name, row in rows.items()}).T
+    rows = {**quality.systems, "preferred minus rejected": quality.contrasts["preferred - rejected"]}
+    shown = pd.DataFrame({name: {key: format_estimate(e, 2) for key, e in row.items()} for name, row in rows.items()}).T
 else:
     shown = pd.DataFrame({"pairs": {"–": "none to judge"}})
-plain(shown, f"Scores (0 to 4, places among people) by the offline judges, profile {book.label}; 95% intervals by seed dialogue.")
+results_table(shown, f"Scores (0 to 4, percentiles among human references) by the reward models of the search, profile {book.label}; 95% intervals by seed dialogue.")
 
 # %% [markdown]
 # A difference near zero would be no error of ours: a node is paid for what follows it, not for its own turn, and the gold path is preferred whatever the judges think of it.
@@ -219,10 +218,10 @@ plain(shown, f"Scores (0 to 4, places among people) by the offline judges, profi
 
 # %% tags=["hide-input"]
 examples = [
-    {"preferred": f"[{e['preferred_strategy']}] {e['preferred']}", "rejected": f"[{e['rejected_strategy']}] {e['rejected']}", "pair": e["id"]}
-    for e in pro.get("examples", [])
+    {"preferred": f"[{e.preferred_strategy}] {e.preferred}", "rejected": f"[{e.rejected_strategy}] {e.rejected}", "pair": e.id}
+    for e in (() if missing else pro.examples)
 ]
-plain(pd.DataFrame(examples or [{"preferred": "–", "rejected": "no pair with two turns of models", "pair": "–"}]).set_index("pair"),
+results_table(pd.DataFrame(examples or [{"preferred": "–", "rejected": "no pair with two turns of models", "pair": "–"}]).set_index("pair"),
       f"Pairs whose two sides were both written by models, the first few by id; research output; profile {book.label}.")  # fmt: skip
 
 # %% [markdown]
@@ -232,7 +231,7 @@ plain(pd.DataFrame(examples or [{"preferred": "–", "rejected": "no pair with t
 # The classifier here is alt-profanity-check, which knows profanity only.
 
 # %% tags=["hide-input"]
-plain(chained.table_7(pro) if not missing else pd.DataFrame({"profanity": {"–": "not searched"}}),
+results_table(cso_tables.table_7(pro) if not missing else pd.DataFrame({"profanity": {"–": "not searched"}}),
       f"Mean scores by part, the paper's and ours: two instruments, not to be compared with each other; profile {book.label}; 95% intervals.")  # fmt: skip
 
 # %% [markdown]
@@ -254,11 +253,11 @@ lines = {
     "identical trees": "yes" if schedule["identical"] else "NO",
     "killed at a random moment and resumed": f"{resume['kills']} times, identical trees {resume['identical']} times",
 }
-plain(pd.DataFrame({"": lines}), "The schedule against one call after the other, in a made-up world (bench/search.py); single runs.")
+results_table(pd.DataFrame({"": lines}), "The schedule against one call after the other, in a made-up world (bench/search.py); single runs.")
 
 # %% tags=["hide-input"]
 several = bench["at-once"]["by_simulations_at_once"]
-plain(pd.DataFrame({f"{n} at once": {"seconds": f"{s['seconds']:.1f}", "nodes shared with one at a time, %": f"{100 * s['nodes_shared_with_one_at_a_time']:.0f}"} for n, s in several.items()}),
+results_table(pd.DataFrame({f"{n} at once": {"seconds": f"{s['seconds']:.1f}", "nodes shared with one at a time, %": f"{100 * s['nodes_shared_with_one_at_a_time']:.0f}"} for n, s in several.items()}),
       "Several simulations of one tree at once (counted where they pass, after WU-UCT): faster, and another tree; single runs.")  # fmt: skip
 
 # %% [markdown]

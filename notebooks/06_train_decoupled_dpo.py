@@ -28,19 +28,16 @@
 profile = "laptop"
 
 # %% tags=["hide-input"]
-import json
-
 import pandas as pd
 
-from decoupled_esc.evaluate import Evaluation
 from decoupled_esc.present import benchmarks, figures, sliders
-from decoupled_esc.present.replication import written
-from decoupled_esc.present.tables import plain
-from decoupled_esc.workflow import open_chapter
+from decoupled_esc.present.tables import format_estimate, results_table
+from decoupled_esc.experiments.run import open_book
 
-book = open_chapter(globals())
-trained = {"planner": book.result("dpo-planner"), "generator": book.result("dpo-generator")}
-figures.say(profile_name=book.label)
+book = open_book(globals())
+trained = {"planner": book["dpo-planner"], "generator": book["dpo-generator"]}
+made = {role: book.stored(f"dpo-{role}").provenance for role in trained}
+figures.glue_numbers(profile_name=book.label)
 
 # %% [markdown]
 # ## What beta does
@@ -57,21 +54,20 @@ sliders.dpo_loss(book.source("a formula, no data", counted=True))
 # ## What was trained
 
 # %% tags=["hide-input"]
-def line(result) -> dict:
-    payload, how = result.payload, result.provenance
-    last = payload["steps"][-1] if payload["steps"] else {}
+def line(result, provenance) -> dict:
+    last = result.steps[-1] if result.steps else {}
     return {
-        "pairs": f"{payload['pairs']:,}",
-        "loss": f"{payload['loss']['loss']}, beta {payload['loss']['beta']:g}",
-        "pairs told apart at the end, %": f"{100 * last['accuracy']:.0f}" if "accuracy" in last else "–",
-        "KL from the reference, nats a token": f"{payload['divergence']:.3f}",
-        "gold answer, nats a token": f"{payload['held_out_loss_before']:.3f} → {payload['held_out_loss']:.3f}",
-        "minutes (other jobs beside it)": f"{how['wall_seconds'] / 60:.1f}",
-        "peak memory, GiB": f"{how['peak_memory_mib'] / 1024:.1f}",
+        "pairs": f"{result.pairs:,}",
+        "loss": f"{result.loss.loss}, beta {result.loss.beta:g}",
+        "preference accuracy at the end, %": f"{100 * last['accuracy']:.0f}" if "accuracy" in last else "–",
+        "KL from the reference, nats per token": f"{result.divergence:.3f}",
+        "gold answer, nats per token": f"{result.held_out_loss_before:.3f} → {result.held_out_loss:.3f}",
+        "minutes (other jobs beside it)": f"{provenance['wall_seconds'] / 60:.1f}",
+        "peak memory, GiB": f"{provenance['peak_memory_mib'] / 1024:.1f}",
     }
 
 
-plain(pd.DataFrame({f"SP-DPO ({name})" if name == "planner" else f"RG-DPO ({name})": line(r) for name, r in trained.items()}).T, f"Preference optimisation of planner and generator, profile {book.label}.")
+results_table(pd.DataFrame({f"SP-DPO ({name})" if name == "planner" else f"RG-DPO ({name})": line(r, made[name]) for name, r in trained.items()}).T, f"Preference optimisation of planner and generator, profile {book.label}.")
 
 # %% [markdown]
 # Two columns tell what the loss does not.
@@ -81,9 +77,7 @@ plain(pd.DataFrame({f"SP-DPO ({name})" if name == "planner" else f"RG-DPO ({name
 # ## Rewards, margins, accuracy
 
 # %% tags=["hide-input", "remove-output"]
-logs = {name: [step for step in r.payload["steps"] if "reward_chosen" in step] for name, r in trained.items()}
-betas = {name: r.payload["loss"]["beta"] for name, r in trained.items()}
-figures.show("fig_dpo_curves", figures.preference_curves(logs, betas, book.source("mean over the pairs of the steps between two logs")))
+figures.show("fig_dpo_curves", figures.preference_curves(trained, book.source("mean over the pairs of the steps between two logs")))
 
 # %% [markdown]
 # ```{glue:figure} fig_dpo_curves
@@ -114,13 +108,13 @@ for role in ("planner", "generator", "vanilla"):
     lines = {"SFT, before": next(entry["before"] for entry in found if entry["role"] == role and "before" in entry)}
     lines |= {f"DPO at {entry['learning_rate']:.0e}": {**entry["after"], "KL": entry["divergence"]} for entry in found if entry["role"] == role}
     searched[role] = pd.DataFrame({name: {key: f"{value:.3g}" for key, value in line.items()} for name, line in lines.items()}).T
-plain(searched["planner"], "Planner: settings tried on all validation turns (profile laptop).")
+results_table(searched["planner"], "Planner: settings tried on all validation turns (profile laptop).")
 
 # %% tags=["hide-input"]
-plain(searched["generator"], "Generator: settings tried on 40 validation dialogues, under the gold strategy (profile laptop).")
+results_table(searched["generator"], "Generator: settings tried on 40 validation dialogues, under the gold strategy (profile laptop).")
 
 # %% tags=["hide-input"]
-plain(searched["vanilla"], "Coupled model: settings tried on 40 validation dialogues, drawn (profile laptop).")
+results_table(searched["vanilla"], "Coupled model: settings tried on 40 validation dialogues, sampled (profile laptop).")
 
 # %% [markdown]
 # `python bench/preference_search.py` made these lines and makes them again.
@@ -131,31 +125,31 @@ plain(searched["vanilla"], "Coupled model: settings tried on 40 validation dialo
 # In a profile the loss is one line; here are all five for the decoupled system, with the same pairs and one choice of constants each.
 
 # %% tags=["hide-input"]
-measured = Evaluation.from_json(json.dumps(book.result("metrics-losses").payload))
+measured = book["metrics-losses"]
 KEYS = ("D-1", "B-1", "F1", "R-L", "Q_W", "Q", "B")
 losses = pd.DataFrame(
     {
-        name.removeprefix("decoupled-").upper(): {key: written(scores["paper"][key], 2 if key == "B" else 1) for key in KEYS}
+        name.removeprefix("decoupled-").upper(): {key: format_estimate(scores["paper"][key], 2 if key == "B" else 1) for key in KEYS}
         for name, scores in measured.systems.items()
     }
 ).T
-plain(losses, f"The decoupled system after each preference loss, drawn as in the paper; profile {book.label}; 95% intervals.")
+results_table(losses, f"The decoupled system after each preference loss, sampled as in the paper; profile {book.label}; 95% intervals.")
 
 # %% tags=["hide-input"]
 moved = {
     loss.upper(): {
-        role: f"{result.payload['divergence']:.3f}"
+        role: f"{result.divergence:.3f}"
         for role, result in {"planner": planner, "generator": generator}.items()
     }
     for loss, planner, generator in (
         ("dpo", trained["planner"], trained["generator"]),
-        ("ipo", book.result("ipo-planner"), book.result("ipo-generator")),
-        ("simpo", book.result("simpo-planner"), book.result("simpo-generator")),
-        ("kto", book.result("kto-planner"), book.result("kto-generator")),
-        ("orpo", book.result("orpo-planner"), book.result("orpo-generator")),
+        ("ipo", book["ipo-planner"], book["ipo-generator"]),
+        ("simpo", book["simpo-planner"], book["simpo-generator"]),
+        ("kto", book["kto-planner"], book["kto-generator"]),
+        ("orpo", book["orpo-planner"], book["orpo-generator"]),
     )
 }
-plain(pd.DataFrame(moved).T, f"KL from the fine-tuned model after each loss, nats a token; profile {book.label}.")
+results_table(pd.DataFrame(moved).T, f"KL from the fine-tuned model after each loss, nats per token; profile {book.label}.")
 
 # %% [markdown]
 # A loss that moved the models little can't have changed much, for better or worse; so the second table has to be read with the first.

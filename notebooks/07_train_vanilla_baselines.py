@@ -21,27 +21,23 @@
 profile = "laptop"
 
 # %% tags=["hide-input"]
-import json
-
 import pandas as pd
 
-from decoupled_esc.evaluate import Estimate, Evaluation
+from decoupled_esc.experiments.run import open_book
 from decoupled_esc.present import figures, replication
-from decoupled_esc.present.replication import written
-from decoupled_esc.present.tables import plain
-from decoupled_esc.workflow import open_chapter
+from decoupled_esc.present.tables import format_estimate, results_table
 
-book = open_chapter(globals())
+book = open_book(globals())
 trained = {
-    "all": book.result("dpo-vanilla"),
-    "PsNr": book.result("dpo-vanilla-psnr"),
-    "NsPr": book.result("dpo-vanilla-nspr"),
-    "NsNr": book.result("dpo-vanilla-nsnr"),
+    "all": book["dpo-vanilla"],
+    "PsNr": book["dpo-vanilla-psnr"],
+    "NsPr": book["dpo-vanilla-nspr"],
+    "NsNr": book["dpo-vanilla-nsnr"],
 }
-controlled = Evaluation.from_json(json.dumps(book.result("metrics-controlled").payload))
-measured = Evaluation.from_json(json.dumps(book.result("metrics").payload))
-judged = book.result("judged").payload
-figures.say(profile_name=book.label)
+controlled = book["metrics-controlled"]
+measured = book["metrics"]
+judged = book["judged"]
+figures.glue_numbers(profile_name=book.label)
 
 # %% [markdown]
 # ## Vanilla DPO
@@ -62,7 +58,7 @@ how = pd.DataFrame(
         for name, r in trained.items()
     }
 ).T
-plain(how, f"Preference optimisation of the coupled model by kind of rejected turn, profile {book.label}.")
+results_table(how, f"Preference optimisation of the coupled model by kind of rejected turn, profile {book.label}.")
 
 # %% tags=["hide-input", "remove-output"]
 logs = {name: [step for step in r.payload["steps"] if "reward_chosen" in step] for name, r in trained.items() if name != "NsPr"}
@@ -105,8 +101,8 @@ table_5
 difference = controlled.contrasts["vanilla-nsnr - vanilla-psnr"]["paper"]
 verdict = replication.answer(-1, difference["B"], [difference["B"].value])
 moved = {name: f"{r.payload['divergence']:.3f}" for name, r in trained.items()}
-figures.say(
-    b_controlled=written(difference["B"], 2), qw_controlled=written(difference["Q_W"]), verdict_controlled=verdict,
+figures.glue_numbers(
+    b_controlled=format_estimate(difference["B"], 2), qw_controlled=format_estimate(difference["Q_W"]), verdict_controlled=verdict,
     pairs_controlled=f"{trained['PsNr'].payload['pairs']:,}", moved_nsnr=moved["NsNr"], moved_psnr=moved["PsNr"],
 )
 
@@ -128,10 +124,10 @@ figures.say(
 
 # %% tags=["hide-input"]
 prompted = {
-    "Direct-Refine": book.result("replies-vanilla-direct-refine").payload,
-    "Self-Refine": book.result("replies-vanilla-self-refine").payload,
-    "Emotion CoT": book.result("replies-vanilla-emotion-cot").payload,
-    "w/ Example": book.result("replies-vanilla-with-example").payload,
+    "Direct-Refine": book["replies-vanilla-direct-refine"],
+    "Self-Refine": book["replies-vanilla-self-refine"],
+    "Emotion CoT": book["replies-vanilla-emotion-cot"],
+    "w/ Example": book["replies-vanilla-with-example"],
 }
 cost = pd.DataFrame(
     {
@@ -144,7 +140,7 @@ cost = pd.DataFrame(
         for name, payload in prompted.items()
     }
 ).T
-plain(cost, f"What the prompting baselines cost, and whether they keep the form, profile {book.label}.")
+results_table(cost, f"What the prompting baselines cost, and whether they keep the form, profile {book.label}.")
 
 # %% tags=["hide-input"]
 transcript = [
@@ -153,7 +149,7 @@ transcript = [
     for turn, steps in list(prompted[name]["transcripts"].items())[:1]
     for step, text in steps.items()
 ]
-plain(pd.DataFrame(transcript).set_index("turn"), f"A transcript each; research output; profile {book.label}.")
+results_table(pd.DataFrame(transcript).set_index("turn"), f"A transcript each; research output; profile {book.label}.")
 
 # %% [markdown]
 # A small base model has never seen an instruction.
@@ -171,11 +167,11 @@ baselines
 KEYS = ("D-1", "B-1", "F1", "R-L")
 example = pd.DataFrame(
     {
-        name: {key: written(measured.systems[system]["paper"][key]) for key in KEYS}
+        name: {key: format_estimate(measured.systems[system]["paper"][key]) for key in KEYS}
         for name, system in (("base", "vanilla-base"), ("w/ Example", "vanilla-with-example"))
     }
 ).T
-plain(example, f"w/ Example, which Table 3 does not have; profile {book.label}; 95% intervals.")
+results_table(example, f"w/ Example, which Table 3 does not have; profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # ## Two planners that the paper lacks
@@ -184,19 +180,19 @@ plain(example, f"w/ Example, which Table 3 does not have; profile {book.label}; 
 # One is logistic regression on words ({term}`word planner`), trained in seconds; the other knows nothing but how often people use each strategy.
 
 # %% tags=["hide-input"]
-curves = book.result("decoding").payload
+curves = book["decoding"]
 NAMES = {"gold frequencies": "gold frequencies", "word planner": "word planner", "decoupled-sft": "planner after SFT", "decoupled-dpo": "planner after SP-DPO"}
 planners = pd.DataFrame(
     {
         f"{title}, {'argmax' if row['temperature'] == 0 else 'drawn at 0.7'}": {
-            key: written(Estimate(**row[key]), 2 if key == "B" else 1) for key in ("Q_W", "Q", "B")
+            key: format_estimate(row[key], 2 if key == "B" else 1) for key in ("Q_W", "Q", "B")
         }
         for name, title in NAMES.items()
         for row in curves["sweeps"][name]
         if row["temperature"] in (0.0, 0.7)
     }
 ).T
-plain(planners, f"Planners on the test turns, by argmax and drawn, profile {book.label}; 95% intervals.")
+results_table(planners, f"Planners on the test turns, by argmax and drawn, profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # Always compare within one way of decoding.

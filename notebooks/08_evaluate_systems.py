@@ -23,34 +23,31 @@
 profile = "laptop"
 
 # %% tags=["hide-input"]
-import json
-
 import numpy as np
 import pandas as pd
 
 from decoupled_esc import taxonomy
-from decoupled_esc.evaluate import Evaluation, strategy
+from decoupled_esc.evaluate import strategy
+from decoupled_esc.experiments.run import open_book
 from decoupled_esc.present import figures, replication
-from decoupled_esc.present.replication import written
-from decoupled_esc.present.tables import plain
-from decoupled_esc.workflow import open_chapter
+from decoupled_esc.present.tables import format_estimate, results_table
 
-book = open_chapter(globals())
+book = open_book(globals())
 replies = {
-    "vanilla-base": book.result("replies-vanilla-base"),
-    "vanilla-sft": book.result("replies-vanilla-sft"),
-    "vanilla-sft-argmax": book.result("replies-vanilla-sft-argmax"),
-    "vanilla-dpo": book.result("replies-vanilla-dpo"),
-    "decoupled-base": book.result("replies-decoupled-base"),
-    "decoupled-sft": book.result("replies-decoupled-sft"),
-    "decoupled-sft-argmax": book.result("replies-decoupled-sft-argmax"),
-    "decoupled-dpo": book.result("replies-decoupled-dpo"),
+    "vanilla-base": book["replies-vanilla-base"],
+    "vanilla-sft": book["replies-vanilla-sft"],
+    "vanilla-sft-argmax": book["replies-vanilla-sft-argmax"],
+    "vanilla-dpo": book["replies-vanilla-dpo"],
+    "decoupled-base": book["replies-decoupled-base"],
+    "decoupled-sft": book["replies-decoupled-sft"],
+    "decoupled-sft-argmax": book["replies-decoupled-sft-argmax"],
+    "decoupled-dpo": book["replies-decoupled-dpo"],
 }
-measured = Evaluation.from_json(json.dumps(book.result("metrics").payload))
-judged = book.result("judged").payload
+measured = book["metrics"]
+judged = book["judged"]
 n_turns = measured.details["vanilla-sft"].turns
 n_dialogues = measured.details["vanilla-sft"].dialogues
-figures.say(profile_name=book.label, n_turns=f"{n_turns:,}", n_dialogues=n_dialogues, replicates=f"{measured.replicates:,}")
+figures.glue_numbers(profile_name=book.label, n_turns=f"{n_turns:,}", n_dialogues=n_dialogues, replicates=f"{measured.replicates:,}")
 
 # %% [markdown]
 # ## What was said
@@ -73,7 +70,7 @@ said = {
     }
     for name, result in replies.items()
 }
-plain(pd.DataFrame(said), f"What the systems printed, profile {book.label}.")
+results_table(pd.DataFrame(said), f"What the systems printed, profile {book.label}.")
 
 # %% [markdown]
 # "Base" means two things here.
@@ -90,7 +87,7 @@ shown = [
     for name in ("vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo")
     for row in replies[name].rows[1:4]
 ]
-plain(pd.DataFrame(shown).set_index("turn"), f"Generated replies, research output; profile {book.label}.")
+results_table(pd.DataFrame(shown).set_index("turn"), f"Generated replies, research output; profile {book.label}.")
 
 # %% [markdown]
 # ## Table 3: Base, SFT and DPO
@@ -117,9 +114,9 @@ gain = measured.contrasts["decoupled-sft - decoupled-base"]["paper"]["F1"]
 split = measured.contrasts["decoupled-sft - vanilla-sft"]["standard"]
 same = measured.contrasts["decoupled-sft - vanilla-sft"]["paper"]
 valid = {name: round((1 - details.invalid_rate) * details.turns) for name, details in measured.details.items()}
-figures.say(
+figures.glue_numbers(
     cells=int(counted.sum()), verdicts=", ".join(f"{count} {status}" for status, count in counted.items()),
-    f1_gain=written(gain), split_f1=written(same["F1"]), split_q=written(split["Q"]),
+    f1_gain=format_estimate(gain), split_f1=format_estimate(same["F1"]), split_q=format_estimate(split["Q"]),
     valid_vanilla=f"{valid['vanilla-sft']:,}", valid_decoupled=f"{valid['decoupled-sft']:,}",
 )
 
@@ -136,17 +133,17 @@ figures.say(
 # Here are the same weights when nothing is drawn, in every column that needs no judge, beside the paper's two SFT rows.
 
 # %% tags=["hide-input"]
-plain(replication.decoding(measured, "vanilla"), f"The vanilla model after SFT, two ways to decode it; profile {book.label}; 95% intervals.")
+results_table(replication.decoding(measured, "vanilla"), f"The vanilla model after SFT, two ways to decode it; profile {book.label}; 95% intervals.")
 
 # %% tags=["hide-input"]
-plain(replication.decoding(measured, "decoupled"), f"The decoupled system after SFT, two ways to decode it; profile {book.label}; 95% intervals.")
+results_table(replication.decoding(measured, "decoupled"), f"The decoupled system after SFT, two ways to decode it; profile {book.label}; 95% intervals.")
 
 # %% tags=["hide-input"]
 changed = {p: measured.contrasts[f"{p}-sft-argmax - {p}-sft"]["paper"] for p in ("vanilla", "decoupled")}
-figures.say(
-    vanilla_b=written(changed["vanilla"]["B"], 2), decoupled_b=written(changed["decoupled"]["B"], 2),
-    vanilla_b1=written(changed["vanilla"]["B-1"]), decoupled_b1=written(changed["decoupled"]["B-1"]),
-    vanilla_q=written(changed["vanilla"]["Q"]), decoupled_q=written(changed["decoupled"]["Q"]),
+figures.glue_numbers(
+    vanilla_b=format_estimate(changed["vanilla"]["B"], 2), decoupled_b=format_estimate(changed["decoupled"]["B"], 2),
+    vanilla_b1=format_estimate(changed["vanilla"]["B-1"]), decoupled_b1=format_estimate(changed["decoupled"]["B-1"]),
+    vanilla_q=format_estimate(changed["vanilla"]["Q"]), decoupled_q=format_estimate(changed["decoupled"]["Q"]),
 )
 
 # %% [markdown]
@@ -166,16 +163,16 @@ figures.say(
 # %% tags=["hide-input"]
 unasked = judged.get("missing")
 nothing = pd.DataFrame({"LLM judge": {"not asked": unasked}})
-plain(nothing if unasked else replication.judge_scores(judged), f"Mean scores by LLM judges, 0 to 5, profile {book.label}; 95% intervals.")
+results_table(nothing if unasked else replication.judge_scores(judged), f"Mean scores by LLM judges, 0 to 5, profile {book.label}; 95% intervals.")
 
 # %% tags=["hide-input"]
-plain(nothing if unasked else replication.judge_errors(judged), f"Share of each psychological error by LLM judges, in per cent, profile {book.label}; 95% intervals.")
+results_table(nothing if unasked else replication.judge_errors(judged), f"Share of each psychological error by LLM judges, in per cent, profile {book.label}; 95% intervals.")
 
 # %% tags=["hide-input"]
-plain(nothing if unasked else replication.judge_pairs(judged), f"Pairs of systems by LLM judges, each in both orders, in per cent; profile {book.label}; 95% intervals.")
+results_table(nothing if unasked else replication.judge_pairs(judged), f"Pairs of systems by LLM judges, each in both orders, in per cent; profile {book.label}; 95% intervals.")
 
 # %% tags=["hide-input"]
-plain(nothing if unasked else replication.judge_agreement(judged), "Agreement: a judge with itself, in both orders, and with other judges; quadratically weighted kappa with 95% intervals.")
+results_table(nothing if unasked else replication.judge_agreement(judged), "Agreement: a judge with itself, in both orders, and with other judges; quadratically weighted kappa with 95% intervals.")
 
 # %% [markdown]
 # ## The same numbers as a picture
@@ -219,7 +216,7 @@ off = {
     label: 50 * np.abs(np.array(share) - np.array(measured.gold_distribution)).sum() for label, share in shares.items()
 }
 closest, farthest = min(off, key=off.get), max(off, key=off.get)
-figures.say(closest=closest, farthest=farthest, off_closest=f"{off[closest]:.0f}", off_farthest=f"{off[farthest]:.0f}")
+figures.glue_numbers(closest=closest, farthest=farthest, off_closest=f"{off[closest]:.0f}", off_farthest=f"{off[farthest]:.0f}")
 
 # %% [markdown]
 # ```{glue:figure} fig_strategies
@@ -275,8 +272,8 @@ chance = {
     what: {"turns": f"{turns:,}", "mean B of chance": f"{strategy.bias_of_chance(measured.gold_distribution, turns, 1000, book.profile.seed):.2f}"}
     for what, turns in sizes.items() if turns
 }  # fmt: skip
-figures.say(chance_paper=chance["the paper's test split"]["mean B of chance"])
-plain(pd.DataFrame(chance).T, f"Preference bias that noise alone makes, 1,000 draws each; gold shares of profile {book.label}.")
+figures.glue_numbers(chance_paper=chance["the paper's test split"]["mean B of chance"])
+results_table(pd.DataFrame(chance).T, f"Preference bias that noise alone makes, 1,000 draws each; gold shares of profile {book.label}.")
 
 # %% [markdown]
 # So a $\mathcal{B}$ counted on few turns can't be set beside one counted on many, and the tables above do not.
@@ -287,14 +284,14 @@ plain(pd.DataFrame(chance).T, f"Preference bias that noise alone makes, 1,000 dr
 # %% tags=["hide-input"]
 METRICS = ("D-1", "D-2", "B-1", "B-2", "F1", "R-L", "Q_W", "Q", "B")
 both = pd.DataFrame({
-    variant: {key: written(measured.systems["decoupled-sft"][variant][key], 2 if key == "B" else 1) for key in METRICS}
+    variant: {key: format_estimate(measured.systems["decoupled-sft"][variant][key], 2 if key == "B" else 1) for key in METRICS}
     for variant in ("paper", "standard")
 })  # fmt: skip
-plain(both, f"One system (decoupled SFT), two ways to compute each metric; profile {book.label}.")
+results_table(both, f"One system (decoupled SFT), two ways to compute each metric; profile {book.label}.")
 
 # %% tags=["hide-input"]
 system = measured.systems["decoupled-sft"]
-figures.say(distinct_paper=f"{system['paper']['D-1'].value:.0f}", distinct_standard=f"{system['standard']['D-1'].value:.0f}")
+figures.glue_numbers(distinct_paper=f"{system['paper']['D-1'].value:.0f}", distinct_standard=f"{system['standard']['D-1'].value:.0f}")
 
 # %% [markdown]
 # The same replies have a Distinct-1 of {glue:text}`distinct_paper` when it is taken within each reply and averaged, and of {glue:text}`distinct_standard` when it is taken over all replies at once.
@@ -314,7 +311,7 @@ by_strategy = pd.DataFrame({
     "F1": details.strategy_f1["standard"],
     "strength p": details.preference["paper"],
 }, index=list(taxonomy.STRATEGIES))  # fmt: skip
-plain(by_strategy, f"Decoupled SFT, sampled, {valid['decoupled-sft']:,} valid answers; profile {book.label}.", "{:.1f}")
+results_table(by_strategy, f"Decoupled SFT, sampled, {valid['decoupled-sft']:,} valid answers; profile {book.label}.", "{:.1f}")
 
 # %% [markdown]
 # A strength of 1 is neither favoured nor avoided; 0 is a strategy that was missed and never wrongly predicted.

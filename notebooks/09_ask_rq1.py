@@ -24,18 +24,16 @@ from collections import Counter
 
 import pandas as pd
 
-from decoupled_esc.evaluate import Estimate
+from decoupled_esc.experiments.run import open_book
 from decoupled_esc.present import figures, replication
-from decoupled_esc.present.replication import written
-from decoupled_esc.present.tables import plain
-from decoupled_esc.workflow import open_chapter
+from decoupled_esc.present.tables import format_estimate, results_table
 
-book = open_chapter(globals())
-asked = book.result("questions").payload
+book = open_book(globals())
+asked = book["questions"]
 seeds = ", ".join(str(seed) for seed in asked["seeds"])
 n_turns = f"{next(iter(asked['together']['details'].values()))['turns']:,}"
-figures.say(profile_name=book.label, seeds=seeds, n_seeds=len(asked["seeds"]))
-if book.result("tallies").remade or book.result("replies-vanilla-dpo").remade:
+figures.glue_numbers(profile_name=book.label, seeds=seeds, n_seeds=len(asked["seeds"]))
+if book.stored("counts").provenance.get("remade") or book.stored("replies-vanilla-dpo").provenance.get("remade"):
     print(
         f"The models of seed {asked['seeds'][0]} were trained again for this page on another machine than those of chapters 02 to 08: "
         "same code, data and seed, but processors round differently, and its numbers here and there differ (chapter 14 shows by how much)."
@@ -57,7 +55,7 @@ if book.result("tallies").remade or book.result("replies-vanilla-dpo").remade:
 # %% tags=["hide-input"]
 BETTER = {"B-1": 1, "F1": 1, "R-L": 1, "Q_W": 1, "Q": 1, "B": -1}
 drawn = replication.question(asked, "vanilla-dpo - vanilla-sft", ("vanilla/dpo", "vanilla/sft"), BETTER)
-plain(drawn, f"Vanilla-DPO minus Vanilla-SFT, drawn; {n_turns} replies a system; profile {book.label}; 95% intervals.")
+results_table(drawn, f"Vanilla-DPO minus Vanilla-SFT, drawn; {n_turns} replies a system; profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # ## By argmax
@@ -66,12 +64,12 @@ plain(drawn, f"Vanilla-DPO minus Vanilla-SFT, drawn; {n_turns} replies a system;
 
 # %% tags=["hide-input"]
 best = replication.question(asked, "vanilla-dpo-argmax - vanilla-sft-argmax", ("vanilla/dpo", "vanilla/sft"), BETTER)
-plain(best, f"Vanilla-DPO minus Vanilla-SFT, by argmax (the paper's columns are drawn); profile {book.label}; 95% intervals.")
+results_table(best, f"Vanilla-DPO minus Vanilla-SFT, by argmax (the paper's columns are drawn); profile {book.label}; 95% intervals.")
 
 # %% tags=["hide-input"]
 counts = {name: Counter(table["answer"]) for name, table in (("drawn", drawn), ("argmax", best))}
 said = {name: ", ".join(f"{count} {word}" for word, count in found.items()) for name, found in counts.items()}
-figures.say(drawn=said["drawn"], best=said["argmax"], b_answer=drawn.loc["Preference bias", "answer"], b=drawn.loc["Preference bias", "ours"])
+figures.glue_numbers(drawn=said["drawn"], best=said["argmax"], b_answer=drawn.loc["Preference bias", "answer"], b=drawn.loc["Preference bias", "ours"])
 
 # %% [markdown]
 # ## Verdict

@@ -24,18 +24,16 @@ from collections import Counter
 
 import pandas as pd
 
-from decoupled_esc.evaluate import Estimate
+from decoupled_esc.experiments.run import open_book
 from decoupled_esc.present import figures, replication
-from decoupled_esc.present.replication import written
-from decoupled_esc.present.tables import plain
-from decoupled_esc.workflow import open_chapter
+from decoupled_esc.present.tables import format_estimate, results_table
 
-book = open_chapter(globals())
-asked = book.result("questions").payload
+book = open_book(globals())
+asked = book["questions"]
 seeds = ", ".join(str(seed) for seed in asked["seeds"])
 n_turns = f"{next(iter(asked['together']['details'].values()))['turns']:,}"
-figures.say(profile_name=book.label, seeds=seeds, n_seeds=len(asked["seeds"]))
-if book.result("tallies").remade or book.result("replies-vanilla-dpo").remade:
+figures.glue_numbers(profile_name=book.label, seeds=seeds, n_seeds=len(asked["seeds"]))
+if book.stored("counts").provenance.get("remade") or book.stored("replies-vanilla-dpo").provenance.get("remade"):
     print(
         f"The models of seed {asked['seeds'][0]} were trained again for this page on another machine than those of chapters 02 to 08: "
         "same code, data and seed, but processors round differently, and its numbers here and there differ (chapter 14 shows by how much)."
@@ -55,21 +53,21 @@ if book.result("tallies").remade or book.result("replies-vanilla-dpo").remade:
 # %% tags=["hide-input"]
 BETTER = {"D-1": 1, "B-1": 1, "F1": 1, "R-L": 1, "Q_W": 1, "Q": 1, "B": -1}
 after_dpo = replication.question(asked, "decoupled-dpo - vanilla-dpo", ("decoupled/dpo", "vanilla/dpo"), BETTER)
-plain(after_dpo, f"Decoupled-DPO minus Vanilla-DPO, drawn; {n_turns} replies a system; profile {book.label}; 95% intervals.")
+results_table(after_dpo, f"Decoupled-DPO minus Vanilla-DPO, drawn; {n_turns} replies a system; profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # ## After SFT, drawn
 
 # %% tags=["hide-input"]
 after_sft = replication.question(asked, "decoupled-sft - vanilla-sft", ("decoupled/sft", "vanilla/sft"), BETTER)
-plain(after_sft, f"Decoupled-SFT minus Vanilla-SFT, drawn; profile {book.label}; 95% intervals.")
+results_table(after_sft, f"Decoupled-SFT minus Vanilla-SFT, drawn; profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # ## By argmax
 
 # %% tags=["hide-input"]
 best = replication.question(asked, "decoupled-dpo-argmax - vanilla-dpo-argmax", ("decoupled/dpo", "vanilla/dpo"), BETTER)
-plain(best, f"Decoupled-DPO minus Vanilla-DPO, by argmax (the paper's columns are drawn); profile {book.label}; 95% intervals.")
+results_table(best, f"Decoupled-DPO minus Vanilla-DPO, by argmax (the paper's columns are drawn); profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # ## People (Figure 6)
@@ -80,14 +78,14 @@ plain(best, f"Decoupled-DPO minus Vanilla-DPO, by argmax (the paper's columns ar
 # Where the profile has an LLM judge, it compares the same two systems in both orders; its choices are a judge's, and are never shown as people's.
 
 # %% tags=["hide-input"]
-judged = book.result("judged").payload
+judged = book["judged"]
 pairs = pd.DataFrame({"LLM judge": {"not asked": judged["missing"]}}) if "missing" in judged else replication.judge_pairs(judged)
-plain(pairs, f"Pairs of systems by LLM judges, each in both orders, in per cent; profile {book.label}; 95% intervals.")
+results_table(pairs, f"Pairs of systems by LLM judges, each in both orders, in per cent; profile {book.label}; 95% intervals.")
 
 # %% tags=["hide-input"]
 tables = {"dpo": after_dpo, "sft": after_sft, "argmax": best}
 said = {name: ", ".join(f"{count} {word}" for word, count in Counter(table["answer"]).items()) for name, table in tables.items()}
-figures.say(
+figures.glue_numbers(
     **said, b=after_dpo.loc["Preference bias", "ours"], b_answer=after_dpo.loc["Preference bias", "answer"],
     b_best=best.loc["Preference bias", "ours"], b_best_answer=best.loc["Preference bias", "answer"],
 )  # fmt: skip

@@ -24,18 +24,16 @@ from collections import Counter
 
 import pandas as pd
 
-from decoupled_esc.evaluate import Estimate
+from decoupled_esc.experiments.run import open_book
 from decoupled_esc.present import figures, replication
-from decoupled_esc.present.replication import written
-from decoupled_esc.present.tables import plain
-from decoupled_esc.workflow import open_chapter
+from decoupled_esc.present.tables import format_estimate, results_table
 
-book = open_chapter(globals())
-asked = book.result("questions").payload
+book = open_book(globals())
+asked = book["questions"]
 seeds = ", ".join(str(seed) for seed in asked["seeds"])
 n_turns = f"{next(iter(asked['together']['details'].values()))['turns']:,}"
-figures.say(profile_name=book.label, seeds=seeds, n_seeds=len(asked["seeds"]))
-if book.result("tallies").remade or book.result("replies-vanilla-dpo").remade:
+figures.glue_numbers(profile_name=book.label, seeds=seeds, n_seeds=len(asked["seeds"]))
+if book.stored("counts").provenance.get("remade") or book.stored("replies-vanilla-dpo").provenance.get("remade"):
     print(
         f"The models of seed {asked['seeds'][0]} were trained again for this page on another machine than those of chapters 02 to 08: "
         "same code, data and seed, but processors round differently, and its numbers here and there differ (chapter 14 shows by how much)."
@@ -55,14 +53,14 @@ if book.result("tallies").remade or book.result("replies-vanilla-dpo").remade:
 # %% tags=["hide-input"]
 BETTER = {"B-1": 1, "F1": 1, "R-L": 1, "Q_W": 1, "Q": 1, "B": -1}
 drawn = replication.question(asked, "decoupled-dpo - decoupled-sft", ("decoupled/dpo", "decoupled/sft"), BETTER)
-plain(drawn, f"Decoupled-DPO minus Decoupled-SFT, drawn; {n_turns} replies a system; profile {book.label}; 95% intervals.")
+results_table(drawn, f"Decoupled-DPO minus Decoupled-SFT, drawn; {n_turns} replies a system; profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # ## By argmax
 
 # %% tags=["hide-input"]
 best = replication.question(asked, "decoupled-dpo-argmax - decoupled-sft-argmax", ("decoupled/dpo", "decoupled/sft"), BETTER)
-plain(best, f"Decoupled-DPO minus Decoupled-SFT, by argmax (the paper's columns are drawn); profile {book.label}; 95% intervals.")
+results_table(best, f"Decoupled-DPO minus Decoupled-SFT, by argmax (the paper's columns are drawn); profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # ## Is the gain larger than in the coupled model?
@@ -74,20 +72,20 @@ plain(best, f"Decoupled-DPO minus Decoupled-SFT, by argmax (the paper's columns 
 together = asked["together"]["contrasts"]
 gains = pd.DataFrame(
     {
-        title: {key: written(Estimate(**together[contrast]["paper"][key]), 2 if key == "B" else 1) for key in ("Q_W", "Q", "B")}
+        title: {key: format_estimate(together[contrast]["paper"][key], 2 if key == "B" else 1) for key in ("Q_W", "Q", "B")}
         for title, contrast in (
             ("coupled, drawn", "vanilla-dpo - vanilla-sft"), ("decoupled, drawn", "decoupled-dpo - decoupled-sft"),
             ("coupled, argmax", "vanilla-dpo-argmax - vanilla-sft-argmax"), ("decoupled, argmax", "decoupled-dpo-argmax - decoupled-sft-argmax"),
         )
     }
 ).T  # fmt: skip
-plain(gains, f"What DPO adds to SFT, profile {book.label}; 95% intervals.")
+results_table(gains, f"What DPO adds to SFT, profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # ## Table 4: the generator under the gold strategy
 
 # %% tags=["hide-input"]
-judged = book.result("judged").payload
+judged = book["judged"]
 table_4 = replication.table_4(judged, book.label)
 table_4
 
@@ -98,15 +96,15 @@ table_4
 # %% tags=["hide-input"]
 gold = pd.DataFrame(
     {
-        **{name: {key: written(Estimate(**asked["together"]["systems"][system]["paper"][key])) for key in ("D-1", "B-1", "F1", "R-L")} for name, system in (("SFT", "gold-sft"), ("DPO", "gold-dpo"))},
-        "DPO minus SFT": {key: written(Estimate(**together["gold-dpo - gold-sft"]["paper"][key])) for key in ("D-1", "B-1", "F1", "R-L")},
+        **{name: {key: format_estimate(asked["together"]["systems"][system]["paper"][key]) for key in ("D-1", "B-1", "F1", "R-L")} for name, system in (("SFT", "gold-sft"), ("DPO", "gold-dpo"))},
+        "DPO minus SFT": {key: format_estimate(together["gold-dpo - gold-sft"]["paper"][key]) for key in ("D-1", "B-1", "F1", "R-L")},
     }
 ).T
-plain(gold, f"The generator under the gold strategy, profile {book.label}; 95% intervals.")
+results_table(gold, f"The generator under the gold strategy, profile {book.label}; 95% intervals.")
 
 # %% tags=["hide-input"]
 said = {name: ", ".join(f"{count} {word}" for word, count in Counter(table["answer"]).items()) for name, table in (("drawn", drawn), ("argmax", best))}
-figures.say(
+figures.glue_numbers(
     drawn=said["drawn"], best=said["argmax"], b=drawn.loc["Preference bias", "ours"], b_answer=drawn.loc["Preference bias", "answer"],
     b_best=best.loc["Preference bias", "ours"], b_best_answer=best.loc["Preference bias", "answer"],
 )  # fmt: skip

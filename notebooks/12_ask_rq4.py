@@ -22,18 +22,16 @@ profile = "laptop"
 # %% tags=["hide-input"]
 import pandas as pd
 
-from decoupled_esc.evaluate import Estimate
+from decoupled_esc.experiments.run import open_book
 from decoupled_esc.present import figures, replication
-from decoupled_esc.present.replication import written
-from decoupled_esc.present.tables import plain
-from decoupled_esc.workflow import open_chapter
+from decoupled_esc.present.tables import format_estimate, results_table
 
-book = open_chapter(globals())
-offline = book.result("errors").payload
-classifier = book.result("error-classifier").payload
-judged = book.result("judged").payload
+book = open_book(globals())
+offline = book["errors"]
+classifier = book["error-classifier"]
+judged = book["judged"]
 seeds = ", ".join(str(seed) for seed in offline.get("seeds", [book.profile.seed]))
-figures.say(profile_name=book.label, seeds=seeds)
+figures.glue_numbers(profile_name=book.label, seeds=seeds)
 
 # %% [markdown]
 # ## Figure 7 for our models
@@ -46,7 +44,7 @@ OURS = {"decoupled-sft": "decoupled, SFT", "decoupled-dpo": "decoupled, DPO", "v
 if "missing" in offline:
     figure = figures.nothing_here(offline["missing"], book.source("nothing counted"))
 else:
-    shares = {title: {label: Estimate(**e) for label, e in offline["systems"][name].items()} for name, title in OURS.items()}
+    shares = {title: {label: e for label, e in offline["systems"][name].items()} for name, title in OURS.items()}
     figure = figures.shares(shares, book.source(f"95% intervals, by the error classifier ({offline['learned_from']})"))
 figures.show("fig_errors_after_dpo", figure)
 
@@ -62,11 +60,11 @@ figures.show("fig_errors_after_dpo", figure)
 # %% tags=["hide-input"]
 if "missing" in offline:
     table = pd.DataFrame({"error classifier": {"not judged": offline["missing"]}})
-    figures.say(none="–", verdict="not judged", judges_error="unknown")
+    figures.glue_numbers(none="–", verdict="not judged", judges_error="unknown")
 else:
     contrasts = {"decoupled: DPO minus SFT": "decoupled-dpo - decoupled-sft", "vanilla: DPO minus SFT": "vanilla-dpo - vanilla-sft", "DPO: decoupled minus vanilla": "decoupled-dpo - vanilla-dpo"}
-    table = pd.DataFrame({title: {label: written(Estimate(**e)) for label, e in offline["contrasts"][name].items()} for title, name in contrasts.items()}).T
-    gain = Estimate(**offline["contrasts"]["decoupled-dpo - decoupled-sft"]["None"])
+    table = pd.DataFrame({title: {label: format_estimate(e) for label, e in offline["contrasts"][name].items()} for title, name in contrasts.items()}).T
+    gain = offline["contrasts"]["decoupled-dpo - decoupled-sft"]["None"]
     single = [of["decoupled-dpo - decoupled-sft"]["None"] for of in offline["by_seed"].values()]
     if "missing" in classifier:
         error, verdict = "not measured", "not decided"
@@ -75,8 +73,8 @@ else:
         error = f"{max(gaps):.0f} points between writers that it has learned from"
         sure = gain.low is not None and (gain.low > max(gaps) or gain.high < -max(gaps))
         verdict = replication.answer(1, gain, single) if sure else "not decided"
-    figures.say(none=f"{written(gain)} ({', '.join(f'{value:+.1f}' for value in single)})", verdict=verdict, judges_error=error)
-plain(table, f"Differences in the share of each error, in points, by the offline error classifier; seed(s) {seeds}, profile {book.label}; 95% intervals.")
+    figures.glue_numbers(none=f"{format_estimate(gain)} ({', '.join(f'{value:+.1f}' for value in single)})", verdict=verdict, judges_error=error)
+results_table(table, f"Differences in the share of each error, in points, by the offline error classifier; seed(s) {seeds}, profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # This judge mined the pairs, too, where the profile has no other: the generator was trained against what this very classifier calls an error.
@@ -86,7 +84,7 @@ plain(table, f"Differences in the share of each error, in points, by the offline
 
 # %% tags=["hide-input"]
 by_llm = pd.DataFrame({"LLM judge": {"not asked": judged["missing"]}}) if "missing" in judged else replication.judge_errors(judged)
-plain(by_llm, f"Share of each psychological error by LLM judges, in per cent, profile {book.label}; 95% intervals.")
+results_table(by_llm, f"Share of each psychological error by LLM judges, in per cent, profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # ## Verdict

@@ -22,26 +22,23 @@
 profile = "laptop"
 
 # %% tags=["hide-input"]
-import json
-
 import pandas as pd
 
 from decoupled_esc.corpus.windows import LONGEST, SHORTEST
-from decoupled_esc.evaluate import Evaluation
+from decoupled_esc.experiments.run import open_book
 from decoupled_esc.present import benchmarks, chained, figures
-from decoupled_esc.present.tables import plain
-from decoupled_esc.workflow import open_chapter
+from decoupled_esc.present.tables import results_table
 
-book = open_chapter(globals())
-found = book.result("metrics-cso").payload
-measured = Evaluation.from_json(json.dumps(found["together"]))
-prompted = Evaluation.from_json(json.dumps(book.result("metrics").payload))
-found_windows, windows = book.result("metrics-strategy-test").payload, book.result("strategy-test").payload
+book = open_book(globals())
+found = book["metrics-cso"]
+measured = found["together"]
+prompted = book["metrics"]
+found_windows, windows = book["metrics-strategy-test"], book["strategy-test"]
 how = book.profile.cso
 tuning = "full" if how.training.lora is None else "lora"
-start = book.result("sft-vanilla")
+start = book["sft-vanilla"]
 seeds = ", ".join(str(seed) for seed in found["seeds"])
-figures.say(profile_name=book.label, seeds=seeds, n_seeds=len(found["seeds"]), tuned={"full": "all weights", "lora": "adapters"}[tuning], n_windows=f"{windows['windows']:,}", n_each=max(windows["strategies"].values(), default=0), shortest=SHORTEST, longest=LONGEST, start={"sft-vanilla": "the fine-tuned coupled model of chapter 02", "base-model": "the base model"}[how.start])
+figures.glue_numbers(profile_name=book.label, seeds=seeds, n_seeds=len(found["seeds"]), tuned={"full": "all weights", "lora": "adapters"}[tuning], n_windows=f"{windows['windows']:,}", n_each=max(windows["strategies"].values(), default=0), shortest=SHORTEST, longest=LONGEST, start={"sft-vanilla": "the fine-tuned coupled model of chapter 02", "base-model": "the base model"}[how.start])
 
 # %% [markdown]
 # ## What was trained
@@ -52,11 +49,11 @@ figures.say(profile_name=book.label, seeds=seeds, n_seeds=len(found["seeds"]), t
 
 # %% tags=["hide-input"]
 policies = {
-    "SFT": book.result("cso-sft"), "DPO": book.result("cso-dpo"), "IPO": book.result("cso-ipo"), "SimPO": book.result("cso-simpo"),
-    "KTO": book.result("cso-kto"), "ORPO": book.result("cso-orpo"), "DPO, random rejected": book.result("cso-random"),
-    "DPO, a quarter of the trees": book.result("cso-quarter"), "DPO, half of the trees": book.result("cso-half"),
-    "SFT, adapter": book.result("cso-lora-sft"), "DPO, adapter": book.result("cso-lora-dpo"), "IPO, adapter": book.result("cso-lora-ipo"),
-    "SimPO, adapter": book.result("cso-lora-simpo"), "KTO, adapter": book.result("cso-lora-kto"), "ORPO, adapter": book.result("cso-lora-orpo"),
+    "SFT": book["cso-sft"], "DPO": book["cso-dpo"], "IPO": book["cso-ipo"], "SimPO": book["cso-simpo"],
+    "KTO": book["cso-kto"], "ORPO": book["cso-orpo"], "DPO, random rejected": book["cso-random"],
+    "DPO, a quarter of the trees": book["cso-quarter"], "DPO, half of the trees": book["cso-half"],
+    "SFT, adapter": book["cso-lora-sft"], "DPO, adapter": book["cso-lora-dpo"], "IPO, adapter": book["cso-lora-ipo"],
+    "SimPO, adapter": book["cso-lora-simpo"], "KTO, adapter": book["cso-lora-kto"], "ORPO, adapter": book["cso-lora-orpo"],
 }  # fmt: skip
 policies = {name: result for name, result in policies.items() if "pairs" in result.payload}  # a profile may have one tuning
 
@@ -77,7 +74,7 @@ def line(result) -> dict:
     }
 
 
-plain(pd.DataFrame({name: line(result) for name, result in policies.items()}).T.fillna("–"), f"Training on ESC-Pro, profile {book.label}.")
+results_table(pd.DataFrame({name: line(result) for name, result in policies.items()}).T.fillna("–"), f"Training on ESC-Pro, profile {book.label}.")
 
 # %% [markdown]
 # Read the tables below with the column KL in mind: a model that hardly moved can't differ much from where it started.
@@ -91,7 +88,7 @@ plain(pd.DataFrame({name: line(result) for name, result in policies.items()}).T.
 tried = sorted((entry for entry in benchmarks.load("preference_search") if entry["role"] in ("cso", *["cso-lora"] * (how.lora is not None))), key=lambda entry: (entry["role"], entry["learning_rate"]))
 lines = {"before": next(entry["before"] for entry in tried if "before" in entry)}
 lines |= {f"DPO at {entry['learning_rate']:.0e}{', adapter' * (entry['role'] == 'cso-lora')}": {**entry["after"], "KL": entry["divergence"]} for entry in tried}
-plain(pd.DataFrame({name: {key: f"{value:.3g}" for key, value in line.items()} for name, line in lines.items()}).T.fillna("–"),
+results_table(pd.DataFrame({name: {key: f"{value:.3g}" for key, value in line.items()} for name, line in lines.items()}).T.fillna("–"),
       "CSO-DPO: settings tried on 40 validation dialogues, drawn (profile laptop; bench/preference_search.py).")  # fmt: skip
 
 # %% [markdown]
@@ -169,8 +166,8 @@ figures.show("fig_volume", figures.estimates(shown, book.source(f"n = {details.t
 
 # %% tags=["hide-input"]
 named = {"vanilla-sft": "Vanilla-SFT", "cso-sft": "CSO-SFT", "cso-dpo": "CSO-DPO", "cso-lora-sft": "CSO-SFT, adapter", "cso-lora-dpo": "CSO-DPO, adapter"}
-plain(
-    chained.two_tests(measured, Evaluation.from_json(json.dumps(found_windows["together"]))).rename(index=named),
+results_table(
+    chained.two_tests(measured, found_windows["together"]).rename(index=named),
     f"The same models at the test turns and at the strategy test set, mean over seed(s) {seeds}, profile {book.label}; 95% intervals.",
 )
 
@@ -185,7 +182,7 @@ before = {
     "CSO-DPO has a higher macro F1 than Vanilla-SFT": ("cso-dpo - vanilla-sft", "Q", 1),
     "CSO-DPO has a lower bias than Vanilla-SFT": ("cso-dpo - vanilla-sft", "B", -1),
 }
-plain(chained.claims(found_windows, claims | before), f"CSO's claims at the strategy test set, seed(s) {seeds}, profile {book.label}; 95% intervals.")
+results_table(chained.claims(found_windows, claims | before), f"CSO's claims at the strategy test set, seed(s) {seeds}, profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # A strategy drawn evenly from the eight would have a macro F1 of 12.5 on such a set.
@@ -228,7 +225,7 @@ if "cso-lora-dpo" in measured.systems:
         "cso-lora-sft - vanilla-sft": "and is SFT on ESC-Pro, with adapters?",
         "cso-lora-dpo - cso-dpo": "adapters against all weights",
     }  # fmt: skip
-plain(chained.differences(measured, asked), f"Paired differences on the same test turns, mean over seed(s) {seeds}, profile {book.label}; 95% intervals.")
+results_table(chained.differences(measured, asked), f"Paired differences on the same test turns, mean over seed(s) {seeds}, profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # Less bias than after SFT on ESC-Pro is not less bias than before ESC-Pro.
@@ -241,7 +238,7 @@ searched = {
     "searched rejections give a higher macro F1 than random ones": ("cso-dpo - cso-random", "Q", 1),
     "searched rejections give a lower bias than random ones": ("cso-dpo - cso-random", "B", -1),
 }
-plain(chained.claims(found, claims | searched), f"CSO's claims, seed(s) {seeds}, profile {book.label}; 95% intervals.")
+results_table(chained.claims(found, claims | searched), f"CSO's claims, seed(s) {seeds}, profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # An answer needs the interval and the same sign under each of at least three seeds; with fewer it is only *for it* or *against it*.

@@ -22,23 +22,20 @@
 profile = "laptop"
 
 # %% tags=["hide-input"]
-import json
-
 import pandas as pd
 
 from decoupled_esc import taxonomy
-from decoupled_esc.evaluate import Estimate, Evaluation
+from decoupled_esc.evaluate import Estimate
 from decoupled_esc.present import figures, sliders
 from decoupled_esc.present.paper import load_tables
-from decoupled_esc.present.replication import written
-from decoupled_esc.present.tables import plain
-from decoupled_esc.workflow import open_chapter
+from decoupled_esc.present.tables import format_estimate, results_table
+from decoupled_esc.experiments.run import open_book
 
-book = open_chapter(globals())
-curves = book.result("decoding").payload
-measured = Evaluation.from_json(json.dumps(book.result("metrics").payload))
+book = open_book(globals())
+curves = book["decoding"]
+measured = book["metrics"]
 NAMES = {"gold frequencies": "gold frequencies", "word planner": "word planner", "decoupled-sft": "planner after SFT", "decoupled-dpo": "planner after SP-DPO"}
-figures.say(profile_name=book.label, turns=f"{curves['turns']:,}")
+figures.glue_numbers(profile_name=book.label, turns=f"{curves.turns:,}")
 
 # %% [markdown]
 # ## A favourite, more and more
@@ -48,7 +45,7 @@ figures.say(profile_name=book.label, turns=f"{curves['turns']:,}")
 
 # %% tags=["hide-input"]
 counts = measured.details["decoupled-sft"].confusion
-sliders.bias_of_a_favourite(counts, taxonomy.STRATEGIES.index("Question"), book.source(f"n = {curves['turns']:,} turns"))
+sliders.bias_of_a_favourite(counts, taxonomy.STRATEGIES.index("Question"), book.source(f"n = {curves.turns:,} turns"))
 
 # %% [markdown]
 # In a live notebook, `sliders.live_bias(counts, 0)` does the same with a slider of ipywidgets, for any of the eight.
@@ -60,8 +57,8 @@ sliders.bias_of_a_favourite(counts, taxonomy.STRATEGIES.index("Question"), book.
 
 # %% tags=["hide-input", "remove-output"]
 METRICS = {"B": "preference bias B", "Q_W": "weighted F1", "Q": "macro F1"}
-sweeps = {title: curves["sweeps"][name] for name, title in NAMES.items()}
-figures.show("fig_temperatures", figures.over_temperatures(sweeps, METRICS, book.source(f"n = {curves['turns']:,} turns, 95% intervals, means of ten draws")))
+sweeps = {title: curves.sweeps[name] for name, title in NAMES.items()}
+figures.show("fig_temperatures", figures.over_temperatures(sweeps, METRICS, book.source(f"n = {curves.turns:,} turns, 95% intervals, means of ten samples")))
 
 # %% [markdown]
 # ```{glue:figure} fig_temperatures
@@ -74,15 +71,15 @@ figures.show("fig_temperatures", figures.over_temperatures(sweeps, METRICS, book
 
 # %% tags=["hide-input"]
 def at(name: str, temperature: float, key: str) -> Estimate:
-    return Estimate(**next(row[key] for row in curves["sweeps"][name] if row["temperature"] == temperature))
+    return next(getattr(row, key) for row in curves.sweeps[name] if row.temperature == temperature)
 
 
 table = load_tables()["decoupledesc/table-3"]
 printed = [table.value(row.key, "B") for row in table.rows if row.key.split("/")[2] in ("sft", "dpo")]
 spans = {name: (at(name, 0.0, "B"), at(name, 0.7, "B"), at(name, 1.0, "B")) for name in NAMES}
-figures.say(
-    sft_argmax=written(spans["decoupled-sft"][0], 2), sft_drawn=written(spans["decoupled-sft"][1], 2), sft_one=written(spans["decoupled-sft"][2], 2),
-    words_argmax=written(spans["word planner"][0], 2), words_drawn=written(spans["word planner"][1], 2),
+figures.glue_numbers(
+    sft_argmax=format_estimate(spans["decoupled-sft"][0], 2), sft_drawn=format_estimate(spans["decoupled-sft"][1], 2), sft_one=format_estimate(spans["decoupled-sft"][2], 2),
+    words_argmax=format_estimate(spans["word planner"][0], 2), words_drawn=format_estimate(spans["word planner"][1], 2),
     paper_low=f"{min(printed):.2f}", paper_high=f"{max(printed):.2f}",
 )  # fmt: skip
 
@@ -98,16 +95,16 @@ figures.say(
 # %% tags=["hide-input"]
 both = pd.DataFrame(
     {
-        f"{'argmax' if row['temperature'] == 0 else row['temperature']}": {
-            f"{METRICS[key]}, {title}": written(at(name, row["temperature"], key), 2 if key == "B" else 1)
+        f"{row.temperature or 'argmax'}": {
+            f"{METRICS[key]}, {title}": format_estimate(at(name, row.temperature, key), 2 if key == "B" else 1)
             for key in METRICS for name, title in (("decoupled-sft", "SFT"), ("decoupled-dpo", "SP-DPO"))
         }
-        for row in curves["sweeps"]["decoupled-sft"]
+        for row in curves.sweeps["decoupled-sft"]
     }
 )
 bias = {t: (at("decoupled-sft", t, "B"), at("decoupled-dpo", t, "B")) for t in (0.0, 0.7, 1.0)}
-figures.say(**{f"b_{name}_{kind}": written(bias[t][k], 2) for t, name in ((0.0, "argmax"), (0.7, "drawn"), (1.0, "one")) for k, kind in enumerate(("sft", "dpo"))})
-plain(both, f"The planner before and after SP-DPO, at every temperature; profile {book.label}; 95% intervals.")
+figures.glue_numbers(**{f"b_{name}_{kind}": format_estimate(bias[t][k], 2) for t, name in ((0.0, "argmax"), (0.7, "drawn"), (1.0, "one")) for k, kind in enumerate(("sft", "dpo"))})
+results_table(both, f"The planner before and after SP-DPO, at every temperature; profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # Read it row by row: where the two intervals overlap at a temperature, that temperature does not tell the two apart by this table alone ([chapter 11](11_ask_rq3.ipynb) has the paired differences).
@@ -119,8 +116,8 @@ plain(both, f"The planner before and after SP-DPO, at every temperature; profile
 # Drawing is fair if a strategy that is given 30% is gold in 30% of the cases.
 
 # %% tags=["hide-input", "remove-output"]
-calibrations = {title: curves["calibration"][name] for name, title in NAMES.items() if name != "gold frequencies"}
-figures.show("fig_reliability", figures.reliability(calibrations, book.source(f"n = {curves['turns']:,} turns")))
+calibrations = {title: curves.calibration[name] for name, title in NAMES.items() if name != "gold frequencies"}
+figures.show("fig_reliability", figures.reliability(calibrations, book.source(f"n = {curves.turns:,} turns")))
 
 # %% [markdown]
 # ```{glue:figure} fig_reliability
@@ -135,14 +132,14 @@ figures.show("fig_reliability", figures.reliability(calibrations, book.source(f"
 calibrated = pd.DataFrame(
     {
         title: {
-            "nats a turn": f"{curves['calibration'][name]['nats']:.3f}",
-            "accuracy of argmax, %": f"{curves['calibration'][name]['accuracy']:.1f}",
-            "calibration error, points": f"{curves['calibration'][name]['error']:.1f}",
+            "nats per turn": f"{curves.calibration[name].nats:.3f}",
+            "accuracy of argmax, %": f"{curves.calibration[name].accuracy:.1f}",
+            "calibration error, points": f"{curves.calibration[name].error:.1f}",
         }
         for name, title in NAMES.items()
     }
 ).T
-plain(calibrated, f"Calibration on the test turns, profile {book.label}; without intervals.")
+results_table(calibrated, f"Calibration on the test turns, profile {book.label}; without intervals.")
 
 # %% [markdown]
 # Nats a turn are what a planner is worth as a predictor, whatever it is decoded with: lower is better.
@@ -154,14 +151,14 @@ plain(calibrated, f"Calibration on the test turns, profile {book.label}; without
 # Where the models of the first seed were trained again on another machine, with the same code, data and seed, the same differences can be taken twice; where the profile has further seeds, once more under each.
 
 # %% tags=["hide-input"]
-own, *others = book.result("questions").payload["by_seed"].values()
-again = [own] if book.result("replies-vanilla-dpo").remade else []
+own, *others = book["questions"].by_seed.values()
+again = [own] if book.stored("replies-vanilla-dpo").provenance.get("remade") else []
 compared = {name: measured.contrasts[name]["paper"] for name in own if name in measured.contrasts}
 noise = {
     name: {
         f"{METRICS[key]}, {title}": text
         for key in ("B", "Q") for title, text in (
-            ("first", written(first[key], 2)), ("again", ", ".join(f"{one[name][key]:.2f}" for one in again) or "–"),
+            ("first", format_estimate(first[key], 2)), ("again", ", ".join(f"{one[name][key]:.2f}" for one in again) or "–"),
             ("other seeds", ", ".join(f"{one[name][key]:.2f}" for one in others) or "–"),
         )
     }
@@ -169,14 +166,14 @@ noise = {
 }  # fmt: skip
 
 
-def outside(trainings: list) -> str:
-    """How many of the differences under ``trainings`` lie outside the first one's interval."""
-    taken = [first[key].low <= one[name][key] <= first[key].high for one in trainings for name, first in compared.items() for key in ("B", "Q")]
+def outside(runs: list) -> str:
+    """How many of the differences under ``runs`` lie outside the first one's interval."""
+    taken = [first[key].low <= one[name][key] <= first[key].high for one in runs for name, first in compared.items() for key in ("B", "Q")]
     return f"{taken.count(False)} of {len(taken)}"
 
 
-figures.say(outside_again=outside(again), outside_seeds=outside(others))
-plain(pd.DataFrame(noise).T, f"The same differences from another training, profile {book.label}; first: chapters 02 to 08, with 95% intervals by dialogue.")
+figures.glue_numbers(outside_again=outside(again), outside_seeds=outside(others))
+results_table(pd.DataFrame(noise).T, f"The same differences from another training run, profile {book.label}; first: chapters 02 to 08, with 95% intervals by dialogue.")
 
 # %% [markdown]
 # Outside the first one's interval lie {glue:text}`outside_again` differences of the same seed on another machine, and {glue:text}`outside_seeds` of other seeds.

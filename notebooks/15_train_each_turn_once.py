@@ -25,11 +25,11 @@ import pandas as pd
 
 from decoupled_esc import models, packing
 from decoupled_esc.present import benchmarks, figures
-from decoupled_esc.present.tables import plain
-from decoupled_esc.workflow import open_chapter
+from decoupled_esc.present.tables import results_table
+from decoupled_esc.experiments.run import open_book
 
-book = open_chapter(globals())
-data = book.result("data").payload
+book = open_book(globals())
+data = book["data"]
 bench = benchmarks.load("turn_training")
 split, measured = bench["training_split"], bench["measurements"]
 hardware = f"{bench['provenance']['hardware']['threads']} CPU threads, float32, not a profile's run"
@@ -56,19 +56,19 @@ for layout, name in names.items():
     for kind in ("sft", "dpo"):
         count = split[f"{kind}-{layout}"]
         rows[f"{name}, {kind.upper()}"] = {
-            "tokens, one sequence an answer": f"{count['tokens_apart']:,}",
-            "tokens, one tree a dialogue": f"{count['tokens']:,}",
+            "tokens, one sequence per answer": f"{count['tokens_apart']:,}",
+            "tokens, one tree per dialogue": f"{count['tokens']:,}",
             "ratio": f"{count['tokens_apart'] / count['tokens']:.1f}",
             "longest tree": f"{count['longest']:,}",
         }
-plain(
+results_table(
     pd.DataFrame(rows).T,
     f"Tokens of one pass over the {split['sft-planner']['turns']:,} training turns. "
-    "The pairs' rejected answers are drawn at random and matter by their length alone.",
+    "The pairs' rejected answers are sampled at random and matter by their length alone.",
 )
 
 # %% tags=["hide-input"]
-figures.say(
+figures.glue_numbers(
     ratio_vanilla=f"{split['sft-vanilla']['tokens_apart'] / split['sft-vanilla']['tokens']:.1f}",
     ratio_planner=f"{split['sft-planner']['tokens_apart'] / split['sft-planner']['tokens']:.1f}",
     ratio_paper=f"{split['sft-generator']['tokens_apart'] / split['sft-generator']['tokens']:.1f}",
@@ -92,8 +92,8 @@ figures.say(
 # There are two turns, so two prompts and two targets.
 
 # %% tags=["hide-input"]
-first, second, third, fourth = data["example"]["messages"]
-figures.say(example_id=data["example"]["id"])
+first, second, third, fourth = data.example.messages
+figures.glue_numbers(example_id=data.example.id)
 
 
 def words(message, count=None):
@@ -124,7 +124,7 @@ print(f"{len(tree)} tokens in place of {apart}")
 figures.show(
     "fig_tree",
     figures.tree_of_words(
-        [vocabulary[token] for token in tree.tokens], tree.depths, tree.predictors, book.source("two turns of one dialogue")
+        [vocabulary[token] for token in tree.tokens], tree.depths, tree.predict_positions, book.source("two turns of one dialogue")
     ),
 )
 
@@ -152,7 +152,7 @@ figures.show(
 import torch
 
 torch.set_num_threads(1)
-tokenizer = models.train_tokenizer([message["text"] for message in data["example"]["messages"]], 300)
+tokenizer = models.train_tokenizer([message["text"] for message in data.example.messages], 300)
 shape = models.Shape(vocabulary=300, hidden=64, layers=2, heads=4, feed_forward=128, context=64)
 model = models.create(shape, tokenizer, seed=1)
 together = packing.answer_logps(model, tree)
@@ -185,7 +185,7 @@ print("gradients agree to one part in 100,000:", bool((of_tree - of_turns).norm(
 drawn = {names[layout].replace("generator, ", "generator,\n"): split[f"sft-{layout}"]["example"]["depths"] for layout in names}
 figures.show("fig_masks", figures.masks(drawn, f"one dialogue of the training split; {hardware}"))
 one = split["sft-planner"]["example"]
-figures.say(drawn_dialogue=one["dialogue"], drawn_turns=one["turns"])
+figures.glue_numbers(drawn_dialogue=one["dialogue"], drawn_turns=one["turns"])
 
 # %% [markdown]
 # ```{glue:figure} fig_masks
@@ -260,7 +260,7 @@ table = [
 ]
 some = next(row for row in measured if row["group"] == "side-by-side")
 repeats = bench["provenance"]["settings"]["repeats_packed"]
-plain(
+results_table(
     pd.DataFrame(table).set_index("parameters"),
     f"One pass over the {some['turns']} turns of {some['dialogues']} training dialogues drawn at random, and over the "
     f"{next(r for r in measured if r['group'] == 'scoring')['turns']:,} test turns for the scores ({hardware}). "
@@ -310,7 +310,7 @@ figures.show("fig_speed", figures.speed_ratios(bars, hardware))
 # %% tags=["hide-input", "remove-output"]
 grown = [row for row in measured if row["group"] == "growth"]
 figures.show("fig_growth", figures.growth({f"{titles['sft-planner']}, {grown[0]['size']}": grown}, hardware))
-figures.say(
+figures.glue_numbers(
     growth_dialogues=f"{grown[-1]['dialogues']:,}",
     growth_size=grown[-1]["size"].replace("M", " million"),
     growth_minutes=f"{grown[-1]['seconds'] / 60:.1f}",

@@ -33,11 +33,12 @@ import pandas as pd
 from decoupled_esc import models, prompts, taxonomy
 from decoupled_esc.corpus import cleaning, open_text
 from decoupled_esc.present import figures
-from decoupled_esc.present.tables import plain
-from decoupled_esc.workflow import open_chapter, pretraining
+from decoupled_esc.present.tables import results_table
+from decoupled_esc.experiments import pretraining
+from decoupled_esc.experiments.run import open_book
 
-book = open_chapter(globals())
-run = book.result("base-model").payload
+book = open_book(globals())
+run = book["base-model"]
 made = {name: pretraining.record(name) for name in ("esc-base", "esc-nano")}
 base, nano = made["esc-base"], made["esc-nano"]
 counts, recipe = base["text"]["counts"], base["recipe"]
@@ -64,12 +65,12 @@ WENT = (
     "messages shared with the evaluation dialogues",
 )  # fmt: skip
 table = {TITLES[source]: {key: f"{counts[source].get(key, 0):,}" for key in (*KEPT, *WENT)} for source in TITLES}
-plain(pd.DataFrame(table), "The text before and after cleaning; the same for both models. A passage is a conversation, or a piece of one; a name counts once in each. ESConv: its training split; DailyDialog: its validation and test parts.")
+results_table(pd.DataFrame(table), "The text before and after cleaning; the same for both models. A passage is a conversation, or a piece of one; a name counts once in each. ESConv: its training split; DailyDialog: its validation and test parts.")
 
 # %% tags=["hide-input"]
 total = {key: sum(count.get(key, 0) for count in counts.values()) for key in ("words", "words kept", WENT[-1])}
 tokens = base["text"]["tokens"]
-figures.say(
+figures.glue_numbers(
     words=f"{total['words kept'] / 1e6:.2f}", gone=f"{1 - total['words kept'] / total['words']:.1%}", shared=total[WENT[-1]],
     overlap=cleaning.OVERLAP, ratio=f"{sum(tokens.values()) / base['parameters']:.1f}",
 )
@@ -102,7 +103,7 @@ sizes = {
     }
     for name, t in tokenizers.items()
 }
-plain(pd.DataFrame(sizes), "The two tokenizers. Bars stand between tokens; tokens include the chat marks, bytes do not.")
+results_table(pd.DataFrame(sizes), "The two tokenizers. Bars stand between tokens; tokens include the chat marks, bytes do not.")
 
 # %% [markdown]
 # ## Shape and recipe
@@ -121,8 +122,8 @@ def summary(record):
         "file, bfloat16": f"{record['bytes'] / 1e6:.1f} MB",
         "readings of " + ", ".join(TITLES[s] for s in how["repeats"]): ", ".join(map(str, how["repeats"].values())),
         "tokens read": f"{record['tokens']:,}",
-        "block × batch": f"{how['block']:,} × {how['batch']}",
-        "optimiser steps": f"{-(-record['tokens'] // (how['block'] * how['batch'])):,}",
+        "block × batch": f"{how['block']:,} × {how['batch_size']}",
+        "optimiser steps": f"{-(-record['tokens'] // (how['block'] * how['batch_size'])):,}",
         "highest learning rate": f"{how['learning_rate']:g}",
         "weight decay": f"{how['weight_decay']:g}",
         "wall time": f"{record['provenance']['wall_seconds'] / 60:.0f} minutes",
@@ -131,7 +132,7 @@ def summary(record):
     }
 
 
-plain(pd.DataFrame({name: summary(record) for name, record in made.items()}), f"Both models ({hardware}).")
+results_table(pd.DataFrame({name: summary(record) for name, record in made.items()}), f"Both models ({hardware}).")
 
 # %% [markdown]
 # ## What was tried
@@ -140,7 +141,7 @@ plain(pd.DataFrame({name: summary(record) for name, record in made.items()}), f"
 # The log keeps the ones that lost.
 
 # %% tags=["hide-input"]
-trials = pretraining.trials()
+trials = pretraining.record("trials")
 rows = [
     {
         "what differs": row["differs"] if row["differs"] != "–" else "start: 4 blocks a step, rate 2e-3",
@@ -151,8 +152,8 @@ rows = [
     for row in trials["trials"]
 ]
 rates = trials["tokens_per_second"]
-figures.say(float32=f"{rates['float32']:,}", bfloat16=f"{rates['bfloat16']:,}")
-plain(pd.DataFrame(rows).set_index("what differs"), "Trials: bits per byte on some held-out conversations, lower is better. Single runs, two at a time, on an earlier state of the cleaning.")
+figures.glue_numbers(float32=f"{rates['float32']:,}", bfloat16=f"{rates['bfloat16']:,}")
+results_table(pd.DataFrame(rows).set_index("what differs"), "Trials: bits per byte on some held-out conversations, lower is better. Single runs, two at a time, on an earlier state of the cleaning.")
 
 # %% [markdown]
 # With so little text read, the number of optimiser steps decides: halving the batch won more than anything else, and with the small batch two learning rates did equally well.
@@ -166,10 +167,10 @@ plain(pd.DataFrame(rows).set_index("what differs"), "Trials: bits per byte on so
 
 # %% tags=["hide-input", "remove-output"]
 figures.show("fig_pretraining", figures.training_curves({name: record["steps"] for name, record in made.items()}, hardware))
-figures.say(
+figures.glue_numbers(
     base_last=f"{base['steps'][-1]['loss']:.2f}", base_vocabulary=f"{recipe['shape']['vocabulary']:,}",
     base_esconv=f"{base['held_out']['esconv']['perplexity']:.0f}", nano_esconv=f"{nano['held_out']['esconv']['perplexity']:.0f}",
-    profile_name=book.label, run_name=run["name"], run_perplexity=f"{run['held_out']['perplexity']:.1f}" if "held_out" in run else "not measured",
+    profile_name=book.label, run_name=run.name, run_perplexity=f"{run.held_out['perplexity']:.1f}" if run.held_out else "not measured",
     unseen=f"{base['held_out']['esconv']['nats_per_token']:.2f}",
     base_bits=f"{base['held_out']['esconv']['bits_per_byte']:.2f}", nano_bits=f"{nano['held_out']['esconv']['bits_per_byte']:.2f}",
 )
@@ -196,7 +197,7 @@ held = pd.DataFrame({
     for what, key, form in (("perplexity", "perplexity", ".1f"), ("bits per byte", "bits_per_byte", ".3f"))
 })
 held.insert(0, "held-out conversations", {TITLES[s]: base["held_out"][s]["conversations"] for s in TITLES})
-plain(held, "Held-out text, each conversation read by itself, with the weights as shipped. Single runs.")
+results_table(held, "Held-out text, each conversation read by itself, with the weights as shipped. Single runs.")
 
 # %% [markdown]
 # On ESConv's validation dialogues `esc-base` has a {term}`perplexity` of {glue:text}`base_esconv`: it is as unsure of the next token as among that many equally likely ones, out of {glue:text}`base_vocabulary`.
@@ -215,7 +216,7 @@ said = [
     for n in range(len(base["samples"]))
     for name, sample in ((name, record["samples"][n]) for name, record in made.items())
 ]
-plain(pd.DataFrame(said).set_index("opener"), "Generated replies, research output; cut at 60 tokens.")
+results_table(pd.DataFrame(said).set_index("opener"), "Generated replies, research output; cut at 60 tokens.")
 
 # %% [markdown]
 # Look at what is there and what is not: whole clauses in a familiar tone, some that nobody should say to a person, and hardly a thought that reaches from one sentence to the next.

@@ -19,18 +19,15 @@
 profile = "laptop"
 
 # %% tags=["hide-input"]
-import json
-
-from decoupled_esc.evaluate import Evaluation
+from decoupled_esc.experiments.run import open_book
 from decoupled_esc.present import chained, figures, replication
 from decoupled_esc.present.paper import load_tables
-from decoupled_esc.present.tables import plain
-from decoupled_esc.workflow import open_chapter
+from decoupled_esc.present.tables import results_table
 
-book = open_chapter(globals())
-data = book.result("data").payload
-evaluation = Evaluation.from_json(json.dumps(book.result("metrics").payload))
-judged = book.result("judged").payload
+book = open_book(globals())
+data = book["data"]
+evaluation = book["metrics"]
+judged = book["judged"]
 name = book.label
 measured = [
     replication.table_1(data, name),
@@ -38,16 +35,16 @@ measured = [
     replication.table_3(evaluation, judged, "vanilla", name),
     replication.table_3(evaluation, judged, "decoupled", name),
     replication.table_3(evaluation, judged, "vanilla", name, methods=("direct-refine", "self-refine", "emotion-cot")),
-    replication.table_1_mined(book.result("pairs").payload, name),
+    replication.table_1_mined(book["pairs"], name),
     replication.table_2(judged, name),
     replication.table_4(judged, name),
-    replication.table_5(Evaluation.from_json(json.dumps(book.result("metrics-controlled").payload)), name),
+    replication.table_5(book["metrics-controlled"], name),
 ]
-cso = Evaluation.from_json(json.dumps(book.result("metrics-cso").payload["together"]))
+cso = book["metrics-cso"]["together"]
 tuning = "full" if book.profile.cso.training.lora is None else "lora"
 measured += [chained.table_2(cso, evaluation, tuning, name), chained.table_4(cso, name)]
 measured += [chained.losses(cso, table, tuning, name) for table in chained.BACKBONES]
-pro = book.result("esc-pro").payload
+pro = book["esc-pro"]
 measured += [] if "missing" in pro else [chained.table_5(pro, name)]
 report = replication.report(measured)
 
@@ -58,12 +55,12 @@ report = replication.report(measured)
 counts = replication.summary(report)
 names = {key: table.name for key, table in load_tables().items()}
 attempted = report[report.status != "not attempted"]
-figures.say(
+figures.glue_numbers(
     profile_name=name, cells=f"{len(report):,}", attempted=len(attempted), tables=len(counts),
     share=f"{100 * len(attempted) / len(report):.0f}", exact=int((report.status == "exact").sum()),
     opposite=int((report.status == "opposite").sum()),
 )
-plain(counts.rename(index=names), f"Status of every number of both papers, profile {name}.")
+results_table(counts.rename(index=names), f"Status of every number of both papers, profile {name}.")
 
 # %% [markdown]
 # {glue:text}`attempted` of {glue:text}`cells` numbers in {glue:text}`tables` tables have been measured ({glue:text}`share`%), {glue:text}`exact` of them exactly, and {glue:text}`opposite` came out the other way round.
@@ -86,10 +83,10 @@ for deviation in book.profile.deviations:
 # %% tags=["hide-input"]
 missing = report[report.status == "not attempted"].replace({"table": names})
 reasons = missing.groupby(["table", "why"], sort=False).size().rename("cells").reset_index()
-plain(reasons.set_index("table"), f"Cells that were not attempted, and why; profile {name}.")
+results_table(reasons.set_index("table"), f"Cells that were not attempted, and why; profile {name}.")
 
 # %% [markdown]
 # ## Every measured cell
 
 # %% tags=["hide-input"]
-plain(replication.listing(attempted).set_index("table"), f"All cells with a measurement, profile {name}; 95% intervals.")
+results_table(replication.listing(attempted).set_index("table"), f"All cells with a measurement, profile {name}; 95% intervals.")

@@ -28,14 +28,14 @@ import pandas as pd
 from decoupled_esc.corpus import Message, Turn
 from decoupled_esc.evaluate import judges
 from decoupled_esc.evaluate.judged import Reply
+from decoupled_esc.experiments.run import open_book
 from decoupled_esc.present import figures
-from decoupled_esc.present.tables import plain
-from decoupled_esc.workflow import open_chapter
+from decoupled_esc.present.tables import results_table
 
-book = open_chapter(globals())
-data = book.result("data").payload
+book = open_book(globals())
+data = book["data"]
 blank = data["blank_turns"]["test"] / data["turns"]["test"]
-figures.say(profile_name=book.label, blank=f"{100 * blank:.0f}")
+figures.glue_numbers(profile_name=book.label, blank=f"{100 * blank:.0f}")
 context = (Message("seeker", "I lost my job on Friday. I haven't told anyone, and I can't sleep."),)
 turn = Turn("invented/00", "invented/00", context, "Reflection of feelings", "That is a lot to carry alone. What worries you most at night?")
 good = Reply("a", turn, "Reflection of feelings", "It sounds lonely to keep such news to yourself.")
@@ -59,7 +59,7 @@ def show(request) -> None:
 show(judges.likert(good, judges.DIMENSIONS[2], PAPER))
 
 # %% tags=["hide-input"]
-plain(
+results_table(
     pd.DataFrame({d.name: dict(enumerate(d.levels)) for d in judges.DIMENSIONS}),
     "What each score stands for, after Table 8 of DecoupledESC, in our words.",
 )
@@ -101,7 +101,7 @@ print("would be kept if the first is called None and the second Early Emotion Sh
 # ## Which judges this profile has
 
 # %% tags=["hide-input"]
-judged = book.result("judged").payload
+judged = book["judged"]
 if "missing" in judged:
     found = pd.DataFrame({"LLM judge": {"not asked": judged["missing"]}})
 else:
@@ -115,7 +115,7 @@ else:
             for judge, scores in judged["judges"].items()
         }
     ).T
-plain(found, f"LLM judges of profile {book.label}.")
+results_table(found, f"LLM judges of profile {book.label}.")
 
 # %% [markdown]
 # An LLM judge was not asked for the numbers in this book where this table names none: the paper's judge is a paid service.

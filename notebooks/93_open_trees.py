@@ -26,34 +26,37 @@ profile = "laptop"
 import pandas as pd
 
 from decoupled_esc.present import trees
-from decoupled_esc.present.tables import plain
-from decoupled_esc.workflow import open_chapter
+from decoupled_esc.present.tables import results_table
+from decoupled_esc.search.export import ExpandedNode
+from decoupled_esc.experiments.run import open_book
+from decoupled_esc.pipeline import Missing
 
-book = open_chapter(globals())
-searched = book.result("search")
-print(f"Profile {book.label}: {len(searched.rows)} trees.")
+book = open_book(globals())
+searched = book["search"]
+grown = () if isinstance(searched, Missing) else searched.rows
+print(f"Profile {book.label}: {len(grown)} trees.")
 
 # %% tags=["hide-input"]
-spoken = {tree["id"]: [node for node in tree["nodes"] if "visits" in node and not node["gold"]] for tree in searched.rows}
+spoken = {tree.id: [node for node in tree.nodes if isinstance(node, ExpandedNode)] for tree in grown}
 lines = {
-    tree["id"]: {
-        "iterations": f"{tree['iterations']}",
-        "rounds of the gold dialogue": f"{sum(bool(node.get('gold')) for node in tree['nodes']) - 1}",
-        "rounds spoken out": f"{len(spoken[tree['id']])}",
-        "talks that ended": f"{sum(node['ends'] for node in spoken[tree['id']])}",
-        "best Q of a model's turn": f"{max((node['value'] for node in spoken[tree['id']]), default=0):.2f}",
+    tree.id: {
+        "iterations": f"{tree.iterations}",
+        "rounds of the gold dialogue": f"{sum(getattr(node, 'gold', False) for node in tree.nodes) - 1}",
+        "expanded nodes": f"{len(spoken[tree.id])}",
+        "terminal dialogues": f"{sum(node.ends for node in spoken[tree.id])}",
+        "best Q of a model's turn": f"{max((node.value for node in spoken[tree.id]), default=0):.2f}",
     }
-    for tree in searched.rows
+    for tree in grown
 }
-plain(pd.DataFrame(lines or {"–": {"iterations": "no search"}}).T, f"The trees, profile {book.label}; counts and mean rewards, without intervals.")
+results_table(pd.DataFrame(lines or {"–": {"iterations": "no search"}}).T, f"The trees, profile {book.label}; counts and mean rewards, without intervals.")
 
 # %% tags=["hide-input"]
 by_strategy: dict[str, list[float]] = {}
 for nodes in spoken.values():
     for node in nodes:
-        by_strategy.setdefault(node["strategy"], []).append(node["value"])
+        by_strategy.setdefault(node.strategy, []).append(node.value)
 lines = {name: {"rounds": f"{len(values):,}", "mean Q": f"{sum(values) / len(values):.2f}"} for name, values in sorted(by_strategy.items())}
-plain(pd.DataFrame(lines or {"–": {"rounds": "0"}}).T, f"What the search tried, by strategy; profile {book.label}; without intervals.")
+results_table(pd.DataFrame(lines or {"–": {"rounds": "0"}}).T, f"What the search tried, by strategy; profile {book.label}; without intervals.")
 
 # %% tags=["hide-input"]
-trees.Explorer(searched.rows)
+trees.Explorer(grown)

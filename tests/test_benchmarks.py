@@ -9,7 +9,7 @@ import pytest
 
 from decoupled_esc.corpus import open_text
 from decoupled_esc.present import benchmarks
-from decoupled_esc.workflow import pretraining
+from decoupled_esc.experiments import pretraining
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 import base_models  # noqa: E402
@@ -81,7 +81,7 @@ def test_a_missing_file_names_the_command(monkeypatch, tmp_path):
 
 
 def test_every_trial_of_the_base_models_is_kept():
-    found = pretraining.trials()
+    found = pretraining.record("trials")
     assert [(row["name"], row["differs"]) for row in found["trials"]] == [(name, t[0]) for name, t in base_models.TRIALS.items()]
     for row in found["trials"]:
         assert set(row["bits_per_byte"]) == set(open_text.SOURCES)

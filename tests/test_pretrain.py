@@ -11,15 +11,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from test_open_text import CLEANS
 
 from decoupled_esc import corpus, models, prompts, taxonomy
 from decoupled_esc.corpus import Message, open_text, read_raw
 from decoupled_esc.corpus.open_text import Passage
 from decoupled_esc.corpus.split import MANIFEST
+from decoupled_esc.experiments import pretraining
+from decoupled_esc.experiments.profiles import ProfileError
 from decoupled_esc.train import pretrain
-from decoupled_esc.workflow import pretraining
-from decoupled_esc.workflow.profiles import ProfileError
-from test_open_text import CLEANS
 
 SHAPE = models.Shape(vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=128)
 SHIPPED = ("esc-nano", "esc-base")

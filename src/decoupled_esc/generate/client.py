@@ -380,7 +380,7 @@ class _Run:
             raise
         except openai.APIStatusError as error:
             # A gateway's error may hide an answer that came too late for it; no other is paid.
-            if error.status_code in (500, 503) or error.status_code < 500 and error.status_code != 408:
+            if error.status_code in (500, 503) or (error.status_code < 500 and error.status_code != 408):
                 taken = (0, 0)
             raise
         finally:

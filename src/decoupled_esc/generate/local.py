@@ -112,12 +112,10 @@ class TransformersEngine(TokenEngine):
                     past_key_values=cache,
                     use_cache=True,
                 ).logits[0]
-        return [self._completion(prompt, row) for prompt, row in zip(prompts, printed, strict=True)]
-
-    def _completion(self, prompt: Prompt, tokens: list[int]) -> Completion:
-        finished = tokens[-1] in self._end
-        text = self.tokenizer.decode(tokens[:-1] if finished else tokens, skip_special_tokens=True)
-        return Completion(prompt.id, text, len(tokens), finished)
+        finished = [row[-1] in self._end for row in printed]
+        kept = [row[:-1] if ended else row for row, ended in zip(printed, finished, strict=True)]
+        texts = [self.tokenizer.decode(row, skip_special_tokens=True) for row in kept]
+        return list(map(Completion, [prompt.id for prompt in prompts], texts, map(len, printed), finished))
 
 
 def _decoder(sampling: Sampling):

@@ -66,14 +66,7 @@ class Server:
     """``vllm serve`` as a child of this process, with its log in a file.  Use as a context manager."""
 
     def __init__(
-        self,
-        base: Weights,
-        log: Path,
-        *,
-        adapters: Mapping[str, Path],
-        max_length: int,
-        seed: int,
-        serving: Serving,
+        self, base: Weights, log: Path, *, adapters: Mapping[str, Path], max_length: int, seed: int, serving: Serving
     ):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -91,7 +84,11 @@ class Server:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as file:
             self.process = subprocess.Popen(
-                self.command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=ends_with_parent()
+                self.command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=ends_with_parent(),
             )
         atexit.register(self.stop)
         try:
@@ -266,12 +263,5 @@ def _lora_options(adapters: Mapping[str, Path]) -> list[str]:
     if allowed is None:
         raise ServerError(f"LoRA rank {max(ranks)} is more than vLLM takes; train with at most {LORA_RANKS[-1]}")
     modules = [f"{name}={folder}" for name, folder in adapters.items()]
-    return [
-        "--enable-lora",
-        "--max-loras",
-        str(len(adapters)),
-        "--max-lora-rank",
-        str(allowed),
-        "--lora-modules",
-        *modules,
-    ]
+    limits = ["--max-loras", str(len(adapters)), "--max-lora-rank", str(allowed)]
+    return ["--enable-lora", *limits, "--lora-modules", *modules]

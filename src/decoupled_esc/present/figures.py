@@ -1,4 +1,4 @@
-"""One function a figure.  Each takes plain numbers, returns a matplotlib Figure, and prints its profile into it.
+"""One function per figure.  Each takes plain numbers, returns a matplotlib Figure, and prints its profile into it.
 
 ``show`` hands a figure to the chapter: drawn as SVG, byte for byte the same for the same numbers.
 """
@@ -15,8 +15,10 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from decoupled_esc.evaluate.bootstrap import Estimate
+from decoupled_esc.evaluate.decoding import Calibration, StrategyScores
 from decoupled_esc.packing import subtree_ends
 from decoupled_esc.taxonomy import ESCONV
+from decoupled_esc.train import Preferred
 
 plt.style.use(Path(__file__).with_name("book.mplstyle"))
 
@@ -34,7 +36,7 @@ def show(key: str, figure: Figure) -> None:
     plt.close(figure)
 
 
-def say(**numbers) -> None:
+def glue_numbers(**numbers) -> None:
     """Keep ``numbers`` for the running text's ``{glue:text}``, printing nothing."""
     from myst_nb import glue
 
@@ -63,7 +65,9 @@ def strategy_by_stage(counts: np.ndarray, source: str) -> Figure:
                 axes.text(stage, below[stage] + shares[stage, index] / 2, f"{shares[stage, index]:.0f}", ha="center",
                           va="center", fontsize=7.5, bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none"})  # fmt: skip
         below += shares[:, index]
-    axes.set(xlabel="stage of the dialogue (0 = opening, 5 = end)", ylabel="share of supporter turns (%)", ylim=(0, 100))
+    axes.set(
+        xlabel="stage of the dialogue (0 = opening, 5 = end)", ylabel="share of supporter turns (%)", ylim=(0, 100)
+    )
     axes.grid(visible=False)
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
@@ -76,7 +80,9 @@ def shares(values: Mapping[str, Mapping[str, Estimate]], source: str, ylabel: st
     places = np.arange(len(next(iter(values.values()))))
     width = 0.8 / len(values)
     for number, ((name, found), colour) in enumerate(zip(values.items(), PALETTE, strict=False)):
-        bars = np.array([[e.value, *((0, 0) if e.low is None else (e.value - e.low, e.high - e.value))] for e in found.values()])
+        bars = np.array(
+            [[e.value, *((0, 0) if e.low is None else (e.value - e.low, e.high - e.value))] for e in found.values()]
+        )
         axes.bar(places + (number - (len(values) - 1) / 2) * width, bars[:, 0], width, yerr=bars[:, 1:].T if bars[:, 1:].any() else None,
                  color=colour, hatch=[None, "//", ".."][number % 3], edgecolor="white", linewidth=0.6, error_kw={"linewidth": 1}, label=name)  # fmt: skip
     axes.set_xticks(places, [label.replace(" ", "\n", 1) for label in next(iter(values.values()))])
@@ -94,7 +100,7 @@ def nothing_here(why: str, source: str) -> Figure:
     return source_line(figure, source)
 
 
-def training_curves(logs: Mapping[str, Sequence[Mapping]], source: str) -> Figure:
+def training_curves(logs: Mapping[str, Sequence[Mapping[str, float]]], source: str) -> Figure:
     """Loss and learning rate over tokens read.  ``logs``: name -> steps of ``train.Log``."""
     figure, (loss, rate) = plt.subplots(1, 2, figsize=(7.6, 3.2), width_ratios=(3, 2))
     styles = ["-", "--", "-.", ":"]
@@ -109,25 +115,28 @@ def training_curves(logs: Mapping[str, Sequence[Mapping]], source: str) -> Figur
     return source_line(figure, source)
 
 
-def preference_curves(logs: Mapping[str, Sequence[Mapping]], betas: Mapping[str, float], source: str) -> Figure:
+def preference_curves(runs: Mapping[str, Preferred], source: str) -> Figure:
     """Rewards, their margin, accuracy, and drift from the reference over the steps of preference optimisation.
 
-    ``logs``: name -> steps of ``train.Log``; ``betas``: name -> beta of its loss.  Drift is the mean of
-    ln(reference / policy) over the rejected answers, which the reference wrote: an estimate of KL(reference || policy) in
-    nats an answer, from answers that the mining has selected.
+    Drift is the mean of ln(reference / policy) over the rejected answers, which the reference wrote: an estimate of
+    KL(reference || policy) in nats per answer, from answers that the mining has selected.
     """
     figure, grid = plt.subplots(2, 2, figsize=(7.6, 5.4), sharex=True)
     panels = grid.ravel()
-    for (name, steps), colour, style in zip(logs.items(), PALETTE, ["-", "--", "-."], strict=False):
-        place = [step["step"] for step in steps]
-        chosen, rejected = (np.array([step[f"reward_{side}"] for step in steps]) for side in ("chosen", "rejected"))
+    for (name, run), colour, style in zip(runs.items(), PALETTE, ["-", "--", "-."], strict=False):
+        steps = [step for step in run.steps if "reward_chosen" in step]
+        place, accuracy, chosen, rejected = (
+            np.array([step[key] for step in steps]) for key in ("step", "accuracy", "reward_chosen", "reward_rejected")
+        )
         panels[0].plot(place, chosen, "-", color=colour, linewidth=1.3, label=f"{name}: chosen")
         panels[0].plot(place, rejected, ":", color=colour, linewidth=1.3, label=f"{name}: rejected")
-        panels[1].plot(place, chosen - rejected, style, color=colour, label=name)
-        panels[2].plot(place, [100 * step["accuracy"] for step in steps], style, color=colour, label=name)
-        panels[3].plot(place, -rejected / betas[name], style, color=colour, label=name)
+        for axes, values in zip(
+            panels[1:], (chosen - rejected, 100 * accuracy, -rejected / run.loss.beta), strict=True
+        ):
+            axes.plot(place, values, style, color=colour, label=name)
     panels[2].axhline(50, color="black", linewidth=0.7)
-    for axes, title in zip(panels, ("Rewards (nats)", "Margin (nats)", "Pairs told apart (%)", "KL from the reference (nats an answer)"), strict=True):
+    titles = ("Rewards (nats)", "Margin (nats)", "Preference accuracy (%)", "KL from the reference (nats per answer)")
+    for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title)
     for axes in grid[1]:
         axes.set_xlabel("step")
@@ -136,33 +145,35 @@ def preference_curves(logs: Mapping[str, Sequence[Mapping]], betas: Mapping[str,
     return source_line(figure, source)
 
 
-def over_temperatures(sweeps: Mapping[str, Sequence[Mapping]], metrics: Mapping[str, str], source: str) -> Figure:
-    """A metric a panel over the temperature that strategies are drawn at, a line a planner, with 95% intervals.
+def over_temperatures(
+    sweeps: Mapping[str, Sequence[StrategyScores]], metrics: Mapping[str, str], source: str
+) -> Figure:
+    """One panel per metric over the temperature that strategies are sampled at, a line per planner, with 95% intervals.
 
-    ``sweeps``: planner -> rows of ``evaluate.decoding.sweep``; ``metrics``: key -> title.
+    ``metrics``: key -> title.
     """
-    figure, panels = plt.subplots(1, len(metrics), figsize=(7.6, 3.2))
-    for axes, (key, title) in zip(np.atleast_1d(panels), metrics.items(), strict=True):
+    figure, (panels,) = plt.subplots(1, len(metrics), figsize=(7.6, 3.2), squeeze=False)
+    for axes, (key, title) in zip(panels, metrics.items(), strict=True):
         for (name, rows), colour, marker in zip(sweeps.items(), PALETTE, "os^Dv", strict=False):
-            place = [row["temperature"] for row in rows]
-            axes.plot(place, [row[key]["value"] for row in rows], marker=marker, markersize=3.5, color=colour, label=name)
-            if rows[0][key]["low"] is not None:
-                axes.fill_between(place, [row[key]["low"] for row in rows], [row[key]["high"] for row in rows], color=colour, alpha=0.15)
+            place, scores = [row.temperature for row in rows], [getattr(row, key) for row in rows]
+            axes.plot(place, [e.value for e in scores], marker=marker, markersize=3.5, color=colour, label=name)
+            if scores[0].low is not None:
+                axes.fill_between(place, [e.low for e in scores], [e.high for e in scores], color=colour, alpha=0.15)
         axes.axvline(0.7, color="black", linewidth=0.7, linestyle=":")
         axes.set(title=title, xlabel="temperature (0: argmax)")
-    np.atleast_1d(panels)[-1].legend(fontsize=7)
+    panels[-1].legend(fontsize=7)
     return source_line(figure, source)
 
 
-def reliability(calibrations: Mapping[str, Mapping], source: str) -> Figure:
+def reliability(calibrations: Mapping[str, Calibration], source: str) -> Figure:
     """How often the most probable strategy is gold, over how probable it was said to be; size of dots by turns."""
     figure, axes = plt.subplots(figsize=(4.6, 4.0))
     axes.plot([0, 100], [0, 100], color="black", linewidth=0.8)
     for (name, found), colour, marker in zip(calibrations.items(), PALETTE, "os^Dv", strict=False):
-        sizes = [12 + 90 * row["turns"] / sum(r["turns"] for r in found["bins"]) for row in found["bins"]]
-        place, height = ([row[key] for row in found["bins"]] for key in ("confidence", "accuracy"))
+        turns = np.array([row.turns for row in found.bins])
+        place, height = [row.confidence for row in found.bins], [row.accuracy for row in found.bins]
         axes.plot(place, height, color=colour, linewidth=1)
-        axes.scatter(place, height, sizes, color=colour, marker=marker, label=name)
+        axes.scatter(place, height, 12 + 90 * turns / turns.sum(), color=colour, marker=marker, label=name)
     axes.set(xlabel="said to be probable (%)", ylabel="was gold (%)", xlim=(0, 100), ylim=(0, 100))
     axes.legend(fontsize=7.5)
     return source_line(figure, source)
@@ -173,26 +184,26 @@ def strategy_distributions(shares: Mapping[str, Sequence[float]], gold: Sequence
 
     ``shares``: system -> [8] summing to 1; ``gold`` [8].
     """
-    figure, panels = plt.subplots(1, len(shares), figsize=(7.6, 3.6), sharey=True, sharex=True)
+    figure, (panels,) = plt.subplots(1, len(shares), figsize=(7.6, 3.6), sharey=True, sharex=True, squeeze=False)
     rows = np.arange(len(SHORT))[::-1]
-    for axes, (name, share), colour in zip(np.atleast_1d(panels), shares.items(), PALETTE, strict=False):
+    for axes, (name, share), colour in zip(panels, shares.items(), PALETTE, strict=False):
         axes.barh(rows, 100 * np.asarray(share), color=colour, height=0.62)
         axes.plot(100 * np.asarray(gold), rows, "d", color="black", markersize=4.5, label="gold")
         axes.set_title(name.replace(", ", ",\n"), fontsize=9)
         axes.grid(axis="y", visible=False)
-    np.atleast_1d(panels)[0].set_yticks(rows, [f"{s.name.split(' or ')[0]} ({s.abbreviation})" for s in ESCONV], fontsize=8)
-    np.atleast_1d(panels)[0].legend(loc="lower right", fontsize=7.5, handletextpad=0.2)
+    panels[0].set_yticks(rows, [f"{s.name.split(' or ')[0]} ({s.abbreviation})" for s in ESCONV], fontsize=8)
+    panels[0].legend(loc="lower right", fontsize=7.5, handletextpad=0.2)
     figure.supxlabel("share of valid strategies (%)", fontsize=9)
     return source_line(figure, source)
 
 
 def confusion(matrices: Mapping[str, np.ndarray], source: str) -> Figure:
-    """Where predictions go: one panel a system, rows gold, columns predicted, each row in per cent.
+    """Where predictions go: one panel per system, rows gold, columns predicted, each row in per cent.
 
     ``matrices``: system -> int [8, 8], rows predicted and columns gold, as ``evaluate`` counts them.
     """
-    figure, panels = plt.subplots(1, len(matrices), figsize=(7.6, 3.9), sharey=True)
-    for axes, (name, counts) in zip(np.atleast_1d(panels), matrices.items(), strict=True):
+    figure, (panels,) = plt.subplots(1, len(matrices), figsize=(7.6, 3.9), sharey=True, squeeze=False)
+    for axes, (name, counts) in zip(panels, matrices.items(), strict=True):
         by_gold = np.asarray(counts).T
         shares = 100 * by_gold / np.maximum(by_gold.sum(axis=1, keepdims=True), 1)
         sns.heatmap(shares, ax=axes, cmap="Blues", vmin=0, vmax=100, annot=True, fmt=".0f", cbar=False, square=True,
@@ -200,14 +211,14 @@ def confusion(matrices: Mapping[str, np.ndarray], source: str) -> Figure:
         axes.set(title=name, xlabel="predicted")
         axes.tick_params(length=0)
         axes.tick_params(axis="y", rotation=0)
-    np.atleast_1d(panels)[0].set_ylabel("gold")
+    panels[0].set_ylabel("gold")
     return source_line(figure, source)
 
 
 def estimates(values: Mapping[str, Mapping[str, Estimate]], source: str) -> Figure:
-    """Point estimates with 95% intervals: one panel a metric, one line a system.  ``values``: metric -> system -> estimate."""
-    figure, panels = plt.subplots(1, len(values), figsize=(7.6, 2.6), sharey=True)
-    for axes, (metric, systems) in zip(np.atleast_1d(panels), values.items(), strict=True):
+    """Point estimates with 95% intervals: one panel per metric, one line per system.  ``values``: metric -> system -> estimate."""
+    figure, (panels,) = plt.subplots(1, len(values), figsize=(7.6, 2.6), sharey=True, squeeze=False)
+    for axes, (metric, systems) in zip(panels, values.items(), strict=True):
         for row, ((_, estimate), colour) in enumerate(zip(systems.items(), PALETTE, strict=False)):
             if estimate.low is not None:
                 axes.plot([estimate.low, estimate.high], [-row, -row], color=colour, linewidth=2.2)
@@ -223,7 +234,13 @@ def tree_of_words(words: Sequence[str], depths: Sequence[int], learned: Sequence
     """Who attends to whom in a small packed sequence: rows ask, columns are read; ``learned`` rows predict a target."""
     seen = _mask(depths)
     figure, axes = plt.subplots(figsize=(6.6, 6.4))
-    axes.imshow(np.where(seen, 1.0 + np.isin(np.arange(len(words)), learned)[:, None], 0.0), cmap=_BLUES, vmin=0, vmax=2, clip_on=False)
+    axes.imshow(
+        np.where(seen, 1.0 + np.isin(np.arange(len(words)), learned)[:, None], 0.0),
+        cmap=_BLUES,
+        vmin=0,
+        vmax=2,
+        clip_on=False,
+    )
     places = np.arange(len(words))
     axes.set_xticks(places, [f"{depth}" for depth in depths], fontsize=7)
     axes.set_yticks(places, words, fontsize=7.5)
@@ -239,8 +256,8 @@ def tree_of_words(words: Sequence[str], depths: Sequence[int], learned: Sequence
 def masks(trees: Mapping[str, Sequence[int]], source: str) -> Figure:
     """The attention mask of one dialogue in several layouts, at one scale.  ``trees``: layout -> depths [L]."""
     lengths = [len(depths) for depths in trees.values()]
-    figure, panels = plt.subplots(1, len(trees), figsize=(7.6, 3.0), width_ratios=lengths)
-    for axes, (name, depths) in zip(np.atleast_1d(panels), trees.items(), strict=True):
+    figure, (panels,) = plt.subplots(1, len(trees), figsize=(7.6, 3.0), width_ratios=lengths, squeeze=False)
+    for axes, (name, depths) in zip(panels, trees.items(), strict=True):
         axes.imshow(_mask(depths), cmap=_BLUES, vmin=0, vmax=2, interpolation="nearest", clip_on=False)
         axes.set_title(name, fontsize=9)
         axes.set_xlabel(f"{len(depths):,} tokens", fontsize=8)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 
 from decoupled_esc.evaluate.bootstrap import Estimate
+from decoupled_esc.pipeline import Missing
 
 VALUES = Path(__file__).parents[3] / "data" / "paper_values.json"
 
@@ -66,12 +67,6 @@ class PaperTable:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: str
-    _columns: dict[str, Column] = field(init=False, repr=False, compare=False)
-    _rows: dict[str, Row] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self):
-        object.__setattr__(self, "_columns", {column.key: column for column in self.columns})
-        object.__setattr__(self, "_rows", {row.key: row for row in self.rows})
 
     @property
     def name(self) -> str:
@@ -80,15 +75,11 @@ class PaperTable:
 
     def column(self, key: str) -> Column:
         """Raises KeyError, naming the nearest column."""
-        if key not in self._columns:
-            raise unknown(f"column of {self.id}", key, self._columns)
-        return self._columns[key]
+        return _find(self.columns, key, f"column of {self.id}")
 
     def row(self, key: str) -> Row:
         """Raises KeyError, naming the nearest row."""
-        if key not in self._rows:
-            raise unknown(f"row of {self.id}", key, self._rows)
-        return self._rows[key]
+        return _find(self.rows, key, f"row of {self.id}")
 
     def value(self, row: str, column: str) -> float | str | None:
         """The printed cell, None where the paper leaves it blank. Raises KeyError for an unknown row or column."""
@@ -105,6 +96,13 @@ class PaperTable:
         if value is None or other is None:
             return None
         return round(value - other, self.decimals(row, column))
+
+
+def _find(entries: Iterable, key: str, what: str):
+    for entry in entries:
+        if entry.key == key:
+            return entry
+    raise unknown(what, key, (entry.key for entry in entries))
 
 
 class Tables(dict[str, PaperTable]):
@@ -166,34 +164,24 @@ class Verdict:
 
 def verdict(
     paper: float,
-    measured: Estimate | None,
+    measured: Estimate | Missing,
     *,
     decimals: int,
     paper_contrast: float | None = None,
     contrast: Estimate | None = None,
-    why: str | None = None,
 ) -> Verdict:
     """Compares the paper's number with a measured one; the answer is never stronger than the measured interval.
 
     `paper` is printed with `decimals` decimals. `paper_contrast` and `contrast` are this row minus a comparison row,
     in the paper and here (a paired difference); they decide only where the numbers themselves do not agree.
 
-    * not measured: *not attempted*, which needs `why`;
-    * without an interval: *exact* where the measured value rounds (a half up or to even) to the paper's;
-    * with an interval: *within the interval* where it contains a number that rounds to the paper's; never *exact*;
-    * else, with a contrast: *undecided* where its interval contains 0 or the paper's difference is 0, otherwise
-      *same direction* or *opposite* by the signs;
-    * else *differs*.
-
-    Raises ValueError for a missing reason, a number that is not finite, half an interval, an interval that does not
-    run from low to high, one contrast without the other, or a contrast without an interval beside a measured value
-    that has one.
+    Raises ValueError for a `Missing` without a reason, a number that is not finite, an interval that does not run from
+    low to high, one contrast without the other, or a contrast without an interval beside a measured value that has one.
     """
-    why = why.strip() if why else None
-    if measured is None:
-        if not why:
+    if isinstance(measured, Missing):
+        if not measured.reason.strip():
             raise ValueError("a cell that was not attempted needs a reason")
-        return Verdict(Status.NOT_ATTEMPTED, why)
+        return Verdict(Status.NOT_ATTEMPTED, measured.reason.strip())
     if (paper_contrast is None) != (contrast is None):
         raise ValueError("a comparison needs both differences, the paper's and ours")
     sampled = _has_interval(measured)
@@ -204,15 +192,15 @@ def verdict(
 
     half = 0.5 * 10.0**-decimals  # a printed 2.65 stands for every number that rounds to it
     if sampled and measured.low - half <= paper <= measured.high + half:
-        return Verdict(Status.WITHIN, why)
+        return Verdict(Status.WITHIN)
     if not sampled and rounds_to(measured.value, paper, decimals):
-        return Verdict(Status.EXACT, why)
+        return Verdict(Status.EXACT)
     if contrast is None:
-        return Verdict(Status.DIFFERS, why)
+        return Verdict(Status.DIFFERS)
     low, high = (contrast.value,) * 2 if contrast.low is None else (contrast.low, contrast.high)
     if paper_contrast == 0 or low <= 0 <= high:
-        return Verdict(Status.UNDECIDED, why)
-    return Verdict(Status.SAME if (low > 0) == (paper_contrast > 0) else Status.OPPOSITE, why)
+        return Verdict(Status.UNDECIDED)
+    return Verdict(Status.SAME if (low > 0) == (paper_contrast > 0) else Status.OPPOSITE)
 
 
 def rounds_to(value: float, printed: float, decimals: int) -> bool:

@@ -1,14 +1,11 @@
-"""Pictures that move: a slider over drawings made beforehand, which needs no kernel and works on the static page.
-
-Each has a ``live_`` twin with ipywidgets, for students with a notebook open.
-"""
+"""Pictures that move: a slider over drawings made beforehand, which needs no kernel and works on the static page."""
 
 from __future__ import annotations
 
 import base64
 import io
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import matplotlib.pyplot as plt
@@ -94,7 +91,13 @@ def draw_bias(counts: Sequence[Sequence[int]], favourite: int, share: float, sou
     preference, nothing = strategy.preference(w, "paper"), np.zeros(8)
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.0), width_ratios=(1, 1.3))
     left.imshow(w.T / np.maximum(w.sum(axis=0)[:, None], 1), cmap="Blues", vmin=0, vmax=1)
-    left.set(title="gold (rows) to predicted", xticks=range(8), yticks=range(8), xticklabels=figures.SHORT, yticklabels=figures.SHORT)
+    left.set(
+        title="gold (rows) to predicted",
+        xticks=range(8),
+        yticks=range(8),
+        xticklabels=figures.SHORT,
+        yticklabels=figures.SHORT,
+    )
     left.tick_params(labelsize=7, length=0)
     left.grid(visible=False)
     right.bar(range(8), preference, color=figures.PALETTE[0])
@@ -102,29 +105,3 @@ def draw_bias(counts: Sequence[Sequence[int]], favourite: int, share: float, sou
     right.set(title=f"strengths: B = {float(strategy.bias(w, 'paper')):.2f}, weighted F1 = {float(strategy.weighted_f1(w, nothing, 'drop')):.1f}",
               xticks=range(8), xticklabels=figures.SHORT, ylim=(0, 8))  # fmt: skip
     return figures.source_line(figure, source)
-
-
-def live_dpo_loss() -> None:
-    """`dpo_loss` with a slider of ipywidgets; shown in the notebook."""
-    from ipywidgets import FloatLogSlider
-
-    _live(lambda beta: draw_dpo_loss(beta, "live"), beta=FloatLogSlider(value=0.2, min=-2, max=0.5, description="beta"))
-
-
-def live_bias(counts: Sequence[Sequence[int]], favourite: int) -> None:
-    """`bias_of_a_favourite` with a slider of ipywidgets; shown in the notebook."""
-    from ipywidgets import FloatSlider
-
-    _live(lambda share: draw_bias(counts, favourite, share, "live"), share=FloatSlider(value=0, min=0, max=1, step=0.05, description="replaced"))
-
-
-def _live(draw: Callable[..., Figure], **slider) -> None:
-    from IPython.display import display
-    from ipywidgets import interact
-
-    def show(**value) -> None:
-        figure = draw(**value)
-        display(figure)
-        plt.close(figure)
-
-    interact(show, **slider)

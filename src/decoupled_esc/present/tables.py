@@ -2,7 +2,7 @@
 
 `compare` renders a grid (per metric: the paper's cell for one or two backbones, then ours) from measured numbers keyed by
 the paper's own rows and columns. It returns a `ComparisonTable`, which Jupyter shows as HTML and `to_frame` turns into
-one line per verdict. `plain` renders numbers of our own, with no paper beside them.
+one line per verdict. `results_table` renders numbers of our own, with no paper beside them.
 
 CSS classes (book/_static/book.css): `paper-table-wrap` (div), `paper-table` (table), `paper` and `measured` (td),
 `ci` and `verdict` (span), `paper-table-legend` (p). `data-verdict`, on each `td.measured` and each `span.verdict`,
@@ -20,6 +20,7 @@ from html import escape
 import pandas as pd
 
 from decoupled_esc.evaluate.bootstrap import Estimate
+from decoupled_esc.pipeline import Missing
 from decoupled_esc.present.paper import MEANING, PaperTable, Status, Verdict, unknown, verdict
 
 # Distinguishable without colour, and saying nothing about up or down: that is the metric's business.
@@ -39,8 +40,8 @@ ARROW = {
 }
 INTERVAL = "95% intervals by bootstrap over dialogues"
 
-Measured = Mapping[str, Mapping[str, Estimate]]
-"""Row key -> column key -> estimate. Row keys are the paper's, without the backbone in front."""
+Measured = Mapping[str, Mapping[str, Estimate | Missing] | Missing]
+"""Row key -> column key -> estimate, or why there is none. Row keys are the paper's, without the backbone in front."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,14 @@ class ComparisonTable:
             f' aria-label="{escape(name + cell.verdict.status)}">{SYMBOL[cell.verdict.status]}</span>'
             for name, cell in zip(against, cells, strict=True)
         )
-        value = _estimate(cells[0].measured, cells[0].decimals)
-        inside = (value + marks).strip()
+        inside = marks.strip()
+        if (ours := cells[0].measured) is not None:
+            interval = _interval(ours, cells[0].decimals)
+            inside = (
+                _number(ours.value, cells[0].decimals)
+                + (f' <span class="ci">{interval}</span>' if interval else "")
+                + marks
+            )
         return f'{paper}<td class="measured" data-verdict="{status}" title="{escape(title)}">{inside}</td>'
 
     def _legend(self) -> str:
@@ -167,79 +174,85 @@ class ComparisonTable:
 
 def compare(
     table: PaperTable,
-    measured: Measured,
+    measured: Measured | Missing,
     *,
     profile: str,
     n: str,
     backbones: Sequence[str] = (),
     rows: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
-    contrasts: Mapping[tuple[str, str], Mapping[str, Estimate]] | None = None,
-    not_attempted: Mapping[str | tuple[str, str], str] | None = None,
+    contrasts: Mapping[str, tuple[str, Mapping[str, Estimate]]] | None = None,
     note: str | None = None,
 ) -> ComparisonTable:
     """The paper's table beside the measured numbers.
 
     Example, a whole notebook cell::
 
-        compare(tables["decoupledesc/table-3"], {"vanilla/sft": sft, "vanilla/dpo": dpo}, profile="smoke",
-                n="1,792 test turns", backbones=("qwen2.5-7b", "llama3.1-8b"),
-                rows=["vanilla/sft", "vanilla/dpo"], columns=["B", "Q_W", "Emp"],
-                contrasts={("vanilla/dpo", "vanilla/sft"): dpo_minus_sft},
-                not_attempted={"Emp": "needs the judge, which is not part of this profile"})
+        compare(tables["decoupledesc/table-3"], {"vanilla/sft": sft, "vanilla/dpo": dpo | {"Emp": Missing("no judge")}},
+                profile="smoke", n="1,792 test turns", backbones=("qwen2.5-7b", "llama3.1-8b"), columns=["B", "Q_W", "Emp"],
+                rows=["vanilla/sft", "vanilla/dpo"], contrasts={"vanilla/dpo": ("vanilla/sft", dpo_minus_sft)})
 
     * `backbones`: the first part of the paper's row keys, one or two; rows are then keyed by the rest
       ("vanilla/sft"). Without it, rows are keyed whole.
     * `rows`, `columns`: what to show, in this order; all of the table's by default. `measured` may hold more.
-    * `contrasts`: (row, comparison row) -> column -> our paired difference, row minus comparison row. The paper's
+    * `measured`: an estimate or `Missing` for every shown cell that the paper does not leave blank; a `Missing` may stand
+      for a whole row, or for everything.
+    * `contrasts`: row -> (comparison row, column -> our paired difference, row minus comparison row). The paper's
       difference is computed from its cells. It decides between *same direction* and *opposite*.
-    * `not_attempted`: the reason for a row, a column or a (row, column); the most specific one is used. A measured
-      cell needs none, and neither does a cell that the paper leaves blank.
     * `profile`, `n` (what was counted, in words) and `note` go into the caption.
 
-    Raises ValueError for a shown cell with neither a number nor a reason (it names table, row and column), a reason
-    or a blank paper cell beside a number, two comparison rows for one row, nothing to show, or a table without
-    numbers, and where `verdict` does; KeyError, naming the nearest key, for a backbone, row or column that the
-    paper's table does not have.
+    Raises ValueError for a shown cell with neither a number nor a reason (it names table, row and column), a blank paper
+    cell beside a number, nothing to show, or a table without numbers, and where `verdict` does; KeyError, naming the
+    nearest key, for a backbone, row or column that the paper's table does not have.
     """
-    source = _Source(table, tuple(backbones) or (None,), measured, contrasts or {}, not_attempted or {})
-    keys = source.rows() if rows is None else list(rows)
+    comparison = _Comparison(table, tuple(backbones) or (None,), measured, contrasts or {})
+    keys = comparison.rows() if rows is None else list(rows)
     shown = table.columns if columns is None else tuple(table.column(key) for key in columns)
     if not keys or not shown:
         raise ValueError(f"{table.id}: no row or no column to show")
-    lines = tuple(Line(Label(source.label(key)), tuple(source.group(key, column.key) for column in shown)) for key in keys)
-
-    labels = table.row(source.full(source.backbones[0], keys[0])).labels
+    labels = table.row(comparison.full(comparison.backbones[0], keys[0])).labels
     result = ComparisonTable(
         table=table.id,
         caption="",
         stub=" · ".join(name for name in labels if not (backbones and name == "backbone")),
-        heads=tuple(_short(table.row(f"{backbone}/{keys[0]}").labels["backbone"]) for backbone in backbones) or ("paper",),
+        heads=tuple(_short(table.row(f"{backbone}/{keys[0]}").labels["backbone"]) for backbone in backbones)
+        or ("paper",),
         columns=tuple(Label(column.name, column.better) for column in shown),
-        lines=lines,
+        lines=tuple(
+            Line(Label(comparison.label(key)), tuple(comparison.group(key, column.key) for column in shown))
+            for key in keys
+        ),
     )
-    return replace(result, caption=_caption(result, table, profile, n, note))
+    got = [cell.measured for cell in result.cells() if cell.measured]
+    how = "computed without sampling, so without intervals" if got else "nothing measured"
+    if any(estimate.low is not None for estimate in got):
+        how = f"brackets: {INTERVAL}"
+    caption = f"{table.name}: {table.title}. Ours: profile {profile}; n = {n}; {how}." + (f" {note}" if note else "")
+    return replace(result, caption=caption)
 
 
 @dataclass(frozen=True, repr=False)
-class PlainTable:
+class ResultsTable:
     """A rendered table.  Its text form is its caption: a pandas Styler would print its address, which always differs."""
 
     caption: str
     html: str
 
     def __repr__(self) -> str:
-        return f"<PlainTable {self.caption}>"
+        return f"<ResultsTable {self.caption}>"
 
     def _repr_html_(self) -> str:
         return self.html
 
 
-def plain(frame: pd.DataFrame, caption: str, numbers: str | None = None) -> PlainTable:
+def results_table(frame: pd.DataFrame | Missing, caption: str, numbers: str | None = None) -> ResultsTable:
     """``frame`` as a table of our own numbers, with no paper beside it, all text escaped.  The same frame gives the same HTML.
 
-    ``numbers`` is a format for every number, such as ``"{:.2f}"``; a missing one is shown as a dash.
+    ``numbers`` is a format for every number, such as ``"{:.2f}"``; a missing one is shown as a dash.  `Missing` is one
+    row with its reason.
     """
+    if isinstance(frame, Missing):
+        frame = pd.DataFrame({"reason": {str(Status.NOT_ATTEMPTED): frame.reason}})
     uuid = f"{zlib.crc32(caption.encode()):08x}"  # pandas would draw one at random
     # The Styler escapes texts alone, so that a list or a dictionary has to be one.
     frame = frame.where(frame.map(pd.api.types.is_scalar), frame.astype(str))
@@ -250,18 +263,29 @@ def plain(frame: pd.DataFrame, caption: str, numbers: str | None = None) -> Plai
     styler = styler.format_index(escape="html", axis=0).format_index(escape="html", axis=1)
     if numbers:
         styler = styler.format(numbers, na_rep="–", escape="html", subset=list(frame.select_dtypes("number")))
-    return PlainTable(caption, styler.to_html())
+    return ResultsTable(caption, styler.to_html())
+
+
+def format_estimate(estimate: Estimate | None, decimals: int = 1, sign: str = "") -> str:
+    """``value [low, high]``, the value alone where there is no interval, a dash for None; ``sign="+"`` shows plus signs."""
+    if estimate is None:
+        return "–"
+    return f"{_number(estimate.value, decimals, sign)} {_interval(estimate, decimals, sign)}".strip()
+
+
+def format_scores(scores: Mapping[str, Estimate], keys: Sequence[str]) -> dict[str, str]:
+    """`format_estimate` of each of ``keys``, a dash where it is absent: B has two decimals, all others one."""
+    return {key: format_estimate(scores.get(key), 2 if key == "B" else 1) for key in keys}
 
 
 @dataclass(frozen=True)
-class _Source:
+class _Comparison:
     """What `compare` was given, checked; answers with the cells of one row and column."""
 
     table: PaperTable
     backbones: tuple[str | None, ...]
-    measured: Measured
-    contrasts: Mapping[tuple[str, str], Mapping[str, Estimate]]
-    not_attempted: Mapping[str | tuple[str, str], str]
+    measured: Measured | Missing
+    contrasts: Mapping[str, tuple[str, Mapping[str, Estimate]]]
 
     def __post_init__(self):
         if self.table.kind != "numbers":
@@ -271,28 +295,17 @@ class _Source:
             if backbone is not None and backbone not in fronts:
                 raise unknown(f"backbone of {self.table.id}", backbone, fronts)
         # A misspelled key must not be taken for a row or column that is merely not shown.
-        columns = {column.key for column in self.table.columns}
-        rows = [*self.measured, *(row for pair in self.contrasts for row in pair)]
-        used = [key for part in (self.measured, self.contrasts) for inner in part.values() for key in inner]
-        for key in self.not_attempted:
-            if isinstance(key, tuple):
-                rows, used = [*rows, key[0]], [*used, key[1]]
-            elif key not in columns:
-                rows = [*rows, key]
-        for row in rows:
+        given = [] if isinstance(self.measured, Missing) else list(self.measured.items())
+        for row, (other, found) in self.contrasts.items():
+            given += [(row, found), (other, found)]
+        for row, found in given:
             self.full(self.backbones[0], row)
-        for column in used:
-            self.table.column(column)
-        compared: dict[str, str] = {}
-        for row, other in self.contrasts:
-            if compared.setdefault(row, other) != other:
-                raise ValueError(f"{self.table.id}: {row!r} is compared with both {compared[row]!r} and {other!r}")
+            for column in () if isinstance(found, Missing) else found:
+                self.table.column(column)
 
     def rows(self) -> list[str]:
         """The table's row keys, without the first backbone."""
-        if self.backbones[0] is None:
-            return [row.key for row in self.table.rows]
-        front = f"{self.backbones[0]}/"
+        front = f"{self.backbones[0]}/" if self.backbones[0] else ""
         return [row.key.removeprefix(front) for row in self.table.rows if row.key.startswith(front)]
 
     def full(self, backbone: str | None, row: str) -> str:
@@ -304,57 +317,38 @@ class _Source:
         return " · ".join(text for name, text in labels.items() if self.backbones[0] is None or name != "backbone")
 
     def group(self, row: str, column: str) -> tuple[Cell, ...]:
-        return tuple(self.cell(backbone, row, column) for backbone in self.backbones)
+        """One cell for each backbone."""
+        found = self.measured
+        for key in (row, column):
+            found = found if found is None or isinstance(found, Missing) else found.get(key)
+        return tuple(self._cell(backbone, row, column, found) for backbone in self.backbones)
 
-    def cell(self, backbone: str | None, row: str, column: str) -> Cell:
+    def _cell(self, backbone: str | None, row: str, column: str, found: Estimate | Missing | None) -> Cell:
         key = self.full(backbone, row)
         where = f"{self.table.id}: row {key!r}, column {column!r}"
         paper, decimals = self.table.value(key, column), self.table.decimals(key, column)
-        got = self.measured.get(row, {}).get(column)
-        reasons = (self.not_attempted.get(name) for name in ((row, column), row, column))
-        why = next((reason for reason in reasons if reason), None)
         if paper is None:
-            if got is not None:
+            if isinstance(found, Estimate):
                 raise ValueError(f"{where} was measured, but the paper leaves it blank")
             return Cell(key, column, None, decimals, None, Verdict(Status.NOT_ATTEMPTED, "the paper leaves it blank"))
-        if got is None:
-            if why is None:
-                raise ValueError(f"{where} has neither a measured number nor a reason")
-            return Cell(key, column, paper, decimals, None, verdict(paper, None, decimals=decimals, why=why))
-        if (row, column) in self.not_attempted:
-            raise ValueError(f"{where} has both a measured number and a reason for having none")
-        return Cell(key, column, paper, decimals, got, self._verdict(backbone, row, column, paper, got))
-
-    def _verdict(self, backbone: str | None, row: str, column: str, paper: float, got: Estimate) -> Verdict:
-        key = self.full(backbone, row)
-        decimals = self.table.decimals(key, column)
-        other = next((other for first, other in self.contrasts if first == row), None)
-        ours = self.contrasts[row, other].get(column) if other else None
+        if found is None:
+            raise ValueError(f"{where} has neither a measured number nor a reason")
+        measured = found if isinstance(found, Estimate) else None
+        other, differences = self.contrasts.get(row, (row, {}))
+        ours = differences.get(column) if measured else None
         theirs = self.table.contrast(key, self.full(backbone, other), column) if ours else None
         if theirs is None:
-            return verdict(paper, got, decimals=decimals)
-        found = verdict(paper, got, decimals=decimals, paper_contrast=theirs, contrast=ours)
-        if found.status not in (Status.SAME, Status.OPPOSITE, Status.UNDECIDED):
-            return found
-        here = _number(ours.value, decimals, "+") + _interval(ours, decimals, "+")
-        there = _number(theirs, decimals, "+")
-        return replace(found, why=f"against {self.label(other)} the paper has {there}, we have {here}")
+            return Cell(key, column, paper, decimals, measured, verdict(paper, found, decimals=decimals))
+        said = verdict(paper, found, decimals=decimals, paper_contrast=theirs, contrast=ours)
+        if said.status in (Status.SAME, Status.OPPOSITE, Status.UNDECIDED):
+            there, here = _number(theirs, decimals, "+"), format_estimate(ours, decimals, "+")
+            said = replace(said, why=f"against {self.label(other)} the paper has {there}, we have {here}")
+        return Cell(key, column, paper, decimals, measured, said)
 
 
 def _short(backbone: str) -> str:
     """A backbone's name as narrow as it stays clear: both papers use instruction-tuned models throughout."""
     return backbone.removesuffix("-Instruct").removesuffix("-it")
-
-
-def _caption(
-    result: ComparisonTable, table: PaperTable, profile: str, n: str, note: str | None
-) -> str:
-    got = [cell.measured for cell in result.cells() if cell.measured]
-    if any(estimate.low is not None for estimate in got):
-        how = f"brackets: {INTERVAL}"
-    else:
-        how = "computed without sampling, so without intervals" if got else "nothing measured"
-    return f"{table.name}: {table.title}. Ours: profile {profile}; n = {n}; {how}." + (f" {note}" if note else "")
 
 
 def _number(value: float | None, decimals: int, sign: str = "") -> str:
@@ -367,11 +361,4 @@ def _number(value: float | None, decimals: int, sign: str = "") -> str:
 def _interval(estimate: Estimate, decimals: int, sign: str = "") -> str:
     if estimate.low is None:
         return ""
-    return f" [{_number(estimate.low, decimals, sign)}, {_number(estimate.high, decimals, sign)}]"
-
-
-def _estimate(estimate: Estimate | None, decimals: int) -> str:
-    if estimate is None:
-        return ""
-    interval = _interval(estimate, decimals).strip()
-    return _number(estimate.value, decimals) + (f' <span class="ci">{interval}</span>' if interval else "")
+    return f"[{_number(estimate.low, decimals, sign)}, {_number(estimate.high, decimals, sign)}]"

@@ -12,6 +12,8 @@ import hashlib
 import json
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,12 +24,14 @@ from pydantic import ValidationError
 from decoupled_esc import corpus, models
 from decoupled_esc.corpus import open_text
 from decoupled_esc.corpus.open_text import Passage
+from decoupled_esc.experiments.profiles import ProfileError, nearest
+from decoupled_esc.experiments.run import PUBLISHED, RUNS, surroundings
+from decoupled_esc.pipeline.rows import digest, write_atomically
 from decoupled_esc.train import pretrain
 from decoupled_esc.train.pretrain import Recipe
-from decoupled_esc.workflow.profiles import ProfileError, nearest
-from decoupled_esc.workflow.session import start_over_if_changed, surroundings
-from decoupled_esc.workflow.store import PUBLISHED, RUNS, digest, write_atomically
 
+VERSION = 1
+"""Raised by hand when the cleaning or the training changes: kept text and unfinished runs are then made anew."""
 THREADS = 2
 """Fixed, because sums in another order give other weights."""
 
@@ -49,33 +53,31 @@ def load_recipe(name: str) -> Recipe:
     """The recipe of base model ``name``.  Raises ProfileError naming the file, the key and what is wrong."""
     if name not in names():
         raise ProfileError(f"no base model {name!r}{nearest(name, names())}. Base models: {', '.join(names())}")
-    path = models.EMBEDDED / name / "recipe.yaml"
+    where = f"data/{name}/recipe.yaml"
     try:
-        recipe = Recipe.model_validate(yaml.safe_load(path.read_bytes()), strict=True)
+        recipe = Recipe.model_validate(
+            yaml.safe_load((models.EMBEDDED / name / "recipe.yaml").read_bytes()), strict=True
+        )
     except yaml.YAMLError as error:
-        raise ProfileError(f"data/{name}/{path.name}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise ProfileError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg'].lower()}" for p in error.errors())
-        raise ProfileError(f"data/{name}/{path.name}: {problems}") from None
+        raise ProfileError(f"{where}: {problems}") from None
     if set(recipe.repeats) != set(open_text.SOURCES):
-        raise ProfileError(f"data/{name}/{path.name}: repeats names {sorted(recipe.repeats)}; sources: {', '.join(open_text.SOURCES)}")
+        raise ProfileError(f"{where}: repeats names {sorted(recipe.repeats)}; sources: {', '.join(open_text.SOURCES)}")
     return recipe
 
 
 def record(name: str) -> dict:
-    """What was measured on base model ``name``, as committed with its weights.  Raises FileNotFoundError naming the remedy."""
-    return _published(name, f"decoupled-esc pretrain {name}, and again with --publish")
-
-
-def trials() -> dict:
-    """The trials that the recipes come from.  Raises FileNotFoundError naming the remedy."""
-    return _published("trials", "python bench/base_models.py")
-
-
-def _published(name: str, remedy: str) -> dict:
+    """What was measured on base model ``name``, as committed; ``trials``: the trials that the recipes come from."""
     path = PUBLISHED / "pretraining" / f"{name}.json"
     if not path.exists():
-        raise FileNotFoundError(f"results/pretraining/{path.name} is missing. Run {remedy}")
+        remedy = (
+            "python bench/base_models.py"
+            if name == "trials"
+            else f"decoupled-esc pretrain {name}, and again with --publish"
+        )
+        raise ProfileError(f"results/pretraining/{path.name} is missing; run {remedy}")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -88,14 +90,16 @@ def text() -> tuple[list[Passage], dict]:
 
     esconv = corpus.load("esconv", download=False)
     if esconv.name != "esconv":
-        raise corpus.CorpusError("the base models are made from the real ESConv", remedy="decoupled-esc data fetch esconv")
+        raise corpus.CorpusError(
+            "the base models are made from the real ESConv", remedy="decoupled-esc data fetch esconv"
+        )
     sources = [*open_text.from_dialogues(esconv.split("train")), *open_text.read_open_text()]
     folder = RUNS / "pretraining"
-    rules = [Path(module.__file__).read_text(encoding="utf-8") for module in (cleaning, open_text)]
-    path, key = folder / "text.jsonl", digest([_plain(sources), esconv.digest, rules])
-    kept = folder / "text.json"
+    path, kept, key = folder / "text.jsonl", folder / "text.json", digest([_plain(sources), esconv.digest, VERSION])
     if not path.exists() or not kept.exists() or json.loads(kept.read_text())["key"] != key:
-        cleaned = cleaning.clean(sources, open_text.from_dialogues([*esconv.split("validation"), *esconv.split("test")]))
+        cleaned = cleaning.clean(
+            sources, open_text.from_dialogues([*esconv.split("validation"), *esconv.split("test")])
+        )
         write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _plain(cleaned.passages)))
         write_atomically(kept, json.dumps({"key": key, "counts": cleaned.counts}, indent=1))
     rows = [json.loads(line) for line in path.read_bytes().splitlines()]
@@ -126,16 +130,17 @@ def run(name: str) -> dict:
     folder = RUNS / "pretraining" / name
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # two runs must not write the same checkpoints
-        start_over_if_changed(folder, _key(recipe, passages))
-        if not (folder / "record.json").exists():
-            write_atomically(folder / "record.json", json.dumps(_make(name, recipe, passages, counts, folder), indent=1, ensure_ascii=False) + "\n")
-        return json.loads((folder / "record.json").read_text(encoding="utf-8"))
-
-
-def _key(recipe: Recipe, passages: list[Passage]) -> str:
-    """What the weights depend on: text, recipe, and the code that follows it."""
-    code = [Path(module.__file__).read_text(encoding="utf-8") for module in (models, pretrain)]
-    return digest([recipe.model_dump(exclude={"description", "checkpoint_every"}), text_digest(passages), code])
+        key = digest([recipe.model_dump(exclude={"description", "checkpoint_every"}), text_digest(passages), VERSION])
+        if not (folder / ".key").exists() or (folder / ".key").read_text() != key:
+            for old in folder.iterdir():  # what belongs to another recipe or text
+                if old.name != ".lock":
+                    shutil.rmtree(old) if old.is_dir() else old.unlink()
+            (folder / ".key").write_text(key)
+        path = folder / "record.json"
+        if not path.exists():
+            made = _make(name, recipe, passages, counts, folder)
+            write_atomically(path, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _make(name: str, recipe: Recipe, passages: list[Passage], counts: dict, folder: Path) -> dict:
@@ -150,8 +155,7 @@ def _make(name: str, recipe: Recipe, passages: list[Passage], counts: dict, fold
     tokenizer = pretrain.base_tokenizer(train, recipe.shape.vocabulary)
     model = models.create(recipe.shape, tokenizer, recipe.seed)
     sequences = pretrain.blocks(pretrain.mixed(train, recipe.repeats, recipe.seed), tokenizer, recipe.block)
-    clock = _Clock(folder / "seconds")
-    with clock:
+    with _timed(folder / "seconds") as seconds:
         log = pretrain.pretrain(model, tokenizer, sequences, recipe, folder)
     shipped = _rounded(folder / "policy", folder / "shipped")
     measured = models.load(shipped)  # what is shipped is what is measured
@@ -163,12 +167,15 @@ def _make(name: str, recipe: Recipe, passages: list[Passage], counts: dict, fold
         "text": {"digest": text_digest(passages), "counts": counts, "tokens": _tokens(train, tokenizer)},
         "esconv_dialogues": sorted({p.id.partition(".")[0] for p in train if p.source == "esconv"}),
         "held_out": {
-            source: {"conversations": len({p.group for p in unseen}), **pretrain.perplexity(measured, tokenizer, unseen, recipe.shape.context)}
+            source: {
+                "conversations": len({p.group for p in unseen}),
+                **pretrain.perplexity(measured, tokenizer, unseen, recipe.shape.context),
+            }
             for source, unseen in held.items()
         },
         "samples": _samples(measured, tokenizer, recipe.seed),
         **asdict(log),
-        "provenance": {"wall_seconds": round(clock.seconds, 1), **surroundings()},
+        "provenance": {"wall_seconds": round(seconds[0], 1), **surroundings()},
     }
 
 
@@ -181,8 +188,10 @@ def publish(name: str) -> list[str]:
     if not (folder / "record.json").exists():
         raise ProfileError(f"{name} has not been made here; run decoupled-esc pretrain {name} first")
     found = (folder / "record.json").read_text(encoding="utf-8")
-    if json.loads(found)["recipe"] != _read_back(recipe):
-        raise ProfileError(f"data/{name}/recipe.yaml is not what {name} was made by; run decoupled-esc pretrain {name} again")
+    if json.loads(found)["recipe"] != json.loads(json.dumps(recipe.model_dump())):
+        raise ProfileError(
+            f"data/{name}/recipe.yaml is not what {name} was made by; run decoupled-esc pretrain {name} again"
+        )
     written = []
     for path in sorted((folder / "shipped").iterdir()):
         coming = target / f".{path.name}"
@@ -193,29 +202,20 @@ def publish(name: str) -> list[str]:
     return [*written, f"results/pretraining/{name}.json"]
 
 
-def _read_back(recipe: Recipe) -> dict:
-    """A recipe as it reads back from JSON."""
-    return json.loads(json.dumps(recipe.model_dump()))
-
-
 def text_digest(passages: list[Passage]) -> str:
     """sha256 (hex, 16 digits) over ids and messages: the identity of the text a base model was made from."""
     return hashlib.sha256(json.dumps(_plain(passages), ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-class _Clock:
-    """Seconds of work over all runs of it, interrupted ones included; what a run did that was killed outright is not known."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.seconds = float(path.read_text()) if path.exists() else 0.0
-
-    def __enter__(self) -> None:
-        self.started = time.perf_counter()
-
-    def __exit__(self, *_) -> None:
-        self.seconds += time.perf_counter() - self.started
-        write_atomically(self.path, str(self.seconds))
+@contextmanager
+def _timed(path: Path) -> Iterator[list[float]]:
+    """A list whose one number becomes the seconds of work over all runs of it, interrupted ones included, kept in ``path``."""
+    seconds, started = [float(path.read_text()) if path.exists() else 0.0], time.perf_counter()
+    try:
+        yield seconds
+    finally:
+        seconds[0] += time.perf_counter() - started
+        write_atomically(path, str(seconds[0]))
 
 
 def _rounded(source: Path, target: Path) -> Path:
@@ -235,8 +235,9 @@ def _tokens(train: list[Passage], tokenizer) -> dict[str, int]:
 
 
 def _samples(model, tokenizer, seed: int) -> list[dict]:
-    """Answers to ``OPENERS``, drawn as DecoupledESC draws its replies."""
-    from decoupled_esc.generate.local import Sampling, TransformersEngine
+    """Answers to ``OPENERS``, sampled as DecoupledESC samples its replies."""
+    from decoupled_esc.generate.engine import Sampling
+    from decoupled_esc.generate.local import TransformersEngine
     from decoupled_esc.prompts import Prompt
 
     engine = TransformersEngine(model, tokenizer, batch_tokens=4096)
