@@ -44,7 +44,7 @@ figures.glue_numbers(example=data.example.id)
 # %% [markdown]
 # (Dialogue {glue:text}`example`, ESConv {cite}`liu2021esconv`, CC BY-NC 4.0.)
 #
-# The chat form alternates strictly, although people do not.
+# The chat form alternates strictly, although ESConv's conversations do not.
 # Consecutive seeker utterances are joined; where a supporter writes twice in a row, a blank seeker message is put between; where the supporter opens, a `Hi` is put before; whatever the seeker says at the very end is dropped.
 # A test of this repository rebuilds the published test dialogues by these rules, and asks that every one be equal once white space is folded.
 
@@ -72,7 +72,7 @@ results_table(split, f"The three parts of the corpus; profile {book.label}.", "{
 # A judge that is shown only that message is shown nothing.
 
 # %% [markdown]
-# ## Table 1: how much data
+# ## DecoupledESC Table 1: how much data
 #
 # The paper's Table 1 describes the training split.
 # *Assistant* is the supporter and *User* the seeker; the assistant's characters include the strategy tag.
@@ -96,7 +96,7 @@ figures.glue_numbers(
 # *Differs* is the honest verdict all the same.
 
 # %% [markdown]
-# ## Table 6: which strategies
+# ## DecoupledESC Table 6: which strategies
 #
 # If the recovered split had a wrong dialogue in it, these counts would hardly all agree.
 
@@ -118,10 +118,10 @@ figures.glue_numbers(
 # %% [markdown]
 # {glue:text}`exact` of {glue:text}`cells` cells are exact.
 # The classes are far from equal: the commonest strategy is used {glue:text}`times` times as often as the rarest.
-# Any metric that averages over turns is ruled by the common ones; a macro average, which both papers report as well, is not.
+# Any metric that averages over turns is dominated by the common ones; a macro average, which both papers report as well, is not.
 
 # %% [markdown]
-# ## Figure 8: when they do it
+# ## DecoupledESC Figure 8: when they do it
 #
 # Helping has an order: explore, then comfort, then act {cite}`hill1999helping`.
 # Each supporter turn is placed on a scale from 0 (opening) to 5 (end) by its position in the dialogue.
@@ -157,9 +157,9 @@ figures.glue_numbers(
 # The paper prints this figure without numbers; there is no cell to compare.
 
 # %% [markdown]
-# ## What people said afterwards
+# ## What seekers answered afterwards
 #
-# After each talk both sides answered a short survey.
+# After each conversation both sides answered a short survey.
 # FailedESConv holds the conversations that did not pass the quality check, and it is where the paper first finds its {term}`psychological errors <psychological error>`.
 
 # %% tags=["hide-input"]
@@ -183,7 +183,7 @@ results_table(pd.DataFrame(survey), f"Mean answers of seekers; those who did not
 
 # %% [markdown]
 # Among seekers who answered both times, the feeling eased by {glue:text}`fall_good` points in ESConv and by {glue:text}`fall_failed` in FailedESConv.
-# The comparison is generous to the failed talks: of {glue:text}`failed_dialogues` seekers only {glue:text}`answered` answered, and those who left early are not among them.
+# The comparison is generous to the failed conversations: of {glue:text}`failed_dialogues` seekers only {glue:text}`answered` answered, and those who left early are not among them.
 
 # %% [markdown]
 # ## What the data sets have wrong

@@ -13,7 +13,7 @@
 # A decoupled system splits the sentence in two: a {term}`planner` names the {term}`strategy <strategy>`, and a {term}`generator` writes the reply under it {cite}`zhang2025decoupledesc`.
 # This chapter trains all three by supervised fine-tuning (SFT), from the same base model, on the same turns.
 #
-# What to look at: what each model is *shown*, on which tokens it is *graded*, and how its loss falls.
+# What to look at: what each model is *shown*, which tokens are in its *loss*, and how its loss falls.
 
 # %% tags=["parameters", "hide-input"]
 profile = "laptop"
@@ -60,7 +60,7 @@ trained = {
 # ## What each model is shown
 #
 # The layouts below are built from the dialogue that chapter 01 quoted.
-# Only the last line, after `target`, is graded; everything before it is {term}`context`.
+# Only the last line, after `target`, is in the loss; everything before it is {term}`context`.
 
 # %% tags=["hide-input"]
 *context, last = (Message(**message) for message in data.example.messages)
@@ -108,8 +108,8 @@ results_table(pd.DataFrame({"base model": facts}), f"The base model of profile {
 # %% [markdown]
 # ## Training
 #
-# All three runs go through trl's `SFTTrainer` {cite}`vonwerra2020trl`, whole dialogues at a time; the profile says whether a low-rank adapter {cite}`hu2022lora` or all weights are trained.
-# Dialogues that do not fit in the window lose their oldest messages, two at a time; the table counts the turns to which that happened.
+# All three runs go through transformers' `Trainer`, whole dialogues at a time, and give what trl's `SFTTrainer` {cite}`vonwerra2020trl` gives; the profile says whether a low-rank adapter {cite}`hu2022lora` or all weights are trained.
+# Dialogues that do not fit in `max_length` tokens lose their oldest messages, two at a time; the table counts the turns to which that happened.
 
 # %% tags=["hide-input"]
 def last_quarter(role):
@@ -119,18 +119,18 @@ def last_quarter(role):
 
 
 def summary(role):
-    log, how = trained[role], getattr(book.profile.sft, role)
+    log, training = trained[role], getattr(book.profile.sft, role)
     return {
-        "adapter": f"LoRA, rank {how.lora.rank}" if how.lora else "none, all weights",
+        "adapter": f"LoRA, rank {training.lora.rank}" if training.lora else "none, all weights",
         "trainable parameters": f"{log.trainable:,}",
         "turns": f"{log.turns:,}",
-        "turns cut to the window": f"{log.cut:,}",
+        "turns cut to max_length": f"{log.cut:,}",
         "layout": log.layout,
         "tokens, one sequence per turn": f"{log.unpacked_tokens:,}",
         "tokens read": f"{log.tokens:,}",
         "of these in the loss": f"{log.target_tokens:,}",
-        "learning rate": f"{how.learning_rate:g}",
-        "per step × epochs": f"{how.batch_size} {log.unit}{'s' * (how.batch_size > 1)} × {how.epochs}",
+        "learning rate": f"{training.learning_rate:g}",
+        "per step × epochs": f"{training.batch_size} {log.unit}{'s' * (training.batch_size > 1)} × {training.epochs}",
         "loss, first → mean of the last quarter": f"{log.steps[0]['loss']:.2f} → {last_quarter(role):.2f}",
         f"loss on {log.held_out_turns:,} validation turns": f"{log.held_out_loss:.2f}",
     }
@@ -139,21 +139,21 @@ def summary(role):
 results_table(pd.DataFrame({role: summary(role) for role in trained}), f"The three training runs, profile {book.label}.")
 
 # %% tags=["hide-input"]
-apart = {role: result.unpacked_tokens for role, result in trained.items()}
-graded = {role: result.target_tokens for role, result in trained.items()}
-target_length = graded["planner"] / trained["planner"].turns / book.profile.sft.planner.epochs
+unpacked = {role: result.unpacked_tokens for role, result in trained.items()}
+in_loss = {role: result.target_tokens for role, result in trained.items()}
+target_length = in_loss["planner"] / trained["planner"].turns / book.profile.sft.planner.epochs
 figures.glue_numbers(
     profile_name=book.label,
     n_turns=f"{trained['vanilla'].turns:,}",
     generator_layout=trained["generator"].layout,
-    graded_vanilla=f"{100 * graded['vanilla'] / apart['vanilla']:.0f}",
-    graded_planner=f"{100 * graded['planner'] / apart['planner']:.1f}",
-    saved_planner=f"{apart['planner'] / trained['planner'].tokens:.1f}",
+    graded_vanilla=f"{100 * in_loss['vanilla'] / unpacked['vanilla']:.0f}",
+    graded_planner=f"{100 * in_loss['planner'] / unpacked['planner']:.1f}",
+    saved_planner=f"{unpacked['planner'] / trained['planner'].tokens:.1f}",
     planner_target=f"{target_length:.1f}",
 )
 
 # %% [markdown]
-# Look at how little of a turn is graded: {glue:text}`graded_vanilla`% of its tokens for the vanilla model and {glue:text}`graded_planner`% for the planner, whose whole target is {glue:text}`planner_target` tokens long.
+# Look at how little of a turn is in the loss: {glue:text}`graded_vanilla`% of its tokens for the vanilla model and {glue:text}`graded_planner`% for the planner, whose whole target is {glue:text}`planner_target` tokens long.
 # The rest is context, and turn by turn it would be read again for every turn of the same dialogue.
 # Here it is read once, which for the planner is {glue:text}`saved_planner` times less; [chapter 15](15_train_each_turn_once.ipynb) shows how, and that it changes no number.
 
@@ -179,7 +179,7 @@ figures.show("fig_sft", figures.training_curves(logs, book.source(f"n = {n_turns
 # ## Does a killed run end the same?
 #
 # A checkpoint holds weights, optimiser, scheduler and random state, and the order of the data follows from the seed.
-# A test of this repository kills a training at its first checkpoint, resumes it, and compares the weights with those of an uninterrupted run.
+# A test of this repository kills a training run at its first checkpoint, resumes it, and compares the weights with those of an uninterrupted run.
 #
 # ## Try it
 #

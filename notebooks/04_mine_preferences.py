@@ -10,13 +10,13 @@
 # # 04 Mining preferences: learning from one's own mistakes
 #
 # A model that was fine-tuned on good conversations still goes wrong ([chapter 03](03_observe_errors.ipynb)).
-# Inferential Preference Mining {cite}`zhang2025decoupledesc` turns this into data: let the model answer the training turns, and where its answer is worse than a person's, remember both.
+# Inferential Preference Mining {cite}`zhang2025decoupledesc` turns this into data: let the model answer the training turns, and where its answer is worse than the human reference, keep both.
 # Each {term}`preference pair` then goes to the model whose fault it was: a wrong strategy to the planner, a faulty reply to the generator.
 #
 # :::{admonition} Research output
 # :class: research-output
 # Replies marked *rejected* on this page were written by small experimental models, and some are nonsense.
-# The conversations are short excerpts of ESConv {cite}`liu2021esconv`; what people wrote there is not judged here as counselling, and nothing on this page is counselling.
+# The conversations are short excerpts of ESConv {cite}`liu2021esconv`; what seekers and supporters wrote there is not judged here as counselling, and nothing on this page is counselling.
 # :::
 
 # %% tags=["parameters", "hide-input"]
@@ -39,11 +39,11 @@ figures.glue_numbers(profile_name=book.label, judge=pairs.judge, turns=f"{pairs.
 # %% [markdown]
 # ## Candidates
 #
-# Three fine-tuned models answer every one of the {glue:text}`turns` training turns, drawn as at test time: the planner names a strategy, the generator replies under the *gold* strategy, and the vanilla model does both at once.
+# Three fine-tuned models answer every one of the {glue:text}`turns` training turns, sampled as at test time: the planner names a strategy, the generator replies under the *gold* strategy, and the vanilla model does both at once.
 # What they should have said is known: it stands in the corpus.
 
 # %% tags=["hide-input"]
-drawn = pd.DataFrame(
+sampled = pd.DataFrame(
     {
         role: {
             "samples per turn": number,
@@ -52,10 +52,10 @@ drawn = pd.DataFrame(
         for role, number in pairs.samples.items()
     }
 ).T
-results_table(drawn, f"What was sampled on the training turns, profile {book.label}.")
+results_table(sampled, f"What was sampled on the training turns, profile {book.label}.")
 
 # %% [markdown]
-# Look at how seldom a drawn strategy is the gold one, on turns that the model was trained on.
+# Look at how seldom a sampled strategy is the gold one, on turns that the model was trained on.
 # Most of what follows is made of that.
 #
 # ## Routing
@@ -78,11 +78,11 @@ routed = pd.DataFrame(
 results_table(routed, f"Errors seen in replies at the training turns, profile {book.label}; shares without intervals.")
 
 # %% [markdown]
-# The column *people* is the check on the judge: these are the replies that the pairs will prefer.
+# The column *human reference* is the check on the judge: these are the replies that the pairs will prefer.
 #
-# In the authors' code the strategy pairs ask no judge at all: every drawn strategy that is not the gold one is rejected.
-# For a response pair the judge must see one of three errors in the drawn reply, and none of the three in the gold one.
-# Here is why the other draws gave no pair.
+# In the authors' code the strategy pairs ask no judge at all: every sampled strategy that is not the gold one is rejected.
+# For a response pair the judge must see one of three errors in the sampled reply, and none of the three in the gold one.
+# Here is why the other samples gave no pair.
 
 # %% tags=["hide-input"]
 reasons = pd.DataFrame(
@@ -91,7 +91,7 @@ reasons = pd.DataFrame(
 results_table(reasons, f"Samples that gave no pair, and why; profile {book.label}.")
 
 # %% [markdown]
-# ## Table 1, second half
+# ## DecoupledESC Table 1, second half
 #
 # The paper mined with two models of seven and eight billion parameters, and judged with an LLM.
 
@@ -107,11 +107,11 @@ figures.glue_numbers(
 
 # %% [markdown]
 # {glue:text}`strategy_pairs` strategy pairs and {glue:text}`response_pairs` response pairs.
-# That the first number is near the paper's says little about the model: it counts how often one draw misses one of eight strategies, and a small planner misses about as often as a large one.
+# That the first number is near the paper's says little about the model: it counts how often one sample misses one of eight strategies, and a small planner misses about as often as a large one.
 # Chosen replies have {glue:text}`chosen` characters on average and rejected ones {glue:text}`rejected`.
 # Any preference optimisation on these pairs is told, among other things, to say more.
 #
-# ## Figure 9: strategies in the pairs
+# ## DecoupledESC Figure 9: strategies in the pairs
 
 # %% tags=["hide-input", "remove-output"]
 SHORT = [s.abbreviation for s in taxonomy.ESCONV]
@@ -134,12 +134,13 @@ figures.show("fig_pair_strategies", figures.shares(sides, source, "share of pair
 # Where the rejected bar is higher, the pairs teach the planner to use that strategy less.
 # SP-DPO is, in part, a lesson in frequencies.
 #
-# ## Figure 10: errors in the rejected replies
+# ## DecoupledESC Figure 10: errors in the rejected replies
 
 # %% tags=["hide-input", "remove-output"]
 kinds = {"response": "response pairs", "vanilla": "vanilla pairs"}
 errors = {
-    title: {label: Estimate(100 * pairs.errors[kind].get(label, 0) / max(1, pairs.pairs[kind])) for label in LABELS} for kind, title in kinds.items()
+    title: {label: Estimate(100 * pairs.errors[kind].get(label, 0) / max(1, pairs.pairs[kind])) for label in LABELS}
+    for kind, title in kinds.items()
 }
 source = book.source(f"n = {pairs.pairs['response']:,} and {pairs.pairs['vanilla']:,} pairs, by the {pairs.judge}")
 figures.show("fig_pair_errors", figures.shares(errors, source, "share of rejected replies (%)"))
@@ -153,7 +154,7 @@ figures.show("fig_pair_errors", figures.shares(errors, source, "share of rejecte
 # Profile {glue:text}`profile_name`; counts, without intervals.
 # ```
 #
-# ## The quadrants of Figure 1
+# ## The quadrants of DecoupledESC Figure 1
 #
 # A vanilla model's turn can be wrong in its strategy, in its response, or in both; P and N stand for positive and negative, s and r for strategy and response.
 # The chosen turn is PsPr.
@@ -172,9 +173,9 @@ results_table(quadrants, f"Vanilla pairs by what is wrong with the rejected turn
 
 # %% [markdown]
 # {glue:text}`entangled`% of the {glue:text}`vanilla_pairs` vanilla pairs are entangled.
-# *Right* means "as the person chose", though other strategies may fit as well; so *NsPr* also holds turns with nothing wrong at all.
+# *Right* means "as the human supporter chose", though other strategies may fit as well; so *NsPr* also holds turns with nothing wrong at all.
 #
-# ## Examples, after Figures 11 to 14
+# ## Examples, after DecoupledESC Figures 11 to 14
 #
 # One mined pair for each error: the shortest of those that have some words on every side, not the most telling.
 
@@ -182,8 +183,8 @@ results_table(quadrants, f"Vanilla pairs by what is wrong with the rejected turn
 shown = pd.DataFrame(
     [
         {
-            "error": e.error, "seeker (ESConv)": e.seeker, "chosen (a person)": f"[{e.chosen_strategy}] {e.chosen}",
-            "rejected (a model)": f"[{e.rejected_strategy}] {e.rejected}", "pair": e.id,
+            "error": e.error, "seeker (ESConv)": e.seeker, "chosen (human reference)": f"[{e.chosen_strategy}] {e.chosen}",
+            "rejected (model output)": f"[{e.rejected_strategy}] {e.rejected}", "pair": e.id,
         }
         for e in pairs.examples
     ] or [{"error": "–", "pair": "no pair has enough words on every side"}]
@@ -194,7 +195,7 @@ results_table(shown, f"Mined pairs, one per error; excerpts of ESConv (Liu et al
 # Read them with the judge in mind.
 # In some the rejected reply is plainly worse; in others the label fits neither side.
 #
-# ## Are the chosen replies better? (Table 2)
+# ## Are the chosen replies better? (DecoupledESC Table 2)
 #
 # The paper had its LLM judge score both sides of 100 pairs.
 
@@ -223,7 +224,7 @@ results_table(by_scale, f"Mechanisms of empathy (0 to 2) in all response pairs b
 # ## The files
 #
 # `decoupled-esc run --profile laptop pairs` leaves `strategy.jsonl`, `response.jsonl` and `vanilla.jsonl` in `runs/laptop/pairs/`, with a data card.
-# A row holds ids, the rejected side, the labels, the judge and the sampling settings; what people said is not copied.
+# A row holds ids, the rejected side, the labels, the judge and the sampling settings; the corpus's text is not copied.
 #
 # ```python
 # from datasets import load_dataset

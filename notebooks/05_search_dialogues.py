@@ -10,12 +10,12 @@
 # # 05 Searching dialogues: MCTS and ESC-Pro
 #
 # A corpus holds one reply to each turn, and not what would have come of another.
-# Chain-of-Strategy Optimization {cite}`zhao2025cso` makes the others up: around each gold dialogue a tree of alternatives is grown by Monte Carlo tree search, with four models as supporter, seeker, adviser on strategies, and judge.
+# Chain-of-Strategy Optimization {cite}`zhao2025cso` makes the others up: around each gold dialogue a tree of alternatives is grown by Monte Carlo tree search, with four models as supporter, seeker, adviser on strategies, and reward.
 # What the search values becomes the preferred side of turn-level pairs, and what it does not value the rejected side.
 #
 # :::{admonition} Research output
 # :class: research-output
-# All turns on this page that are not a person's were written by small experimental models, the *seeker's* too: nobody said them, and some are nonsense.
+# All turns on this page that are not from ESConv are outputs of small experimental models, the *seeker's* too: nobody said them, and some are nonsense.
 # They are not counselling.
 # :::
 
@@ -51,7 +51,7 @@ if missing:
 # $$ (eq-pucb)
 #
 # where $Q$ is the mean reward seen below a node, $N$ the number of visits, and $P$ a softmax over what the adviser gives the eight strategies.
-# The leaf that is reached is spoken out and gets a child for each strategy; the most promising child is followed greedily for a few rounds; and each supporter's turn on the way earns
+# The leaf that is reached is expanded and gets a child for each strategy; the most promising child is followed greedily for a few rounds; and each supporter's turn on the way earns
 #
 # $$
 # r = \frac{E + I + H + \alpha S}{3 + \alpha} + b ,
@@ -70,15 +70,15 @@ constants = constants if len(constants) else pd.DataFrame({"value": {"–": "not
 results_table(constants, f"Constants of the search, profile {book.label}; the profile's file says where they differ from CSO's, and why.")
 
 # %% [markdown]
-# ## Who plays
+# ## The four roles
 #
-# CSO asks an LLM behind a server to play all four roles; a profile with a `roles` section does the same, with instructions of our own (`decoupled_esc.search.roles`), answers as JSON, and an ended talk as a field of it.
-# Without such a section the profile's own models play: the fine-tuned generator is the supporter, the planner's probabilities are the adviser's, a model fine-tuned on what seekers said in ESConv is the seeker, and the offline judges of [chapter 03](03_observe_errors.ipynb) are the reward.
-# A reply's scores are then its places among people's turns under the same strategy, times four; information and humanity, which these judges don't see, are left out of {eq}`eq-reward`.
+# CSO asks an LLM behind a server for all four roles; a profile with a `roles` section does the same, with instructions of our own (`decoupled_esc.search.roles`), answers as JSON, and the end of a dialogue as a field of it.
+# Without such a section the profile's own models have the roles: the fine-tuned generator is the supporter, the planner's probabilities are the adviser's, a model fine-tuned on what seekers said in ESConv is the seeker, and the offline judges of [chapter 03](03_observe_errors.ipynb) are the reward.
+# A reply's scores are then its percentiles among human references under the same strategy, times four; information and humanity, which these reward models don't see, are left out of {eq}`eq-reward`.
 #
 # What that can show: that the search, its data and the training from them work, and where they lead when the roles are weak.
 # What it can't show: that a search by good models finds better dialogues.
-# Whether the seeker that a model plays would feel better is nothing that anybody measured, and the judges are worth no more than the classifiers behind them.
+# Whether a seeker would feel better was not measured, and the reward models are worth no more than the classifiers behind them.
 
 # %% tags=["hide-input"]
 seeker = book["sft-seeker"]
@@ -112,7 +112,7 @@ results_table(pd.DataFrame({"answers": {why: f"{count:,}" for why, count in reas
 # %% [markdown]
 # ## One tree
 #
-# The smallest tree in which a talk beside the gold one came to an end, or the smallest of all where none did.
+# The smallest tree with a terminal dialogue beside the gold one, or the smallest of all where none did.
 
 # %% tags=["hide-input", "remove-output"]
 if grown:
@@ -127,14 +127,14 @@ figures.show("fig_tree", shown)
 # :name: fig-search-tree
 # :alt: A search tree from left to right. Each circle is a round of the dialogue with the abbreviation of its strategy and its number of visits; colour is its mean reward, and a thick rim marks the gold dialogue.
 #
-# A search tree: the rounds that were spoken out, with strategy and visits; colour is $Q$, a thick rim the gold dialogue.
+# A search tree: the expanded nodes, with strategy and visits; colour is $Q$, a thick rim the gold dialogue.
 # Profile {glue:text}`profile_name`; counts, without intervals.
 # ```
 #
 # Look at where branches leave the gold path, and how soon they end.
 # All trees can be opened, branch by branch, on a [page of their own](93_open_trees.ipynb).
 #
-# ## ESC-Pro: Table 5
+# ## ESC-Pro: CSO Table 5
 #
 # A path is *valid* if every node on it has $Q > 0.5$ (the paper, Eq. 5), or, in the released code, if its end has $Q \ge 0.5$ and two visits.
 # The nodes of valid paths are preferred, and their siblings with $Q \le 0.5$ rejected.
@@ -148,7 +148,7 @@ readings = pd.DataFrame(
             "dialogues": f"{s.dialogues:,}",
             "preferred turns, each once": f"{s.turns:,}",
             "pairs": f"{s.pairs:,}",
-            "pairs whose preferred turn is a person's": f"{s.pairs_of_gold:,}",
+            "pairs whose preferred turn is a human reference": f"{s.pairs_of_gold:,}",
             "pairs whose preferred turn is worth no more than the rejected one": f"{s.inverted:,}",
         }
         for name, s in stats.items()
@@ -161,16 +161,16 @@ cso_tables.table_5(pro, book.label) if not missing else results_table(pd.DataFra
 
 # %% [markdown]
 # CSO's 100 seeds became 423 dialogues.
-# Where our number is smaller, three things are behind it: fewer iterations a tree, a gold path that is hard to leave because it starts with the best reward there is and a hundred visits, and a judge who calls few of a small model's turns better than half of what people say.
+# Where our number is smaller, three things are behind it: fewer iterations per tree, a gold path that is hard to leave because it starts with the best reward there is and a hundred visits, and reward models that put few of a small model's turns above half of the human references.
 #
-# ## Figures 3 and 9: strategies by stage
+# ## CSO Figures 3 and 9: strategies by stage
 
 # %% tags=["hide-input", "remove-output"]
 for key, name in (("fig_pro_stages", "preferred"), ("fig_seed_stages", "seeds")):
     counts = np.array(getattr(pro.by_stage, name)) if not missing else np.zeros((6, 8))
     source = book.source(f"{int(counts.sum()):,} turns")
-    drawn = counts.sum(axis=1).min() > 0
-    figures.show(key, figures.strategy_by_stage(counts, source) if drawn else figures.nothing_here(missing or "too few turns for six stages", source))
+    enough = counts.sum(axis=1).min() > 0
+    figures.show(key, figures.strategy_by_stage(counts, source) if enough else figures.nothing_here(missing or "too few turns for six stages", source))
 
 # %% [markdown]
 # ```{glue:figure} fig_pro_stages
@@ -188,7 +188,7 @@ for key, name in (("fig_pro_stages", "preferred"), ("fig_seed_stages", "seeds"))
 # ```
 #
 # The paper reads from its two figures that ESC-Pro is more diverse than its seeds.
-# Where nearly all preferred turns of the pairs are a person's (the table of the two readings), ours can hardly be: it is the gold dialogues again.
+# Where nearly all preferred turns of the pairs are human references (the table of the two readings), ours can hardly be: it is the gold dialogues again.
 
 # %% tags=["hide-input"]
 kinds = {} if missing else vars(pro.strategies)
@@ -198,10 +198,10 @@ results_table(pd.DataFrame(sides or {"–": {"strategies": "not searched"}}), f"
 # %% [markdown]
 # A strategy with a larger share on the rejected side is one that the training will be taught to avoid: as in [chapter 04](04_mine_preferences.ipynb), part of the lesson is one of frequencies.
 #
-# ## Are the preferred turns better? (Tables 1 and 6)
+# ## Are the preferred turns better? (CSO Tables 1 and 6)
 #
-# CSO asked people.
-# Here are the judges that paid the search, on each pair's own turns.
+# CSO had human raters.
+# Here are the reward models of the search, on each pair's own turns.
 
 # %% tags=["hide-input"]
 quality = None if missing else pro.quality
@@ -213,8 +213,8 @@ else:
 results_table(shown, f"Scores (0 to 4, percentiles among human references) by the reward models of the search, profile {book.label}; 95% intervals by seed dialogue.")
 
 # %% [markdown]
-# A difference near zero would be no error of ours: a node is paid for what follows it, not for its own turn, and the gold path is preferred whatever the judges think of it.
-# But then the pairs do not teach what the judges value.
+# A difference near zero would be no error of ours: a node's reward comes from what follows it, not from its own turn, and the gold path is preferred whatever the reward models give it.
+# But then the pairs do not teach what the reward models value.
 
 # %% tags=["hide-input"]
 examples = [
@@ -225,7 +225,7 @@ results_table(pd.DataFrame(examples or [{"preferred": "–", "rejected": "no pai
       f"Pairs whose two sides were both written by models, the first few by id; research output; profile {book.label}.")  # fmt: skip
 
 # %% [markdown]
-# ## Toxicity (Table 7)
+# ## Toxicity (CSO Table 7)
 #
 # CSO used a paid service.
 # The classifier here is alt-profanity-check, which knows profanity only.
@@ -263,6 +263,7 @@ results_table(pd.DataFrame({f"{n} at once": {"seconds": f"{s['seconds']:.1f}", "
 # %% [markdown]
 # ## The files
 #
-# `decoupled-esc run --profile laptop esc-pro` leaves `pairs.jsonl` and `sft.jsonl` in `runs/laptop/esc-pro/`, with all that was said, and the search's logs in `runs/laptop/search/logs/`.
+# `decoupled-esc run --profile laptop esc-pro` leaves `pairs.jsonl` and `sft.jsonl` in `runs/laptop/esc-pro/`, with their whole text, and the search's logs in `runs/laptop/search/logs/`.
 # What is committed with this book are numbers and our models' turns.
-# `decoupled_esc.corpus.extes` reads ExTES, with its fifteen strategies merged into CSO's eight (Table 8), and the published ESC-Pro; neither can be had from a fixed address, so nothing here was computed from them.
+# `decoupled_esc.corpus.extes` reads ExTES, with its fifteen strategies merged into CSO's eight (Table 8), and the published ESC-Pro.
+# Neither can be had from a fixed address, so nothing here was computed from them: with a copy of yours, `search: {seeds: extes}` in a profile grows the trees around ExTES, and `cso: {pairs: published}` trains on the published pairs.

@@ -42,15 +42,13 @@ figures.glue_numbers(profile_name=book.label)
 # %% [markdown]
 # ## What beta does
 #
-# $\beta$ says how dear a step away from the reference is.
+# $\beta$ says how strongly departures from the reference are penalised.
 # Move the slider: with a small $\beta$ the loss keeps falling over a long way, so the policy may move far for one pair; with a large one it is content soon.
 
 # %% tags=["hide-input"]
 sliders.dpo_loss(book.source("a formula, no data", counted=True))
 
 # %% [markdown]
-# In a live notebook, `sliders.live_dpo_loss()` does the same with a slider of ipywidgets.
-#
 # ## What was trained
 
 # %% tags=["hide-input"]
@@ -71,7 +69,7 @@ results_table(pd.DataFrame({f"SP-DPO ({name})" if name == "planner" else f"RG-DP
 
 # %% [markdown]
 # Two columns tell what the loss does not.
-# The {term}`KL divergence` from the reference says how far the policy moved, measured along people's answers on unseen validation dialogues; and the nats of the gold answer say whether it has become better or worse at predicting what people say there.
+# The {term}`KL divergence` from the reference says how far the policy moved, measured along the human references of unseen validation dialogues; and the nats of the gold answer say whether it has become better or worse at predicting them.
 # DPO promises neither: it is content if the rejected answer falls faster than the chosen one.
 #
 # ## Rewards, margins, accuracy
@@ -88,18 +86,18 @@ figures.show("fig_dpo_curves", figures.preference_curves(trained, book.source("m
 # ```
 #
 # At the first step every reward is 0 and the loss ln 2, because the policy is its reference; the program stops if it is not.
-# Look at the dotted lines: the rejected answers were drawn from the reference, so a falling reward is also a rising divergence from it.
-# The last panel says it in nats, as $-r_l / \beta$; it is an estimate on draws that the mining has selected, and too high where these are what the policy learned to leave.
+# Look at the dotted lines: the rejected answers were sampled from the reference, so a falling reward is also a rising divergence from it.
+# The last panel says it in nats, as $-r_l / \beta$; it is an estimate on samples that the mining has selected, and too high where these are what the policy learned to leave.
 # The exact divergence at the end, on dialogues that nothing was mined from, stands in the table above.
-# Look at the solid lines: where the reward of the chosen answer falls below 0, training has made even the person's answer less probable than before.
+# Look at the solid lines: where the reward of the chosen answer falls below 0, training has made even the human reference less probable than before.
 #
 # ## How the settings were found
 #
 # The paper's learning rates (Table 7, between 5e-8 and 7e-7) belong to adapters on large models.
 # For the small one, rates were tried on validation dialogues; nothing here was chosen on the test set.
-# Of four rates the planner took the one with the best macro F1 when drawn, as the paper decodes, and the generator the one with the best unigram F1; the coupled model of [chapter 07](07_train_vanilla_baselines.ipynb) took, of three, the one with the best macro F1.
-# Compare each with its first line, the fine-tuned model: no rate improves the drawn planner's F1, and by argmax another rate would have been chosen.
-# The coupled model is ruined by a rate that planner and generator bear well; without this search, that would have passed for a finding about coupling.
+# Of four rates the planner took the one with the best macro F1 when sampled, as the paper decodes, and the generator the one with the best unigram F1; the coupled model of [chapter 07](07_train_vanilla_baselines.ipynb) took, of three, the one with the best macro F1.
+# Compare each with its first line, the fine-tuned model: no rate improves the F1 of the sampled plans, and by argmax another rate would have been chosen.
+# The coupled model collapses at a learning rate that planner and generator bear well; without this search, that would have passed for a finding about coupling.
 
 # %% tags=["hide-input"]
 found = sorted(benchmarks.load("preference_search"), key=lambda entry: entry["learning_rate"])

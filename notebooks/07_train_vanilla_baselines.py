@@ -25,7 +25,7 @@ import pandas as pd
 
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.present import figures, replication
-from decoupled_esc.present.tables import format_estimate, results_table
+from decoupled_esc.present.tables import format_estimate, format_scores, results_table
 
 book = open_book(globals())
 trained = {
@@ -46,24 +46,25 @@ figures.glue_numbers(profile_name=book.label)
 # The pairs are those of [chapter 04](04_mine_preferences.ipynb): all of them for Vanilla-DPO, and for the controlled study one {term}`quadrant` at a time, cut to the size of the smallest so that only the kind differs.
 
 # %% tags=["hide-input"]
+STEPS = {"all": "dpo-vanilla", "PsNr": "dpo-vanilla-psnr", "NsPr": "dpo-vanilla-nspr", "NsNr": "dpo-vanilla-nsnr"}
+made = {name: book.stored(step).provenance for name, step in STEPS.items()}
 how = pd.DataFrame(
     {
         name: {
-            "pairs": f"{r.payload['pairs']:,}",
-            "KL from the reference, nats a token": f"{r.payload['divergence']:.3f}",
-            "gold turn, nats a token": f"{r.payload['held_out_loss_before']:.3f} → {r.payload['held_out_loss']:.3f}",
-            "minutes (other jobs beside it)": f"{r.provenance['wall_seconds'] / 60:.1f}",
-            "peak memory, GiB": f"{r.provenance['peak_memory_mib'] / 1024:.1f}",
+            "pairs": f"{run.pairs:,}",
+            "KL from the reference, nats per token": f"{run.divergence:.3f}",
+            "gold turn, nats per token": f"{run.held_out_loss_before:.3f} → {run.held_out_loss:.3f}",
+            "minutes (other jobs beside it)": f"{made[name]['wall_seconds'] / 60:.1f}",
+            "peak memory, GiB": f"{made[name]['peak_memory_mib'] / 1024:.1f}",
         }
-        for name, r in trained.items()
+        for name, run in trained.items()
     }
 ).T
 results_table(how, f"Preference optimisation of the coupled model by kind of rejected turn, profile {book.label}.")
 
 # %% tags=["hide-input", "remove-output"]
-logs = {name: [step for step in r.payload["steps"] if "reward_chosen" in step] for name, r in trained.items() if name != "NsPr"}
-betas = {name: r.payload["loss"]["beta"] for name, r in trained.items()}
-figures.show("fig_vanilla_curves", figures.preference_curves(logs, betas, book.source("mean over the pairs of the steps between two logs")))
+runs = {name: run for name, run in trained.items() if name != "NsPr"}
+figures.show("fig_vanilla_curves", figures.preference_curves(runs, book.source("mean over the pairs of the steps between two logs")))
 
 # %% [markdown]
 # ```{glue:figure} fig_vanilla_curves
@@ -73,7 +74,7 @@ figures.show("fig_vanilla_curves", figures.preference_curves(logs, betas, book.s
 # Preference optimisation of the coupled model on three sets of pairs.  Profile {glue:text}`profile_name`; training pairs, without intervals.
 # ```
 #
-# ## Observation 2: do entangled pairs harm? (Figure 4 and Table 5)
+# ## Observation 2: do entangled pairs harm? (DecoupledESC Figure 4 and Table 5)
 #
 # The paper's claim: trained on (PsPr, NsNr), the coupled model has less {term}`preference bias <preference bias B>` than trained on (PsPr, PsNr), where a right strategy is rejected along with a bad reply.
 
@@ -89,7 +90,7 @@ figures.show("fig_controlled", figures.estimates(values, book.source(f"n = {n:,}
 # :name: fig-controlled
 # :alt: Points with intervals of preference bias, weighted F1 and macro F1 for the coupled model after SFT and after DPO on each kind of pair.
 #
-# The coupled model after each kind of pair, after Figure 4 of {cite:t}`zhang2025decoupledesc`; drawn as in the paper.
+# The coupled model after each kind of pair, after Figure 4 of {cite:t}`zhang2025decoupledesc`; sampled as in the paper.
 # Profile {glue:text}`profile_name`; 95% intervals by dialogue.
 # ```
 
@@ -100,19 +101,18 @@ table_5
 # %% tags=["hide-input"]
 difference = controlled.contrasts["vanilla-nsnr - vanilla-psnr"]["paper"]
 verdict = replication.answer(-1, difference["B"], [difference["B"].value])
-moved = {name: f"{r.payload['divergence']:.3f}" for name, r in trained.items()}
 figures.glue_numbers(
     b_controlled=format_estimate(difference["B"], 2), qw_controlled=format_estimate(difference["Q_W"]), verdict_controlled=verdict,
-    pairs_controlled=f"{trained['PsNr'].payload['pairs']:,}", moved_nsnr=moved["NsNr"], moved_psnr=moved["PsNr"],
+    pairs_controlled=f"{trained['PsNr'].pairs:,}", moved_nsnr=f"{trained['NsNr'].divergence:.3f}", moved_psnr=f"{trained['PsNr'].divergence:.3f}",
 )
 
 # %% [markdown]
 # NsNr minus PsNr, with {glue:text}`pairs_controlled` pairs each: B {glue:text}`b_controlled`, weighted F1 {glue:text}`qw_controlled`.
 # The claim that B is lower after NsNr pairs: **{glue:text}`verdict_controlled`**.
-# All kinds have the learning rate that was searched for all pairs together ([chapter 06](06_train_decoupled_dpo.ipynb)), and NsNr moved the model by {glue:text}`moved_nsnr` nats a token where PsNr moved it by {glue:text}`moved_psnr`: how far a model is pushed and what it is pushed by are not told apart here.
-# What would change our mind: the same sign under three seeds with an interval that leaves out zero, and pairs sorted by a judge that deserves more trust than the offline one.
+# All kinds have the learning rate that was searched for all pairs together ([chapter 06](06_train_decoupled_dpo.ipynb)), and NsNr moved the model by {glue:text}`moved_nsnr` nats per token where PsNr moved it by {glue:text}`moved_psnr`: how far a model is pushed and what it is pushed by are not told apart here.
+# What would change our mind: the same sign under three seeds with an interval that excludes zero, and pairs sorted by a judge that deserves more trust than the offline one.
 #
-# ## Prompting instead of training
+# ## Prompting instead of training (DecoupledESC Table 3)
 #
 # These baselines train nothing.
 # Each is a few questions to the base model; the functions are in `generate/baselines.py`, and no wording is the paper's.
@@ -120,7 +120,7 @@ figures.glue_numbers(
 # * *Direct-Refine*: answer, and revise the answer.
 # * *Self-Refine*: answer, criticise, revise.
 # * *Emotion CoT*: name the feeling, then answer.
-# * *w/ Example*: see how another talk went, then answer.
+# * *w/ Example*: see how another conversation went, then answer.
 
 # %% tags=["hide-input"]
 prompted = {
@@ -132,24 +132,24 @@ prompted = {
 cost = pd.DataFrame(
     {
         name: {
-            "questions a turn": len(payload["cost"]),
-            "tokens read a turn": f"{sum(c['read'] for c in payload['cost'].values()) / payload['turns']:,.0f}",
-            "tokens written a turn": f"{sum(c['written'] for c in payload['cost'].values()) / payload['turns']:,.0f}",
-            "without a valid strategy": f"{payload['invalid'] / payload['turns']:.0%}",
+            "questions per turn": len(found.cost),
+            "tokens read per turn": f"{sum(step.read for step in found.cost.values()) / found.turns:,.0f}",
+            "tokens written per turn": f"{sum(step.written for step in found.cost.values()) / found.turns:,.0f}",
+            "without a valid strategy": f"{found.invalid / found.turns:.0%}",
         }
-        for name, payload in prompted.items()
+        for name, found in prompted.items()
     }
 ).T
 results_table(cost, f"What the prompting baselines cost, and whether they keep the form, profile {book.label}.")
 
 # %% tags=["hide-input"]
 transcript = [
-    {"turn": turn, "baseline": name, "step": step, "said": " ".join(text.split())[:140]}
+    {"turn": turn, "baseline": name, "step": step, "model output": " ".join(text.split())[:140]}
     for name in ("Self-Refine", "Emotion CoT")
-    for turn, steps in list(prompted[name]["transcripts"].items())[:1]
+    for turn, steps in list(prompted[name].transcripts.items())[:1]
     for step, text in steps.items()
 ]
-results_table(pd.DataFrame(transcript).set_index("turn"), f"A transcript each; research output; profile {book.label}.")
+results_table(pd.DataFrame(transcript).set_index("turn"), f"A transcript per baseline; research output; profile {book.label}.")
 
 # %% [markdown]
 # A small base model has never seen an instruction.
@@ -166,10 +166,7 @@ baselines
 # %% tags=["hide-input"]
 KEYS = ("D-1", "B-1", "F1", "R-L")
 example = pd.DataFrame(
-    {
-        name: {key: format_estimate(measured.systems[system]["paper"][key]) for key in KEYS}
-        for name, system in (("base", "vanilla-base"), ("w/ Example", "vanilla-with-example"))
-    }
+    {name: format_scores(measured.systems[system]["paper"], KEYS) for name, system in (("base", "vanilla-base"), ("w/ Example", "vanilla-with-example"))}
 ).T
 results_table(example, f"w/ Example, which Table 3 does not have; profile {book.label}; 95% intervals.")
 
@@ -177,22 +174,20 @@ results_table(example, f"w/ Example, which Table 3 does not have; profile {book.
 # ## Two planners that the paper lacks
 #
 # How good is a planner that reads no language model?
-# One is logistic regression on words ({term}`word planner`), trained in seconds; the other knows nothing but how often people use each strategy.
+# One is logistic regression on words ({term}`word planner`), trained in seconds; the other knows nothing but how often the human references use each strategy.
 
 # %% tags=["hide-input"]
 curves = book["decoding"]
 NAMES = {"gold frequencies": "gold frequencies", "word planner": "word planner", "decoupled-sft": "planner after SFT", "decoupled-dpo": "planner after SP-DPO"}
 planners = pd.DataFrame(
     {
-        f"{title}, {'argmax' if row['temperature'] == 0 else 'drawn at 0.7'}": {
-            key: format_estimate(row[key], 2 if key == "B" else 1) for key in ("Q_W", "Q", "B")
-        }
+        f"{title}, {'argmax' if row.temperature == 0 else 'sampled at T = 0.7'}": format_scores(vars(row), ("Q_W", "Q", "B"))
         for name, title in NAMES.items()
-        for row in curves["sweeps"][name]
-        if row["temperature"] in (0.0, 0.7)
+        for row in curves.sweeps[name]
+        if row.temperature in (0.0, 0.7)
     }
 ).T
-results_table(planners, f"Planners on the test turns, by argmax and drawn, profile {book.label}; 95% intervals.")
+results_table(planners, f"Planners on the test turns, by argmax and sampled, profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # Always compare within one way of decoding.

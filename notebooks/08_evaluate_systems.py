@@ -9,8 +9,8 @@
 # %% [markdown]
 # # 08 Evaluation: how good, and how sure
 #
-# Six systems answer every test turn: the {term}`vanilla` and the {term}`decoupled` paradigm, each as a base model, after supervised fine-tuning, and after preference optimisation; and the trained ones answer a second time, without drawing lots.
-# This chapter scores what they said, sets the scores beside the rows of Table 3 {cite}`zhang2025decoupledesc`, and puts an interval around every one.
+# Six systems answer every test turn: the {term}`vanilla` and the {term}`decoupled` paradigm, each as a base model, after supervised fine-tuning, and after preference optimisation; and the trained ones answer a second time, with greedy decoding.
+# This chapter scores the model outputs, sets the scores beside the rows of Table 3 {cite}`zhang2025decoupledesc`, and puts an interval around every one.
 # The prompting baselines of the same table are in [chapter 07](07_train_vanilla_baselines.ipynb).
 #
 # :::{admonition} Research output
@@ -29,8 +29,8 @@ import pandas as pd
 from decoupled_esc import taxonomy
 from decoupled_esc.evaluate import strategy
 from decoupled_esc.experiments.run import open_book
-from decoupled_esc.present import figures, replication
-from decoupled_esc.present.tables import format_estimate, results_table
+from decoupled_esc.present import figures, judge_tables, replication
+from decoupled_esc.present.tables import format_estimate, format_scores, results_table
 
 book = open_book(globals())
 replies = {
@@ -50,27 +50,27 @@ n_dialogues = measured.details["vanilla-sft"].dialogues
 figures.glue_numbers(profile_name=book.label, n_turns=f"{n_turns:,}", n_dialogues=n_dialogues, replicates=f"{measured.replicates:,}")
 
 # %% [markdown]
-# ## What was said
+# ## Model outputs
 #
-# Replies are drawn as in the paper, at temperature 0.7 and top-p 0.95, one for each turn, but with a seed.
+# Replies are sampled as in the paper, at T = 0.7 and top-p 0.95, one per turn, but with a seed.
 # The vanilla model's strategy is read from its tag; the planner's from its whole answer.
 # Case, brackets and a closing full stop are forgiven; any other answer that is not one of the eight names is *invalid*: it is counted and not repaired.
 # Where a plan is invalid, the generator still has to answer: it is told *Others*, and the plan stays invalid.
 #
-# The two systems named *argmax* have the same weights and never draw: they print the most probable token each time, and the planner takes the most probable of the eight names.
+# The two systems named *argmax* have the same weights and never sample: replies are decoded greedily, and the planner takes the argmax of the eight names.
 
 # %% tags=["hide-input"]
-said = {
+outputs = {
     name: {
-        "replies": f"{result.payload['turns']:,}",
-        "without a valid strategy": f"{result.payload['invalid'] / result.payload['turns']:.0%}",
-        "empty": result.payload["empty"],
-        "cut at the token limit": result.payload["unfinished"],
-        "mean tokens": f"{np.mean([row['tokens'] for row in result.rows]):.1f}",
+        "replies": f"{found.turns:,}",
+        "without a valid strategy": f"{found.invalid / found.turns:.0%}",
+        "empty": found.empty,
+        "cut at the token limit": found.unfinished,
+        "mean tokens": f"{np.mean([row.tokens for row in found.rows]):.1f}",
     }
-    for name, result in replies.items()
+    for name, found in replies.items()
 }
-results_table(pd.DataFrame(said), f"What the systems printed, profile {book.label}.")
+results_table(pd.DataFrame(outputs), f"What the systems printed, profile {book.label}.")
 
 # %% [markdown]
 # "Base" means two things here.
@@ -83,14 +83,14 @@ results_table(pd.DataFrame(said), f"What the systems printed, profile {book.labe
 
 # %% tags=["hide-input"]
 shown = [
-    {"turn": row["id"], "system": name, "strategy": row["strategy"] or "(invalid)", "reply": row["reply"][:110]}
+    {"turn": row.id, "system": name, "strategy": row.strategy or "(invalid)", "reply": row.reply[:110]}
     for name in ("vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo")
     for row in replies[name].rows[1:4]
 ]
 results_table(pd.DataFrame(shown).set_index("turn"), f"Generated replies, research output; profile {book.label}.")
 
 # %% [markdown]
-# ## Table 3: Base, SFT and DPO
+# ## DecoupledESC Table 3: Base, SFT and DPO
 #
 # The automatic metrics compare each reply with the one that a person wrote; the strategy metrics compare the strategies.
 # They are computed in the variant named `paper`, which follows how Table 3 was made: Distinct, BLEU, F1 and ROUGE-L are taken reply by reply and averaged.
@@ -113,7 +113,7 @@ counted = pd.Series(vanilla.counts()).add(pd.Series(decoupled.counts()), fill_va
 gain = measured.contrasts["decoupled-sft - decoupled-base"]["paper"]["F1"]
 split = measured.contrasts["decoupled-sft - vanilla-sft"]["standard"]
 same = measured.contrasts["decoupled-sft - vanilla-sft"]["paper"]
-valid = {name: round((1 - details.invalid_rate) * details.turns) for name, details in measured.details.items()}
+valid = {name: replication.valid_answers(measured, name) for name in measured.details}
 figures.glue_numbers(
     cells=int(counted.sum()), verdicts=", ".join(f"{count} {status}" for status, count in counted.items()),
     f1_gain=format_estimate(gain), split_f1=format_estimate(same["F1"]), split_q=format_estimate(split["Q"]),
@@ -127,10 +127,10 @@ figures.glue_numbers(
 # Read an interval that contains zero as "this run can't tell".
 # Read none of it as a statement about the paper where the profile is `smoke`: it shows that every step works.
 #
-# ## Sampled, and argmax
+# ## Sampled and greedy (columns of DecoupledESC Table 3)
 #
-# The paper draws its replies, and so do the tables above.
-# Here are the same weights when nothing is drawn, in every column that needs no judge, beside the paper's two SFT rows.
+# The paper samples its replies, and so do the tables above.
+# Here are the same weights under greedy decoding, in every column that needs no judge, beside the paper's two SFT rows.
 
 # %% tags=["hide-input"]
 results_table(replication.decoding(measured, "vanilla"), f"The vanilla model after SFT, two ways to decode it; profile {book.label}; 95% intervals.")
@@ -147,32 +147,30 @@ figures.glue_numbers(
 )
 
 # %% [markdown]
-# From drawing to argmax, {term}`preference bias B` changes by {glue:text}`vanilla_b` (vanilla) and {glue:text}`decoupled_b` (decoupled), macro F1 of strategies by {glue:text}`vanilla_q` and {glue:text}`decoupled_q`, and BLEU-1 by {glue:text}`vanilla_b1` and {glue:text}`decoupled_b1`.
+# From sampling to greedy decoding, {term}`preference bias B` changes by {glue:text}`vanilla_b` (vanilla) and {glue:text}`decoupled_b` (decoupled), macro F1 of strategies by {glue:text}`vanilla_q` and {glue:text}`decoupled_q`, and BLEU-1 by {glue:text}`vanilla_b1` and {glue:text}`decoupled_b1`.
 # No weight has changed.
 # Whoever compares two numbers of this kind has to know that both were decoded alike.
 #
 # The other thing to look at is the distance between the paper's columns and ours, and to hold it against the difference in size.
 # These metrics count words and names that are the same as a person's, and which of them are common can be learned without understanding much.
 #
-# ## What a judge says
+# ## What a judge says (columns of DecoupledESC Table 3)
 #
 # Four columns of Table 3 are scores by an LLM: {term}`fluency, professionalism, empathy and helpfulness <Likert judge>`, 0 to 5.
 # They are asked for where the profile has a judge ([what it is shown](92_read_judges.ipynb)), and stand in the tables above only if the paper's judge gave them, asked as the paper asked.
 # No score of another judge, and none of the offline judges of [chapter 03](03_observe_errors.ipynb), is put in their place.
 
 # %% tags=["hide-input"]
-unasked = judged.get("missing")
-nothing = pd.DataFrame({"LLM judge": {"not asked": unasked}})
-results_table(nothing if unasked else replication.judge_scores(judged), f"Mean scores by LLM judges, 0 to 5, profile {book.label}; 95% intervals.")
+results_table(judge_tables.judge_scores(judged), f"Mean scores by LLM judges, 0 to 5, profile {book.label}; 95% intervals.")
 
 # %% tags=["hide-input"]
-results_table(nothing if unasked else replication.judge_errors(judged), f"Share of each psychological error by LLM judges, in per cent, profile {book.label}; 95% intervals.")
+results_table(judge_tables.judge_errors(judged), f"Share of each psychological error by LLM judges, in per cent, profile {book.label}; 95% intervals.")
 
 # %% tags=["hide-input"]
-results_table(nothing if unasked else replication.judge_pairs(judged), f"Pairs of systems by LLM judges, each in both orders, in per cent; profile {book.label}; 95% intervals.")
+results_table(judge_tables.judge_pairs(judged), f"Pairs of systems by LLM judges, each in both orders, in per cent; profile {book.label}; 95% intervals.")
 
 # %% tags=["hide-input"]
-results_table(nothing if unasked else replication.judge_agreement(judged), "Agreement: a judge with itself, in both orders, and with other judges; quadratically weighted kappa with 95% intervals.")
+results_table(judge_tables.judge_agreement(judged), "Agreement: a judge with itself, in both orders, and with other judges; quadratically weighted kappa with 95% intervals.")
 
 # %% [markdown]
 # ## The same numbers as a picture
@@ -199,13 +197,13 @@ figures.show("fig_strategy_metrics", figures.estimates(values, book.source(f"n =
 # Profile {glue:text}`profile_name`; n = {glue:text}`n_turns` turns of {glue:text}`n_dialogues` dialogues, of which {glue:text}`valid_vanilla` (vanilla) and {glue:text}`valid_decoupled` (decoupled, sampled) have a valid answer when sampled.
 # ```
 #
-# Lines come in pairs of the same weights, drawn and by argmax.
+# Lines come in pairs of the same weights, sampled and by argmax.
 # Any difference within a pair is made by decoding alone, so a comparison of {term}`preference bias B` between systems that decode differently compares decoders.
 
 # %% [markdown]
-# ## Figure 3: which strategies each system prefers
+# ## DecoupledESC Figure 3: which strategies each system prefers
 #
-# Diamonds mark how often people used a strategy on the same turns.
+# Diamonds mark how often the human references use a strategy on the same turns.
 
 # %% tags=["hide-input", "remove-output"]
 shares = {label: measured.details[name].distribution for name, label in NAMES.items()}
@@ -263,7 +261,7 @@ figures.show("fig_confusion", figures.confusion(matrices, book.source(f"n = {n_t
 # One that always predicts the same strategy has all strength on one: $\mathcal{B} = \sqrt{7} \approx 2.65$, the largest value there is for eight strategies.
 # CSO's tables print 2.65 for several fine-tuned models {cite}`zhao2025cso`: at that bound, the number no longer tells how often the favourite was wrongly chosen.
 #
-# How much noise alone makes can be simulated: a predictor that draws each strategy with its gold share, whatever the turn, has no preference beyond people's own.
+# How much noise alone makes can be simulated: a predictor that samples each strategy with its gold share, whatever the turn, has no preference beyond the human references' own.
 # Here is its mean $\mathcal{B}$ for several numbers of turns.
 
 # %% tags=["hide-input"]
@@ -273,7 +271,7 @@ chance = {
     for what, turns in sizes.items() if turns
 }  # fmt: skip
 figures.glue_numbers(chance_paper=chance["the paper's test split"]["mean B of chance"])
-results_table(pd.DataFrame(chance).T, f"Preference bias that noise alone makes, 1,000 draws each; gold shares of profile {book.label}.")
+results_table(pd.DataFrame(chance).T, f"Preference bias that noise alone makes, 1,000 samples each; gold shares of profile {book.label}.")
 
 # %% [markdown]
 # So a $\mathcal{B}$ counted on few turns can't be set beside one counted on many, and the tables above do not.
@@ -283,10 +281,7 @@ results_table(pd.DataFrame(chance).T, f"Preference bias that noise alone makes, 
 
 # %% tags=["hide-input"]
 METRICS = ("D-1", "D-2", "B-1", "B-2", "F1", "R-L", "Q_W", "Q", "B")
-both = pd.DataFrame({
-    variant: {key: format_estimate(measured.systems["decoupled-sft"][variant][key], 2 if key == "B" else 1) for key in METRICS}
-    for variant in ("paper", "standard")
-})  # fmt: skip
+both = pd.DataFrame({variant: format_scores(measured.systems["decoupled-sft"][variant], METRICS) for variant in ("paper", "standard")})
 results_table(both, f"One system (decoupled SFT), two ways to compute each metric; profile {book.label}.")
 
 # %% tags=["hide-input"]

@@ -20,65 +20,62 @@
 profile = "laptop"
 
 # %% tags=["hide-input"]
-from collections import Counter
-
-import pandas as pd
-
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.present import figures, replication
-from decoupled_esc.present.tables import format_estimate, results_table
+from decoupled_esc.present.tables import results_table
 
 book = open_book(globals())
 asked = book["questions"]
-seeds = ", ".join(str(seed) for seed in asked["seeds"])
-n_turns = f"{next(iter(asked['together']['details'].values()))['turns']:,}"
-figures.glue_numbers(profile_name=book.label, seeds=seeds, n_seeds=len(asked["seeds"]))
-if book.stored("counts").provenance.get("remade") or book.stored("replies-vanilla-dpo").provenance.get("remade"):
+seeds = ", ".join(str(seed) for seed in asked.seeds)
+n_turns = f"{asked.together.details['vanilla-sft'].turns:,}"
+figures.glue_numbers(profile_name=book.label, seeds=seeds, n_seeds=len(asked.seeds))
+if book.stored("replies-vanilla-dpo").provenance.get("remade"):
     print(
-        f"The models of seed {asked['seeds'][0]} were trained again for this page on another machine than those of chapters 02 to 08: "
+        f"The models of seed {asked.seeds[0]} were trained again for this page on another machine than those of chapters 02 to 08: "
         "same code, data and seed, but processors round differently, and its numbers here and there differ (chapter 14 shows by how much)."
     )
 
 # %% [markdown]
 # ## How it is decided
 #
-# All systems answer the same test turns, trained and drawn under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
-# *Ours* is the mean of the differences under them, with a 95% interval from draws of whole dialogues and, independently, of seeds (the pigeonhole bootstrap {cite}`owen2007pigeonhole`).
-# A row is **supported** or **contradicted** if that interval leaves out zero and the difference has the same sign under every one of at least three seeds; otherwise it is **not decided**.
-# With fewer seeds a row can only be *for it* or *against it*: the interval then knows how dialogues differ, and little of how trainings do.
-# Many rows are looked at, and one in twenty would leave out zero by chance.
+# All systems answer the same test turns, trained and sampled under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
+# *Ours* is the mean of the differences under them, with a 95% interval from resampling whole dialogues and, independently, seeds (the pigeonhole bootstrap {cite}`owen2007pigeonhole`).
+# A row is **supported** or **contradicted** if that interval excludes zero and the difference has the same sign under every one of at least three seeds; otherwise it is **not decided**.
+# With fewer seeds a row can only be a *trend for* or *trend against* the claim: the interval then knows how dialogues differ, and little of how training runs do.
+# Many rows are looked at, and one in twenty would exclude zero by chance.
 #
-# ## Drawn, as in the paper
+# ## Sampled, as in DecoupledESC Table 3
 #
 # The words of the replies, for which the claim is "better", and the strategies, for which it is "no better": the rows ask whether DPO improves each.
 
 # %% tags=["hide-input"]
 BETTER = {"B-1": 1, "F1": 1, "R-L": 1, "Q_W": 1, "Q": 1, "B": -1}
-drawn = replication.question(asked, "vanilla-dpo - vanilla-sft", ("vanilla/dpo", "vanilla/sft"), BETTER)
-results_table(drawn, f"Vanilla-DPO minus Vanilla-SFT, drawn; {n_turns} replies a system; profile {book.label}; 95% intervals.")
+sampled = replication.question(asked, "vanilla-dpo - vanilla-sft", ("vanilla/dpo", "vanilla/sft"), BETTER)
+results_table(sampled, f"Vanilla-DPO minus Vanilla-SFT, sampled at T = 0.7; {n_turns} replies per system; profile {book.label}; 95% intervals.")
 
 # %% [markdown]
-# ## By argmax
+# ## Greedy decoding
 #
-# The same weights when nothing is drawn; the paper has no such numbers.
+# The same weights under greedy decoding; the paper has no such numbers.
 
 # %% tags=["hide-input"]
 best = replication.question(asked, "vanilla-dpo-argmax - vanilla-sft-argmax", ("vanilla/dpo", "vanilla/sft"), BETTER)
-results_table(best, f"Vanilla-DPO minus Vanilla-SFT, by argmax (the paper's columns are drawn); profile {book.label}; 95% intervals.")
+results_table(best, f"Vanilla-DPO minus Vanilla-SFT, greedy decoding and argmax (the paper's columns are sampled); profile {book.label}; 95% intervals.")
 
 # %% tags=["hide-input"]
-counts = {name: Counter(table["answer"]) for name, table in (("drawn", drawn), ("argmax", best))}
-said = {name: ", ".join(f"{count} {word}" for word, count in found.items()) for name, found in counts.items()}
-figures.glue_numbers(drawn=said["drawn"], best=said["argmax"], b_answer=drawn.loc["Preference bias", "answer"], b=drawn.loc["Preference bias", "ours"])
+figures.glue_numbers(
+    drawn=replication.answers(sampled), best=replication.answers(best),
+    b_answer=sampled.loc["Preference bias", "answer"], b=sampled.loc["Preference bias", "ours"],
+)  # fmt: skip
 
 # %% [markdown]
 # ## Verdict
 #
-# "DPO improves this" is, drawn: {glue:text}`drawn`; by argmax: {glue:text}`best`.
+# "DPO improves this" is, sampled: {glue:text}`drawn`; greedy: {glue:text}`best`.
 # For {term}`preference bias B` as the paper measures it, the difference is {glue:text}`b`; that DPO lowers it: **{glue:text}`b_answer`**.
 #
 # The paper's claim has two parts.
-# That strategies do not reliably get better is what its own two backbones show, and a row *against* an improvement agrees with it.
+# That strategies do not reliably get better is what its own two backbones show, and a row *contradicted*, or with a *trend against* an improvement, agrees with it.
 # That replies get better rests on a judge's scores, which are not in this table ([chapter 08](08_evaluate_systems.ipynb) says whether this profile has a judge); BLEU, F1 and ROUGE reward likeness to what one person said, and BLEU can rise because replies grow longer.
 #
 # Much hangs on the learning rate: [chapter 06](06_train_decoupled_dpo.ipynb) shows the search on validation dialogues, without intervals, in which preference bias changes much with the rate.

@@ -20,84 +20,77 @@
 profile = "laptop"
 
 # %% tags=["hide-input"]
-from collections import Counter
-
-import pandas as pd
-
 from decoupled_esc.experiments.run import open_book
-from decoupled_esc.present import figures, replication
-from decoupled_esc.present.tables import format_estimate, results_table
+from decoupled_esc.present import figures, judge_tables, replication
+from decoupled_esc.present.tables import results_table
 
 book = open_book(globals())
 asked = book["questions"]
-seeds = ", ".join(str(seed) for seed in asked["seeds"])
-n_turns = f"{next(iter(asked['together']['details'].values()))['turns']:,}"
-figures.glue_numbers(profile_name=book.label, seeds=seeds, n_seeds=len(asked["seeds"]))
-if book.stored("counts").provenance.get("remade") or book.stored("replies-vanilla-dpo").provenance.get("remade"):
+seeds = ", ".join(str(seed) for seed in asked.seeds)
+n_turns = f"{asked.together.details['vanilla-sft'].turns:,}"
+figures.glue_numbers(profile_name=book.label, seeds=seeds, n_seeds=len(asked.seeds))
+if book.stored("replies-vanilla-dpo").provenance.get("remade"):
     print(
-        f"The models of seed {asked['seeds'][0]} were trained again for this page on another machine than those of chapters 02 to 08: "
+        f"The models of seed {asked.seeds[0]} were trained again for this page on another machine than those of chapters 02 to 08: "
         "same code, data and seed, but processors round differently, and its numbers here and there differ (chapter 14 shows by how much)."
     )
 
 # %% [markdown]
 # ## How it is decided
 #
-# All systems answer the same test turns, trained and drawn under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
-# *Ours* is the mean of the differences under them, with a 95% interval from draws of whole dialogues and, independently, of seeds (the pigeonhole bootstrap {cite}`owen2007pigeonhole`).
-# A row is **supported** or **contradicted** if that interval leaves out zero and the difference has the same sign under every one of at least three seeds; otherwise it is **not decided**.
-# With fewer seeds a row can only be *for it* or *against it*: the interval then knows how dialogues differ, and little of how trainings do.
-# Many rows are looked at, and one in twenty would leave out zero by chance.
+# All systems answer the same test turns, trained and sampled under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
+# *Ours* is the mean of the differences under them, with a 95% interval from resampling whole dialogues and, independently, seeds (the pigeonhole bootstrap {cite}`owen2007pigeonhole`).
+# A row is **supported** or **contradicted** if that interval excludes zero and the difference has the same sign under every one of at least three seeds; otherwise it is **not decided**.
+# With fewer seeds a row can only be a *trend for* or *trend against* the claim: the interval then knows how dialogues differ, and little of how training runs do.
+# Many rows are looked at, and one in twenty would exclude zero by chance.
 #
-# ## After DPO, drawn as in the paper
+# ## After DPO, sampled as in DecoupledESC Table 3
 
 # %% tags=["hide-input"]
 BETTER = {"D-1": 1, "B-1": 1, "F1": 1, "R-L": 1, "Q_W": 1, "Q": 1, "B": -1}
 after_dpo = replication.question(asked, "decoupled-dpo - vanilla-dpo", ("decoupled/dpo", "vanilla/dpo"), BETTER)
-results_table(after_dpo, f"Decoupled-DPO minus Vanilla-DPO, drawn; {n_turns} replies a system; profile {book.label}; 95% intervals.")
+results_table(after_dpo, f"Decoupled-DPO minus Vanilla-DPO, sampled at T = 0.7; {n_turns} replies per system; profile {book.label}; 95% intervals.")
 
 # %% [markdown]
-# ## After SFT, drawn
+# ## After SFT, sampled
 
 # %% tags=["hide-input"]
 after_sft = replication.question(asked, "decoupled-sft - vanilla-sft", ("decoupled/sft", "vanilla/sft"), BETTER)
-results_table(after_sft, f"Decoupled-SFT minus Vanilla-SFT, drawn; profile {book.label}; 95% intervals.")
+results_table(after_sft, f"Decoupled-SFT minus Vanilla-SFT, sampled at T = 0.7; profile {book.label}; 95% intervals.")
 
 # %% [markdown]
-# ## By argmax
+# ## Greedy decoding
 
 # %% tags=["hide-input"]
 best = replication.question(asked, "decoupled-dpo-argmax - vanilla-dpo-argmax", ("decoupled/dpo", "vanilla/dpo"), BETTER)
-results_table(best, f"Decoupled-DPO minus Vanilla-DPO, by argmax (the paper's columns are drawn); profile {book.label}; 95% intervals.")
+results_table(best, f"Decoupled-DPO minus Vanilla-DPO, greedy decoding and argmax (the paper's columns are sampled); profile {book.label}; 95% intervals.")
 
 # %% [markdown]
-# ## People (Figure 6)
+# ## Human evaluation (DecoupledESC Figure 6)
 #
 # In the paper, 20 students of psychology compared 20 replies of each system.
-# This repository has asked nobody.
+# We ran no human evaluation.
 # `decoupled-esc people export runs/study --profile laptop --systems decoupled-dpo vanilla-dpo` writes the forms for such a study: blinded, balanced, with attention items, to be filled in offline; `people report runs/study` reads the answers and gives win, tie and lose with intervals, and how far raters agree.
-# Where the profile has an LLM judge, it compares the same two systems in both orders; its choices are a judge's, and are never shown as people's.
+# Where the profile has an LLM judge, it compares the same two systems in both orders; its choices are a judge's, and are never shown as raters'.
 
 # %% tags=["hide-input"]
-judged = book["judged"]
-pairs = pd.DataFrame({"LLM judge": {"not asked": judged["missing"]}}) if "missing" in judged else replication.judge_pairs(judged)
-results_table(pairs, f"Pairs of systems by LLM judges, each in both orders, in per cent; profile {book.label}; 95% intervals.")
+results_table(judge_tables.judge_pairs(book["judged"]), f"Pairs of systems by LLM judges, each in both orders, in per cent; profile {book.label}; 95% intervals.")
 
 # %% tags=["hide-input"]
-tables = {"dpo": after_dpo, "sft": after_sft, "argmax": best}
-said = {name: ", ".join(f"{count} {word}" for word, count in Counter(table["answer"]).items()) for name, table in tables.items()}
 figures.glue_numbers(
-    **said, b=after_dpo.loc["Preference bias", "ours"], b_answer=after_dpo.loc["Preference bias", "answer"],
+    dpo=replication.answers(after_dpo), sft=replication.answers(after_sft), argmax=replication.answers(best),
+    b=after_dpo.loc["Preference bias", "ours"], b_answer=after_dpo.loc["Preference bias", "answer"],
     b_best=best.loc["Preference bias", "ours"], b_best_answer=best.loc["Preference bias", "answer"],
 )  # fmt: skip
 
 # %% [markdown]
 # ## Verdict
 #
-# "Decoupling improves this" is, after DPO: {glue:text}`dpo`; after SFT: {glue:text}`sft`; after DPO by argmax: {glue:text}`argmax`.
-# {term}`Preference bias B` differs by {glue:text}`b` drawn (**{glue:text}`b_answer`**) and by {glue:text}`b_best` by argmax (**{glue:text}`b_best_answer`**).
+# "Decoupling improves this" is, after DPO: {glue:text}`dpo`; after SFT: {glue:text}`sft`; after DPO with greedy decoding: {glue:text}`argmax`.
+# {term}`Preference bias B` differs by {glue:text}`b` sampled (**{glue:text}`b_answer`**) and by {glue:text}`b_best` greedy (**{glue:text}`b_best_answer`**).
 #
-# Each side has a learning rate of its own, searched on validation dialogues ([chapter 06](06_train_decoupled_dpo.ipynb)); at the decoupled models' rate the coupled one would be ruined, and the comparison decided by that alone.
-# Two things are unequal, in the paper as well: the decoupled system has twice the weights, and its planner may be drawn more evenly because it prints a name on its own.
+# Each side has a learning rate of its own, searched on validation dialogues ([chapter 06](06_train_decoupled_dpo.ipynb)); at the decoupled models' rate the coupled one would collapse, and the comparison decided by that alone.
+# Two things are unequal, in the paper as well: the decoupled system has twice the weights, and its planner may be sampled more evenly because it prints a name on its own.
 # [Chapter 14](14_measure_preference_bias.ipynb) takes the second apart.
 #
 # What would change our mind: raters, or a judge that agrees with them; a coupled model of twice the size; the large backbones.

@@ -22,30 +22,32 @@ profile = "laptop"
 # %% tags=["hide-input"]
 import pandas as pd
 
+from decoupled_esc.evaluate.errors import LABELS
 from decoupled_esc.experiments.run import open_book
-from decoupled_esc.present import figures, replication
-from decoupled_esc.present.tables import format_estimate, results_table
+from decoupled_esc.pipeline import Missing
+from decoupled_esc.present import figures, judge_tables, replication
+from decoupled_esc.present.tables import format_estimate, format_scores, results_table
 
 book = open_book(globals())
 offline = book["errors"]
 classifier = book["error-classifier"]
 judged = book["judged"]
-seeds = ", ".join(str(seed) for seed in offline.get("seeds", [book.profile.seed]))
+seeds = str(book.profile.seed) if isinstance(offline, Missing) else ", ".join(str(seed) for seed in offline.seeds)
 figures.glue_numbers(profile_name=book.label, seeds=seeds)
 
 # %% [markdown]
-# ## Figure 7 for our models
+# ## DecoupledESC Figure 7 for our models
 #
-# Shares are means over the seed(s) {glue:text}`seeds`, with 95% intervals from draws of whole dialogues and, independently, of seeds (the pigeonhole bootstrap {cite}`owen2007pigeonhole`).
+# Shares are means over the seed(s) {glue:text}`seeds`, with 95% intervals from resampling whole dialogues and, independently, seeds (the pigeonhole bootstrap {cite}`owen2007pigeonhole`).
 # The judge here is the offline error classifier, unless the profile has an LLM judge, whose shares follow below.
 
 # %% tags=["hide-input", "remove-output"]
 OURS = {"decoupled-sft": "decoupled, SFT", "decoupled-dpo": "decoupled, DPO", "vanilla-dpo": "vanilla, DPO"}
-if "missing" in offline:
-    figure = figures.nothing_here(offline["missing"], book.source("nothing counted"))
+if isinstance(offline, Missing):
+    figure = figures.nothing_here(offline.reason, book.source("nothing counted"))
 else:
-    shares = {title: {label: e for label, e in offline["systems"][name].items()} for name, title in OURS.items()}
-    figure = figures.shares(shares, book.source(f"95% intervals, by the error classifier ({offline['learned_from']})"))
+    shares = {title: offline.systems[name] for name, title in OURS.items()}
+    figure = figures.shares(shares, book.source(f"95% intervals, by the error classifier ({offline.learned_from})"))
 figures.show("fig_errors_after_dpo", figure)
 
 # %% [markdown]
@@ -58,20 +60,20 @@ figures.show("fig_errors_after_dpo", figure)
 # ```
 
 # %% tags=["hide-input"]
-if "missing" in offline:
-    table = pd.DataFrame({"error classifier": {"not judged": offline["missing"]}})
+if isinstance(offline, Missing):
+    table = offline
     figures.glue_numbers(none="–", verdict="not judged", judges_error="unknown")
 else:
     contrasts = {"decoupled: DPO minus SFT": "decoupled-dpo - decoupled-sft", "vanilla: DPO minus SFT": "vanilla-dpo - vanilla-sft", "DPO: decoupled minus vanilla": "decoupled-dpo - vanilla-dpo"}
-    table = pd.DataFrame({title: {label: format_estimate(e) for label, e in offline["contrasts"][name].items()} for title, name in contrasts.items()}).T
-    gain = offline["contrasts"]["decoupled-dpo - decoupled-sft"]["None"]
-    single = [of["decoupled-dpo - decoupled-sft"]["None"] for of in offline["by_seed"].values()]
-    if "missing" in classifier:
+    table = pd.DataFrame({title: format_scores(offline.contrasts[name], LABELS) for title, name in contrasts.items()}).T
+    gain = offline.contrasts["decoupled-dpo - decoupled-sft"]["None"]
+    single = [of["decoupled-dpo - decoupled-sft"]["None"] for of in offline.by_seed.values()]
+    if isinstance(classifier, Missing):
         error, verdict = "not measured", "not decided"
     else:
-        gaps = [abs(share["known"] - share["labelled"]) for found in classifier["differences"].values() for share in found.values()]
-        error = f"{max(gaps):.0f} points between writers that it has learned from"
-        sure = gain.low is not None and (gain.low > max(gaps) or gain.high < -max(gaps))
+        gap = max(abs(share.known - share.labelled) for found in classifier.differences.values() for share in found.values())
+        error = f"{gap:.0f} points between writers that it has learned from"
+        sure = gain.low is not None and (gain.low > gap or gain.high < -gap)
         verdict = replication.answer(1, gain, single) if sure else "not decided"
     figures.glue_numbers(none=f"{format_estimate(gain)} ({', '.join(f'{value:+.1f}' for value in single)})", verdict=verdict, judges_error=error)
 results_table(table, f"Differences in the share of each error, in points, by the offline error classifier; seed(s) {seeds}, profile {book.label}; 95% intervals.")
@@ -83,8 +85,7 @@ results_table(table, f"Differences in the share of each error, in points, by the
 # ## By an LLM judge
 
 # %% tags=["hide-input"]
-by_llm = pd.DataFrame({"LLM judge": {"not asked": judged["missing"]}}) if "missing" in judged else replication.judge_errors(judged)
-results_table(by_llm, f"Share of each psychological error by LLM judges, in per cent, profile {book.label}; 95% intervals.")
+results_table(judge_tables.judge_errors(judged), f"Share of each psychological error by LLM judges, in per cent, profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # ## Verdict
@@ -92,4 +93,4 @@ results_table(by_llm, f"Share of each psychological error by LLM judges, in per 
 # After Decoupled-DPO the share of *None* differs from that after SFT by {glue:text}`none` points, in brackets under each seed.
 # The classifier's differences between writers have been off by up to {glue:text}`judges_error` ([chapter 03](03_observe_errors.ipynb)), so a difference counts only beyond that: the claim is **{glue:text}`verdict`**.
 #
-# What would change our mind: labels by a judge that did not mine the pairs, best of all by people.
+# What would change our mind: labels by a judge that did not mine the pairs, best of all by human raters.

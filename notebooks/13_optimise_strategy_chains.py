@@ -26,26 +26,28 @@ import pandas as pd
 
 from decoupled_esc.corpus.windows import LONGEST, SHORTEST
 from decoupled_esc.experiments.run import open_book
-from decoupled_esc.present import benchmarks, chained, figures
+from decoupled_esc.pipeline import Missing
+from decoupled_esc.present import benchmarks, cso_tables, figures
 from decoupled_esc.present.tables import results_table
 
 book = open_book(globals())
-found = book["metrics-cso"]
-measured = found["together"]
-prompted = book["metrics"]
-found_windows, windows = book["metrics-strategy-test"], book["strategy-test"]
+found, found_windows, windows = book["metrics-cso"], book["metrics-strategy-test"], book["strategy-test"]
+measured, prompted = found.together, book["metrics"]
 how = book.profile.cso
 tuning = "full" if how.training.lora is None else "lora"
-start = book["sft-vanilla"]
-seeds = ", ".join(str(seed) for seed in found["seeds"])
-figures.glue_numbers(profile_name=book.label, seeds=seeds, n_seeds=len(found["seeds"]), tuned={"full": "all weights", "lora": "adapters"}[tuning], n_windows=f"{windows['windows']:,}", n_each=max(windows["strategies"].values(), default=0), shortest=SHORTEST, longest=LONGEST, start={"sft-vanilla": "the fine-tuned coupled model of chapter 02", "base-model": "the base model"}[how.start])
+seeds = ", ".join(str(seed) for seed in found.seeds)
+figures.glue_numbers(
+    profile_name=book.label, seeds=seeds, n_seeds=len(found.seeds), tuned={"full": "all weights", "lora": "adapters"}[tuning],
+    n_windows=f"{windows.windows:,}", n_each=max(windows.strategies.values(), default=0), shortest=SHORTEST, longest=LONGEST,
+    start={"sft-vanilla": "the fine-tuned coupled model of chapter 02", "base-model": "the base model"}[how.start],
+)  # fmt: skip
 
 # %% [markdown]
 # ## What was trained
 #
 # Each model starts from {glue:text}`start`, under each of {glue:text}`n_seeds` seed(s) ({glue:text}`seeds`) from that seed's own.
 # The trees were searched once, under the first seed: ESC-Pro is a data set, and what differs between seeds is what was trained on it.
-# The table shows the trainings of the first seed.
+# The table shows the training runs of the first seed.
 
 # %% tags=["hide-input"]
 policies = {
@@ -55,26 +57,32 @@ policies = {
     "SFT, adapter": book["cso-lora-sft"], "DPO, adapter": book["cso-lora-dpo"], "IPO, adapter": book["cso-lora-ipo"],
     "SimPO, adapter": book["cso-lora-simpo"], "KTO, adapter": book["cso-lora-kto"], "ORPO, adapter": book["cso-lora-orpo"],
 }  # fmt: skip
-policies = {name: result for name, result in policies.items() if "pairs" in result.payload}  # a profile may have one tuning
+STEPS = {
+    "SFT": "cso-sft", "DPO": "cso-dpo", "IPO": "cso-ipo", "SimPO": "cso-simpo", "KTO": "cso-kto", "ORPO": "cso-orpo",
+    "DPO, random rejected": "cso-random", "DPO, a quarter of the trees": "cso-quarter", "DPO, half of the trees": "cso-half",
+    "SFT, adapter": "cso-lora-sft", "DPO, adapter": "cso-lora-dpo", "IPO, adapter": "cso-lora-ipo", "SimPO, adapter": "cso-lora-simpo",
+    "KTO, adapter": "cso-lora-kto", "ORPO, adapter": "cso-lora-orpo",
+}  # fmt: skip
 
 
-def line(result) -> dict:
-    p = result.payload
-    if "missing" in p:
-        return {"pairs": f"{p['pairs']:,}", "preferred turns": f"{p['turns']:,}", "loss": p["missing"]}
+def line(name: str) -> dict:
+    run = policies[name]
+    if isinstance(run, Missing):
+        return {"loss": f"not attempted: {run.reason}"}
+    loss = run.loss
     return {
-        "pairs": f"{p['pairs']:,}" if p["pairs"] else "–",
-        "preferred turns": f"{p['turns']:,}",
-        "loss": " ".join(f"{key} {value:g}" if key != "loss" else str(value) for key, value in p["loss"].items() if key in ("loss", "beta") or key == "gamma" and value),
-        "learning rate": f"{p['learning_rate']:g}",
-        "weights trained": f"{p['trainable']:,}",
-        "KL from the start, nats a token": f"{p['divergence']:.4f}",
-        "gold answer, nats a token": f"{p['held_out_loss_before']:.3f} → {p['held_out_loss']:.3f}",
-        "minutes (other jobs beside it)": f"{result.provenance['wall_seconds'] / 60:.1f}",
+        "pairs": f"{run.pairs:,}" if run.pairs else "–",
+        "preferred turns": f"{run.turns:,}",
+        "loss": "sft" if loss is None else f"{loss.loss} beta {loss.beta:g}" + (f" gamma {loss.gamma:g}" if loss.gamma else ""),
+        "learning rate": f"{run.learning_rate:g}",
+        "weights trained": f"{run.trainable:,}",
+        "KL from the start, nats per token": f"{run.divergence:.4f}",
+        "gold answer, nats per token": f"{run.held_out_loss_before:.3f} → {run.held_out_loss:.3f}",
+        "minutes (other jobs beside it)": f"{book.stored(STEPS[name]).provenance['wall_seconds'] / 60:.1f}",
     }
 
 
-results_table(pd.DataFrame({name: line(result) for name, result in policies.items()}).T.fillna("–"), f"Training on ESC-Pro, profile {book.label}.")
+results_table(pd.DataFrame({name: line(name) for name in policies}).T.fillna("–"), f"Training on ESC-Pro, profile {book.label}.")
 
 # %% [markdown]
 # Read the tables below with the column KL in mind: a model that hardly moved can't differ much from where it started.
@@ -89,54 +97,54 @@ tried = sorted((entry for entry in benchmarks.load("preference_search") if entry
 lines = {"before": next(entry["before"] for entry in tried if "before" in entry)}
 lines |= {f"DPO at {entry['learning_rate']:.0e}{', adapter' * (entry['role'] == 'cso-lora')}": {**entry["after"], "KL": entry["divergence"]} for entry in tried}
 results_table(pd.DataFrame({name: {key: f"{value:.3g}" for key, value in line.items()} for name, line in lines.items()}).T.fillna("–"),
-      "CSO-DPO: settings tried on 40 validation dialogues, drawn (profile laptop; bench/preference_search.py).")  # fmt: skip
+      "CSO-DPO: settings tried on 40 validation dialogues, sampled (profile laptop; bench/preference_search.py).")  # fmt: skip
 
 # %% [markdown]
 # What one rate does to five losses says little about the losses.
 #
-# All tables below give means over the seeds, with 95% intervals from draws of whole dialogues and, independently, of seeds (the pigeonhole bootstrap {cite}`owen2007pigeonhole`); the prompted rows of Table 2 are of one seed.
+# All tables below give means over the seeds, with 95% intervals from resampling whole dialogues and, independently, seeds (the pigeonhole bootstrap {cite}`owen2007pigeonhole`); the prompted rows of CSO Table 2 are of one seed.
 
 # %% tags=["hide-input"]
-if start.remade:
+if book.stored("sft-vanilla").provenance.get("remade"):
     print(
-        "Not all models of this chapter and of chapters 02 to 08 were trained on one machine, though with the same code, data and seeds: where a training stands in "
+        "Not all models of this chapter and of chapters 02 to 08 were trained on one machine, though with the same code, data and seeds: where a training run stands in "
         "two places, as all weights at the test turns and at the strategy test set, its two models may differ in how a processor rounds (chapter 14 shows by how much)."
     )
 
 # %% [markdown]
-# ## Table 2
+# ## CSO Table 2
 
 # %% tags=["hide-input"]
-chained.table_2(measured, prompted, tuning, book.label)
+cso_tables.table_2(measured, prompted, tuning, book.label)
 
 # %% [markdown]
 # Levels can't be equal: CSO tests on other dialogues with other strategies.
 # What compares is the sign of CSO minus SFT.
 #
-# ## Table 4: are searched rejections better than random ones?
+# ## CSO Table 4: are searched rejections better than random ones?
 #
 # The paper's rows are of adapters; ours train {glue:text}`tuned`.
 
 # %% tags=["hide-input"]
-chained.table_4(measured, book.label)
+cso_tables.table_4(measured, book.label)
 
 # %% [markdown]
-# ## Tables 9 to 11: five losses
+# ## CSO Tables 9 to 11: five losses
 
 # %% tags=["hide-input"]
-chained.losses(measured, "cso/table-9", tuning, book.label)
+cso_tables.losses(measured, "cso/table-9", tuning, book.label)
 
 # %% tags=["hide-input"]
-chained.losses(measured, "cso/table-10", tuning, book.label)
+cso_tables.losses(measured, "cso/table-10", tuning, book.label)
 
 # %% tags=["hide-input"]
-chained.losses(measured, "cso/table-11", tuning, book.label)
+cso_tables.losses(measured, "cso/table-11", tuning, book.label)
 
 # %% [markdown]
 # Ours are the same numbers in the three tables; the paper's backbones differ.
 # Note how little the paper's three backbones agree on which loss is best.
 #
-# ## Figure 4: how much data?
+# ## CSO Figure 4: how much data?
 
 # %% tags=["hide-input", "remove-output"]
 amounts = {"start": "vanilla-sft" if how.start == "sft-vanilla" else "vanilla-base", "a quarter": "cso-quarter", "half": "cso-half", "all trees": "cso-dpo", "SFT on all": "cso-sft"}
@@ -145,7 +153,7 @@ shown = {
     for key in ("Q", "Q_W", "B")
 }
 details = measured.details["cso-dpo"]
-figures.show("fig_volume", figures.estimates(shown, book.source(f"n = {details.turns:,} replies over {len(found['seeds'])} seed(s), 95% intervals")))
+figures.show("fig_volume", figures.estimates(shown, book.source(f"n = {details.turns:,} replies over {len(found.seeds)} seed(s), 95% intervals")))
 
 # %% [markdown]
 # ```{glue:figure} fig_volume
@@ -158,16 +166,16 @@ figures.show("fig_volume", figures.estimates(shown, book.source(f"n = {details.t
 # ## A strategy test set
 #
 # CSO tests on ExTES, and on a {term}`strategy test set` that it made after {cite:t}`kang2024bias` and does not describe; which number is from which set it does not say.
-# The examples that Kang et al. published show the form: short windows of talks.
-# Ours are drawn from the same test dialogues as everything here: {glue:text}`shortest` to {glue:text}`longest` utterances from anywhere in a talk, the last of them the seeker's, and the supporter's next turn is asked for.
+# The examples that Kang et al. published show the form: short windows of conversations.
+# Ours are taken from the same test dialogues as everything here: {glue:text}`shortest` to {glue:text}`longest` utterances from anywhere in a conversation, the last of them the seeker's, and the supporter's next turn is asked for.
 # Of each strategy there are as many windows as of the rarest, {glue:text}`n_each`, and {glue:text}`n_windows` in all.
 # That they are evenly spread is our choice, to see what a system does under strategies that are rare in whole dialogues; CSO's can't be, since its macro and weighted F1 differ, and on an evenly spread set they hardly would.
-# All models here were trained on whole dialogues, and read talks now whose beginning they do not see.
+# All models here were trained on whole dialogues, and read conversations now whose beginning they do not see.
 
 # %% tags=["hide-input"]
 named = {"vanilla-sft": "Vanilla-SFT", "cso-sft": "CSO-SFT", "cso-dpo": "CSO-DPO", "cso-lora-sft": "CSO-SFT, adapter", "cso-lora-dpo": "CSO-DPO, adapter"}
 results_table(
-    chained.two_tests(measured, found_windows["together"]).rename(index=named),
+    cso_tables.two_tests(measured, found_windows.together).rename(index=named),
     f"The same models at the test turns and at the strategy test set, mean over seed(s) {seeds}, profile {book.label}; 95% intervals.",
 )
 
@@ -182,10 +190,10 @@ before = {
     "CSO-DPO has a higher macro F1 than Vanilla-SFT": ("cso-dpo - vanilla-sft", "Q", 1),
     "CSO-DPO has a lower bias than Vanilla-SFT": ("cso-dpo - vanilla-sft", "B", -1),
 }
-results_table(chained.claims(found_windows, claims | before), f"CSO's claims at the strategy test set, seed(s) {seeds}, profile {book.label}; 95% intervals.")
+results_table(cso_tables.claims(found_windows, claims | before), f"CSO's claims at the strategy test set, seed(s) {seeds}, profile {book.label}; 95% intervals.")
 
 # %% [markdown]
-# A strategy drawn evenly from the eight would have a macro F1 of 12.5 on such a set.
+# A strategy sampled evenly from the eight would have a macro F1 of 12.5 on such a set.
 # Bias B at the test turns stands in the tables above and not beside this one: it depends on how many turns there are.
 # The verdict below is on the test turns.
 # Where the two sets disagree, the reason may be the strategies' share, the missing beginnings, or chance: the windows are fewer.
@@ -200,7 +208,7 @@ shown = {
     {"Q": "macro F1 (Q)", "B": "bias (B)", "R-L": "ROUGE-L"}[key]: {name: measured.systems[system]["paper"][key] for name, system in both.items()}
     for key in ("Q", "B", "R-L")
 }
-figures.show("fig_both_papers", figures.estimates(shown, book.source(f"n = {details.turns:,} replies over {len(found['seeds'])} seed(s), 95% intervals")))
+figures.show("fig_both_papers", figures.estimates(shown, book.source(f"n = {details.turns:,} replies over {len(found.seeds)} seed(s), 95% intervals")))
 
 # %% [markdown]
 # ```{glue:figure} fig_both_papers
@@ -225,7 +233,7 @@ if "cso-lora-dpo" in measured.systems:
         "cso-lora-sft - vanilla-sft": "and is SFT on ESC-Pro, with adapters?",
         "cso-lora-dpo - cso-dpo": "adapters against all weights",
     }  # fmt: skip
-results_table(chained.differences(measured, asked), f"Paired differences on the same test turns, mean over seed(s) {seeds}, profile {book.label}; 95% intervals.")
+results_table(cso_tables.differences(measured, asked), f"Paired differences on the same test turns, mean over seed(s) {seeds}, profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # Less bias than after SFT on ESC-Pro is not less bias than before ESC-Pro.
@@ -238,13 +246,13 @@ searched = {
     "searched rejections give a higher macro F1 than random ones": ("cso-dpo - cso-random", "Q", 1),
     "searched rejections give a lower bias than random ones": ("cso-dpo - cso-random", "B", -1),
 }
-results_table(chained.claims(found, claims | searched), f"CSO's claims, seed(s) {seeds}, profile {book.label}; 95% intervals.")
+results_table(cso_tables.claims(found, claims | searched), f"CSO's claims, seed(s) {seeds}, profile {book.label}; 95% intervals.")
 
 # %% [markdown]
-# An answer needs the interval and the same sign under each of at least three seeds; with fewer it is only *for it* or *against it*.
+# An answer needs the interval and the same sign under each of at least three seeds; with fewer it is only a *trend for* or *trend against* the claim.
 # All seeds learn from the same searched pairs, so that nothing here says what another search would have given.
-# And what was searched here was searched by small models and paid by weak judges, so that an answer against the claim is no answer about a search by good ones.
+# And what was searched here was searched by small models with weak judges as reward models, so that an answer against the claim is no answer about a search by good ones.
 #
 # What would change our mind: the same chapter with roles played by an LLM (a `roles` section in the profile), more trees, and searches under several seeds.
 #
-# Not run here: CSO's human evaluation (Tables 3 and 6), and its own test sets, whose strategies are those of ExTES.
+# Not run here: CSO's human evaluation (CSO Tables 3 and 6), and its own test sets, whose strategies are those of ExTES.

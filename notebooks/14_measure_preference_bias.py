@@ -48,8 +48,6 @@ counts = measured.details["decoupled-sft"].confusion
 sliders.bias_of_a_favourite(counts, taxonomy.STRATEGIES.index("Question"), book.source(f"n = {curves.turns:,} turns"))
 
 # %% [markdown]
-# In a live notebook, `sliders.live_bias(counts, 0)` does the same with a slider of ipywidgets, for any of the eight.
-#
 # ## Over temperatures
 #
 # The *word planner* is logistic regression on words; the *gold frequencies* know nothing of the turn.
@@ -63,7 +61,7 @@ figures.show("fig_temperatures", figures.over_temperatures(sweeps, METRICS, book
 # %% [markdown]
 # ```{glue:figure} fig_temperatures
 # :name: fig-temperatures
-# :alt: Preference bias, weighted F1 and macro F1 of four planners over the temperature at which strategies are drawn, from argmax to 2.
+# :alt: Preference bias, weighted F1 and macro F1 of four planners over the temperature at which strategies are sampled, from argmax to 2.
 #
 # Planners over temperatures, with 95% intervals by dialogue.
 # Profile {glue:text}`profile_name`; n = {glue:text}`turns` turns; the temperature acts on whole names of strategies.
@@ -78,14 +76,14 @@ table = load_tables()["decoupledesc/table-3"]
 printed = [table.value(row.key, "B") for row in table.rows if row.key.split("/")[2] in ("sft", "dpo")]
 spans = {name: (at(name, 0.0, "B"), at(name, 0.7, "B"), at(name, 1.0, "B")) for name in NAMES}
 figures.glue_numbers(
-    sft_argmax=format_estimate(spans["decoupled-sft"][0], 2), sft_drawn=format_estimate(spans["decoupled-sft"][1], 2), sft_one=format_estimate(spans["decoupled-sft"][2], 2),
-    words_argmax=format_estimate(spans["word planner"][0], 2), words_drawn=format_estimate(spans["word planner"][1], 2),
+    sft_argmax=format_estimate(spans["decoupled-sft"][0], 2), sft_sampled=format_estimate(spans["decoupled-sft"][1], 2), sft_one=format_estimate(spans["decoupled-sft"][2], 2),
+    words_argmax=format_estimate(spans["word planner"][0], 2), words_sampled=format_estimate(spans["word planner"][1], 2),
     paper_low=f"{min(printed):.2f}", paper_high=f"{max(printed):.2f}",
 )  # fmt: skip
 
 # %% [markdown]
-# The planner after SFT has B {glue:text}`sft_argmax` by argmax, {glue:text}`sft_drawn` drawn at 0.7 and {glue:text}`sft_one` at 1.
-# The word planner, which is no language model, goes from {glue:text}`words_argmax` to {glue:text}`words_drawn`.
+# The planner after SFT has B {glue:text}`sft_argmax` by argmax, {glue:text}`sft_sampled` sampled at T = 0.7 and {glue:text}`sft_one` at T = 1.
+# The word planner, which is no language model, goes from {glue:text}`words_argmax` to {glue:text}`words_sampled`.
 # All eight SFT and DPO rows of the paper's Table 3 lie between {glue:text}`paper_low` and {glue:text}`paper_high`: hold that span against what decoding alone does to one set of weights.
 #
 # ## Which conclusions survive?
@@ -103,17 +101,17 @@ both = pd.DataFrame(
     }
 )
 bias = {t: (at("decoupled-sft", t, "B"), at("decoupled-dpo", t, "B")) for t in (0.0, 0.7, 1.0)}
-figures.glue_numbers(**{f"b_{name}_{kind}": format_estimate(bias[t][k], 2) for t, name in ((0.0, "argmax"), (0.7, "drawn"), (1.0, "one")) for k, kind in enumerate(("sft", "dpo"))})
+figures.glue_numbers(**{f"b_{name}_{kind}": format_estimate(bias[t][k], 2) for t, name in ((0.0, "argmax"), (0.7, "sampled"), (1.0, "one")) for k, kind in enumerate(("sft", "dpo"))})
 results_table(both, f"The planner before and after SP-DPO, at every temperature; profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # Read it row by row: where the two intervals overlap at a temperature, that temperature does not tell the two apart by this table alone ([chapter 11](11_ask_rq3.ipynb) has the paired differences).
-# From SFT to SP-DPO, B goes from {glue:text}`b_argmax_sft` to {glue:text}`b_argmax_dpo` by argmax, from {glue:text}`b_drawn_sft` to {glue:text}`b_drawn_dpo` at 0.7, and from {glue:text}`b_one_sft` to {glue:text}`b_one_dpo` at 1.
+# From SFT to SP-DPO, B goes from {glue:text}`b_argmax_sft` to {glue:text}`b_argmax_dpo` by argmax, from {glue:text}`b_sampled_sft` to {glue:text}`b_sampled_dpo` at T = 0.7, and from {glue:text}`b_one_sft` to {glue:text}`b_one_dpo` at T = 1.
 # If the sign of a difference changes from one temperature to another, a conclusion drawn at one is a conclusion about that temperature: training has then done, in part, what a higher temperature does.
 #
-# ## Are the probabilities worth drawing from?
+# ## Are the probabilities worth sampling from?
 #
-# Drawing is fair if a strategy that is given 30% is gold in 30% of the cases.
+# Sampling is fair if a strategy that is given 30% is gold in 30% of the cases.
 
 # %% tags=["hide-input", "remove-output"]
 calibrations = {title: curves.calibration[name] for name, title in NAMES.items() if name != "gold frequencies"}
@@ -142,12 +140,12 @@ calibrated = pd.DataFrame(
 results_table(calibrated, f"Calibration on the test turns, profile {book.label}; without intervals.")
 
 # %% [markdown]
-# Nats a turn are what a planner is worth as a predictor, whatever it is decoded with: lower is better.
+# Nats per turn are what a planner is worth as a predictor, whatever it is decoded with: lower is better.
 # Preference optimisation is not trained to lower them.
 #
 # ## How much of a difference is rounding, and how much the seed?
 #
-# Processors add floating-point numbers in different orders, and a training of thousands of steps turns last digits into another model.
+# Processors add floating-point numbers in different orders, and a training run of thousands of steps turns last digits into another model.
 # Where the models of the first seed were trained again on another machine, with the same code, data and seed, the same differences can be taken twice; where the profile has further seeds, once more under each.
 
 # %% tags=["hide-input"]
@@ -178,8 +176,8 @@ results_table(pd.DataFrame(noise).T, f"The same differences from another trainin
 # %% [markdown]
 # Outside the first one's interval lie {glue:text}`outside_again` differences of the same seed on another machine, and {glue:text}`outside_seeds` of other seeds.
 #
-# An interval by dialogue says how the same models would do in other talks, and knows nothing of this.
-# One trained pair of models is one draw, whatever its seed was: compare methods over several trainings, as chapters [09](09_ask_rq1.ipynb) to [11](11_ask_rq3.ipynb) do.
+# An interval by dialogue says how the same models would do in other conversations, and knows nothing of this.
+# One trained pair of models is one sample, whatever its seed was: compare methods over several training runs, as chapters [09](09_ask_rq1.ipynb) to [11](11_ask_rq3.ipynb) do.
 #
 # ## What to report instead
 #

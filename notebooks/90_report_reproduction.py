@@ -20,7 +20,7 @@ profile = "laptop"
 
 # %% tags=["hide-input"]
 from decoupled_esc.experiments.run import open_book
-from decoupled_esc.present import chained, figures, replication
+from decoupled_esc.present import cso_tables, figures, replication
 from decoupled_esc.present.paper import load_tables
 from decoupled_esc.present.tables import results_table
 
@@ -40,12 +40,11 @@ measured = [
     replication.table_4(judged, name),
     replication.table_5(book["metrics-controlled"], name),
 ]
-cso = book["metrics-cso"]["together"]
+cso = book["metrics-cso"].together
 tuning = "full" if book.profile.cso.training.lora is None else "lora"
-measured += [chained.table_2(cso, evaluation, tuning, name), chained.table_4(cso, name)]
-measured += [chained.losses(cso, table, tuning, name) for table in chained.BACKBONES]
-pro = book["esc-pro"]
-measured += [] if "missing" in pro else [chained.table_5(pro, name)]
+measured += [cso_tables.table_2(cso, evaluation, tuning, name), cso_tables.table_4(cso, name)]
+measured += [cso_tables.losses(cso, table, tuning, name) for table in cso_tables.BACKBONES]
+measured += [cso_tables.table_5(book["esc-pro"], name)]
 report = replication.report(measured)
 
 # %% [markdown]

@@ -29,12 +29,13 @@ from decoupled_esc.corpus import Message, Turn
 from decoupled_esc.evaluate import judges
 from decoupled_esc.evaluate.judged import Reply
 from decoupled_esc.experiments.run import open_book
+from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import figures
 from decoupled_esc.present.tables import results_table
 
 book = open_book(globals())
 data = book["data"]
-blank = data["blank_turns"]["test"] / data["turns"]["test"]
+blank = data.blank_turns["test"] / data.turns["test"]
 figures.glue_numbers(profile_name=book.label, blank=f"{100 * blank:.0f}")
 context = (Message("seeker", "I lost my job on Friday. I haven't told anyone, and I can't sleep."),)
 turn = Turn("invented/00", "invented/00", context, "Reflection of feelings", "That is a lot to carry alone. What worries you most at night?")
@@ -50,9 +51,9 @@ def show(request) -> None:
 
 
 # %% [markdown]
-# ## Four scores
+# ## Four scores (DecoupledESC Table 8)
 #
-# The {term}`Likert judge` is asked once for each dimension, is shown the seeker's last words and a person's reply, and answers with one number.
+# The {term}`Likert judge` is asked once per dimension, is shown the seeker's last words and the human reference, and answers with one number.
 # This is the question about empathy; the other three differ in the scale alone.
 
 # %% tags=["hide-input"]
@@ -67,7 +68,7 @@ results_table(
 # %% [markdown]
 # The protocol of the paper has weak points, and each can be turned off in a profile's `judge` section:
 #
-# * a person's reply beside the one to be scored pulls the score towards likeness (`gold: hidden`);
+# * a human reference beside the one to be scored pulls the score towards likeness (`gold: hidden`);
 # * {glue:text}`blank`% of the test turns follow a blank message, and then the judge sees nothing that was said (`context: whole`; scores without these turns are always computed beside the others);
 # * 100 turns leave wide intervals (`turns: null` takes all);
 # * four questions cost four times the money of one (`calls: joint`), which may or may not change the answers;
@@ -102,17 +103,16 @@ print("would be kept if the first is called None and the second Early Emotion Sh
 
 # %% tags=["hide-input"]
 judged = book["judged"]
-if "missing" in judged:
-    found = pd.DataFrame({"LLM judge": {"not asked": judged["missing"]}})
-else:
-    protocol = ", ".join(f"{key}: {value}" for key, value in judged["protocol"].items())
+found = judged
+if not isinstance(judged, Missing):
+    protocol = ", ".join(f"{key}: {value}" for key, value in judged.protocol.model_dump().items())
     found = pd.DataFrame(
         {
             judge: {
-                "protocol": protocol, "turns": judged["turns"], "of them after a blank message": judged["after_blank"],
-                "answers that could not be read": sum(sum(counts.values()) for counts in scores["unread"].values()),
+                "protocol": protocol, "turns": judged.turns, "of them after a blank message": judged.after_blank,
+                "answers that could not be read": sum(sum(counts.values()) for counts in said.unread.values()),
             }
-            for judge, scores in judged["judges"].items()
+            for judge, said in judged.judges.items()
         }
     ).T
 results_table(found, f"LLM judges of profile {book.label}.")

@@ -15,7 +15,7 @@
 #
 # :::{admonition} Research output
 # :class: research-output
-# Both sides of these talks were written by small experimental models.
+# Both sides of these dialogues are outputs of small experimental models.
 # Nobody said them to anybody, much is nonsense, and none of it is counselling.
 # :::
 

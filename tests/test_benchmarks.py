@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from decoupled_esc.corpus import open_text
-from decoupled_esc.present import benchmarks
 from decoupled_esc.experiments import pretraining
+from decoupled_esc.present import benchmarks
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 import base_models  # noqa: E402

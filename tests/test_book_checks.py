@@ -10,11 +10,13 @@ import nbformat
 import pandas as pd
 import pytest
 
+from decoupled_esc.pipeline import Missing
 from decoupled_esc.present.paper import load_tables
 from decoupled_esc.present.sliders import MOVE
-from decoupled_esc.present.tables import compare, plain
+from decoupled_esc.present.tables import compare, results_table
 from decoupled_esc.present.trees import Explorer
 from decoupled_esc.publish import site as publish
+from decoupled_esc.search.export import ExpandedNode, SearchTree
 
 sys.path.append(str(publish.ROOT / "book" / "_ext"))
 from mathml import to_mathml  # noqa: E402
@@ -182,13 +184,10 @@ SCRIPT, IMAGE = "<script>alert(1)</script>", "<img src=x onerror=alert(1)>"
 def shown() -> dict[str, str]:
     """Every way in which text of others reaches a page, given markup."""
     frame = pd.DataFrame({IMAGE: [SCRIPT, [IMAGE]], SCRIPT: [1.5, 2]}, index=pd.Index([SCRIPT, IMAGE], name=IMAGE))
-    node = {"value": 0.0, "visits": 1, "gold": False, "ends": False, "closed": IMAGE, "strategy": SCRIPT}
-    said = node | {"reply": SCRIPT, "seeker": IMAGE}
-    tree = {"id": IMAGE, "iterations": 1, "nodes": [said | {"id": "r"}, said | {"id": "r.0"}, said | {"id": "r.0.0"}]}
+    tree = SearchTree(IMAGE, 1, None, tuple(ExpandedNode(id, SCRIPT, 1.0, 0.0, 1, False, False, IMAGE, SCRIPT, IMAGE) for id in ("r", "r.0", "r.0.0")))
     table = next(table for table in load_tables().values() if table.kind == "numbers")
-    why = dict.fromkeys((row.key for row in table.rows), SCRIPT)
-    compared = compare(table, {}, profile=IMAGE, n=SCRIPT, not_attempted=why, note=IMAGE)
-    tables = {"frame": plain(frame, SCRIPT), "numbers": plain(frame, IMAGE, "{:.1f}"), "compared": compared}
+    compared = compare(table, Missing(SCRIPT), profile=IMAGE, n=SCRIPT, note=IMAGE)
+    tables = {"frame": results_table(frame, SCRIPT), "numbers": results_table(frame, IMAGE, "{:.1f}"), "compared": compared}
     return {name: one._repr_html_() for name, one in (tables | {"trees": Explorer([tree])}).items()}
 
 

@@ -154,7 +154,6 @@ def test_miniature_has_what_its_readme_says(monkeypatch, tmp_path):
     assert {flaw.what for flaw in flaws} == {f"strategy spelled {name!r}" for name in old}
     monkeypatch.setenv("DECOUPLED_ESC_DATA", str(tmp_path))  # empty
     monkeypatch.setenv("DECOUPLED_ESC_CACHE", str(tmp_path))
-    monkeypatch.setenv("DECOUPLED_ESC_QUIET", "1")
     loaded = corpus.load("esconv", download=False)
     assert (loaded.name, loaded.origin) == ("miniature", "miniature")
     assert [len(loaded.split(split)) for split in ("train", "validation", "test")] == [18, 3, 3]

@@ -227,9 +227,10 @@ def test_an_exported_tree_shows_nothing_that_people_said():
     assert "bad day" not in text and "hello" not in text and json.loads(text) == row
     assert len(row["nodes"]) == summary(tree).nodes == sum(1 for _ in tree.nodes())
     assert summary(tree).spoken == sum("reply" in node for node in row["nodes"]) > 0
-    html = pictures.Explorer([row])._repr_html_()
+    shown = exported(tree, "t")
+    html = pictures.Explorer([shown])._repr_html_()
     assert html.count("<details") == html.count("</details>") and "reply" in html and "bad day" not in html
-    assert pictures.readable([row]) is row and pictures.drawing(row, "a test").axes
+    assert pictures.readable([shown]) is shown and pictures.drawing(shown, "a test").axes
 
 
 # --- The reward ---

@@ -120,8 +120,7 @@ def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path, serve
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    for name in (fetch.FOLDER, fetch.QUIET):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv(fetch.FOLDER, raising=False)
     monkeypatch.setenv(CACHE, str(cache))
     fetch._notice.cache_clear()
     monkeypatch.setattr(fetch, "REGISTRY", path)

@@ -1,26 +1,32 @@
 """The report that gives every number of both papers a status."""
 
+from types import SimpleNamespace
+
 import pytest
 from test_bootstrap import system
 
 from decoupled_esc.evaluate import Estimate, EvaluatedTurn, evaluate_systems
-from decoupled_esc.present import chained, replication
+from decoupled_esc.evaluate.judged import ScoreTable
+from decoupled_esc.evaluate.judges import Agreement, Outcome, Protocol
+from decoupled_esc.experiments.judging import Judged, JudgeScores, PairQuality
+from decoupled_esc.pipeline import Missing
+from decoupled_esc.present import cso_tables, judge_tables, replication
 from decoupled_esc.present.paper import Status, load_tables
 from decoupled_esc.taxonomy import STRATEGIES
 
-DATA = {
-    "corpus": "esconv",
-    "dialogues": {"train": 1040},
-    "size": {
+DATA = SimpleNamespace(
+    corpus="esconv",
+    dialogues={"train": 1040},
+    size={
         side: {"utterances": 10, "turns_per_dialogue": 2.0, "characters_per_utterance": 90.0}
         for side in ("total", "assistant", "user")
     },
-    "strategy_counts": {name: 100 + i for i, name in enumerate(STRATEGIES)},
-}
+    strategy_counts={name: 100 + i for i, name in enumerate(STRATEGIES)},
+)
 
 
 PROMPTED = ("direct-refine", "self-refine", "emotion-cot")
-NOBODY = {"missing": "profile smoke has no LLM judge"}
+NOBODY = Missing("profile smoke has no LLM judge")
 
 
 def evaluation(invalid_base: bool):
@@ -99,7 +105,6 @@ def test_decoding_shows_the_papers_rows_beside_both_of_ours():
     score = result.systems["vanilla-sft-argmax"]["paper"]["Q"]
     assert shown.loc["Macro strategy F1", "ours, argmax"] == f"{score.value:.2f} [{score.low:.2f}, {score.high:.2f}]"
     assert shown.loc["Preference bias", "ours, argmax"] == "–", "64 turns are too few to set beside the paper's 1,792"
-    assert replication.written(Estimate(1.25), 1) == "1.2"
 
 
 def test_bias_is_not_compared_across_sizes():
@@ -117,10 +122,10 @@ def test_the_listing_prints_at_the_papers_precision():
 
 # --- Mined pairs, the controlled study, the questions ---
 
-PAIRS = {
-    "judge": "error classifier", "turns": 14763, "draws": {"planner": 1, "generator": 2}, "pairs": {"strategy": 10651, "response": 6000},
-    "errors": {"response": {"Lack of Empathy": 2288, "Template Response": 10}}, "characters": {"chosen": 124.72, "rejected": 60.0},
-}  # fmt: skip
+PAIRS = SimpleNamespace(
+    judge="error classifier", turns=14763, samples={"planner": 1, "generator": 2}, pairs={"strategy": 10651, "response": 6000},
+    errors={"response": {"Lack of Empathy": 2288, "Template Response": 10}}, characters=SimpleNamespace(chosen=124.72, rejected=60.0),
+)  # fmt: skip
 
 
 def test_mined_pairs_stand_beside_both_backbones_with_their_judge():
@@ -130,6 +135,7 @@ def test_mined_pairs_stand_beside_both_backbones_with_their_judge():
     assert cells["strategy-pairs", "llama"].verdict.status is not Status.EXACT
     assert cells["early-emotion-shift", "llama"].measured.value == 0
     assert "error classifier" in table.caption
+    assert {cell.verdict.why for cell in replication.table_1_mined(NOBODY, "laptop").cells()} == {NOBODY.reason}
 
 
 def controlled():
@@ -162,16 +168,12 @@ def test_prompting_baselines_have_rows_of_their_own():
     assert {row.split("/")[2] for row in frame.row} == set(PROMPTED)
 
 
-def estimates(value, low, high):
-    return {"value": value, "low": low, "high": high}
-
-
 @pytest.mark.parametrize(("sign", "together", "single", "says"), [
     (1, (2, 1, 3), (1, 2, 3), "supported"),
     (-1, (2, 1, 3), (1, 2, 3), "contradicted"),
     (-1, (-2, -3, -1), (-1, -2, -3), "supported"),
-    (-1, (-2, -3, -1), (-2,), "for it, 1 seed"),
-    (1, (-2, -3, -1), (-2, -1), "against it, 2 seeds"),
+    (-1, (-2, -3, -1), (-2,), "trend for, 1 seed"),
+    (1, (-2, -3, -1), (-2, -1), "trend against, 2 seeds"),
     (1, (2, -1, 3), (1, 2, 3), "not decided"),
     (1, (2, 1, 3), (1, -0.1, 4), "not decided"),
     (1, (2, None, None), (1, 2, 3), "not decided"),
@@ -180,37 +182,84 @@ def test_an_answer_needs_the_interval_and_every_seed(sign, together, single, say
     assert replication.answer(sign, Estimate(*together), single) == says
 
 
+def seeds(contrast, together, by_seed):
+    """A `SeedEvaluation` of one difference."""
+    found = {str(seed): {contrast: values} for seed, values in by_seed.items()}
+    return SimpleNamespace(together=SimpleNamespace(contrasts={contrast: {"paper": together}}), by_seed=found)
+
+
 def test_a_question_shows_both_papers_differences_ours_and_every_seed():
-    asked = {
-        "together": {"contrasts": {"decoupled-dpo - decoupled-sft": {"paper": {"B": estimates(-0.05, -0.08, -0.02), "F1": estimates(0.5, -0.2, 1.2)}}}},
-        "by_seed": {str(seed): {"decoupled-dpo - decoupled-sft": {"B": value, "F1": 0.5}}
-                    for seed, value in ((13, -0.04), (14, -0.06), (15, -0.05))},
-    }  # fmt: skip
+    own = {"B": Estimate(-0.05, -0.08, -0.02), "F1": Estimate(0.5, -0.2, 1.2)}
+    asked = seeds("decoupled-dpo - decoupled-sft", own, {13: {"B": -0.04, "F1": 0.5}, 14: {"B": -0.06, "F1": 0.5}, 15: {"B": -0.05, "F1": 0.5}})
     table = replication.question(asked, "decoupled-dpo - decoupled-sft", ("decoupled/dpo", "decoupled/sft"), {"B": -1, "F1": 1})
     assert table.loc["Preference bias"].to_dict() == {
         "claim": "lower", "paper, Qwen": "-0.05", "paper, Llama": "-0.08", "ours": "-0.05 [-0.08, -0.02]",
         "by seed": "-0.04, -0.06, -0.05", "answer": "supported",
     }  # fmt: skip
-    assert table.iloc[1]["answer"] == "not decided"
+    assert table.iloc[1]["answer"] == "not decided" and replication.answers(table) == "1 supported, 1 not decided"
 
 
 def test_csos_claims_are_answered_over_seeds():
-    found = {
-        "together": {"contrasts": {"cso-dpo - cso-sft": {"paper": {"Q": estimates(1.0, 0.4, 1.6), "B": estimates(0.1, 0.02, 0.2)}}}},
-        "by_seed": {seed: {"cso-dpo - cso-sft": {"Q": q, "B": 0.1}} for seed, q in (("13", 0.8), ("14", 1.0), ("15", 1.2))},
-    }
-    table = chained.claims(found, {"higher F1": ("cso-dpo - cso-sft", "Q", 1), "lower bias": ("cso-dpo - cso-sft", "B", -1)})
+    own = {"Q": Estimate(1.0, 0.4, 1.6), "B": Estimate(0.1, 0.02, 0.2)}
+    found = seeds("cso-dpo - cso-sft", own, {seed: {"Q": q, "B": 0.1} for seed, q in ((13, 0.8), (14, 1.0), (15, 1.2))})
+    table = cso_tables.claims(found, {"higher F1": ("cso-dpo - cso-sft", "Q", 1), "lower bias": ("cso-dpo - cso-sft", "B", -1)})
     assert table.loc["higher F1"].to_dict() == {"difference": "1.0 [0.4, 1.6]", "by seed": "+0.8, +1.0, +1.2", "answer": "supported"}
     assert table.loc["lower bias", "answer"] == "contradicted" and table.loc["lower bias", "by seed"] == "+0.10, +0.10, +0.10"
 
 
 def test_csos_tables_have_both_tunings_where_both_were_trained():
-    names = ("vanilla-base", "vanilla-sft", *(f"{own}-{kind}" for own in ("cso", "cso-lora") for kind in ("sft", *chained.LOSSES)))
+    names = ("vanilla-base", "vanilla-sft", *(f"{own}-{kind}" for own in ("cso", "cso-lora") for kind in ("sft", *cso_tables.LOSSES)))
     own = {name: turns for name, turns in zip(names, (system(n) for n in range(len(names))), strict=True)}
-    pairs = [(f"{start}-{loss}", f"{start}-sft") for start in ("cso", "cso-lora") for loss in chained.LOSSES]
+    pairs = [(f"{start}-{loss}", f"{start}-sft") for start in ("cso", "cso-lora") for loss in cso_tables.LOSSES]
     both = evaluate_systems(own, contrasts=pairs, replicates=50, seed=0)
-    assert chained.tunings(both, "full") == {"full": "cso", "lora": "cso-lora"}
-    rows = set(chained.losses(both, "cso/table-9", "full", "test").to_frame().row)
-    assert {f"llama3.1-8b/{tuning}/{kind}" for tuning in ("full", "lora") for kind in ("sft", *chained.LOSSES)} <= rows
+    assert cso_tables.tunings(both, "full") == {"full": "cso", "lora": "cso-lora"}
+    rows = set(cso_tables.losses(both, "cso/table-9", "full", "test").to_frame().row)
+    assert {f"llama3.1-8b/{tuning}/{kind}" for tuning in ("full", "lora") for kind in ("sft", *cso_tables.LOSSES)} <= rows
     one = evaluate_systems({name: own[name] for name in names if "lora" not in name}, contrasts=pairs[:5], replicates=50, seed=0)
-    assert not any("lora" in row for row in chained.losses(one, "cso/table-9", "full", "test").to_frame().dropna(subset=["measured"]).row)
+    assert not any("lora" in row for row in cso_tables.losses(one, "cso/table-9", "full", "test").to_frame().dropna(subset=["measured"]).row)
+
+
+# --- LLM judges ---
+
+
+def judged(**changes):
+    """Two judges, one of them the paper's, asked as in the paper."""
+    systems = [f"{paradigm}-{method}" for paradigm in ("vanilla", "decoupled") for method in ("base", "sft", "dpo")]
+    scores = {name: {"Flu": Estimate(3.0, 2.5, 3.5), "Emp": Estimate(2.0)} for name in (*systems, "gold-sft", "gold-dpo")}
+    names = [f"{p}-{a} - {p}-{b}" for p in ("vanilla", "decoupled", "gold") for a, b in (("sft", "base"), ("dpo", "sft"))]
+    table = ScoreTable(scores, {name: {"Flu": Estimate(0.5, 0.1, 0.9)} for name in names})
+    outcome = Outcome(10, *[Estimate(50.0)] * 6)
+    agreed = {"Flu": Agreement(10, 80.0, Estimate(0.5, 0.1, 0.9)), "Emp": Agreement(0, None, None)}
+    own = {
+        name: JudgeScores([name], table, None, ScoreTable({"gold-sft": {"None": Estimate(40.0)}}, {}), {}, [agreed], {"a - b": {"Flu": outcome}}, {"a - b": agreed})
+        for name in (replication.PAPER_JUDGE, "other")
+    }
+    protocol = Protocol(**replication.PAPER_PROTOCOL, repeats=2, pairs=True)
+    quality = PairQuality({"chosen": {"Emp": Estimate(3.0)}, "rejected": {"Emp": Estimate(2.0)}}, {}, 7, "other")
+    fields = {"turns": 100, "after_blank": 3, "protocol": protocol, "judges": own, "mined_pairs": quality, "between": {"x ~ y": agreed}}
+    return Judged(**fields | {"rows": ()} | changes)
+
+
+def test_only_the_papers_judge_asked_as_in_the_paper_stands_beside_it():
+    frame = replication.table_3(evaluation(invalid_base=False), judged(), "vanilla", "smoke").to_frame().set_index(["row", "column"])
+    assert frame.loc[("qwen2.5-7b/vanilla/sft", "Flu"), "measured"] == 3.0
+    assert frame.loc[("qwen2.5-7b/vanilla/sft", "Pro"), "why"] == "no answer of the judge could be read"
+    assert set(replication.table_4(judged(), "smoke").to_frame().dropna().column) == {"Flu"}
+    improved = replication.table_2(judged(), "smoke").to_frame().set_index(["row", "column"])
+    assert improved.loc[("qwen2.5-7b/improve", "Emp"), "measured"] == pytest.approx(50)
+    others = {name: found for name, found in judged().judges.items() if name == "other"}
+    for other, why in ((judged(judges=others), "scores by other are not comparable"), (judged(turns=12), "asked otherwise than in the paper \\(turns 12")):
+        found = replication.table_3(evaluation(invalid_base=False), other, "vanilla", "smoke").to_frame()
+        assert found[found.column == "Emp"].why.str.contains(why).all()
+
+
+def test_tables_of_judges_have_a_row_for_each_and_dashes_for_what_is_not_there():
+    scores = judge_tables.judge_scores(judged())
+    assert len(scores) == 16 and scores.iloc[0].to_dict() == {
+        "system": "vanilla-base", "Flu": "3.00 [2.50, 3.50]", "Pro": "–", "Emp": "2.00", "Hel": "–", "Emp, after words": "–",
+    }  # fmt: skip
+    assert judge_tables.judge_errors(judged())["None"].tolist() == ["40", "40"]
+    assert judge_tables.judge_pairs(judged()).iloc[0]["same in both orders"] == "50"
+    agreement = judge_tables.judge_agreement(judged())
+    assert len(agreement) == 5 and agreement.iloc[0].tolist() == ["0.50 [0.10, 0.90] (80% equal of 10)", "– (– of 0)"]
+    assert judge_tables.judge_agreement(NOBODY) is judge_tables.judge_scores(NOBODY) is NOBODY

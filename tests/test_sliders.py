@@ -1,4 +1,4 @@
-"""Pictures that move: what they show, that they need no kernel, and their live twins."""
+"""Pictures that move: what they show, and that they need no kernel."""
 
 import re
 
@@ -45,13 +45,3 @@ def test_a_favourite_takes_b_to_its_bound_and_none_leaves_it():
     first, last = (texts(sliders.draw_bias(COUNTS, 3, share, "x"))[1] for share in (0.0, 1.0))
     assert f"B = {float(strategy.bias(COUNTS, 'paper')):.2f}" in first
     assert "B = 2.65" in last
-
-
-def test_the_live_twins_draw(monkeypatch):
-    import IPython.display
-
-    shown = []
-    monkeypatch.setattr(IPython.display, "display", shown.append)
-    sliders.live_dpo_loss()
-    sliders.live_bias(COUNTS, 2)
-    assert len(shown) >= 2

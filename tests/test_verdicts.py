@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decoupled_esc.evaluate.bootstrap import Estimate
+from decoupled_esc.pipeline import Missing
 from decoupled_esc.present.paper import MEANING, Status, Verdict, load_tables, rounds_to, verdict
-from decoupled_esc.present.tables import SYMBOL, Label, compare, plain
+from decoupled_esc.present.tables import SYMBOL, Label, compare, format_estimate, format_scores, results_table
 
 TABLES = load_tables()
 THREE = TABLES["decoupledesc/table-3"]
@@ -54,10 +55,10 @@ def test_rules(paper, measured, contrasts, status):
 
 
 def test_not_attempted_needs_a_reason():
-    assert verdict(1.0, None, decimals=2, why="no judge") == Verdict(Status.NOT_ATTEMPTED, "no judge")
-    for why in (None, "", "  "):
+    assert verdict(1.0, Missing("no judge"), decimals=2) == Verdict(Status.NOT_ATTEMPTED, "no judge")
+    for why in ("", "  "):
         with pytest.raises(ValueError, match="needs a reason"):
-            verdict(1.0, None, decimals=2, why=why)
+            verdict(1.0, Missing(why), decimals=2)
 
 
 @pytest.mark.parametrize(
@@ -138,19 +139,20 @@ def test_every_status_has_a_sentence_a_meaning_and_its_own_symbol(status):
 # --- compare ------------------------------------------------------------------------------------------------------
 
 
+NO_JUDGE = Missing("no judge in this <profile>")
+SFT = {"B": Estimate(0.29, 0.25, 0.35), "Q_W": Estimate(24.1, 22.0, 24.6), "Emp": NO_JUDGE}
+DPO = {"B": Estimate(0.45, 0.40, 0.50), "Q_W": Estimate(20.0), "Emp": NO_JUDGE}
+
+
 def grid(**changes):
     arguments = {
-        "measured": {
-            "vanilla/sft": {"B": Estimate(0.29, 0.25, 0.35), "Q_W": Estimate(24.1, 22.0, 24.6)},
-            "vanilla/dpo": {"B": Estimate(0.45, 0.40, 0.50), "Q_W": Estimate(20.0)},
-        },
+        "measured": {"vanilla/sft": SFT, "vanilla/dpo": DPO},
         "profile": "smoke",
         "n": "1,792 test turns",
         "backbones": BOTH,
         "rows": ["vanilla/sft", "vanilla/dpo"],
         "columns": ["B", "Q_W", "Emp"],
-        "contrasts": {("vanilla/dpo", "vanilla/sft"): {"B": Estimate(0.16, 0.10, 0.20)}},
-        "not_attempted": {"Emp": "no judge in this <profile>"},
+        "contrasts": {"vanilla/dpo": ("vanilla/sft", {"B": Estimate(0.16, 0.10, 0.20)})},
     }
     return compare(THREE, **(arguments | changes))
 
@@ -214,7 +216,8 @@ def test_one_backbone_has_plain_labels_and_no_mixed_cells():
 
 
 def test_html_is_escaped():
-    page = grid(note="<script>alert(1)</script>", not_attempted={"Emp": '"><script>x</script>'})
+    hostile = {"Emp": Missing('"><script>x</script>')}
+    page = grid(note="<script>alert(1)</script>", measured={"vanilla/sft": SFT | hostile, "vanilla/dpo": DPO | hostile})
     html = page._repr_html_()
     assert "<script" not in html
     assert '"><script>x</script>' in soup(page).select("td.measured")[2]["title"]
@@ -231,18 +234,16 @@ def test_repr_is_short_and_counts():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"not_attempted": {}}, ValueError, "table-3: row 'qwen2.5-7b/vanilla/sft', column 'Emp' has neither"),
-        ({"not_attempted": {"Emp": "x", ("vanilla/sft", "B"): "y"}}, ValueError, "has both"),
-        ({"not_attempted": {"Emq": "x"}}, KeyError, "did you mean"),
-        ({"not_attempted": {("vanilla/sft", "Emq"): "x"}}, KeyError, "did you mean 'Emp'"),
+        ({"measured": {"vanilla/sft": {"B": Estimate(1.0)}}}, ValueError, "table-3: row 'qwen2.5-7b/vanilla/sft', column 'Q_W' has neither"),
+        ({"measured": {"vanilla/sft": SFT}}, ValueError, "'qwen2.5-7b/vanilla/dpo', column 'B' has neither"),
+        ({"measured": {"vanilla/sft": {"Emq": NO_JUDGE}}}, KeyError, "did you mean 'Emp'"),
         ({"measured": {"vanilla/stf": {}}}, KeyError, "did you mean 'qwen2.5-7b/vanilla/sft'"),
         ({"measured": {"vanilla/sft": {"Q_w": Estimate(1.0)}}}, KeyError, "did you mean 'Q_W'"),
         ({"rows": ["vanilla/spo"]}, KeyError, "did you mean"),
         ({"columns": ["Bias"]}, KeyError, "did you mean 'B'"),
         ({"backbones": ("qwen2.5",)}, KeyError, "did you mean 'qwen2.5-7b'"),
         ({"rows": []}, ValueError, "no row"),
-        ({"contrasts": {("vanilla/dpo", "vanilla/stf"): {}}}, KeyError, "vanilla/sft"),
-        ({"contrasts": {("vanilla/dpo", r): {} for r in ("vanilla/sft", "vanilla/base")}}, ValueError, "with both"),
+        ({"contrasts": {"vanilla/dpo": ("vanilla/stf", {})}}, KeyError, "vanilla/sft"),
     ],
 )
 def test_mistakes_are_named(changes, error, message):
@@ -250,17 +251,15 @@ def test_mistakes_are_named(changes, error, message):
         grid(**changes)
 
 
-def test_reasons_from_the_most_specific():
-    reasons = {"Emp": "column", "vanilla/sft": "row", ("vanilla/dpo", "Emp"): "cell"}
-    frame = grid(backbones=BOTH[:1], not_attempted=reasons).to_frame().set_index(["row", "column"])
-    assert frame["why"]["qwen2.5-7b/vanilla/sft", "Emp"] == "row"
-    assert frame["why"]["qwen2.5-7b/vanilla/dpo", "Emp"] == "cell"
+def test_a_reason_stands_for_a_cell_a_row_or_everything():
+    frame = grid(backbones=BOTH[:1], measured={"vanilla/sft": Missing("row"), "vanilla/dpo": DPO}).to_frame().set_index(["row", "column"])
+    assert set(frame["why"]["qwen2.5-7b/vanilla/sft"]) == {"row"}
+    assert frame["why"]["qwen2.5-7b/vanilla/dpo", "Emp"] == NO_JUDGE.reason
+    assert set(grid(measured=Missing("nothing here")).to_frame()["why"]) == {"nothing here"}
 
 
 def test_all_rows_and_columns_by_default():
-    reasons = {row: "later" for row in ("vanilla/base", "decoupled/base")}
-    reasons |= {column.key: "later" for column in THREE.columns}
-    frame = compare(THREE, {}, profile="smoke", n="0", backbones=BOTH, not_attempted=reasons).to_frame()
+    frame = compare(THREE, Missing("later"), profile="smoke", n="0", backbones=BOTH).to_frame()
     assert len(frame) == 198 and set(frame["status"]) == {"not attempted"}
 
 
@@ -283,12 +282,11 @@ def test_tables_without_numbers_are_refused(key):
 
 
 def test_nothing_measured_is_said_in_the_caption():
-    shown = compare(TABLES["decoupledesc/in-text"], {}, profile="smoke", n="0", columns=["value"],
-                           not_attempted={"value": "needs the judge"})
+    shown = compare(TABLES["decoupledesc/in-text"], Missing("needs the judge"), profile="smoke", n="0")
     assert "nothing measured" in shown.caption and shown.caption.startswith("the text of DecoupledESC")
 
 
-# --- turned, and plain --------------------------------------------------------------------------------------------
+# --- turned, and our own --------------------------------------------------------------------------------------------
 
 
 def test_transposed_shows_the_same_cells_turned():
@@ -307,10 +305,18 @@ def test_one_backbone_with_small_numbers():
     assert [td.text for td in soup(shown).select("td.paper")] == ["7e-07", "5e-08", "7e-07"]
 
 
-def test_plain_tables_have_stable_html_and_format_numbers_only():
+def test_results_tables_have_stable_html_and_format_numbers_only():
     frame = pd.DataFrame({"name": ["a", "b"], "x": [1.234, None]}).set_index("name")
     frame["word"] = ["<i>", "w"]
-    first, again = (plain(frame, "Caption", "{:.1f}") for _ in range(2))
-    assert first == again and repr(first) == "<PlainTable Caption>"
+    first, again = (results_table(frame, "Caption", "{:.1f}") for _ in range(2))
+    assert first == again and repr(first) == "<ResultsTable Caption>"
     first = first._repr_html_()
     assert "1.2" in first and "–" in first and "name" in first
+    missing = soup(results_table(Missing("no <judge>"), "Caption"))
+    assert missing.tbody.th.text == "not attempted" and missing.tbody.td.text == "no <judge>"
+
+
+def test_estimates_are_written_with_their_interval_and_bias_with_two_decimals():
+    assert format_estimate(Estimate(1.25, 1.0, 1.5)) == "1.2 [1.0, 1.5]"
+    assert (format_estimate(Estimate(1.25)), format_estimate(None), format_estimate(Estimate(0.5), 2, "+")) == ("1.2", "–", "+0.50")
+    assert format_scores({"B": Estimate(0.5), "Q": Estimate(20.0)}, ("B", "Q", "F1")) == {"B": "0.50", "Q": "20.0", "F1": "–"}

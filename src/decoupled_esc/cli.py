@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import signal
 import sys
 import time
 from pathlib import Path
 
-from decoupled_esc.errors import KnownError
+from decoupled_esc.errors import DISK, KnownError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in DISK:
             raise
         print(f"error: {error.filename or 'a file'}: {error.strerror}; what was finished is kept", file=sys.stderr)
         return 1
@@ -167,7 +166,7 @@ def _link(book, steps: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, step in steps.items():
         target, link = book.runs.place(step).parent, folder / name
-        if target.exists() and not (link.is_symlink() and link.resolve() == target.resolve()):
+        if target.exists() and link.resolve() != target.resolve() and (link.is_symlink() or not link.exists()):
             link.unlink(missing_ok=True)
             link.symlink_to(os.path.relpath(target, folder))
 
@@ -297,7 +296,7 @@ def _site(options) -> int:
     from decoupled_esc.publish import notebooks, site
     from decoupled_esc.publish.steps import check_stamps
 
-    problems = check_stamps(Book("laptop")) or notebooks.check_notebooks(notebooks.NOTEBOOKS)
+    problems = notebooks.check_notebooks(notebooks.NOTEBOOKS) or check_stamps(Book("laptop"))
     if problems:
         raise site.BookError("the committed notebooks have problems:\n" + "\n".join(problems))
     index = site.build_book(notebooks.NOTEBOOKS, ROOT / "build" / "site")

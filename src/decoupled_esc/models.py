@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, StringConstraints
+from pydantic import BaseModel, PositiveInt, StringConstraints
 
 from decoupled_esc import packing
 from decoupled_esc.errors import KnownError
@@ -58,10 +58,8 @@ class Weights:
         return weights_digest(Path(self.source)) if Path(self.source).is_dir() else f"{self.source}@{self.revision}"
 
 
-class Shape(BaseModel):
+class Shape(BaseModel, extra="forbid", frozen=True):
     """The shape of a small Qwen2 made from scratch."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     vocabulary: PositiveInt
     hidden: PositiveInt
@@ -71,10 +69,8 @@ class Shape(BaseModel):
     context: PositiveInt
 
 
-class EmbeddedModel(BaseModel):
+class EmbeddedModel(BaseModel, extra="forbid", frozen=True):
     """A small base model that is shipped with this repository; its model card and recipe lie beside the weights."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["embedded"]
     name: Literal["esc-nano", "esc-base"]
@@ -90,10 +86,8 @@ class EmbeddedModel(BaseModel):
         return Weights(self.folder)
 
 
-class HubModel(BaseModel):
+class HubModel(BaseModel, extra="forbid", frozen=True):
     """A published backbone, pinned to a revision."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["hub"]
     name: Annotated[str, StringConstraints(min_length=1)]

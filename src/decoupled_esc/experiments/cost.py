@@ -1,8 +1,8 @@
 """What a run will cost, and what one did cost: hours, memory, tokens and money by step.
 
-The ledger reads the provenance of results.  The plan multiplies: tokens that a finished run counted, times operations per
-token, over a card's rate; every factor is a constant here or a column of the table.  Nothing in it was measured on the card
-that it is for; ``SHARE`` is the assumption that decides, and a run of one step replaces it.
+The ledger reads the provenance of results.  The plan multiplies: tokens that a finished run counted, times operations
+per token, over a card's rate; every factor is a constant here.  Nothing in it was measured on the card that it is for;
+``SHARE`` is the assumption that decides, and a run of one step replaces it.
 """
 
 from __future__ import annotations
@@ -33,20 +33,16 @@ class CostError(KnownError):
 class Card(NamedTuple):
     """A GPU by its data sheet: dense bfloat16 rate, memory, memory bandwidth."""
 
-    name: str
     tflops: float
     gib: float
     gib_per_second: float
 
 
 CARDS = {
-    card.name: card
-    for card in (
-        Card("RTX 4090", 165, 24, 939),
-        Card("L40S", 362, 48, 805),
-        Card("A100 80GB", 312, 80, 1899),
-        Card("H100 80GB", 989, 80, 3120),
-    )
+    "RTX 4090": Card(165, 24, 939),
+    "L40S": Card(362, 48, 805),
+    "A100 80GB": Card(312, 80, 1899),
+    "H100 80GB": Card(989, 80, 3120),
 }
 """The paper's card (four of them, appendix D.1), and some that are for hire."""
 
@@ -69,15 +65,15 @@ MODELS = {
 }
 
 SHARE = 0.35
-"""Of a card's rate that training and reading prompts are taken to reach.  An assumption: chapter 15 measures on the CPU only."""
+"""Of a card's rate that training and reading prompts are taken to reach: an assumption."""
 BATCH = 64
 """Replies that vLLM is taken to write at once: each step reads the weights once for all of them."""
 TOKENS = 0.72
-"""Tokens of a large vocabulary per token of esc-base's (whose words are shorter pieces); an assumption, near what English gives."""
+"""Tokens of a large vocabulary per token of esc-base's, whose words are shorter pieces: an assumption."""
 READ_PER_TURN = 130
 """Prompt tokens of a turn that the turns before have not read: two messages, and the instruction's share."""
 READ_PER_WINDOW = 350
-"""Tokens of a window of the strategy test set: ten utterances and the instruction, of which no two share a beginning."""
+"""Tokens of a window of the strategy test set: ten utterances and the instruction."""
 JUDGED = (270, 17)
 """Tokens that a judge reads and writes per question (the client's own estimate of the paper's protocol, chapter 08)."""
 ASKED = (800, 40)
@@ -116,7 +112,7 @@ GROUPS = {
 
 
 def group_of(step: Step) -> str:
-    """The line of the ledger that ``step`` belongs to; replies of a policy belong to CSO where it was trained for it."""
+    """The line of the ledger that ``step`` belongs to; replies of a policy that CSO trained belong to CSO."""
     made_by = getattr(step, "policy", None)
     own = made_by if isinstance(made_by, cso.TrainCSO) else step
     return next(title for title, kinds in GROUPS.items() if isinstance(own, kinds))
@@ -130,7 +126,7 @@ def ledger(found: Iterable[Made]) -> dict[str, float]:
 
 
 class Line(NamedTuple):
-    """One step of a plan.  ``read``: tokens, in training once per epoch; ``gib`` is that of each card, ``hours`` of all."""
+    """One step of a plan.  ``read``: tokens, in training once per epoch; ``gib`` of each card, ``hours`` of all."""
 
     step: str
     read: float
@@ -146,11 +142,10 @@ def flops_per_token(model: Model, *, training: bool, lora: bool) -> float:
 
 
 def memory(model: Model, tokens: float, *, training: bool, rank: int | None, width: int = 2, cards: int = 1) -> float:
-    """GiB per card: weights of ``width`` bytes; adapters of ``rank`` with gradient and Adam's state in float32; activations; the
-    logits of 400 targets.
+    """GiB per card: weights of ``width`` bytes, adapters with Adam's state, activations, the logits of 400 targets.
 
     Activations per token and layer, in bfloat16 without checkpointing: about 12 vectors of the hidden size and 3 of the
-    feed-forward one.  All weights instead of adapters (None): 16 bytes per weight.  ``cards`` share what belongs to weights.
+    feed-forward one.  ``rank`` None trains all weights, at 16 bytes each.  ``cards`` share what belongs to weights.
     """
     _, layers, hidden, feed_forward, key_value, vocabulary = model
     own = model.parameters * (width if rank or not training else 16) / cards
@@ -219,20 +214,17 @@ class Plan:
         seconds = self.width * self.model.parameters / 2**30 / self.card.gib_per_second
         written = TOKENS * counted
         hours = self._hours(read, training=False, lora=True) + written / BATCH * seconds / 3600
-        return Line(
-            name, read, written, hours, memory(self.model, BATCH * 1000, training=False, rank=16, width=self.width)
-        )
+        gib = memory(self.model, BATCH * 1000, training=False, rank=16, width=self.width)
+        return Line(name, read, written, hours, gib)
 
     def _hours(self, tokens: float, **kind) -> float:
         return tokens * flops_per_token(self.model, **kind) / (self.card.tflops * 1e12 * SHARE) / 3600
 
 
 def _judged(name: str, step: AskJudges) -> Line:
-    protocol = step.judge.protocol
-    turns, per_turn = protocol.turns or 1792, (5 if protocol.calls == "each" else 2) * protocol.repeats
-    return _served(
-        name, len(step.systems) * turns * per_turn + 800 + 4 * turns * protocol.pairs, JUDGED, step.judge.endpoints
-    )
+    protocol, turns = step.judge.protocol, step.judge.protocol.turns or 1792
+    per_turn = len(step.systems) * (5 if protocol.calls == "each" else 2) * protocol.repeats + 4 * protocol.pairs
+    return _served(name, turns * per_turn + 800, JUDGED, step.judge.endpoints)
 
 
 def _searched(name: str, step: cso.GrowTrees, counted: cso.SearchSummary) -> Line:
@@ -257,19 +249,18 @@ def total(lines: Sequence[Line]) -> Line:
     return Line("all", sum(read), sum(written), sum(hours), max(gib), sum(dollars))
 
 
-COLUMNS = {"tokens read": "{:.1f}M", "written": "{:.2f}M", "GPU-hours": "{:.2f}", "GiB": "{:.0f}", "dollars": "{:.2f}"}
+COLUMNS = ("tokens read", "written", "GPU-hours", "GiB", "dollars")
 
 
 def table(lines: Sequence[Line]) -> dict[str, dict[str, str]]:
     """For printing: the lines and their sum by step, numbers as text."""
-    units = (1e6, 1e6, 1, 1, 1)
-    return {
-        line.step: {
-            title: form.format(value / unit) if value else ""
-            for (title, form), value, unit in zip(COLUMNS.items(), line[1:], units, strict=True)
-        }
-        for line in (*lines, total(lines))
-    }
+
+    def texts(line: Line) -> list[str]:
+        millions = [f"{line.read / 1e6:.1f}M", f"{line.written / 1e6:.2f}M"]
+        return [*millions, f"{line.hours:.2f}", f"{line.gib:.0f}", f"{line.dollars:.2f}"]
+
+    rows = [(line, zip(COLUMNS, line[1:], texts(line), strict=True)) for line in (*lines, total(lines))]
+    return {line.step: {title: text if value else "" for title, value, text in row} for line, row in rows}
 
 
 def plan_of(profile: Profile, card: str) -> list[str]:
@@ -291,20 +282,14 @@ def plan_of(profile: Profile, card: str) -> list[str]:
 
 
 def checked(found: Mapping[str, Made], by: str = "sft-vanilla") -> dict[str, dict[str, float]]:
-    """The plan's arithmetic against the ledger, by training run: ``operations``; seconds as ``planned`` from the rate of the step
-    ``by``, and as it ``took``.
+    """By training run: ``operations``; seconds as ``planned`` from the rate of the step ``by``, and as it ``took``.
 
     Operations are 6 N per token that is read; preference training also reads everything once for its reference (2 N).
     """
     rows = {
-        name: {
-            "operations": result.parameters * result.tokens * (8 if isinstance(result, Preferred) else 6),
-            "took": said["wall_seconds"],
-        }
+        name: (result.parameters * result.tokens * (8 if isinstance(result, Preferred) else 6), said["wall_seconds"])
         for name, (step, result, said) in found.items()
         if isinstance(step, FineTune | TrainPreference) and not isinstance(result, Missing)
     }
-    if by not in rows:
-        return {}
-    rate = rows[by]["operations"] / rows[by]["took"]
-    return {name: row | {"planned": row["operations"] / rate} for name, row in rows.items()}
+    rate = rows[by][0] / rows[by][1] if by in rows else None
+    return {name: {"operations": n, "planned": n / rate, "took": took} for name, (n, took) in rows.items() if rate}

@@ -1,7 +1,7 @@
 """Making the base models that are shipped with this repository: text, tokenizer, weights, and what is measured on them.
 
-    decoupled-esc pretrain esc-base              follows data/esc-base/recipe.yaml; interrupted, it goes on from where it was
-    decoupled-esc pretrain esc-base --publish    copies the weights to data/esc-base, and the record to results/pretraining
+    decoupled-esc pretrain esc-base              follows data/esc-base/recipe.yaml; interrupted, it goes on
+    decoupled-esc pretrain esc-base --publish    copies weights to data/esc-base, the record to results/pretraining
 
 Nothing else in the book runs this: profiles start from the shipped weights.
 """
@@ -72,17 +72,13 @@ def record(name: str) -> dict:
     """What was measured on base model ``name``, as committed; ``trials``: the trials that the recipes come from."""
     path = PUBLISHED / "pretraining" / f"{name}.json"
     if not path.exists():
-        remedy = (
-            "python bench/base_models.py"
-            if name == "trials"
-            else f"decoupled-esc pretrain {name}, and again with --publish"
-        )
+        remedy = "bench/base_models.py" if name == "trials" else f"decoupled-esc pretrain {name}, and with --publish"
         raise ProfileError(f"results/pretraining/{path.name} is missing; run {remedy}")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def text() -> tuple[list[Passage], dict]:
-    """All passages, cleaned, and the counts of the cleaning.  Kept under ``runs/pretraining``; made anew for other sources.
+    """All passages, cleaned, and the counts of the cleaning.  Kept under ``runs/pretraining``.
 
     Raises CorpusError where a source is missing: a model on part of the text would be another model.
     """
@@ -90,16 +86,13 @@ def text() -> tuple[list[Passage], dict]:
 
     esconv = corpus.load("esconv", download=False)
     if esconv.name != "esconv":
-        raise corpus.CorpusError(
-            "the base models are made from the real ESConv", remedy="decoupled-esc data fetch esconv"
-        )
+        raise corpus.CorpusError("base models are made from the real ESConv", remedy="decoupled-esc data fetch esconv")
     sources = [*open_text.from_dialogues(esconv.split("train")), *open_text.read_open_text()]
     folder = RUNS / "pretraining"
     path, kept, key = folder / "text.jsonl", folder / "text.json", digest([_plain(sources), esconv.digest, VERSION])
     if not path.exists() or not kept.exists() or json.loads(kept.read_text())["key"] != key:
-        cleaned = cleaning.clean(
-            sources, open_text.from_dialogues([*esconv.split("validation"), *esconv.split("test")])
-        )
+        unseen = [*esconv.split("validation"), *esconv.split("test")]
+        cleaned = cleaning.clean(sources, open_text.from_dialogues(unseen))
         write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _plain(cleaned.passages)))
         write_atomically(kept, json.dumps({"key": key, "counts": cleaned.counts}, indent=1))
     rows = [json.loads(line) for line in path.read_bytes().splitlines()]
@@ -108,22 +101,19 @@ def text() -> tuple[list[Passage], dict]:
 
 
 def split(passages: list[Passage]) -> tuple[list[Passage], dict[str, list[Passage]]]:
-    """(what is trained on, what is held out by source).  ESConv's held-out dialogues are its validation split, uncleaned."""
-    held = {source: [] for source in open_text.SOURCES}
-    train, kept_back = [], open_text.held_out_groups(passages)
-    for passage in passages:
-        if passage.group in kept_back:
-            held[passage.source].append(passage)
-        else:
-            train.append(passage)
+    """(what is trained on, what is held out by source); of ESConv that is its validation split, uncleaned."""
+    kept_back = open_text.held_out_groups(passages)
+    held = {
+        source: [p for p in passages if p.source == source and p.group in kept_back] for source in open_text.SOURCES
+    }
     held["esconv"] = open_text.from_dialogues(corpus.load("esconv", download=False).split("validation"))
-    return train, held
+    return [p for p in passages if p.group not in kept_back], held
 
 
 def run(name: str) -> dict:
     """Make base model ``name`` under ``runs/pretraining/<name>`` and return its record, also kept there.
 
-    An interrupted run goes on from its last checkpoint; a finished one is not repeated while recipe and text are the same.
+    An interrupted run goes on from its last checkpoint; a finished one holds while recipe and text are the same.
     """
     recipe = load_recipe(name)
     passages, counts = text()
@@ -157,14 +147,20 @@ def _make(name: str, recipe: Recipe, passages: list[Passage], counts: dict, fold
     sequences = pretrain.blocks(pretrain.mixed(train, recipe.repeats, recipe.seed), tokenizer, recipe.block)
     with _timed(folder / "seconds") as seconds:
         log = pretrain.pretrain(model, tokenizer, sequences, recipe, folder)
-    shipped = _rounded(folder / "policy", folder / "shipped")
+    shipped = folder / "shipped"
+    models.load(folder / "policy", dtype="bfloat16").save_pretrained(shipped)
+    models.load_tokenizer(folder / "policy").save_pretrained(shipped)
     measured = models.load(shipped)  # what is shipped is what is measured
+    tokens = {
+        source: sum(1 + len(pretrain.passage_ids(p, tokenizer)) for p in train if p.source == source)
+        for source in open_text.SOURCES
+    }
     return {
         "name": name,
         "weights": models.weights_digest(shipped),
         "bytes": sum(path.stat().st_size for path in shipped.glob("*.safetensors")),
         "recipe": recipe.model_dump(),
-        "text": {"digest": text_digest(passages), "counts": counts, "tokens": _tokens(train, tokenizer)},
+        "text": {"digest": text_digest(passages), "counts": counts, "tokens": tokens},
         "esconv_dialogues": sorted({p.id.partition(".")[0] for p in train if p.source == "esconv"}),
         "held_out": {
             source: {
@@ -189,9 +185,7 @@ def publish(name: str) -> list[str]:
         raise ProfileError(f"{name} has not been made here; run decoupled-esc pretrain {name} first")
     found = (folder / "record.json").read_text(encoding="utf-8")
     if json.loads(found)["recipe"] != json.loads(json.dumps(recipe.model_dump())):
-        raise ProfileError(
-            f"data/{name}/recipe.yaml is not what {name} was made by; run decoupled-esc pretrain {name} again"
-        )
+        raise ProfileError(f"data/{name}/recipe.yaml has changed since; run decoupled-esc pretrain {name} again")
     written = []
     for path in sorted((folder / "shipped").iterdir()):
         coming = target / f".{path.name}"
@@ -209,29 +203,13 @@ def text_digest(passages: list[Passage]) -> str:
 
 @contextmanager
 def _timed(path: Path) -> Iterator[list[float]]:
-    """A list whose one number becomes the seconds of work over all runs of it, interrupted ones included, kept in ``path``."""
+    """A list whose one number becomes the seconds of work over all runs, interrupted ones too; kept in ``path``."""
     seconds, started = [float(path.read_text()) if path.exists() else 0.0], time.perf_counter()
     try:
         yield seconds
     finally:
         seconds[0] += time.perf_counter() - started
         write_atomically(path, str(seconds[0]))
-
-
-def _rounded(source: Path, target: Path) -> Path:
-    """The model at ``source`` with bfloat16 weights, at ``target``."""
-    model = models.load(source, dtype="bfloat16")
-    model.save_pretrained(target)
-    models.load_tokenizer(source).save_pretrained(target)
-    return target
-
-
-def _tokens(train: list[Passage], tokenizer) -> dict[str, int]:
-    """Tokens of the training text by source, each passage once."""
-    counted = dict.fromkeys(open_text.SOURCES, 0)
-    for passage in train:
-        counted[passage.source] += 1 + len(pretrain.passage_ids(passage, tokenizer))
-    return counted
 
 
 def _samples(model, tokenizer, seed: int) -> list[dict]:
@@ -243,11 +221,8 @@ def _samples(model, tokenizer, seed: int) -> list[dict]:
     engine = TransformersEngine(model, tokenizer, batch_tokens=4096)
     asked = [Prompt(f"sample/{n:02d}", (("user", opener),), "") for n, opener in enumerate(OPENERS)]
     sampling = Sampling(temperature=0.7, top_p=0.95, max_new_tokens=60)
-    written = [completion for batch in engine.complete(asked, sampling, seed=seed) for completion in batch]
-    return [
-        {"opener": opener, "reply": " ".join(completion.text.split())}
-        for opener, completion in zip(OPENERS, written, strict=True)
-    ]
+    texts = [" ".join(one.text.split()) for batch in engine.complete(asked, sampling, seed=seed) for one in batch]
+    return [{"opener": opener, "reply": reply} for opener, reply in zip(OPENERS, texts, strict=True)]
 
 
 def _plain(passages) -> list[dict]:

@@ -7,6 +7,7 @@ or value is an error that names the nearest known one, or the new name of an old
 from __future__ import annotations
 
 import difflib
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -353,7 +354,8 @@ def _laid_over(below: dict, above: dict) -> dict:
 def parse_profile(data: dict, source: str) -> Profile:
     """A profile from plain data; ``source`` is named in errors."""
     try:
-        return Profile.model_validate(data, strict=True)  # strict in the sections that other rooms define, too
+        # As JSON, whose lists are tuples, too; strict in the sections that other rooms define as well.
+        return Profile.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
         lines = [_explain(problem) for problem in error.errors()]
         renamed = any(
@@ -362,8 +364,8 @@ def parse_profile(data: dict, source: str) -> Profile:
         if renamed:  # what is missing then is mostly the new name
             lines = [_explain(problem) for problem in error.errors() if problem["type"] != "missing"]
         raise ProfileError(f"{source}: " + "; ".join(lines[:12])) from None
-    except RecursionError:
-        raise ProfileError(f"{source}: a section contains itself") from None
+    except (RecursionError, ValueError, TypeError):  # of json
+        raise ProfileError(f"{source}: a section contains itself, or a value is neither text nor number") from None
 
 
 def nearest(word: str, known: list[str]) -> str:

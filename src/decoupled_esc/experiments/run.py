@@ -69,7 +69,9 @@ class Book:
         if name not in self.published_steps:
             known = list(self.published_steps)
             raise StepError(f"no step {name!r}{nearest(name, known)}. Steps: {', '.join(known)}")
-        known = Stores(self.runs, (self.published,)).find(self.published_steps[name], whole=False)
+        known = None
+        if self.profile.search.seeds != "extes" and self.profile.cso.pairs != "published":  # a user's own files are not
+            known = Stores(self.runs, (self.published,)).find(self.published_steps[name], whole=False)
         return known or Stores(self.runs).find(self.steps[name], whole=False)
 
     def run(self, names: Sequence[str], workers=None, *, runs_only: bool = False) -> int:
@@ -133,7 +135,7 @@ def local_workers(profile: Profile, cores: int | None = None) -> Local:
 
 def visible_cards() -> list[int]:
     """The GPUs that this process may use, by number."""
-    if chosen := os.environ.get("CUDA_VISIBLE_DEVICES"):
+    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [int(card) for card in chosen.split(",") if card.strip().isdigit()]
     if shutil.which("nvidia-smi") is None:
         return []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
@@ -38,7 +40,7 @@ class Workers(Protocol):
     slots: int
     """Steps at a time."""
     cards: Sequence[int]
-    """GPUs, each for one step at a time; empty where steps share what there is."""
+    """GPUs, each for one step at a time (-1: all of them); empty where steps share what there is."""
 
     def submit(self, step: Step, name: str, stores: Stores, card: int | None):
         """A future of an `Outcome`."""
@@ -83,8 +85,9 @@ class Progress:
 
     def __post_init__(self):
         try:
-            self.known = {str(name): float(value) for name, value in json.loads(self.notes.read_bytes()).items()}
-        except (OSError, ValueError, TypeError, AttributeError):
+            found = {name: float(value) for name, value in json.loads(self.notes.read_bytes()).items()}
+            self.known = {name: value for name, value in found.items() if 0 <= value < math.inf}
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError, OverflowError):
             self.known = {}
 
     def left(self, waiting: Sequence[Step], slots: int) -> str:
@@ -99,7 +102,8 @@ class Progress:
         self.done += 1
         name = self.names[step.key]
         self.spent[name] = self.known[name] = round(seconds, 1)
-        write_atomically(self.notes, json.dumps(self.known, indent=0))
+        with contextlib.suppress(OSError):  # they are for the estimate alone
+            write_atomically(self.notes, json.dumps(self.known, indent=0))
 
     def say(self, what: str, waiting: Sequence[Step], slots: int) -> None:
         names = [self.names[step.key] for step in waiting]

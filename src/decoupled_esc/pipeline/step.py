@@ -110,6 +110,8 @@ def _steps(value) -> Iterator[Step]:
     elif isinstance(value, tuple | list):
         for one in value:
             yield from _steps(one)
+    elif is_dataclass(value):
+        yield from _steps([getattr(value, part.name) for part in fields(value)])
 
 
 def closure(steps) -> dict[str, Step]:

@@ -19,11 +19,12 @@ from typing import get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from decoupled_esc.errors import KnownError
 from decoupled_esc.pipeline.rows import digest, file_digest, write_atomically
 from decoupled_esc.pipeline.step import Missing, Step, StepError, difference
 
 
-class Damaged(Exception):
+class Damaged(KnownError):
     """A stored result, or a file beside it, that is not what was stored; the message says which and how."""
 
 
@@ -74,8 +75,10 @@ class Store:
     def read(self, step: Step) -> Stored | None:
         """The result of ``step``, or None where there is none.  Raises Damaged where it is not what was stored."""
         path = self.place(step)
-        if path is None or not path.is_file():
+        if path is None or not path.exists():
             return None
+        if not path.is_file():
+            raise Damaged(f"{path} is no file")
         stamp = (path.stat().st_mtime_ns, path.stat().st_size)
         if self._read.get(step.key, (None,))[0] != stamp:
             self._read[step.key] = (stamp, self._load(step, path))
@@ -85,6 +88,8 @@ class Store:
         data = _json(path)
         try:
             if data["key"] != step.key:
+                if self.keeps_files:
+                    raise Damaged(f"{path} is the result of another step")
                 return None
             value, rows = data["result"], data["rows"]
             if data["digest"] != digest({"result": value, "rows": rows}):
@@ -93,6 +98,8 @@ class Store:
                 value = value | {"rows": _rows_of(path.with_suffix(".jsonl"), rows)}
             elif rows is not None:
                 value = value | {"rows": []}
+            if not all(isinstance(data[name], dict) for name in ("fields", "provenance", "files")):
+                raise Damaged(f"{path} was changed after it was written")
             is_missing = set(value) == {"reason"} and data["missing"]
             result = Missing(value["reason"]) if is_missing else result_type(type(step)).validate_python(value)
             return Stored(
@@ -104,7 +111,7 @@ class Store:
                 data["rows_left_out"],
                 data["files"],
             )
-        except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             said = str(error).splitlines()[0]
             raise Damaged(f"{path} is no result of {type(step).__name__} ({type(error).__name__}: {said})") from None
 
@@ -114,7 +121,7 @@ class Store:
         try:
             if self.read(step) is not None:
                 return ""
-            if path is None or not path.is_file():
+            if path is None or not path.exists():
                 return "not here"
             data = _json(path)
             if data.get("version") != step.version:
@@ -128,20 +135,27 @@ class Store:
     def verify(self, step: Step, names: tuple[str, ...] | None = None) -> None:
         """Raise Damaged where a file that ``step`` left (``names``: below these alone) is not what it left."""
         stored, folder = self.read(step), self.place(step).parent
-        for name, expected in stored.files.items():
-            if names is not None and name.split("/")[0] not in names:
-                continue
-            path = folder / name
-            if not path.is_file():
-                raise Damaged(f"{path} is gone")
-            if file_digest(path) != expected:
-                raise Damaged(f"{path} was changed after it was written")
+        for leaf in step.leaves if names is None else names:
+            expected = {name for name in stored.files if name == leaf or name.startswith(f"{leaf}/")}
+            left = {one.relative_to(folder).as_posix() for one in _files(folder / leaf)}
+            for name in sorted(expected | left):
+                try:
+                    unchanged = file_digest(folder / name) == stored.files.get(name)
+                except OSError as error:
+                    raise Damaged(f"{folder / name} is gone ({error.strerror})") from None
+                if not unchanged:
+                    raise Damaged(f"{folder / name} was changed after it was written")
 
     def write(self, step: Step, result, provenance: dict, *, rows_left_out: bool = False) -> None:
         """Store ``result``: rows first, so that a result never names rows that are not there."""
         path, missing = self.place(step), isinstance(result, Missing)
         adapter = TypeAdapter(Missing) if missing else result_type(type(step))
         value = json.loads(adapter.dump_json(result))
+        try:
+            adapter.validate_python(value)
+        except ValidationError as error:  # such as NaN, which JSON does not have
+            said = " ".join(str(error).split())[:200]
+            raise StepError(f"{type(step).__name__} gave what can't be stored: {said}") from None
         rows, files = None, {}
         if not missing and "rows" in value:
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in value.pop("rows"))
@@ -184,9 +198,9 @@ class Stores:
             except Damaged as damage:
                 print(f"{damage}; it is made again", file=sys.stderr, flush=True)
                 continue
-            lacks = stored is not None and whole and not store.keeps_files and (stored.rows_left_out or step.leaves)
-            if stored is not None and not lacks:
-                return stored
+            if stored is None or (whole and (stored.rows_left_out or (step.leaves and not store.keeps_files))):
+                continue
+            return stored
         return None
 
     def result(self, step: Step):

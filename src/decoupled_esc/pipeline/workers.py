@@ -6,7 +6,6 @@ A step's process leads a group of its own, which ends with the process that star
 from __future__ import annotations
 
 import contextlib
-import errno
 import multiprocessing
 import os
 import signal
@@ -20,12 +19,12 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from decoupled_esc.errors import KnownError
+from decoupled_esc.errors import DISK, KnownError
 from decoupled_esc.pipeline.schedule import Outcome
 from decoupled_esc.pipeline.step import Missing, Step, UpstreamMissing, Work
 from decoupled_esc.pipeline.store import Stores
 
-GONE = "its process ended without a word (signal {}), perhaps for want of memory; the same command goes on from there"
+GONE = "its process ended without a word ({}), perhaps for want of memory; the same command goes on from there"
 
 
 def perform(step: Step, name: str, stores: Stores, provenance: Callable[[], dict]) -> Outcome:
@@ -49,7 +48,7 @@ def perform(step: Step, name: str, stores: Stores, provenance: Callable[[], dict
     except KnownError as error:
         return Outcome(time.perf_counter() - started, str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in DISK:
             return _fault(error, started)
         where = error.filename or folder
         return Outcome(time.perf_counter() - started, f"{where}: {error.strerror}; what was finished is kept")
@@ -91,11 +90,13 @@ class Local:
     def _await(self, future: Future, process, theirs) -> None:
         try:
             outcome = theirs.recv()
-        except EOFError:
+        except (EOFError, OSError):
             outcome = None
         process.join()
         self._running.pop(future, None)
-        future.set_result(outcome or Outcome(0.0, GONE.format(-(process.exitcode or 0))))
+        code = process.exitcode or 0
+        how = f"signal {-code}" if code < 0 else f"exit status {code}"
+        future.set_result(outcome or Outcome(0.0, GONE.format(how)))
 
     def stop(self) -> None:
         """End the running steps and what they started."""
@@ -122,7 +123,7 @@ def _child(ours, step: Step, name: str, stores: Stores, card: int | None, proven
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it decides
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os.killpg(0, signal.SIGKILL)), daemon=True).start()
-    if card is not None:
+    if card is not None and card >= 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(card)
     ours.send(perform(step, name, stores, provenance))
     ours.close()

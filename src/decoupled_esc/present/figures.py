@@ -80,8 +80,9 @@ def shares(values: Mapping[str, Mapping[str, Estimate]], source: str, ylabel: st
     places = np.arange(len(next(iter(values.values()))))
     width = 0.8 / len(values)
     for number, ((name, found), colour) in enumerate(zip(values.items(), PALETTE, strict=False)):
+        ends = [(e.value, e.value) if e.low is None else (e.low, e.high) for e in found.values()]
         bars = np.array(
-            [[e.value, *((0, 0) if e.low is None else (e.value - e.low, e.high - e.value))] for e in found.values()]
+            [[e.value, e.value - low, high - e.value] for e, (low, high) in zip(found.values(), ends, strict=True)]
         )
         axes.bar(places + (number - (len(values) - 1) / 2) * width, bars[:, 0], width, yerr=bars[:, 1:].T if bars[:, 1:].any() else None,
                  color=colour, hatch=[None, "//", ".."][number % 3], edgecolor="white", linewidth=0.6, error_kw={"linewidth": 1}, label=name)  # fmt: skip
@@ -232,15 +233,9 @@ def estimates(values: Mapping[str, Mapping[str, Estimate]], source: str) -> Figu
 
 def tree_of_words(words: Sequence[str], depths: Sequence[int], learned: Sequence[int], source: str) -> Figure:
     """Who attends to whom in a small packed sequence: rows ask, columns are read; ``learned`` rows predict a target."""
-    seen = _mask(depths)
+    shades = _mask(depths) * (1 + np.isin(np.arange(len(words)), learned)[:, None])
     figure, axes = plt.subplots(figsize=(6.6, 6.4))
-    axes.imshow(
-        np.where(seen, 1.0 + np.isin(np.arange(len(words)), learned)[:, None], 0.0),
-        cmap=_BLUES,
-        vmin=0,
-        vmax=2,
-        clip_on=False,
-    )
+    axes.imshow(shades, cmap=_BLUES, vmin=0, vmax=2, clip_on=False)
     places = np.arange(len(words))
     axes.set_xticks(places, [f"{depth}" for depth in depths], fontsize=7)
     axes.set_yticks(places, words, fontsize=7.5)

@@ -42,6 +42,8 @@ NOT_YET: dict[str, str] = {
     "cso/table-1": "people's judgements; chapter 05 has those of the offline judges, which are no people",
     "cso/table-2": "needs both tunings, and this profile has one",
     "cso/table-3": "human evaluation",
+    "cso/table-4": "the profile has no search",
+    "cso/table-5": "the profile has no search",
     "cso/table-6": "human evaluation",
     "cso/table-7": "the paper used a paid service; chapter 05 has another classifier's numbers beside it, which are no measure of these",
     "cso/table-9": "needs both tunings, and this profile has one",
@@ -62,6 +64,7 @@ def compare_systems(
     *,
     profile: str,
     n: str,
+    shown: Sequence[str] | None = None,
     backbones: Sequence[str] = BACKBONES,
     judged: ScoreTable | Missing | None = None,
     note: str | None = None,
@@ -69,39 +72,36 @@ def compare_systems(
     """``systems`` (row of the paper's ``table`` -> name in ``evaluation``), variant ``paper``, beside that table.
 
     ``starts``: row -> the row that it starts from: a number that misses the paper's can still differ from that row's in
-    the paper's direction.  ``judged``: the scores of the columns of an LLM judge, or why there are none; None where the
-    table has no such columns.
+    the paper's direction.  ``shown``: the rows to show, all by default.  ``judged``: the scores in the columns of an LLM
+    judge, or why there are none; None where the table has no such columns.
     """
     printed = load_tables()[table]
     columns = [column.key for column in printed.columns if column.key not in JUDGED]
-    rows: dict[str, dict[str, Estimate | Missing]] = {}
+    rows, contrasts = {}, {}
     for row, name in systems.items():
-        absent = incomparable(evaluation, name)
-        found = (
-            {}
-            if isinstance(evaluation, Missing) or name not in evaluation.systems
-            else evaluation.systems[name]["paper"]
-        )
-        rows[row] = {key: absent.get(key, found.get(key)) for key in columns}
-        if judged is not None:
-            rows[row] |= (
-                dict.fromkeys(JUDGED, judged) if isinstance(judged, Missing) else UNREAD | judged.systems.get(name, {})
-            )
-    contrasts = {}
+        found = _part(evaluation, "systems", name) | incomparable(evaluation, name)
+        rows[row] = {key: found.get(key) for key in columns}
+        if isinstance(judged, Missing):
+            rows[row] |= dict.fromkeys(JUDGED, judged)
+        elif judged is not None:
+            rows[row] |= UNREAD | judged.systems.get(name, {})
     for row, start in starts.items():
-        name = f"{systems.get(row)} - {systems.get(start)}"
-        if isinstance(evaluation, Missing) or name not in evaluation.contrasts:
-            continue
+        name = f"{systems[row]} - {systems[start]}"
         # A base model that names next to no strategies has no strategy scores to compare with.
         absent = incomparable(evaluation, systems[row]) | incomparable(evaluation, systems[start])
-        found = {
-            key: e for key, e in evaluation.contrasts[name]["paper"].items() if key in columns and key not in absent
-        }
-        more = judged.contrasts[name] if isinstance(judged, ScoreTable) else {}
-        contrasts[row] = (start, {**found, **more})
+        found = _part(evaluation, "contrasts", name)
+        contrasts[row] = (start, {key: found[key] for key in columns if key in found and key not in absent})
+        if isinstance(judged, ScoreTable):
+            contrasts[row][1].update(judged.contrasts.get(name, {}))
+    rows_shown = list(rows) if shown is None else list(shown)
     return compare(
-        printed, rows, profile=profile, n=n, backbones=backbones, rows=list(rows), contrasts=contrasts, note=note
+        printed, rows, profile=profile, n=n, backbones=backbones, rows=rows_shown, contrasts=contrasts, note=note
     )
+
+
+def _part(evaluation: Evaluation | Missing, part: str, name: str) -> dict[str, Estimate]:
+    """The scores of a system or a contrast in variant ``paper``, empty where there are none."""
+    return {} if isinstance(evaluation, Missing) else getattr(evaluation, part).get(name, {}).get("paper", {})
 
 
 def incomparable(evaluation: Evaluation | Missing, system: str) -> dict[str, Missing]:
@@ -204,21 +204,31 @@ def table_3(
     methods: Sequence[str] = ("base", "sft", "dpo"),
 ) -> ComparisonTable:
     """Table 3 of DecoupledESC: ``methods`` of one paradigm, a line per metric, against both backbones."""
-    systems = {f"{paradigm}/{method}": f"{paradigm}-{method}" for method in methods}
-    scores, n = paper_judge(judged), counted_turns(evaluation, f"{paradigm}-{methods[0]}")
-    if isinstance(judged, Missing) or isinstance(scores, Missing):
-        said = note
-    else:
-        said = f"Judge: {PAPER_JUDGE}, on {judged.turns} of the turns, asked in our own words."
-        said = f"{note} {said}" if note else said
-    if not isinstance(evaluation, Missing):
-        counted = [f"{valid_answers(evaluation, f'{paradigm}-{method}'):,} ({method})" for method in methods]
-        n += f", strategy metrics on the valid answers: {', '.join(counted)}"
     starts = {
         f"{paradigm}/{method}": f"{paradigm}/{COMPARATORS[method]}" for method in methods if method in COMPARATORS
     }
+    shown = [f"{paradigm}/{method}" for method in methods]
+    systems = {row: row.replace("/", "-") for row in [*shown, *starts.values()]}
+    scores, n, notes = (
+        paper_judge(judged),
+        counted_turns(evaluation, f"{paradigm}-{methods[0]}"),
+        [note] if note else [],
+    )
+    if isinstance(scores, ScoreTable):
+        notes.append(f"Judge: {PAPER_JUDGE}, on {judged.turns} of the turns, asked in our own words.")
+    if isinstance(evaluation, Evaluation):
+        counted = [f"{valid_answers(evaluation, f'{paradigm}-{method}'):,} ({method})" for method in methods]
+        n += f", strategy metrics on the valid answers: {', '.join(counted)}"
     table = compare_systems(
-        "decoupledesc/table-3", evaluation, systems, starts, profile=profile, n=n, judged=scores, note=said
+        "decoupledesc/table-3",
+        evaluation,
+        systems,
+        starts,
+        profile=profile,
+        n=n,
+        shown=shown,
+        judged=scores,
+        note=" ".join(notes),
     )
     return table.transposed()
 
@@ -388,24 +398,22 @@ def report(measured: Sequence[ComparisonTable]) -> pd.DataFrame:
     Raises ValueError for a cell without a status, that is for a table of the papers that ``NOT_YET`` does not know, and
     for a cell that two tables measure.
     """
-    frame = pd.concat([table.to_frame() for table in measured], ignore_index=True)
-    frame = frame[frame.paper.notna()]
-    if frame.duplicated(["table", "row", "column"]).any():
+    unknown, cell = "no status", ["table", "row", "column"]
+    every = [
+        compare(table, Missing(NOT_YET.get(table.id, unknown)), profile="", n="").to_frame()
+        for table in load_tables().values()
+        if table.kind == "numbers"
+    ]
+    frame, every = (
+        pd.concat(frames, ignore_index=True) for frames in ([table.to_frame() for table in measured], every)
+    )
+    frame, every = (found[found.paper.notna()] for found in (frame, every))
+    if frame.duplicated(cell).any():
         raise ValueError("a cell of the papers is measured twice")
-    done = set(zip(frame.table, frame.row, frame.column, strict=True))
-    rest = []
-    for table in load_tables().values():
-        for row in table.rows:
-            for column in table.columns:
-                value = table.value(row.key, column.key) if table.kind == "numbers" else None
-                if value is None or (table.id, row.key, column.key) in done:
-                    continue
-                if table.id not in NOT_YET:
-                    raise ValueError(f"{table.id}, row {row.key}, column {column.key} has no status")
-                why = NOT_YET[table.id]
-                rest.append((table.id, row.key, column.key, value, None, None, None, str(Status.NOT_ATTEMPTED), why))
-    numbers = dict.fromkeys(["paper", "measured", "low", "high"], float)
-    return pd.concat([frame, pd.DataFrame(rest, columns=frame.columns).astype(numbers)], ignore_index=True)
+    rest = every[~pd.MultiIndex.from_frame(every[cell]).isin(pd.MultiIndex.from_frame(frame[cell]))]
+    for line in rest[rest.why == unknown].itertuples():
+        raise ValueError(f"{line.table}, row {line.row}, column {line.column} has no status")
+    return pd.concat([frame, rest], ignore_index=True)
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:

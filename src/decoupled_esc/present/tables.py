@@ -91,7 +91,7 @@ class ComparisonTable:
         return (cell for line in self.lines for group in line.cells for cell in group)
 
     def transposed(self) -> ComparisonTable:
-        """The same table with a line a metric and a group of columns a row of the paper: for few rows, many metrics."""
+        """The same table with a line per metric and a group of columns per row of the paper: for few rows, many metrics."""
         lines = tuple(
             Line(column, tuple(line.cells[number] for line in self.lines)) for number, column in enumerate(self.columns)
         )
@@ -148,14 +148,10 @@ class ComparisonTable:
             f' aria-label="{escape(name + cell.verdict.status)}">{SYMBOL[cell.verdict.status]}</span>'
             for name, cell in zip(against, cells, strict=True)
         )
-        inside = marks.strip()
+        value, interval = "", ""
         if (ours := cells[0].measured) is not None:
-            interval = _interval(ours, cells[0].decimals)
-            inside = (
-                _number(ours.value, cells[0].decimals)
-                + (f' <span class="ci">{interval}</span>' if interval else "")
-                + marks
-            )
+            value, interval = _number(ours.value, cells[0].decimals), _interval(ours, cells[0].decimals)
+        inside = (value + (f' <span class="ci">{interval}</span>' if interval else "") + marks).strip()
         return f'{paper}<td class="measured" data-verdict="{status}" title="{escape(title)}">{inside}</td>'
 
     def _legend(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import shutil
 import sys
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from decoupled_esc import progress
+from decoupled_esc.pipeline.rows import file_digest, write_atomically
 
 DIGESTS = "digests.json"
 """What a checkpoint's files were when it was written, and the training that it belongs to."""
@@ -47,12 +47,8 @@ def _fault(checkpoint: Path, training: str) -> str | None:
 
 def _digests(checkpoint: Path) -> dict[str, str]:
     """sha256 (hex) of each file but this module's own."""
-    digests = {}
-    for path in sorted(checkpoint.rglob("*")):
-        if path.is_file() and path.name != DIGESTS:
-            with path.open("rb") as file:
-                digests[str(path.relative_to(checkpoint))] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
+    files = (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != DIGESTS)
+    return {str(path.relative_to(checkpoint)): file_digest(path) for path in files}
 
 
 def callback(what: str, steps: int, training: str):
@@ -76,10 +72,8 @@ def callback(what: str, steps: int, training: str):
             PartialState().wait_for_everyone()  # each process writes a part of it
             if state.is_world_process_zero:
                 checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-                coming = checkpoint / f".{DIGESTS}"
                 written = {"training": training, "files": _digests(checkpoint)}
-                coming.write_text(json.dumps(written, indent=1), encoding="utf-8")
-                coming.replace(checkpoint / DIGESTS)
+                write_atomically(checkpoint / DIGESTS, json.dumps(written, indent=1))
 
     return Callback()
 
@@ -91,10 +85,8 @@ def no_space_is_said(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         full = "No space left" in str(error) or "os error 28" in str(error)
-        if not full and (
-            "PytorchStreamWriter" in str(error) or "inline_container" in str(error)
-        ):  # torch doesn't say why
-            full = shutil.disk_usage(folder).free < 2**20
+        if "PytorchStreamWriter" in str(error) or "inline_container" in str(error):  # torch doesn't say why
+            full = full or shutil.disk_usage(folder).free < 2**20
         if full and not isinstance(error, OSError):
             raise OSError(errno.ENOSPC, "No space left on device", str(folder)) from None
         raise
