@@ -189,7 +189,3 @@ def main(folder: str) -> None:
         run(Path(folder), graph(), Local(2, preload=("tests.small_steps",)))
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

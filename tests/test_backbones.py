@@ -166,8 +166,8 @@ def test_the_engine_answers_as_transformers_does(tokenizers, kind):
 
 
 def test_a_gated_or_absent_model_is_explained(monkeypatch):
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
     from httpx import Request, Response
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     answer = Response(403, request=Request("GET", "https://example.org"))
     for cause, words in (

@@ -37,7 +37,9 @@ def test_every_case_was_measured_once(bench):
 def test_contenders_trained_on_the_same_turns_from_the_same_weights(bench):
     for size in turn_training.HIDDEN:
         for task in ("sft-planner", "dpo-planner", "dpo-generator"):
-            cases = [r for r in bench["measurements"] if (r["group"], r["size"], r["task"]) == ("side-by-side", size, task)]
+            cases = [
+                r for r in bench["measurements"] if (r["group"], r["size"], r["task"]) == ("side-by-side", size, task)
+            ]
             assert len({row["turns"] for row in cases}) == len({row["target_tokens"] for row in cases}) == 1
             losses = [row["loss"] for row in cases]  # of a few steps, over batches of different composition
             assert max(losses) - min(losses) < 0.15 * max(losses)
@@ -76,13 +78,17 @@ def test_a_ratio_compares_the_same_case():
 
 def test_a_missing_file_names_the_command(monkeypatch, tmp_path):
     monkeypatch.setattr(benchmarks, "FOLDER", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"results/bench/turn_training.json is missing. Run python bench/turn_training.py"):
+    with pytest.raises(
+        FileNotFoundError, match=r"results/bench/turn_training.json is missing. Run python bench/turn_training.py"
+    ):
         benchmarks.load("turn_training")
 
 
 def test_every_trial_of_the_base_models_is_kept():
     found = pretraining.record("trials")
-    assert [(row["name"], row["differs"]) for row in found["trials"]] == [(name, t[0]) for name, t in base_models.TRIALS.items()]
+    assert [(row["name"], row["differs"]) for row in found["trials"]] == [
+        (name, t[0]) for name, t in base_models.TRIALS.items()
+    ]
     for row in found["trials"]:
         assert set(row["bits_per_byte"]) == set(open_text.SOURCES)
         assert all(1 < bits < 4 for bits in row["bits_per_byte"].values())
@@ -98,5 +104,7 @@ def test_the_client_lost_nothing_and_fetched_nothing_twice():
     rows = benchmarks.load("judge_client")["measurements"]
     many = [row for row in rows if row["in_flight"] == 32]
     assert [(row["requests"], round(row["faults"], 2)) for row in many] == [(2000, 0.3), (2000, 0)]
-    assert all(row["lost"] == row["wrong"] == row["delivered_twice"] == 0 and row["stored"] == row["delivered"] for row in rows)
+    assert all(
+        row["lost"] == row["wrong"] == row["delivered_twice"] == 0 and row["stored"] == row["delivered"] for row in rows
+    )
     assert all(bool(row["faults_met"]) == bool(row["faults"]) for row in rows)

@@ -15,8 +15,14 @@ from pydantic import TypeAdapter
 from decoupled_esc import corpus
 from decoupled_esc.corpus import released
 from decoupled_esc.evaluate import VARIANTS, Estimate, EvaluatedTurn, Evaluation, evaluate_systems, strategy
-from decoupled_esc.evaluate.bootstrap import Resampled, bootstrap, cluster_weights, jackknife_interval
-from decoupled_esc.evaluate.bootstrap import percentile_interval, ratio_of_sums
+from decoupled_esc.evaluate.bootstrap import (
+    Resampled,
+    bootstrap,
+    cluster_weights,
+    jackknife_interval,
+    percentile_interval,
+    ratio_of_sums,
+)
 from decoupled_esc.taxonomy import STRATEGIES
 
 WORDS = "i you feel sad that is hard maybe talk to someone about it . ? and so we can try again now".split()

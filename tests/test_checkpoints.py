@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import SafetensorError
+from training_cases import DPO, FULL, LORA, SHAPE, dialogues, fine_tuned, fresh, pairs, sequences, weights  # noqa: F401
 from transformers import Trainer
 
 from decoupled_esc import models, train
-from training_cases import DPO, FULL, LORA, SHAPE, fresh, weights
-from training_cases import dialogues, fine_tuned, pairs, sequences  # noqa: F401
 
 
 @dataclass(frozen=True)

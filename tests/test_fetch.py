@@ -178,7 +178,7 @@ def test_the_other_published_form_is_taken_where_the_first_is_gone(server):
 
 @pytest.mark.parametrize("name", ["esconv", "release"], ids=["git blob", "sha256"])
 def test_wrong_bytes_are_an_error_and_are_removed(server, cache, name):
-    server.files = {path: b"<html>Please log in</html>" for path in server.files}
+    server.files = dict.fromkeys(server.files, b"<html>Please log in</html>")
     with pytest.raises(CorpusError, match=r"wrong checksum: .*expected .*Remedy: try again") as caught:
         fetch.fetch(name)
     assert caught.value.file.startswith("http://127.0.0.1")

@@ -5,10 +5,12 @@ import re
 
 import pytest
 
-from decoupled_esc.workflow import chapters
-from decoupled_esc.workflow.book import check_notebooks
+from decoupled_esc.experiments.run import Book
+from decoupled_esc.publish import notebooks
+from decoupled_esc.publish.notebooks import check_notebooks
+from decoupled_esc.publish.steps import check_stamps
 
-COMMITTED = sorted(chapters.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+COMMITTED = sorted(notebooks.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 # What nbval leaves out of its comparison (nbval.plugin.IPyNbFile.skip_compare, and images without --nbdime).
 SKIPPED = {"image/png", "image/jpeg", "application/vnd.jupyter.widget-view+json"}
 
@@ -23,15 +25,15 @@ def compared(path):
 
 
 def test_every_source_has_its_notebook():
-    assert [path.stem for path in COMMITTED] == [source.stem for source in chapters.sources()]
+    assert [path.stem for path in COMMITTED] == [source.stem for source in notebooks.sources()]
 
 
 def test_executed_paired_and_stamped():
-    assert check_notebooks(chapters.NOTEBOOKS) == []
+    assert check_notebooks(notebooks.NOTEBOOKS) == []
 
 
 def test_fresh():
-    assert chapters.check_stamps() == []
+    assert check_stamps(Book("laptop")) == []
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
@@ -50,4 +52,4 @@ def test_no_output_names_an_address():
 
 def test_no_notebook_reads_the_profile_of_another():
     stamps = [json.loads(path.read_text(encoding="utf-8"))["metadata"]["decoupled_esc"] for path in COMMITTED]
-    assert {stamp["profile"] for stamp in stamps} == {chapters.parameters(chapters.sources()[0])["profile"]}
+    assert {stamp["profile"] for stamp in stamps} == {notebooks.parameters(notebooks.sources()[0])["profile"]}

@@ -16,7 +16,14 @@ from decoupled_esc import models, packing, prompts, taxonomy
 from decoupled_esc.corpus import BLANK, OPENING, Dialogue, Turn, Utterance, read_raw, turns
 from decoupled_esc.corpus.split import MANIFEST
 from decoupled_esc.packing import (
-    Example, Packed, answer_logps, attention_mask, chunks, join, pack, subtree_ends,
+    Example,
+    Packed,
+    answer_logps,
+    attention_mask,
+    chunks,
+    join,
+    pack,
+    subtree_ends,
 )  # fmt: skip
 from decoupled_esc.prompts import ids, render
 

@@ -68,7 +68,10 @@ def test_table_is_well_formed(table):
 def test_kinds():
     kinds = {t.id: t.kind for t in TABLES.values() if t.kind != "numbers"}
     assert kinds == {
-        "decoupledesc/table-8": "text", "cso/table-8": "map", "cso/table-12": "text", "cso/table-15": "text",
+        "decoupledesc/table-8": "text",
+        "cso/table-8": "map",
+        "cso/table-12": "text",
+        "cso/table-15": "text",
     }
 
 

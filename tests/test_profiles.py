@@ -4,10 +4,10 @@ import json
 
 import pytest
 import yaml
-
+from decoupled_esc.cli import main
+from decoupled_esc.experiments import profiles
+from decoupled_esc.experiments.profiles import ProfileError, load_profile, parse_profile
 from decoupled_esc.present import paper
-from decoupled_esc.workflow import profiles
-from decoupled_esc.workflow.profiles import ProfileError, load_profile, parse_profile
 
 FOLDER = profiles.FOLDER
 SHIPPED = profiles.names()
@@ -54,7 +54,7 @@ def test_every_shipped_profile_loads_under_its_own_name(name):
     assert profile.description
     assert profile.needs_gpu == (profile.backbone.kind == "hub")
     for training in (profile.sft.vanilla, profile.sft.planner, profile.sft.generator):
-        assert training.batch % training.micro_batch == 0
+        assert training.batch_size % training.per_device_batch_size == 0
 
 
 def test_smoke_laptop_and_the_papers_backbones_are_shipped():
@@ -70,7 +70,7 @@ def test_paper_profiles_hold_the_papers_numbers(name):
         training = getattr(profile.sft, role)
         assert (training.learning_rate, training.epochs) == (1e-5, 3)
         # A dialogue has 14.2 turns on average.
-        assert training.batch == (32 if role == "generator" else round(32 / 14.2))
+        assert training.batch_size == (32 if role == "generator" else round(32 / 14.2))
         assert (training.lora.rank, training.lora.alpha, training.lora.dropout) == (16, 16, 0.05)
     for sampling in (profile.generation.reply, profile.generation.plan):
         assert (sampling.temperature, sampling.top_p) == (0.7, 0.95)
@@ -99,17 +99,17 @@ def test_paper_profiles_hold_csos_numbers(name):
 @pytest.mark.parametrize("name", FULL)
 def test_a_full_profile_is_the_other_but_for_csos_tuning(name):
     full, other = load_profile(name), load_profile(name.removesuffix("-full"))
-    assert full.several_gpus.processes == 2 and full.backbone.dtype == "float32" and other.backbone.dtype == "bfloat16"
+    assert full.launch.processes == 2 and full.backbone.dtype == "float32" and other.backbone.dtype == "bfloat16"
     assert full.sft == other.sft and full.search == other.search and full.judge == other.judge and full.data == other.data
     assert full.backbone.name == other.backbone.name and full.backbone.revision == other.backbone.revision
-    assert full.preference.generator == other.preference.generator and full.preference.vanilla.training.batch == 4
+    assert full.preference.generator == other.preference.generator and full.preference.vanilla.training.batch_size == 4
 
 
 def test_the_laptop_reads_all_data_as_often_as_the_paper():
     laptop, paper = load_profile("laptop"), load_profile("qwen2.5-7b")
     for role in ("vanilla", "planner", "generator"):
         assert getattr(laptop.sft, role).epochs == getattr(paper.sft, role).epochs == 3
-        assert getattr(laptop.sft, role).batch == 2 and laptop.generator_layout == "trunk"
+        assert getattr(laptop.sft, role).batch_size == 2 and laptop.generator_layout == "trunk"
     assert laptop.generation.reply.temperature == paper.generation.reply.temperature
     assert laptop.data == paper.data and laptop.data.train_dialogues is laptop.data.test_dialogues is None
 
@@ -126,7 +126,7 @@ def test_a_profile_is_frozen():
     ("where", "near"),
     [
         ("sed", "seed"),
-        ("data.windows", "window"),
+        ("data.max_lengths", "max_length"),
         ("backbone.nam", "name"),
         ("sft.planer", "planner"),
         ("sft.vanilla.epoch", "epochs"),
@@ -137,7 +137,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(where, near):
     assert message(put(plain(), where, 1)) == f"profiles/x.yaml: unknown key {where!r} (did you mean {near!r}?)"
 
 
-def test_a_search_that_nobody_plays_is_told_in_a_sentence():
+def test_a_search_without_roles_is_told_in_a_sentence():
     assert message(put(plain(), "search.seeker", None)).endswith("search: without roles behind servers the search needs a seeker to train")
     role = {"model": "m"}
     assert "roles names a server for each" in message(put(plain(), "search.roles", {"seeker": role}))
@@ -150,9 +150,9 @@ def test_adapters_and_all_weights_are_not_mixed():
 
 
 def test_processes_that_cannot_share_a_batch_are_told_before_they_start():
-    found = message(put(plain("laptop"), "several_gpus", {"processes": 2, "config": "ddp"}))
+    found = message(put(plain("laptop"), "launch", {"processes": 2, "config": "ddp"}))
     assert found == (
-        "profiles/x.yaml: several_gpus: each batch must be a multiple of its micro_batch times 2 processes, and these are not: "
+        "profiles/x.yaml: each batch_size must be a multiple of its per_device_batch_size times 2 processes, and these are not: "
         "preference.vanilla.training (3), preference.planner.training (3), cso.sft (3), cso.training (3), cso.lora.sft (3), cso.lora.training (3)"
     )
 
@@ -164,8 +164,6 @@ def test_a_profile_says_what_it_has_otherwise(folder):
     assert (own.name, own.seed, own.cso.lora, own.cso.losses["dpo"].loss.beta) == ("own", 14, None, 0.7)
     assert own.cso.losses["dpo"].learning_rate == base.cso.losses["dpo"].learning_rate and own.cso.losses["ipo"] == base.cso.losses["ipo"]
     assert base.cso.losses["dpo"].loss.beta == 0.1 and base.cso.lora is not None and own.sft == base.sft
-    assert profiles.files("own") == [folder / "own.yaml", folder / "base.yaml"] and profiles.files("base") == [folder / "base.yaml"]
-    assert load_profile("own@15").name == "own@15"
 
 
 @pytest.mark.parametrize(("base", "why"), [
@@ -202,7 +200,7 @@ def test_a_key_of_the_other_kind_of_backbone_is_unknown():
 
 
 @pytest.mark.parametrize(
-    "where", ["seed", "data.window", "backbone.name", "sft.vanilla.lora", "generation.plan.top_p"]
+    "where", ["seed", "data.max_length", "backbone.name", "sft.vanilla.lora", "generation.plan.top_p"]
 )
 def test_a_missing_key_is_named(where):
     data = plain()
@@ -222,7 +220,7 @@ def test_a_missing_key_is_named(where):
         ("seed", True),
         ("needs_gpu", "no"),
         ("needs_gpu", 0),
-        ("data.window", None),
+        ("data.max_length", None),
         ("backbone.name", "esc-bass"),
         ("sft.vanilla.epochs", "3"),
         ("sft.vanilla.epochs", 3.0),
@@ -253,8 +251,8 @@ def test_whole_numbers_stand_for_real_ones():
 
 
 def test_every_problem_is_told_at_once():
-    found = message({**put(plain(), "data.windows", 1), "seed": "x"})
-    assert "data.windows" in found and "seed" in found
+    found = message({**put(plain(), "data.max_lengths", 1), "seed": "x"})
+    assert "data.max_lengths" in found and "seed" in found
 
 
 # --- Files ---
@@ -294,15 +292,68 @@ def test_a_file_cant_go_by_another_name(folder):
         load_profile("odd")
 
 
-# --- Other seeds ---
+# --- Bounds, and files that YAML reads otherwise than meant ---
 
 
-def test_a_profile_under_another_seed_differs_in_nothing_else():
-    own, other = load_profile("laptop"), load_profile("laptop@14")
-    assert other.name == "laptop@14" and other.seed == 14 and other.more_seeds == []
-    assert other.model_copy(update={"name": own.name, "seed": own.seed, "more_seeds": own.more_seeds}) == own
-    assert own.under(14) == other == other.under(14)
-    with pytest.raises(ProfileError, match="laptop@14, and not laptop@x"):
-        load_profile("laptop@x")
-    with pytest.raises(ProfileError, match="no profile 'lapto'"):
-        load_profile("lapto@14")
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("sft.vanilla.epochs", 0), ("sft.vanilla.epochs", -1), ("sft.planner.learning_rate", 0.0), ("sft.planner.learning_rate", float("inf")),
+        ("sft.generator.warmup_ratio", 5.0), ("sft.generator.batch_size", 0), ("sft.vanilla.per_device_batch_size", -2),
+        ("sft.vanilla.checkpoint_every", 0), ("data.train_dialogues", -3), ("data.test_dialogues", 0), ("data.max_length", 0),
+        ("generation.reply.temperature", -1.0), ("generation.reply.temperature", float("nan")), ("generation.plan.top_p", 5.0),
+        ("generation.plan.top_p", 0.0), ("generation.reply.max_new_tokens", 0), ("generation.batch_tokens", 0), ("mining.samples", 0),
+        ("search.dialogues", 0), ("search.max_gold_turns", 1), ("search.constants.min_iterations", 0), ("search.threshold", float("nan")),
+        ("preference.planner.loss.beta", 0.0), ("preference.planner.loss.beta", float("nan")), ("bootstrap_replicates", 0), ("seed", -1),
+        ("other_seeds", [-1]), ("search.seeds", "exts"), ("cso.pairs", "publishd"),
+    ],
+)  # fmt: skip
+def test_nonsense_is_refused_by_its_key(where, value):
+    found = message(put(plain(), where, value))
+    assert where.split(".")[-1] in found
+
+
+@pytest.mark.parametrize("others", [[14, 14], [13]])
+def test_seeds_are_distinct(others):
+    assert "repeat a seed" in message(put(plain(), "other_seeds", others))
+
+
+@pytest.mark.parametrize("old", sorted(profiles.OLD_NAMES))
+def test_an_old_key_names_the_new_one(old):
+    assert message({**plain(), old: 1}) == f"profiles/x.yaml: key {old!r} is called {profiles.OLD_NAMES[old]!r} now"
+
+
+def test_an_old_key_in_place_of_the_new_one_is_the_only_complaint():
+    data = plain()
+    data["data"]["window"] = data["data"].pop("max_length")
+    assert message(data) == "profiles/x.yaml: key 'data.window' is called 'max_length' now"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("seed: 1\nseed: 2\n", "the key 'seed' stands twice"),
+        ("data: {max_length: 5, max_length: 6}\n", "the key 'max_length' stands twice"),
+        ("seed: 2026-11-27\n", "seed"),
+        ("data: &a {b: *a}\n", "odd.yaml"),
+        ("a: " + "[" * 3000 + "]" * 3000 + "\n", "odd.yaml"),
+    ],
+)
+def test_yaml_that_means_something_else_is_one_line(folder, text, why):
+    (folder / "odd.yaml").write_text(text)
+    with pytest.raises(ProfileError) as caught:
+        load_profile("odd")
+    assert why in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 3000
+
+
+def test_a_folder_in_place_of_a_profile_is_one_line(folder):
+    (folder / "odd.yaml").mkdir()
+    with pytest.raises(ProfileError, match=r"profiles/odd.yaml: can't be read"):
+        load_profile("odd")
+
+
+@pytest.mark.parametrize("cores", ["-3", "0", "two"])
+def test_a_number_of_cores_is_one_or_more(cores, capsys):
+    with pytest.raises(SystemExit):
+        main(["run", f"--cores={cores}"])
+    assert "a number of cores is 1 or more" in capsys.readouterr().err

@@ -25,7 +25,9 @@ def test_a_slider_has_a_frame_a_value_and_shows_one(slider, frames):
     assert shown == [int(page.input["value"])]
     assert page.output.text == page.input["data-labels"].split("|")[shown[0]]
     assert all(image["src"].startswith("data:image/svg+xml;base64,") and image["alt"] for image in images)
-    assert page.input["aria-label"] and "<script" not in str(page) and "http" not in re.sub(r'src="[^"]*"', "", str(page))
+    assert (
+        page.input["aria-label"] and "<script" not in str(page) and "http" not in re.sub(r'src="[^"]*"', "", str(page))
+    )
     assert slider()._repr_html_() == made._repr_html_(), "the same numbers give the same bytes"
     assert "0x" not in repr(made)
 

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from decoupled_esc.workflow import dag
 from decoupled_esc.workflow.store import ROOT, RUNS
 

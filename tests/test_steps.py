@@ -264,7 +264,7 @@ def test_durations_are_short():
 
 def started(folder: Path, mark: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.small_steps", str(folder)], cwd=ROOT, env=os.environ | {"MARK": mark},
+        [sys.executable, "-c", f"from tests.small_steps import main; main({str(folder)!r})"], cwd=ROOT, env=os.environ | {"MARK": mark},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
 

@@ -11,13 +11,26 @@ from dataclasses import replace
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
+from training_cases import (  # noqa: F401
+    DPO,
+    FULL,
+    LORA,
+    MAX_LENGTH,
+    SHAPE,
+    dialogues,
+    fine_tuned,
+    fresh,
+    opening,
+    pairs,
+    sequences,
+    talk,
+    weights,
+)
 
 from decoupled_esc import models, prompts, train
 from decoupled_esc.corpus import Turn, turns
 from decoupled_esc.packing import Packed
 from decoupled_esc.prompts import ids, render
-from training_cases import DPO, FULL, LORA, MAX_LENGTH, SHAPE, fresh, opening, talk, weights
-from training_cases import dialogues, fine_tuned, pairs, sequences  # noqa: F401
 
 
 def cross_entropy(model, tokenizer, asked: list[Turn]) -> float:

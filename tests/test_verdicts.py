@@ -121,7 +121,7 @@ def test_a_wider_interval_never_claims_more(contrast, extra, paper_contrast):
     assert status(wider) in (status(contrast), Status.UNDECIDED)
 
 
-@given(st.integers(-10**6, 10**6), st.integers(0, 4))
+@given(st.integers(-(10**6), 10**6), st.integers(0, 4))
 def test_a_printed_number_rounds_to_itself(units, decimals):
     printed = units / 10**decimals
     assert rounds_to(printed, printed, decimals)
@@ -183,7 +183,13 @@ def test_grid_verdicts_per_backbone():
 def test_grid_html():
     page = soup(grid())
     table = page.select_one("div.paper-table-wrap > table.paper-table")
-    for part in ("DecoupledESC", "Table 3", "profile smoke", "n = 1,792 test turns", "95% intervals by bootstrap over dialogues"):
+    for part in (
+        "DecoupledESC",
+        "Table 3",
+        "profile smoke",
+        "n = 1,792 test turns",
+        "95% intervals by bootstrap over dialogues",
+    ):
         assert part in table.caption.text
     top, sub = table.thead.find_all("tr")
     assert [th["scope"] for th in top.find_all("th")] == ["col", "colgroup", "colgroup", "colgroup"]
@@ -201,7 +207,8 @@ def test_grid_html():
     mixed = lines[1].select_one("td.measured")
     assert mixed["data-verdict"] == "mixed"
     assert [mark["aria-label"] for mark in mixed.select("span.verdict")] == [
-        "Qwen2.5-7B: opposite", "Llama3.1-8B: same direction",
+        "Qwen2.5-7B: opposite",
+        "Llama3.1-8B: same direction",
     ]
     assert [mark["data-verdict"] for mark in mixed.select("span.verdict")] == ["opposite", "same direction"]
     legend = page.select_one("p.paper-table-legend").text
@@ -234,7 +241,11 @@ def test_repr_is_short_and_counts():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"measured": {"vanilla/sft": {"B": Estimate(1.0)}}}, ValueError, "table-3: row 'qwen2.5-7b/vanilla/sft', column 'Q_W' has neither"),
+        (
+            {"measured": {"vanilla/sft": {"B": Estimate(1.0)}}},
+            ValueError,
+            "table-3: row 'qwen2.5-7b/vanilla/sft', column 'Q_W' has neither",
+        ),
         ({"measured": {"vanilla/sft": SFT}}, ValueError, "'qwen2.5-7b/vanilla/dpo', column 'B' has neither"),
         ({"measured": {"vanilla/sft": {"Emq": NO_JUDGE}}}, KeyError, "did you mean 'Emp'"),
         ({"measured": {"vanilla/stf": {}}}, KeyError, "did you mean 'qwen2.5-7b/vanilla/sft'"),
@@ -252,7 +263,11 @@ def test_mistakes_are_named(changes, error, message):
 
 
 def test_a_reason_stands_for_a_cell_a_row_or_everything():
-    frame = grid(backbones=BOTH[:1], measured={"vanilla/sft": Missing("row"), "vanilla/dpo": DPO}).to_frame().set_index(["row", "column"])
+    frame = (
+        grid(backbones=BOTH[:1], measured={"vanilla/sft": Missing("row"), "vanilla/dpo": DPO})
+        .to_frame()
+        .set_index(["row", "column"])
+    )
     assert set(frame["why"]["qwen2.5-7b/vanilla/sft"]) == {"row"}
     assert frame["why"]["qwen2.5-7b/vanilla/dpo", "Emp"] == NO_JUDGE.reason
     assert set(grid(measured=Missing("nothing here")).to_frame()["why"]) == {"nothing here"}
@@ -293,14 +308,20 @@ def test_transposed_shows_the_same_cells_turned():
     table, turned = grid(), grid().transposed()
     assert sorted(map(str, turned.cells())) == sorted(map(str, table.cells())) and turned.counts() == table.counts()
     page = soup(turned)
-    assert [th.text for th in page.thead.find_all("tr")[0].find_all("th")] == ["metric", "Vanilla · SFT", "Vanilla · DPO"]
+    assert [th.text for th in page.thead.find_all("tr")[0].find_all("th")] == [
+        "metric",
+        "Vanilla · SFT",
+        "Vanilla · DPO",
+    ]
     assert page.tbody.find("th", scope="row").abbr["title"] == "lower is better"
     assert turned.transposed().lines[0].cells == table.lines[0].cells
 
 
 def test_one_backbone_with_small_numbers():
     rates = {m: {"lr": Estimate(7e-7 if m != "sp-dpo" else 5e-8)} for m in ("vanilla-dpo", "sp-dpo", "rg-dpo")}
-    shown = compare(TABLES["decoupledesc/table-7"], rates, profile="any", n="1", backbones=("qwen2.5-7b",), columns=["lr"])
+    shown = compare(
+        TABLES["decoupledesc/table-7"], rates, profile="any", n="1", backbones=("qwen2.5-7b",), columns=["lr"]
+    )
     assert shown.counts() == {"exact": 3} and shown.heads == ("Qwen2.5-7B",)
     assert [td.text for td in soup(shown).select("td.paper")] == ["7e-07", "5e-08", "7e-07"]
 
@@ -318,5 +339,13 @@ def test_results_tables_have_stable_html_and_format_numbers_only():
 
 def test_estimates_are_written_with_their_interval_and_bias_with_two_decimals():
     assert format_estimate(Estimate(1.25, 1.0, 1.5)) == "1.2 [1.0, 1.5]"
-    assert (format_estimate(Estimate(1.25)), format_estimate(None), format_estimate(Estimate(0.5), 2, "+")) == ("1.2", "–", "+0.50")
-    assert format_scores({"B": Estimate(0.5), "Q": Estimate(20.0)}, ("B", "Q", "F1")) == {"B": "0.50", "Q": "20.0", "F1": "–"}
+    assert (format_estimate(Estimate(1.25)), format_estimate(None), format_estimate(Estimate(0.5), 2, "+")) == (
+        "1.2",
+        "–",
+        "+0.50",
+    )
+    assert format_scores({"B": Estimate(0.5), "Q": Estimate(20.0)}, ("B", "Q", "F1")) == {
+        "B": "0.50",
+        "Q": "20.0",
+        "F1": "–",
+    }

@@ -118,7 +118,9 @@ def chat_for(prompt: Prompt, tokenizer) -> list[dict[str, str]]:
     follows it, or after the last one.
     """
     messages = prompt.chat()
-    return messages if _knows_system(tokenizer, getattr(tokenizer, "chat_template", None)) else _without_system(messages)
+    return (
+        messages if _knows_system(tokenizer, getattr(tokenizer, "chat_template", None)) else _without_system(messages)
+    )
 
 
 @lru_cache(maxsize=8)
@@ -158,7 +160,9 @@ def render(prompt: Prompt, tokenizer) -> tuple[str, str]:
     """
     messages = chat_for(prompt, tokenizer)
     asked = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    answered = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": prompt.target}], tokenize=False)
+    answered = tokenizer.apply_chat_template(
+        [*messages, {"role": "assistant", "content": prompt.target}], tokenize=False
+    )
     if not answered.startswith(asked):
         raise ValueError(f"{prompt.id}: this chat template changes the prompt when the answer is added")
     return asked, answered[len(asked) :].rstrip("\n")

@@ -55,10 +55,14 @@ CSO: tuple[Strategy, ...] = (
 """The eight strategies of CSO, merged from those of ExTES (Zheng et al. 2024); meanings in our words."""
 
 EXTES_TO_CSO: dict[str, str] = {
-    **dict.fromkeys(("Reflective Statements", "Clarification", "Emotional Validation", "Normalize Experiences"), "Emotional Validation"),
+    **dict.fromkeys(
+        ("Reflective Statements", "Clarification", "Emotional Validation", "Normalize Experiences"),
+        "Emotional Validation",
+    ),
     **dict.fromkeys(("Affirmation", "Offer Hope"), "Affirmation"),
     **dict.fromkeys(
-        ("Suggest Options", "Collaborative Planning", "Stress Management", "Promote Self-Care Practices"), "Collaborative Planning"
+        ("Suggest Options", "Collaborative Planning", "Stress Management", "Promote Self-Care Practices"),
+        "Collaborative Planning",
     ),
     **{s.name: s.name for s in CSO[3:]},
 }

@@ -387,7 +387,7 @@ def _explain(problem: dict) -> str:
         return f"missing key {where!r}"
     if problem["type"] == "value_error" and isinstance(problem["input"], dict):  # about a whole section, which is long
         return f"{where}: {problem['ctx']['error']}".removeprefix(": ")
-    return f"{where}: {problem['msg'].lower()}, got {str(problem['input'])[:80]!r}"
+    return f"{where}: {problem['msg'].lower()}, got {repr(problem['input'])[:80]}"
 
 
 def _known_keys() -> list[str]:
