@@ -64,14 +64,14 @@ results_table(best, f"Vanilla-DPO minus Vanilla-SFT, greedy decoding and argmax 
 
 # %% tags=["hide-input"]
 figures.glue_numbers(
-    sampled=replication.answers(sampled), best=replication.answers(best),
+    drawn=replication.answers(sampled), best=replication.answers(best),
     b_answer=sampled.loc["Preference bias", "answer"], b=sampled.loc["Preference bias", "ours"],
 )  # fmt: skip
 
 # %% [markdown]
 # ## Verdict
 #
-# "DPO improves this" is, sampled: {glue:text}`sampled`; greedy: {glue:text}`best`.
+# "DPO improves this" is, sampled: {glue:text}`drawn`; greedy: {glue:text}`best`.
 # For {term}`preference bias B` as the paper measures it, the difference is {glue:text}`b`; that DPO lowers it: **{glue:text}`b_answer`**.
 #
 # The paper's claim has two parts.

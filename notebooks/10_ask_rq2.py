@@ -70,7 +70,7 @@ results_table(best, f"Decoupled-DPO minus Vanilla-DPO, greedy decoding and argma
 #
 # In the paper, 20 students of psychology compared 20 replies of each system.
 # We ran no human evaluation.
-# `decoupled-esc people export runs/study --profile laptop --systems decoupled-dpo vanilla-dpo` writes the forms for such a study: blinded, balanced, with attention items, to be filled in offline; `people report runs/study` reads the answers and gives win, tie and lose with intervals, and how far raters agree.
+# `decoupled-esc human-eval export runs/study --profile laptop --systems decoupled-dpo vanilla-dpo` writes the forms for such a study: blinded, balanced, with attention items, to be filled in offline; `human-eval report runs/study` reads the answers and gives win, tie and lose with intervals, and how far raters agree.
 # Where the profile has an LLM judge, it compares the same two systems in both orders; its choices are a judge's, and are never shown as raters'.
 
 # %% tags=["hide-input"]

@@ -104,7 +104,7 @@ results_table(gold, f"The generator under the gold strategy, profile {book.label
 
 # %% tags=["hide-input"]
 figures.glue_numbers(
-    sampled=replication.answers(sampled), best=replication.answers(best),
+    drawn=replication.answers(sampled), best=replication.answers(best),
     b=sampled.loc["Preference bias", "ours"], b_answer=sampled.loc["Preference bias", "answer"],
     b_best=best.loc["Preference bias", "ours"], b_best_answer=best.loc["Preference bias", "answer"],
 )  # fmt: skip
@@ -112,7 +112,7 @@ figures.glue_numbers(
 # %% [markdown]
 # ## Verdict
 #
-# "DPO improves this" is, sampled: {glue:text}`sampled`; greedy: {glue:text}`best`.
+# "DPO improves this" is, sampled: {glue:text}`drawn`; greedy: {glue:text}`best`.
 # {term}`Preference bias B` changes by {glue:text}`b` sampled (**{glue:text}`b_answer`**) and by {glue:text}`b_best` greedy (**{glue:text}`b_best_answer`**).
 #
 # Sampled and greedy answers can point in different directions because DPO also changes how sure a planner is, and sampling turns sureness into bias.

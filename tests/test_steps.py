@@ -302,11 +302,11 @@ def test_an_ended_run_leaves_no_process_and_loses_nothing(tmp_path, number):
     finally:
         process.kill()
     assert process.returncode == (130 if number != signal.SIGKILL else -9)
-    done = logged(tmp_path, "end")
-    assert done and len(done) < 4
+    done = [name for name, step in graph().items() if Store(tmp_path).read(step)]
+    assert len(done) < 4
     assert run(tmp_path, graph()) == 5 - len(done)
     assert Store(tmp_path).read(graph()["sum"]).result == Number(6.0)
-    assert sorted(logged(tmp_path, "end")) == ["slow0", "slow1", "slow2", "slow3"]
+    assert all(logged(tmp_path).count(name) == 1 for name in done)
 
 
 def test_two_runs_at_once_never_compute_a_step_twice(tmp_path):

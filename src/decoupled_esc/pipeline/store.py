@@ -100,8 +100,8 @@ class Store:
                 value = value | {"rows": []}
             if not all(isinstance(data[name], dict) for name in ("fields", "provenance", "files")):
                 raise Damaged(f"{path} was changed after it was written")
-            is_missing = set(value) == {"reason"} and data["missing"]
-            result = Missing(value["reason"]) if is_missing else result_type(type(step)).validate_python(value)
+            kind = TypeAdapter(Missing) if data["missing"] else result_type(type(step))
+            result = kind.validate_python(value)
             return Stored(
                 data["key"],
                 result,

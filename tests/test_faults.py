@@ -1,0 +1,272 @@
+"""Faults that are put in: each is named in one line, none is used, no library answers with a traceback, and a rerun mends it."""
+
+import errno
+import json
+import os
+import shutil
+
+import pytest
+
+from decoupled_esc.errors import KnownError
+from decoupled_esc.pipeline import rows as files
+from decoupled_esc.pipeline.rows import Rows, RowsError, read_rows
+from decoupled_esc.pipeline.schedule import StepFailed
+from decoupled_esc.pipeline.store import Store, Stores
+from tests.small_steps import Add, Give, Odd, Sample, Train, Use, logged, run
+
+TRAIN = Train("alpha")
+USE = Use(TRAIN)
+STEPS = {"train": TRAIN, "use": USE}
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A finished run of a step that leaves files and rows, and of one that reads them; and its store."""
+    run(tmp_path, STEPS | {"other": Train("omega")})
+    return tmp_path
+
+
+def folder(root, step=TRAIN):
+    return Store(root).place(step).parent
+
+
+def edit(path, change):
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+def put(*where, value):
+    def change(data):
+        *front, last = where
+        for key in front:
+            data = data[key]
+        data[last] = value
+
+    return change
+
+
+RESULT = {
+    "truncated": lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]),
+    "empty": lambda p: p.write_bytes(b""),
+    "zeroed": lambda p: p.write_bytes(bytes(p.stat().st_size)),
+    "not UTF-8": lambda p: p.write_bytes(b'{"key": "\xff"}'),
+    "a list": lambda p: p.write_text("[]"),
+    "a number": lambda p: p.write_text("3"),
+    "null": lambda p: p.write_text("null"),
+    "nested deeply": lambda p: p.write_text("[" * 100_000 + "]" * 100_000),
+    "a folder": lambda p: (p.unlink(), p.mkdir()),
+    "gone": lambda p: p.unlink(),
+    "an object without keys": lambda p: p.write_text("{}"),
+    "total ten times as large": lambda p: edit(p, put("result", "total", value=20.0)),
+    "a field more": lambda p: edit(p, put("result", "more", value=1)),
+    "total is text": lambda p: edit(p, put("result", "total", value="2")),
+    "no result": lambda p: edit(p, lambda d: d.pop("result")),
+    "result is null": lambda p: edit(p, put("result", value=None)),
+    "fields are null": lambda p: edit(p, put("fields", value=None)),
+    "files are null": lambda p: edit(p, put("files", value=None)),
+    "files are a list": lambda p: edit(p, put("files", value=["policy/model.safetensors"])),
+    "provenance is text": lambda p: edit(p, put("provenance", value="x")),
+    "digest is another": lambda p: edit(p, put("digest", value="0" * 16)),
+    "digest is gone": lambda p: edit(p, lambda d: d.pop("digest")),
+    "rows are said to be others": lambda p: edit(p, put("rows", value="0" * 16)),
+    "rows are said to be none": lambda p: edit(p, put("rows", value=None)),
+    "rows are said to be left out": lambda p: edit(p, put("rows_left_out", value=True)),
+    "said to be Missing": lambda p: edit(p, put("missing", value=True)),
+    "key of another step": lambda p: edit(p, put("key", value="f" * 16)),
+    "key is null": lambda p: edit(p, put("key", value=None)),
+}
+
+ROWS = {
+    "half of them": lambda p: p.write_bytes(b"".join(p.read_bytes().splitlines(keepends=True)[:4])),
+    "torn in the last": lambda p: p.write_bytes(p.read_bytes()[:-5]),
+    "one twice": lambda p: p.write_bytes(p.read_bytes() + p.read_bytes().splitlines(keepends=True)[0]),
+    "two exchanged": lambda p: p.write_bytes(b"".join(reversed(p.read_bytes().splitlines(keepends=True)))),
+    "a float ten times as large": lambda p: p.write_text(p.read_text().replace("3.25", "32.5")),
+    "zeroed": lambda p: p.write_bytes(bytes(p.stat().st_size)),
+    "empty": lambda p: p.write_bytes(b""),
+    "gone": lambda p: p.unlink(),
+    "a folder": lambda p: (p.unlink(), p.mkdir()),
+    "not UTF-8": lambda p: p.write_bytes(p.read_bytes().replace(b"alpha", b"\xff\xfe", 1)),
+    "another step's": lambda p: p.write_text(p.read_text().replace("alpha", "omega")),
+}
+
+LEFT = {
+    "zeroed": lambda p: p.write_bytes(bytes(p.stat().st_size)),
+    "truncated": lambda p: p.write_bytes(p.read_bytes()[:-1]),
+    "one byte more": lambda p: p.write_bytes(p.read_bytes() + b"\n"),
+    "one bit": lambda p: p.write_bytes(bytes([p.read_bytes()[0] ^ 1]) + p.read_bytes()[1:]),
+    "empty": lambda p: p.write_bytes(b""),
+    "gone": lambda p: p.unlink(),
+    "a folder": lambda p: (p.unlink(), p.mkdir()),
+    "another step's": lambda p: p.write_bytes(p.read_bytes().replace(b"alpha", b"omega") + b" "),
+}
+
+
+def heals(root, capfd, name: str) -> None:
+    """A rerun names ``name``, makes again what is damaged, and ends with the results of before."""
+    before = len(logged(root))
+    run(root, STEPS)
+    assert name in "".join(capfd.readouterr()), "the damage is not named"
+    assert len(logged(root)) > before, "the damage was used"
+    fresh = Stores(Store(root))
+    assert fresh.result(TRAIN).total == 30.0 and fresh.result(USE).note == "alpha"
+
+
+@pytest.mark.parametrize("fault", RESULT)
+def test_a_damaged_result_is_made_again(made, capfd, fault):
+    path = folder(made) / "result.json"
+    RESULT[fault](path)
+    shutil.rmtree(folder(made, USE))  # so that the damaged one is needed
+    if fault in ("gone", "rows are said to be left out"):  # nothing is there to name
+        before = len(logged(made))
+        run(made, STEPS)
+        assert len(logged(made)) > before and Stores(Store(made)).result(TRAIN).total == 30.0
+    else:
+        heals(made, capfd, "result.json")
+
+
+@pytest.mark.parametrize("fault", ROWS)
+def test_damaged_rows_are_made_again(made, capfd, fault):
+    ROWS[fault](folder(made) / "result.jsonl")
+    shutil.rmtree(folder(made, USE))
+    heals(made, capfd, "result.jsonl")
+
+
+@pytest.mark.parametrize("name", ["policy/model.safetensors", "policy/config.json", "pairs.jsonl"])
+@pytest.mark.parametrize("fault", LEFT)
+def test_damaged_weights_and_side_files_are_made_again(made, capfd, name, fault):
+    LEFT[fault](folder(made) / name)
+    shutil.rmtree(folder(made, USE))
+    heals(made, capfd, name)
+
+
+def test_a_file_beside_the_weights_that_nobody_left_is_no_part_of_them(made, capfd):
+    (folder(made) / "policy" / "adapter_config.json").write_text("{}")
+    shutil.rmtree(folder(made, USE))
+    heals(made, capfd, "adapter_config.json")
+
+
+def test_the_whole_folder_of_another_step_is_not_taken(made, capfd):
+    shutil.rmtree(folder(made))
+    shutil.copytree(folder(made, Train("omega")), folder(made))
+    shutil.rmtree(folder(made, USE))
+    heals(made, capfd, "result.json")
+
+
+@pytest.mark.parametrize("damage", ["policy/model.safetensors", "pairs.jsonl", "result.jsonl", "result.json"])
+def test_what_is_damaged_between_two_steps_is_refused_by_the_second(made, damage):
+    """Not found when the run was planned: the step that reads it finds it."""
+    (folder(made) / damage).write_bytes(b"{}")
+    found = Stores(Store(made))
+    with pytest.raises(KnownError, match="result|policy|pairs"):
+        found.path(TRAIN, "policy")
+        found.path(TRAIN, "pairs.jsonl")
+        found.result(TRAIN)
+
+
+def test_a_time_in_the_future_blocks_nothing(made):
+    for path in folder(made).rglob("*"):
+        os.utime(path, (4e9, 4e9))
+    assert run(made, STEPS) == 0
+    shutil.rmtree(folder(made, USE))
+    assert run(made, STEPS) == 1
+
+
+@pytest.mark.parametrize("notes", [b"", b"[]", b'{"train": "x"}', b'{"train": NaN}', b"\xff", b'{"train": -5, "use": 1e400}'])
+def test_damaged_durations_cost_the_estimate_alone(made, notes):
+    (made / "durations.json").write_bytes(notes)
+    shutil.rmtree(folder(made, USE))
+    assert run(made, STEPS) == 1
+
+
+# --- Files that grow ---
+
+WHOLE = [{"id": str(n), "value": n + 0.25} for n in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("damage", "left"),
+    [
+        (b'{"id": "3", "val', 3),
+        (b'{"id": "3"}', 3),  # whole, but without its end of line: more may have been meant
+        (b"\x00\x00\x00\n", 3),
+        (b'{"id": "1", "value": 99}\n', 3),
+        (b'{"value": 3}\n{"id": "4", "value": 4}\n', 3),
+        (b'{"id": 4}\n', 3),
+        (b"[]\n", 3),
+        (b"\xff\xff\n", 3),
+        ('{"id": "3", "value": "a\u2028b"}\n'.encode(), 4),
+    ],
+)
+def test_a_growing_file_is_cut_before_its_damage(tmp_path, damage, left):
+    path = tmp_path / "samples.jsonl"
+    Rows(path).append(WHOLE)
+    path.write_bytes(path.read_bytes() + damage)
+    opened = Rows(path)
+    assert list(opened.by_id) == [str(n) for n in range(left)]
+    opened.append([{"id": "9", "value": 9}])
+    assert [row["id"] for row in read_rows(path, "samples")] == [*opened.by_id]
+
+
+@pytest.mark.parametrize("damage", [b'{"id": "3', b"\x00\n", b'{"id": "1"}\n', b"[]\n", b'{"id": []}\n', b"[" * 50_000 + b"\n"])
+def test_a_finished_file_with_damage_is_refused_by_line(tmp_path, damage):
+    path = tmp_path / "pairs.jsonl"
+    Rows(path).append(WHOLE)
+    path.write_bytes(path.read_bytes() + damage)
+    with pytest.raises(RowsError, match=r"pairs.jsonl, line 4: .*pairs"):
+        read_rows(path, "pairs")
+
+
+@pytest.mark.parametrize("kind", ["gone", "a folder"])
+def test_no_file_at_all_is_one_line(tmp_path, kind):
+    path = tmp_path / "pairs.jsonl"
+    if kind == "a folder":
+        path.mkdir()
+    with pytest.raises(RowsError, match="run the step that makes them again"):
+        read_rows(path, "pairs")
+
+
+def test_an_interrupted_step_goes_on_from_its_rows(tmp_path):
+    with pytest.raises(StepFailed, match="sample: interrupted"):
+        run(tmp_path, {"sample": Sample(fails_after=5)})
+    path = folder(tmp_path, Sample()) / "samples.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"id": "5", "va')
+    run(tmp_path, {"sample": Sample()})
+    assert len(path.read_bytes().splitlines()) == 8 and Stores(Store(tmp_path)).result(Sample()).total == 30.0
+
+
+# --- Disks and steps that fail ---
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
+def test_a_disk_that_refuses_is_named_and_what_was_finished_is_kept(tmp_path, monkeypatch, number):
+    run(tmp_path, {"give": Give(2.0)})
+    replace = os.replace
+
+    def refuse(self, target):
+        raise OSError(number, os.strerror(number), str(target))
+
+    monkeypatch.setattr(files.Path, "replace", refuse)
+    with pytest.raises(StepFailed, match=f"sum: .*{os.strerror(number)}; what was finished is kept"):
+        run(tmp_path, {"sum": Add((Give(2.0),))})
+    monkeypatch.undo()
+    assert os.replace is replace and run(tmp_path, {"sum": Add((Give(2.0),))}) == 1
+    assert logged(tmp_path).count("give") == 1
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("known", "odd: the file x is odd; mend it"),
+        ("asks", "which is not among its fields"),
+        ("reads", "undeclared"),
+        ("nan", "can't be stored"),
+        ("divides", "ZeroDivisionError"),
+    ],
+)
+def test_a_step_that_fails_names_itself_and_stores_nothing(tmp_path, what, said):
+    with pytest.raises(StepFailed, match="odd: ") as caught:
+        run(tmp_path, {"odd": Odd(what)})
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert not (folder(tmp_path, Odd(what)) / "result.json").exists()
