@@ -4,6 +4,7 @@ import json
 
 import pytest
 import yaml
+
 from decoupled_esc.cli import main
 from decoupled_esc.experiments import profiles
 from decoupled_esc.experiments.profiles import ProfileError, load_profile, parse_profile

@@ -1,4 +1,4 @@
-"""The book's jobs on a real SLURM, on one node: opt in with ``DECOUPLED_ESC_SLURM=1 pytest tests/test_slurm.py`` (as root).
+"""Steps as jobs of a real SLURM, on one node: opt in with ``DECOUPLED_ESC_SLURM=1 pytest tests/test_slurm.py`` (as root).
 
 Debian's packages slurm-wlm and munge are installed where they are missing.  Takes about a minute.
 """
@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
-from decoupled_esc.workflow import dag
-from decoupled_esc.workflow.store import ROOT, RUNS
 
-pytestmark = pytest.mark.skipif(os.environ.get("DECOUPLED_ESC_SLURM") != "1", reason="opt in with DECOUPLED_ESC_SLURM=1: it installs and starts SLURM")
+pytestmark = pytest.mark.skipif(
+    os.environ.get("DECOUPLED_ESC_SLURM") != "1",
+    reason="opt in with DECOUPLED_ESC_SLURM=1: it installs and starts SLURM",
+)
 
 CONFIG = """
 ClusterName=one
@@ -38,9 +39,6 @@ MpiDefault=none
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory=9000 State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
-
-
-COMMAND = str(Path(sys.executable).parent / "decoupled-esc")
 
 
 def until(what, seconds=60):
@@ -69,9 +67,17 @@ def slurm(tmp_path_factory):
         Path("/run/munge").mkdir(exist_ok=True)
         shutil.chown("/run/munge", "munge", "munge")
         subprocess.run(["runuser", "-u", "munge", "--", "munged"], check=True)
-    daemons = [subprocess.Popen([shutil.which(name) or f"/usr/sbin/{name}", "-D"], env=environment) for name in ("slurmctld", "slurmd")]
+    daemons = [
+        subprocess.Popen([shutil.which(name) or f"/usr/sbin/{name}", "-D"], env=environment)
+        for name in ("slurmctld", "slurmd")
+    ]
     try:
-        until(lambda: "idle" in subprocess.run(["sinfo", "--noheader"], env=environment, capture_output=True, text=True).stdout)
+        until(
+            lambda: (
+                "idle"
+                in subprocess.run(["sinfo", "--noheader"], env=environment, capture_output=True, text=True).stdout
+            )
+        )
         yield environment, folder
     finally:
         conf.unlink()
@@ -82,25 +88,19 @@ def slurm(tmp_path_factory):
             subprocess.run(["pkill", "munged"])
 
 
-def test_stages_run_as_jobs_of_the_cluster(slurm):
+def test_steps_run_as_jobs_of_the_cluster(slurm, tmp_path):
     environment, folder = slurm
-    names = ["data", "base-model"]
-    for name in names:
-        (RUNS / "smoke" / f"{name}.json").unlink(missing_ok=True)
-        (dag.build("smoke") / "done" / name).unlink(missing_ok=True)
+    parameters, script, runs = tmp_path / "cluster.yaml", tmp_path / "main.py", tmp_path / "runs"
+    parameters.write_text("steps: {timeout_min: 10, mem_gb: 2, cpus_per_task: 1}\ngpu_steps: {}\n")
+    script.write_text(
+        "import sys\nfrom functools import partial\nfrom pathlib import Path\nfrom decoupled_esc import cli\n"
+        f"from decoupled_esc.experiments import run\nrun.Book = partial(run.Book, runs=Path({str(runs)!r}))\n"
+        f"sys.exit(cli.main(['run', 'data', 'base-model', 'sft-planner', '--cluster', {str(parameters)!r}]))\n"
+    )
     begun = time.monotonic()
-    run = subprocess.run(
-        [COMMAND, "run", "--profile", "smoke", "--cluster", str(ROOT / "profiles" / "slurm"), *names],
-        env=environment, capture_output=True, text=True, timeout=400,
-    )  # fmt: skip
+    run = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=400)
     assert run.returncode == 0, run.stdout + run.stderr
-    for name in names:
-        assert (RUNS / "smoke" / f"{name}.json").exists() and (dag.build("smoke") / "done" / name).exists()
+    assert len(list(runs.glob("steps/*/result.json"))) == 3 and "sft-planner done" in run.stdout
     log = (folder / "slurmctld.log").read_text()
-    assert log.count("_job_complete") >= 2 * len(names) or log.count("WEXITSTATUS 0") >= len(names), log[-2000:]
-    print(f"{len(names)} stages as SLURM jobs: {time.monotonic() - begun:.0f} s")
-
-
-def test_a_folder_without_a_profile_is_refused(tmp_path):
-    run = subprocess.run([COMMAND, "run", "--cluster", str(tmp_path)], capture_output=True, text=True)
-    assert run.returncode == 1 and "holds no config.yaml; profiles/slurm" in run.stderr
+    assert log.count("_job_complete") >= 6 or log.count("WEXITSTATUS 0") >= 3, log[-2000:]
+    print(f"3 steps as SLURM jobs: {time.monotonic() - begun:.0f} s")

@@ -129,7 +129,7 @@ def _run(options) -> int:
     due = schedule.due(wanted, stores)
     if due:
         print(f"{len(due)} steps to run: {', '.join(names[step.key] for step in due)}", flush=True)
-    workers = local_workers(profile, options.cores) if options.cluster is None else _cluster(options.cluster)
+    workers = local_workers(profile, options.cores) if options.cluster is None else _cluster(options.cluster, book)
     schedule.run(wanted, names, stores, workers, needs_gpu=profile.needs_gpu)
     _link(book, steps)
     print(f"all done in {schedule.span(time.time() - started)}")
@@ -143,11 +143,11 @@ def _sources(book) -> dict:
     return {"esconv": book.steps["data"].esconv, "failed_esconv": book.steps["data"].failed}
 
 
-def _cluster(path: Path):
+def _cluster(path: Path, book):
     import yaml
 
     from decoupled_esc.experiments.profiles import ProfileError
-    from decoupled_esc.experiments.run import RUNS, surroundings
+    from decoupled_esc.experiments.run import surroundings
     from decoupled_esc.pipeline.workers import Slurm
 
     try:
@@ -157,7 +157,7 @@ def _cluster(path: Path):
         raise ProfileError(
             f"{path}: no file with submitit's parameters under `steps` and `gpu_steps` ({type(error).__name__}); see profiles/slurm/config.yaml"
         ) from None
-    return Slurm(RUNS / "slurm", steps, gpu, provenance=surroundings)
+    return Slurm(book.runs.folder / "slurm", steps, gpu if book.profile.needs_gpu else {}, provenance=surroundings)
 
 
 def _link(book, steps: dict) -> None:

@@ -1,0 +1,273 @@
+"""The one table of steps: what each profile builds, what each field changes, and users' own ExTES and ESC-Pro end to end."""
+
+import copy
+import json
+
+import pytest
+import yaml
+
+from decoupled_esc import models
+from decoupled_esc.corpus import fetch
+from decoupled_esc.experiments import book as table
+from decoupled_esc.experiments import inputs
+from decoupled_esc.experiments.cso import ReadPublishedPairs, SampleRandomPairs, TrainCSO
+from decoupled_esc.experiments.profiles import FOLDER, load_profile, names, parse_profile
+from decoupled_esc.experiments.replies import Reply
+from decoupled_esc.experiments.run import PUBLISHED, ROOT, Book
+from decoupled_esc.pipeline import Missing, closure
+from decoupled_esc.pipeline.store import Store, Stores, result_type
+from decoupled_esc.publish import notebooks
+from tests.small_steps import Here
+
+SEEDS = ("14", "15")
+PLANNED = {f"replies-decoupled-{kind}" for kind in ("base", "sft", *table.LOSSES)}
+ALTERNATIVES = {f"{loss}-generator" for loss in table.LOSSES[1:]}
+
+
+def build(data: dict) -> dict:
+    return table.steps(parse_profile({"name": "own", **data}, "own"), inputs.as_published())
+
+
+def plain(name: str) -> dict:
+    return json.loads(json.dumps(yaml.safe_load((FOLDER / f"{name}.yaml").read_bytes())))
+
+
+def put(data: dict, where: str, value) -> dict:
+    data = copy.deepcopy(data)
+    *path, last = where.split(".")
+    section = data
+    for part in path:
+        section = section[int(part) if isinstance(section, list) else part]
+    section[last] = value
+    return data
+
+
+@pytest.fixture(scope="module")
+def laptop():
+    return table.steps(load_profile("laptop"), inputs.as_published())
+
+
+# --- Every profile ---
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_profile_builds_its_table(name):
+    profile = load_profile(name)
+    steps = table.steps(profile, inputs.as_published())
+    by_key = table.names(steps)
+    assert all(key in by_key for key in closure(steps.values())), "what is needed has a name"
+    # Trainings that the profile has not are Missing, and one under each of their names.
+    twins = [name for name, step in steps.items() if by_key[step.key] != name]
+    assert all(isinstance(steps[name], TrainCSO | Reply) for name in twins) and bool(twins) == (
+        profile.cso.lora is None
+    )
+    assert {name.rpartition("-seed")[2] for name in steps if "-seed" in name} == {str(s) for s in profile.other_seeds}
+    assert all(result_type(type(step)) is not None for step in steps.values()), "each says what it returns"
+    assert [name for name in steps if name.startswith("replies-")][:1] == ["replies-vanilla-base"]
+
+
+def test_every_chapter_reads_steps_that_exist(laptop):
+    read = {source.stem: notebooks.steps_read(source) for source in notebooks.sources()}
+    assert {name for reads in read.values() for name in reads} <= laptop.keys() and len(read) > 15
+    for name in names():
+        assert set().union(*read.values()) <= table.steps(load_profile(name), inputs.as_published()).keys()
+
+
+def test_every_published_result_holds_and_is_read_as_its_type(laptop):
+    store = Store(PUBLISHED / "laptop", table.names(laptop))
+    for name, step in laptop.items():
+        assert store.why_not(step) == "", name
+        stored = store.read(step)
+        assert (
+            isinstance(stored.result, Missing)
+            or result_type(type(step)).validate_python(stored.result) == stored.result
+        )
+        assert stored.key == step.key and stored.fields == step.fields and stored.provenance["name"] == name
+    known = {f"{name}.json" for name in laptop} | {f"{name}.jsonl" for name in laptop}
+    assert {path.name for path in (PUBLISHED / "laptop").iterdir()} <= known
+
+
+def test_a_book_gives_published_results_without_any_data(monkeypatch, tmp_path):
+    monkeypatch.setattr(inputs, "on_this_machine", lambda **_: pytest.fail("the data was read"))
+    book = Book("laptop", runs=tmp_path)
+    assert book["data"].dialogues["train"] > 500 and "decoupled-dpo" in book["metrics"].systems
+    with pytest.raises(Exception, match=r"no step 'metric'.*did you mean 'metrics'"):
+        _ = book["metric"]
+
+
+# --- Seeds ---
+
+
+def test_the_systems_of_the_questions_exist_under_each_seed(laptop):
+    own = {
+        seed: {n.removesuffix(f"-seed{seed}"): s for n, s in laptop.items() if n.endswith(f"-seed{seed}")}
+        for seed in SEEDS
+    }
+    assert own["14"].keys() == own["15"].keys()
+    wanted = {*table.SEEDED_SYSTEMS, *table.CSO_SYSTEMS, *table.STRATEGY_TESTED}
+    assert {f"replies-{name}" for name in wanted} <= own["14"].keys() and "metrics" not in own["14"]
+    for seed, steps in own.items():
+        for name, step in steps.items():
+            assert step.key != laptop[name].key and getattr(step, "seed", int(seed)) == int(seed)
+        assert not {"search", "esc-pro", "esc-pro-random", "sft-seeker"} & steps.keys(), (
+            "what is searched is searched once"
+        )
+        assert steps["cso-dpo"].pairs is laptop["esc-pro"] and steps["cso-random"].pairs is laptop["esc-pro-random"]
+        assert steps["cso-dpo"].start is steps["sft-vanilla"] and steps["dpo-planner"].pairs is steps["pairs"]
+    for name in ("questions", "metrics-cso", "metrics-strategy-test", "errors"):
+        assert list(laptop[name].counts) == ["13", *SEEDS], name
+    assert laptop["metrics"].seed == 13
+
+
+# --- What a field changes ---
+
+CHANGES = [
+    ("sft.vanilla.learning_rate", 1e-3, {"sft-vanilla"}),
+    ("sft.planner.epochs", 2, {"sft-planner"}),
+    ("sft.generator.checkpoint_every", 31, {"sft-generator"}),
+    ("search.seeker.epochs", 2, {"sft-seeker"}),
+    ("preference.planner.loss.beta", 0.6, {"dpo-planner"}),
+    ("preference.generator.training.epochs", 2, {"dpo-generator"} | ALTERNATIVES),
+    ("preference.alternatives.ipo.learning_rate", 1e-3, {"ipo-planner", "ipo-generator"}),
+    ("preference.vanilla.loss.beta", 0.3, {"dpo-vanilla", "dpo-vanilla-psnr", "dpo-vanilla-nspr", "dpo-vanilla-nsnr"}),
+    ("mining.samples", 3, {"candidates-vanilla", "candidates-generator"}),
+    ("generation.plan.temperature", 0.5, {"candidates-planner"} | PLANNED),
+    ("search.constants.exploration", 2.0, {"search"}),
+    ("search.max_gold_turns", 11, {"search"}),
+    ("search.threshold", 0.6, {"esc-pro"}),
+    ("cso.losses.dpo.loss.beta", 0.2, {"cso-dpo", "cso-random", "cso-quarter", "cso-half"}),
+    ("cso.lora.losses.kto.learning_rate", 1e-3, {"cso-lora-kto"}),
+    ("cso.lora.sft.epochs", 2, {"cso-lora-sft"}),
+    ("cso.sft.warmup_ratio", 0.2, {"cso-sft"}),
+    ("scale", "small", {"error-classifier", "empathy-scale", "pairs", "search", "esc-pro", "counts-errors", "judged-offline"}),
+    ("description", "another", set()),
+    ("generation.vllm", None, set()),
+    ("launch", {"processes": 1, "config": "cpu"}, set()),
+]  # fmt: skip
+ENDPOINT = "judge.endpoints.0"
+JUDGED = [
+    (f"{ENDPOINT}.model", "another", {"pairs", "judged"}),
+    ("judge.protocol.turns", 50, {"pairs", "judged"}),
+    *((f"{ENDPOINT}.{field}", value, set()) for field, value in {
+        "max_dollars": 99.0, "dollars_per_million_in": 7.0, "max_concurrency": 3, "attempts": 2, "base_url": "http://127.0.0.1/v1",
+        "api_key_env": "MY_KEY", "timeout_seconds": 9.0}.items()),
+    ("judge.mode", "replay", set()),
+    ("generation.vllm.max_concurrency", 3, set()),
+    ("generation.vllm.options", ["--enforce-eager"], set()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "value", "readers"),
+    [("smoke", *row) for row in CHANGES] + [("qwen2.5-7b", *row) for row in JUDGED],
+)
+def test_a_field_changes_its_readers_and_what_is_downstream_and_nothing_else(name, where, value, readers):
+    data = plain(name)
+    if name != "smoke" and not data["generation"].get("vllm"):
+        data["generation"]["vllm"] = {}
+    before, after = build(data), build(put(data, where, value))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if before[name].key != after[name].key}
+    readers_keys = {before[name].key for name in readers}
+    assert changed == {name for name, step in before.items() if readers_keys & closure([step]).keys()}
+
+
+def test_other_data_changes_what_reads_it():
+    own = inputs.as_published()
+    other = inputs.Inputs({**own.corpora, "esconv": inputs.Source("esconv", "0" * 64)}, own.files)
+    before, after = (table.steps(load_profile("smoke"), one) for one in (own, other))
+    same = {name for name in before if before[name].key == after[name].key}
+    assert same == set()
+    files = {**own.files, "extes": inputs.Files("extes", "1" * 64), "esc_pro": inputs.Files("esc_pro", "1" * 64)}
+    after = table.steps(load_profile("smoke"), inputs.Inputs(own.corpora, files))
+    assert all(before[name].key == after[name].key for name in before), "smoke reads none of them"
+
+
+# --- Users' own copies, end to end ---
+
+SAID = ["I failed my exam again.", "My mother is very ill.", "Nobody talks to me at work."]
+EXTES = [
+    {"scene": "s", "description": "d", "content": [
+        {"User": said}, {"AI Strategy": "Reflective Statements", "AI": "That must hurt."}, {"User": "Yes, it does."},
+        {"AI": "Shall we make a plan?", "AI Strategy": "Suggest Options"}, {"User": "Thank you."},
+    ]} for said in SAID
+]  # fmt: skip
+ESC_PRO = [
+    {"messages": [
+        {"role": "user", "content": said},
+        {"role": "assistant", "content": "That hurts.", "strategy": "Empathetic Statements",
+         "negative": [{"strategy": "Share Information", "content": "Many fail."}, {"strategy": "Affirmation", "content": "Great."}]},
+        {"role": "user", "content": "Yes."},
+        {"role": "assistant", "content": "What next?", "strategy": "Collaborative Planning",
+         "negative": [{"strategy": "Affirmation", "content": "You can."}]},
+    ]} for said in SAID
+]  # fmt: skip
+
+
+def small(**changes) -> dict:
+    """`smoke` on four dialogues, one tree of few rounds."""
+    data = plain("smoke") | {"bootstrap_replicates": 20}
+    for where, value in {
+        "data.train_dialogues": 4, "data.test_dialogues": 2, "data.max_length": 512, "search.dialogues": 2,
+        "search.constants.min_iterations": 2, "search.constants.max_iterations": 2, "generation.reply.max_new_tokens": 12, **changes,
+    }.items():  # fmt: skip
+        data = put(data, where, value)
+    return data
+
+
+@pytest.fixture
+def own_files(tmp_path, monkeypatch):
+    """A folder of a user with both files, and the miniature corpus for all else."""
+    for path, rows in {"extes/ExTES.json": EXTES, "esc_pro/ESC-Pro.json": ESC_PRO}.items():
+        (tmp_path / "data" / path).parent.mkdir(parents=True)
+        (tmp_path / "data" / path).write_text(json.dumps(rows))
+    monkeypatch.setenv(fetch.FOLDER, str(tmp_path / "data"))
+    monkeypatch.setenv(fetch.CACHE, str(tmp_path / "cache"))
+    inputs.load.cache_clear()
+    yield tmp_path
+    inputs.load.cache_clear()
+
+
+def book_of(data: dict, folder) -> Book:
+    book = Book(parse_profile({"name": "own", **data}, "own"), runs=folder / "runs", published=folder / "none")
+    book.steps = table.steps(book.profile, inputs.on_this_machine(download=False))
+    return book
+
+
+def test_trees_grow_from_a_copy_of_extes(own_files):
+    book = book_of(small(**{"search.seeds": "extes"}), own_files)
+    seeds = book.steps["search"].seeds.read()
+    assert len(seeds) == 2 and {d.utterances[0].text for d in seeds} < set(SAID)
+    book.run(["esc-pro"], Here(), runs_only=True)
+    search, pairs = book["search"], book["esc-pro"]
+    assert (
+        search.seeds == 2
+        and list(search.trees) == [d.id for d in seeds]
+        and all(id.startswith("extes/") for id in search.trees)
+    )
+    assert pairs.seeds.dialogues == 2 and pairs.pairs >= 0
+    (own_files / "data" / "extes" / "ExTES.json").unlink()
+    absent = book_of(small(**{"search.seeds": "extes"}), own_files)
+    assert absent.steps["search"].key != book.steps["search"].key
+    absent.run(["esc-pro"], Here(), runs_only=True)
+    assert isinstance(absent["esc-pro"], Missing) and "extes is not on this machine" in absent["esc-pro"].reason
+
+
+def test_training_starts_from_a_copy_of_the_published_pairs(own_files):
+    data = small(**{"cso.pairs": "published", "cso.start": "base-model"})
+    book = book_of(data, own_files)
+    step = book.steps["esc-pro-published"]
+    assert isinstance(step, ReadPublishedPairs) and isinstance(book.steps["esc-pro-random"], SampleRandomPairs)
+    assert (
+        book.steps["cso-dpo"].pairs is book.steps["esc-pro-random"].pairs is step
+        and book.steps["cso-dpo"].start is None
+    )
+    assert book.run(["cso-dpo", "cso-sft"], Here(), runs_only=True) == 3
+    dpo, sft = book["cso-dpo"], book["cso-sft"]
+    assert (dpo.pairs, dpo.turns, dpo.trees, dpo.loss.loss) == (9, 6, 3, "dpo")
+    assert (sft.pairs, sft.turns, sft.trees, sft.loss) == (0, 6, 3, None)
+    policy = Stores(book.runs).path(book.steps["cso-dpo"], "policy")
+    assert models.weights_digest(policy) != models.weights_digest(ROOT / "data" / "esc-nano")
+    (own_files / "data" / "esc_pro" / "ESC-Pro.json").write_text('[{"messages": [{"role": "x"}]}]')
+    with pytest.raises(Exception, match=r"esc-pro-published: ESC-Pro.json, dialogue 0.*messages"):
+        book_of(data, own_files).run(["cso-dpo"], Here(), runs_only=True)
