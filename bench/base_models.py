@@ -19,7 +19,7 @@ from threading import Lock
 
 from decoupled_esc.experiments import pretraining
 from decoupled_esc.experiments.run import surroundings
-from decoupled_esc.pipeline.rows import write_atomically
+from decoupled_esc.files import write_atomically
 
 TOKENS = 800_000
 BASE = {

@@ -21,9 +21,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from decoupled_esc.experiments.run import surroundings  # noqa: E402
+from decoupled_esc.files import write_atomically  # noqa: E402
 from decoupled_esc.generate.client import Client, Endpoint, Request  # noqa: E402
 from decoupled_esc.generate.record import Record  # noqa: E402
-from decoupled_esc.pipeline.rows import write_atomically  # noqa: E402
 from tests.misbehaving_server import OF_THE_WAY, serving  # noqa: E402
 
 CONTENT = ("truncated content", "wrong schema", "twice")

@@ -30,8 +30,8 @@ from decoupled_esc.experiments.labels import error_judge
 from decoupled_esc.experiments.preferences import KINDS
 from decoupled_esc.experiments.run import ROOT, Book
 from decoupled_esc.experiments.sampling import fitted
+from decoupled_esc.files import write_atomically
 from decoupled_esc.generate.local import TransformersEngine
-from decoupled_esc.pipeline.rows import write_atomically
 from decoupled_esc.pipeline.store import Stores
 
 OUT = ROOT / "results" / "bench" / "preference_search.json"

@@ -26,7 +26,7 @@ from types import SimpleNamespace
 from decoupled_esc import taxonomy
 from decoupled_esc.corpus import Message
 from decoupled_esc.experiments.run import ROOT, surroundings
-from decoupled_esc.pipeline.rows import Rows, write_atomically
+from decoupled_esc.files import Rows, write_atomically
 from decoupled_esc.search.grow import from_row, grow
 from decoupled_esc.search.tree import Constants, Quality, SeekerTurn, Task, Tree
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from decoupled_esc import corpus, models, prompts
 from decoupled_esc.experiments.run import ROOT, surroundings
+from decoupled_esc.files import write_atomically
 from decoupled_esc.generate.engine import Sampling
 from decoupled_esc.generate.local import TransformersEngine
 from decoupled_esc.generate.vllm import Server, Serving, VLLMEngine
-from decoupled_esc.pipeline.rows import write_atomically
 
 OUT = ROOT / "results" / "bench" / "vllm_serve.json"
 ONE_BY_ONE = 40

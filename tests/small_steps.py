@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from decoupled_esc.errors import KnownError
+from decoupled_esc.files import write_atomically
 from decoupled_esc.pipeline import Missing, Step, Work, schedule, unkeyed
-from decoupled_esc.pipeline.rows import write_atomically
 from decoupled_esc.pipeline.store import Store, Stores
 from decoupled_esc.pipeline.workers import Local, perform
 

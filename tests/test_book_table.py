@@ -141,7 +141,6 @@ CHANGES = [
     ("cso.sft.warmup_ratio", 0.2, {"cso-sft"}),
     ("scale", "small", {"error-classifier", "empathy-scale", "pairs", "search", "esc-pro", "counts-errors", "judged-offline"}),
     ("description", "another", set()),
-    ("generation.vllm", None, set()),
     ("launch", {"processes": 1, "config": "cpu"}, set()),
 ]  # fmt: skip
 ENDPOINT = "judge.endpoints.0"
@@ -162,7 +161,7 @@ JUDGED = [
     [("smoke", *row) for row in CHANGES] + [("qwen2.5-7b", *row) for row in JUDGED],
 )
 def test_a_field_changes_its_readers_and_what_is_downstream_and_nothing_else(name, where, value, readers):
-    data = plain(name)
+    data = plain(name) | {"other_seeds": []}
     if name != "smoke" and not data["generation"].get("vllm"):
         data["generation"]["vllm"] = {}
     before, after = build(data), build(put(data, where, value))

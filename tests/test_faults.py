@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 
+from decoupled_esc import files
 from decoupled_esc.errors import KnownError
-from decoupled_esc.pipeline import rows as files
-from decoupled_esc.pipeline.rows import Rows, RowsError, read_rows
+from decoupled_esc.files import Rows, RowsError, read_rows
 from decoupled_esc.pipeline.schedule import StepFailed
 from decoupled_esc.pipeline.store import Store, Stores
 from tests.small_steps import Add, Give, Odd, Sample, Train, Use, logged, run

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from decoupled_esc.corpus import Message
 from decoupled_esc.errors import KnownError
-from decoupled_esc.pipeline.rows import Rows, read_rows
+from decoupled_esc.files import Rows, read_rows
 from decoupled_esc.search import grow as growing
 from decoupled_esc.search.grow import ATTEMPTS, RoleError, from_row, grow, replay, to_row
 from decoupled_esc.search.roles import LocalRoles, Reply, SeekerAnswer, ServedRoles

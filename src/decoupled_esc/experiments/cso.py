@@ -18,10 +18,10 @@ from decoupled_esc.experiments.inputs import Decoding, Files, Policy, Turns, wei
 from decoupled_esc.experiments.labels import RewardModels, answers_in
 from decoupled_esc.experiments.sampling import engine_of, replies_under
 from decoupled_esc.experiments.sft import FineTune
+from decoupled_esc.files import file_digest, read_rows
 from decoupled_esc.generate.client import Endpoint
 from decoupled_esc.generate.engine import Sampling
 from decoupled_esc.pipeline import Missing, Step, Work, unkeyed
-from decoupled_esc.pipeline.rows import file_digest, read_rows
 from decoupled_esc.search import embedded, escpro, pairs
 from decoupled_esc.search.export import SearchTree, TreeSize, counted, exported, summary, task_kind
 from decoupled_esc.search.grow import growing, replay

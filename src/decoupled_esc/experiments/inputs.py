@@ -134,7 +134,7 @@ def base_of(backbone: Backbone, needs_gpu: bool) -> Base:
     """`Base` of a profile."""
     if backbone.kind == "hub":
         return Base(backbone, {}, needs_gpu=needs_gpu)
-    from decoupled_esc.pipeline.rows import file_digest
+    from decoupled_esc.files import file_digest
 
     folder = backbone.folder
     digests = {"weights": models.weights_digest(folder), "tokenizer": file_digest(folder / "tokenizer.json")}

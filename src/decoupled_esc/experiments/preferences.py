@@ -16,9 +16,9 @@ from decoupled_esc.experiments.inputs import Decoding, Policy, Turns, weights_of
 from decoupled_esc.experiments.labels import EmpathyRatings, ErrorLabels, LLMJudges, error_judge
 from decoupled_esc.experiments.sampling import complete, engine_of, fitted
 from decoupled_esc.experiments.sft import FineTune, unit_of
+from decoupled_esc.files import file_digest, read_rows, write_atomically
 from decoupled_esc.generate.engine import Sampling
 from decoupled_esc.pipeline import Missing, Step, Work
-from decoupled_esc.pipeline.rows import file_digest, read_rows, write_atomically
 
 KINDS = {"planner": "strategy", "generator": "response", "vanilla": "vanilla"}
 """Role -> kind of its pairs."""

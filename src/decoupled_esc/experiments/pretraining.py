@@ -26,7 +26,7 @@ from decoupled_esc.corpus import open_text
 from decoupled_esc.corpus.open_text import Passage
 from decoupled_esc.experiments.profiles import ProfileError, nearest
 from decoupled_esc.experiments.run import PUBLISHED, RUNS, surroundings
-from decoupled_esc.pipeline.rows import digest, write_atomically
+from decoupled_esc.files import digest, write_atomically
 from decoupled_esc.train import pretrain
 from decoupled_esc.train.pretrain import Recipe
 

@@ -12,8 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from decoupled_esc.corpus import Message, Turn, tagged
 from decoupled_esc.errors import KnownError
+from decoupled_esc.files import read_rows, write_atomically
 from decoupled_esc.mining.pairs import Mined
-from decoupled_esc.pipeline.rows import read_rows, write_atomically
 
 if TYPE_CHECKING:
     from decoupled_esc.generate.engine import Sampling

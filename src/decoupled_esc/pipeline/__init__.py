@@ -1,7 +1,6 @@
 """Steps, their keys, the store of their results, and one scheduler.  Knows nothing of dialogues or models.
 
 step      a step is a frozen dataclass; its key is known before anything runs
-rows      files that are written atomically, or grow by rows; what is read back is checked
 store     results under their keys
 schedule  a topological walk over futures
 workers   where steps run: warm processes on this machine, or jobs of a SLURM cluster

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from decoupled_esc.errors import KnownError
-from decoupled_esc.pipeline.rows import write_atomically
+from decoupled_esc.files import write_atomically
 from decoupled_esc.pipeline.step import Step
 from decoupled_esc.pipeline.store import Stores
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 from pydantic import BaseModel
 
 from decoupled_esc.errors import KnownError
-from decoupled_esc.pipeline.rows import Rows, digest
+from decoupled_esc.files import Rows, digest
 
 if TYPE_CHECKING:
     from decoupled_esc.pipeline.store import Stores

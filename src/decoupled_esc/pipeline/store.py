@@ -20,7 +20,7 @@ from typing import get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from decoupled_esc.errors import KnownError
-from decoupled_esc.pipeline.rows import digest, file_digest, write_atomically
+from decoupled_esc.files import digest, file_digest, write_atomically
 from decoupled_esc.pipeline.step import Missing, Step, StepError, difference
 
 

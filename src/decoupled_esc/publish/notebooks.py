@@ -11,7 +11,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from decoupled_esc.errors import KnownError
-from decoupled_esc.pipeline.rows import file_digest, write_atomically
+from decoupled_esc.files import file_digest, write_atomically
 from decoupled_esc.publish.site import CHAPTERS, ROOT, machine_paths
 
 NOTEBOOKS = ROOT / "notebooks"

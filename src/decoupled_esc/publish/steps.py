@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from decoupled_esc.experiments.run import ROOT, Book
+from decoupled_esc.files import file_digest
 from decoupled_esc.pipeline import Step, Work
-from decoupled_esc.pipeline.rows import file_digest
 from decoupled_esc.publish import notebooks, site
 
 LIBRARY = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from decoupled_esc.corpus import CorpusError, Dialogue, Message, Turn, Utterance, extes, fold, tagged, turns
 from decoupled_esc.corpus.readers import HALF, NO_CHARACTER, read_list
 from decoupled_esc.errors import KnownError
-from decoupled_esc.pipeline.rows import read_rows, write_atomically
+from decoupled_esc.files import read_rows, write_atomically
 from decoupled_esc.search.pairs import Preferred
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from decoupled_esc import progress
-from decoupled_esc.pipeline.rows import file_digest, write_atomically
+from decoupled_esc.files import file_digest, write_atomically
 
 DIGESTS = "digests.json"
 """What a checkpoint's files were when it was written, and the training that it belongs to."""
