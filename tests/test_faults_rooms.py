@@ -16,9 +16,9 @@ from decoupled_esc.experiments import book as table
 from decoupled_esc.experiments import inputs
 from decoupled_esc.experiments.profiles import load_profile
 from decoupled_esc.experiments.run import Book
+from decoupled_esc.files import file_digest
 from decoupled_esc.generate.answers import Misshapen, chat_completion, masked, read
 from decoupled_esc.generate.record import Record, RecordError
-from decoupled_esc.pipeline.rows import file_digest
 from decoupled_esc.pipeline.store import Store
 from decoupled_esc.search import escpro
 from decoupled_esc.train import checkpoints

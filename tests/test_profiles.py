@@ -92,7 +92,12 @@ def test_paper_profiles_hold_csos_numbers(name):
     for loss, own in cso.losses.items():
         said = constants.row(f"{row}/{loss}").values
         assert own.learning_rate == schedule.row(f"{row}/cso").values["lr"] and own.loss.loss == loss
-        found = {"beta": own.loss.beta, "gamma": own.loss.gamma, "chosen-weight": own.loss.chosen_weight, "rejected-weight": own.loss.rejected_weight}
+        found = {
+            "beta": own.loss.beta,
+            "gamma": own.loss.gamma,
+            "chosen-weight": own.loss.chosen_weight,
+            "rejected-weight": own.loss.rejected_weight,
+        }
         without = {"beta": None, "gamma": 0.0, "chosen-weight": 1.0, "rejected-weight": 1.0}
         assert found == {key: without[key] if value is None else value for key, value in said.items()}
 
@@ -101,7 +106,9 @@ def test_paper_profiles_hold_csos_numbers(name):
 def test_a_full_profile_is_the_other_but_for_csos_tuning(name):
     full, other = load_profile(name), load_profile(name.removesuffix("-full"))
     assert full.launch.processes == 2 and full.backbone.dtype == "float32" and other.backbone.dtype == "bfloat16"
-    assert full.sft == other.sft and full.search == other.search and full.judge == other.judge and full.data == other.data
+    assert (
+        full.sft == other.sft and full.search == other.search and full.judge == other.judge and full.data == other.data
+    )
     assert full.backbone.name == other.backbone.name and full.backbone.revision == other.backbone.revision
     assert full.preference.generator == other.preference.generator and full.preference.vanilla.training.batch_size == 4
 
@@ -139,15 +146,25 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(where, near):
 
 
 def test_a_search_without_roles_is_told_in_a_sentence():
-    assert message(put(plain(), "search.seeker", None)).endswith("search: without roles behind servers the search needs a seeker to train")
+    assert message(put(plain(), "search.seeker", None)).endswith(
+        "search: without roles behind servers the search needs a seeker to train"
+    )
     role = {"model": "m"}
     assert "roles names a server for each" in message(put(plain(), "search.roles", {"seeker": role}))
+
+
+def test_an_answer_leaves_room_for_its_prompt():
+    found = message(put(plain(), "generation.reply.max_new_tokens", 1024))
+    assert found.endswith("generation: max_new_tokens 1024 leaves no room for a prompt in data.max_length 1024")
 
 
 def test_adapters_and_all_weights_are_not_mixed():
     lora = {"rank": 4, "alpha": 4, "dropout": 0.0}
     found = message(put(plain(), "cso.training.lora", lora))
-    assert found == "profiles/x.yaml: cso.sft, cso.training, sft.vanilla: all of them train an adapter (lora), or none does"
+    assert (
+        found
+        == "profiles/x.yaml: cso.sft, cso.training, sft.vanilla: all of them train an adapter (lora), or none does"
+    )
 
 
 def test_processes_that_cannot_share_a_batch_are_told_before_they_start():
@@ -159,11 +176,18 @@ def test_processes_that_cannot_share_a_batch_are_told_before_they_start():
 
 
 def test_a_profile_says_what_it_has_otherwise(folder):
-    (folder / "base.yaml").write_text(yaml.safe_dump({key: value for key, value in plain().items() if key != "name"}), encoding="utf-8")
-    (folder / "own.yaml").write_text("extends: base\nseed: 14\ncso: {losses: {dpo: {loss: {beta: 0.7}}}, lora: null}\n", encoding="utf-8")
+    (folder / "base.yaml").write_text(
+        yaml.safe_dump({key: value for key, value in plain().items() if key != "name"}), encoding="utf-8"
+    )
+    (folder / "own.yaml").write_text(
+        "extends: base\nseed: 14\ncso: {losses: {dpo: {loss: {beta: 0.7}}}, lora: null}\n", encoding="utf-8"
+    )
     own, base = load_profile("own"), load_profile("base")
     assert (own.name, own.seed, own.cso.lora, own.cso.losses["dpo"].loss.beta) == ("own", 14, None, 0.7)
-    assert own.cso.losses["dpo"].learning_rate == base.cso.losses["dpo"].learning_rate and own.cso.losses["ipo"] == base.cso.losses["ipo"]
+    assert (
+        own.cso.losses["dpo"].learning_rate == base.cso.losses["dpo"].learning_rate
+        and own.cso.losses["ipo"] == base.cso.losses["ipo"]
+    )
     assert base.cso.losses["dpo"].loss.beta == 0.1 and base.cso.lora is not None and own.sft == base.sft
 
 
@@ -180,7 +204,9 @@ def test_a_profile_that_extends_what_it_cannot(folder, base, why):
 
 
 def test_a_wrong_key_may_stand_in_either_file(folder):
-    (folder / "base.yaml").write_text(yaml.safe_dump({key: value for key, value in plain().items() if key != "name"} | {"sed": 1}), encoding="utf-8")
+    (folder / "base.yaml").write_text(
+        yaml.safe_dump({key: value for key, value in plain().items() if key != "name"} | {"sed": 1}), encoding="utf-8"
+    )
     (folder / "own.yaml").write_text("extends: base\n", encoding="utf-8")
     with pytest.raises(ProfileError, match=r"^profiles/own.yaml, which extends profiles/base.yaml: unknown key 'sed'"):
         load_profile("own")

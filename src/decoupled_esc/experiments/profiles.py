@@ -230,6 +230,15 @@ class Profile(Section):
         return self
 
     @model_validator(mode="after")
+    def _room_for_prompts(self) -> Profile:
+        longest = max(self.generation.reply.max_new_tokens, self.generation.plan.max_new_tokens)
+        if longest >= self.data.max_length:
+            raise ValueError(
+                f"generation: max_new_tokens {longest} leaves no room for a prompt in data.max_length {self.data.max_length}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_kind_of_weights(self) -> Profile:
         """A later training goes on with what an earlier one trained: an adapter, or all weights."""
         lora = {"cso.sft": self.cso.sft.lora, "cso.training": self.cso.training.lora}

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import MutableMapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from decoupled_esc.errors import KnownError
@@ -188,31 +188,22 @@ def commit() -> str | None:
 
 
 def changed_since(stored: Stored, step: Step) -> list[str]:
-    """Modules of this library that changed since ``stored`` was made, of those that its step's module imports: advice, no more."""
-    made = (stored.provenance.get("commit") or "").rstrip("+")
-    module = sys.modules[type(step).__module__].__file__
-    source = ROOT / "src" / "decoupled_esc"
-    rooms = {"experiments", "packing.py", "prompts.py", "taxonomy.py"}
-    text = Path(module).read_text(encoding="utf-8")
-    rooms |= {
-        room
-        for room in ("corpus", "evaluate", "generate", "mining", "search", "train")
-        if f"decoupled_esc.{room}" in text
-    }
-    if not made or shutil.which("git") is None:
+    """Modules of the rooms behind ``step`` that changed since ``stored`` was made: advice, no more."""
+    text = Path(sys.modules[type(step).__module__].__file__).read_text(encoding="utf-8")
+    changed = _changed_files((stored.provenance.get("commit") or "").rstrip("+"))
+    rooms = {name.split("/")[0].removesuffix(".py") for name in changed}
+    behind = {room for room in rooms if room in ("packing", "prompts") or f"decoupled_esc.{room}" in text}
+    return [name for name in changed if name.split("/")[0].removesuffix(".py") in behind]
+
+
+@cache
+def _changed_files(commit: str) -> list[str]:
+    """Modules of this library that differ from those of ``commit``, from its folder."""
+    if not commit or shutil.which("git") is None:
         return []
-    command = [
-        "git",
-        "diff",
-        "--name-only",
-        made,
-        "--",
-        *(str(source / room) for room in sorted(rooms) if (source / room).exists()),
-    ]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    return [
-        Path(line).relative_to("src/decoupled_esc").as_posix() for line in found.stdout.split() if line.endswith(".py")
-    ]
+    command = ["git", "diff", "--name-only", commit, "--", "src/decoupled_esc"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.split()
+    return [Path(line).relative_to("src/decoupled_esc").as_posix() for line in listed if line.endswith(".py")]
 
 
 class PublishError(KnownError):

@@ -98,7 +98,8 @@ class Store:
                 value = value | {"rows": _rows_of(path.with_suffix(".jsonl"), rows)}
             elif rows is not None:
                 value = value | {"rows": []}
-            if not all(isinstance(data[name], dict) for name in ("fields", "provenance", "files")):
+            whole = not (self.keeps_files and data["rows_left_out"])
+            if not whole or not all(isinstance(data[name], dict) for name in ("fields", "provenance", "files")):
                 raise Damaged(f"{path} was changed after it was written")
             kind = TypeAdapter(Missing) if data["missing"] else result_type(type(step))
             result = kind.validate_python(value)

@@ -22,7 +22,8 @@ KEPT = 2
 
 def last_checkpoint(folder: Path, training: str) -> str | None:
     """The newest checkpoint under ``folder`` that is whole and of ``training``; others are named and removed."""
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True):
+    found = [path for path in folder.glob("checkpoint-*") if path.name.split("-")[1].isdigit() and path.is_dir()]
+    for checkpoint in sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True):
         fault = _fault(checkpoint, training)
         if fault is None:
             return str(checkpoint)
