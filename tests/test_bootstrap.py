@@ -155,7 +155,7 @@ def test_details_agree_with_the_turns(evaluation):
 def test_json_round_trip(evaluation):
     line = TypeAdapter(Evaluation).dump_json(evaluation)
     assert TypeAdapter(Evaluation).validate_json(line) == evaluation
-    assert list(json.loads(line)["systems"]["a"]["paper"]["D-1"]) == ["value", "low", "high"]
+    assert list(json.loads(line)["systems"]["a"]["paper"]["D-1"]) == ["value", "low", "high", "p"]
 
 
 def test_same_seed_same_scores_in_any_order_of_turns():

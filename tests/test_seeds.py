@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from test_bootstrap import system
 
 from decoupled_esc.evaluate import TEXT_METRICS, evaluate_systems
+from decoupled_esc.evaluate.bootstrap import Resampled, holm, over_trainings
 from decoupled_esc.evaluate.judged import Means
 from decoupled_esc.evaluate.seeds import (
     SeedCounts,
@@ -69,12 +70,12 @@ def test_several_seeds_are_averaged_and_kept():
 
 
 def test_the_same_model_thrice_has_the_interval_of_one():
+    """Nearly: symmetrical limits in place of percentiles."""
     once, _ = over(13)
     thrice = evaluate_seeds(GOLD, dict.fromkeys((13, 14, 15), COUNTS[13]), **HOW).together
-    for name, scores in thrice.systems.items():
-        for key, estimate in scores["paper"].items():
-            expected = once.systems[name]["paper"][key]
-            assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high))
+    for key, expected in once.contrasts["a - b"]["paper"].items():
+        found = thrice.contrasts["a - b"]["paper"][key]
+        assert found.high - found.low == pytest.approx(expected.high - expected.low, rel=0.1)
 
 
 def test_seeds_that_disagree_widen_the_interval():
@@ -83,9 +84,63 @@ def test_seeds_that_disagree_widen_the_interval():
     wrong = "".join(str((int(sign) + 1) % 8) for sign in right)
     text = COUNTS[13]["a"].text
     seeds = {seed: {"a": SeedCounts(said, text)} for seed, said in ((13, right), (14, wrong), (15, right))}
-    found = evaluate_seeds(GOLD, seeds, contrasts=[], replicates=2000, seed=0).together
-    q = found.systems["a"]["paper"]["Q"]
-    assert q.value == pytest.approx(200 / 3) and q.low < 1 and q.high == pytest.approx(100)
+    q = evaluate_seeds(GOLD, seeds, contrasts=[], replicates=2000, seed=0).together.systems["a"]["paper"]["Q"]
+    # t of two degrees of freedom times the standard error of 100, 0 and 100
+    assert q.value == pytest.approx(200 / 3) and q.high - q.value == pytest.approx(4.3027 * 100 / 3, rel=0.01)
+
+
+# --- The interval over trainings ---
+
+DIALOGUE, BOTH = 1.0, 3.0  # As here: what a dialogue is worth differs by training more than it differs in all of them
+
+
+def trainings(rng, number, spread, dialogues=130, replicates=300):
+    """Scores of crossed trainings and dialogues without any effect; ``spread``: standard deviation between trainings."""
+    cells = rng.normal(0, DIALOGUE, dialogues) + rng.normal(0, BOTH, (number, dialogues)) + rng.normal(0, spread, (number, 1))
+    weights = rng.multinomial(dialogues, np.full(dialogues, 1 / dialogues), size=replicates)
+    return [Resampled(float(row.mean()), weights @ row / dialogues) for row in cells]
+
+
+@pytest.mark.parametrize("number", (3, 5))
+@pytest.mark.parametrize("spread", (0.0, 0.3, 1.0))
+def test_without_an_effect_the_interval_excludes_0_at_most_one_time_in_twenty(number, spread):
+    """Whether dialogues dominate, or trainings do.  The tolerance is two standard errors of 600 trials."""
+    rng = np.random.default_rng([number, int(10 * spread)])
+    found = [over_trainings(trainings(rng, number, spread)) for _ in range(600)]
+    assert np.mean([one.low <= 0 <= one.high for one in found]) >= 0.95 - 2 * np.sqrt(0.05 * 0.95 / 600)
+    for one in found[:50]:
+        assert (one.p < 0.05) == (not one.low <= 0 <= one.high)
+        assert (one.low + one.high) / 2 == pytest.approx(one.value)
+
+
+def test_trainings_that_are_equal_add_nothing_and_no_difference_has_p_1():
+    one = trainings(np.random.default_rng(0), 1, 0.0)[0]
+    alone, many = one.estimate(), over_trainings([one] * 5)
+    assert many.high - many.low == pytest.approx(alone.high - alone.low, rel=0.1)
+    nothing = over_trainings([Resampled(0.0, np.zeros(10))] * 3)
+    assert (nothing.value, nothing.low, nothing.high, nothing.p) == (0, 0, 0, 1)
+    certain = over_trainings([Resampled(1.0, np.ones(10))] * 3)
+    assert (certain.low, certain.high, certain.p) == (1, 1, 0)
+
+
+def test_holm_says_what_its_definition_says():
+    """The smallest level at which the step-down procedure rejects, by trying levels."""
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        p = rng.random(5) ** 3
+        for own, corrected in zip(p, holm(p), strict=True):
+            rejected = [level for level in np.linspace(0.001, 1, 1000) if own in _step_down(p, level)]
+            assert corrected == pytest.approx(min(rejected, default=1.0), abs=0.0011)
+    assert holm([]) == [] and holm([0.04]) == [0.04]
+
+
+def _step_down(p, level):
+    found = []
+    for left, value in zip(range(len(p), 0, -1), sorted(p)):
+        if value > level / left:
+            break
+        found.append(value)
+    return found
 
 
 def test_counts_are_in_the_order_of_ids_and_results_read_back():

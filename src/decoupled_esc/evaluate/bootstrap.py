@@ -12,6 +12,9 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import norm
+from scipy.stats import t as student
 
 Z_95 = 1.959963984540054
 """0.975 quantile of the standard normal distribution."""
@@ -24,6 +27,8 @@ class Estimate:
     value: float
     low: float | None = None
     high: float | None = None
+    p: float | None = None
+    """How probable a difference at least this large is where there is none; known over several trainings (`over_trainings`)."""
 
 
 def numbered(names: Sequence[Hashable]) -> tuple[np.ndarray, int]:
@@ -108,3 +113,41 @@ def jackknife_interval(value: float, left_out: np.ndarray) -> Estimate:
     variance = (clusters - 1) / clusters * ((left_out - left_out.mean()) ** 2).sum()
     margin = Z_95 * float(np.sqrt(variance))
     return Estimate(float(value), float(value) - margin, float(value) + margin)
+
+
+def over_trainings(trainings: Sequence[Resampled]) -> Estimate:
+    """The mean score of S >= 2 trainings, with the 95% interval of what other trainings would score on other dialogues.
+
+    Trainings and dialogues are crossed: every training answered every dialogue.  The margin adds one part for either, each at
+    its own degrees of freedom, as limits for a sum of variances do (Graybill and Wang 1980; Burdick and Graybill 1992,
+    section 3.2)::
+
+        margin^2 = t(S - 1)^2 between / S  +  z^2 max(0, dialogues - both / S),    but at least z^2 dialogues
+
+    *between* is the variance of the trainings' scores, *dialogues* the bootstrap variance of their mean, and *both* that of each
+    training's distance from it, which *between* holds already.  Few trainings that differ are met by t (4.3 for three, 2.8
+    for five); trainings that are equal have the interval over dialogues.  ``p`` is the level at which the margin reaches 0.
+    """
+    values, copies = np.array([one.value for one in trainings]), np.array([one.copies for one in trainings])
+    number, mean, each = len(values), float(values.mean()), copies.mean(axis=0)
+    dialogues = each.var(ddof=1)
+    both = (copies - each).var(axis=1, ddof=1).sum() / (number - 1)
+    between, own = values.var(ddof=1) / number, max(0.0, dialogues - both / number)
+
+    def margin(level: float) -> float:
+        z, t = norm.isf(level / 2), student.isf(level / 2, number - 1)
+        return float(np.sqrt(max(z**2 * dialogues, t**2 * between + z**2 * own)))
+
+    least = -np.inf if trainings[0].least is None else trainings[0].least
+    low, high = max(least, mean - margin(0.05)), mean + margin(0.05)
+    if mean == 0 or dialogues + between == 0:
+        return Estimate(mean, low, high, float(mean == 0))
+    p = brentq(lambda level: margin(level) - abs(mean), tiny, 1.0) if margin(tiny := 1e-12) > abs(mean) else 0.0
+    return Estimate(mean, low, high, p)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """``p`` corrected for their number, so that below 0.05 any one of them is false at most once in twenty times (Holm 1979)."""
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate(np.array(p)[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return stepped[np.argsort(order)].tolist()

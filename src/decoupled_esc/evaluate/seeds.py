@@ -2,8 +2,8 @@
 
 Training with another seed gives another model.  An interval over dialogues alone says how *these* models would do on
 other dialogues; whether another training run would do the same it can't say.  `evaluate_seeds` takes every score under
-every seed and averages, and resamples dialogues and seeds both, independently of each other (the pigeonhole bootstrap,
-Owen 2007, which errs on the wide side).  Three seeds are few to resample, so the scores under each are kept as well.
+every seed and averages; its intervals hold for other dialogues and other trainings (`bootstrap.over_trainings`, whose coverage
+``bench/coverage.py`` measures).  The scores under each seed are kept as well.
 
 Only what needs no whole corpus of replies is scored here, variant ``paper``: what a system did at a test set is then a
 few kilobytes (`SeedCounts`), and seeds that were trained on different days or machines can be put together.
@@ -27,7 +27,7 @@ from decoupled_esc.evaluate import (
     system_details,
     text,
 )
-from decoupled_esc.evaluate.bootstrap import Resampled, cluster_weights
+from decoupled_esc.evaluate.bootstrap import Resampled, cluster_weights, over_trainings
 from decoupled_esc.evaluate.judged import ScoreTable
 from decoupled_esc.taxonomy import STRATEGIES
 
@@ -108,7 +108,7 @@ def evaluate_seeds(
             single[name].append(means | strategy_scores(w, invalid, weights, "paper"))
             tables.append((w, invalid))
         details[name] = system_details(*(sum(parts) for parts in zip(*tables, strict=True)))
-    averages, values = _together(single, contrasts, list(by_seed), replicates, seed, intervals=len(names) > 1)
+    averages, values = _together(single, contrasts, list(by_seed), intervals=len(names) > 1)
     together = Evaluation(
         systems={name: {"paper": scores} for name, scores in averages.systems.items()},
         contrasts={name: {"paper": scores} for name, scores in averages.contrasts.items()},
@@ -153,7 +153,7 @@ def mean_over_seeds(
         name: [mean_scores(columns, sums[name], counts, weights) for sums in by_seed.values()]
         for name in next(iter(by_seed.values()))
     }
-    averages, values = _together(single, contrasts, list(by_seed), replicates, seed, intervals=len(counts) > 1)
+    averages, values = _together(single, contrasts, list(by_seed), intervals=len(counts) > 1)
     return SeedMeans(averages.systems, averages.contrasts, tuple(by_seed), values)
 
 
@@ -161,27 +161,21 @@ def _together(
     single: Mapping[str, Sequence[dict[str, Resampled]]],
     contrasts: Sequence[tuple[str, str]],
     seeds: Sequence[int],
-    replicates: int,
-    seed: int,
     *,
     intervals: bool,
 ) -> tuple[ScoreTable, BySeed]:
     """Averages and the differences under each seed; ``single``: system -> its scores under each of ``seeds``."""
-    shares = cluster_weights(len(seeds), replicates, seed + 1) / len(seeds)
     differences = {
         f"{a} - {b}": [{key: one[key] - two[key] for key in one} for one, two in zip(single[a], single[b], strict=True)]
         for a, b in contrasts
     }
 
     def averaged(scores: Sequence[dict[str, Resampled]]) -> dict[str, Estimate]:
-        """Means over the seeds; a replicate's copy is the mean over the seeds that it holds."""
-        found = {}
-        for key in scores[0]:
-            each = [score[key] for score in scores]
-            copies = sum(share * one.copies for share, one in zip(shares.T, each, strict=True))
-            mean = Resampled(float(np.mean([one.value for one in each])), copies, least=each[0].least)
-            found[key] = mean.estimate(interval=intervals)
-        return found
+        """Means over the seeds; of one seed, its own scores."""
+        if len(scores) == 1:
+            return {key: score.estimate(interval=intervals) for key, score in scores[0].items()}
+        found = {key: over_trainings([score[key] for score in scores]) for key in scores[0]}
+        return found if intervals else {key: Estimate(mean.value) for key, mean in found.items()}
 
     table = ScoreTable(
         systems={name: averaged(scores) for name, scores in single.items()},
