@@ -1,9 +1,14 @@
 """data/paper_values.json: its shape, cells spot-checked against the papers, and sums the papers themselves imply."""
 
 import json
+import os
 
+import numpy as np
 import pytest
 
+from decoupled_esc import corpus
+from decoupled_esc.corpus import fetch, released
+from decoupled_esc.evaluate import EvaluatedTurn, evaluate_systems, strategy
 from decoupled_esc.present.paper import VALUES, load_tables
 from decoupled_esc.taxonomy import STRATEGIES
 
@@ -144,6 +149,48 @@ def test_contrast_is_at_the_printed_precision():
     table = TABLES["decoupledesc/table-3"]
     assert table.contrast("qwen2.5-7b/vanilla/dpo", "qwen2.5-7b/vanilla/sft", "B") == -0.01
     assert TABLES["decoupledesc/table-1"].contrast("esconv/dialogues", "esconv/utterances", "user") is None
+
+
+# --- the paper's own noise ---------------------------------------------------------------------------------------
+
+NOISE = TABLES["decoupledesc/table-3"].noise
+
+
+def test_noise_is_known_where_the_test_set_is():
+    assert {key for key, table in TABLES.items() if table.noise} == {"decoupledesc/table-3", "decoupledesc/table-5"}
+    assert TABLES["decoupledesc/table-5"].noise == NOISE and set(NOISE) == {"D-1", "B-1", "F1", "R-L", "B", "Q_W", "Q"}
+
+
+def test_noise_is_as_large_as_that_of_independent_turns():
+    """Two systems at the level of Table 3's SFT rows (Q about 21, B about 0.2), each on 1,792 turns sampled anew."""
+    table = TABLES["decoupledesc/table-6"]
+    shares = np.array([table.value(name, "number") for name in STRATEGIES]) / 14763
+    said = shares**1.4 / (shares**1.4).sum()
+    joint = (0.1 * np.eye(8) + 0.9 * said[:, None]) * shares
+    w = np.random.default_rng(0).multinomial(1792, joint.ravel() / joint.sum(), size=4000).reshape(2, 2000, 8, 8)
+    none = np.zeros((2, 2000, 8), dtype=int)
+    scores = {
+        "Q": strategy.macro_f1(w, none, "drop"), "Q_W": strategy.weighted_f1(w, none, "drop"), "B": strategy.bias(w, "paper"),
+    }  # fmt: skip
+    assert 19 < scores["Q"].mean() < 23 and 0.15 < scores["B"].mean() < 0.35
+    for key, (one, two) in scores.items():
+        unpaired = 1.96 * (one - two).std()  # the systems of a paper share their test turns, which takes a little away
+        assert 0.7 * unpaired < NOISE[key] < 1.05 * unpaired
+
+
+@pytest.mark.skipif("DECOUPLED_ESC_DATA" not in os.environ, reason="needs the released outputs of DecoupledESC")
+def test_noise_is_that_of_the_systems_whose_replies_the_authors_released():
+    test, systems = corpus.load("esconv").split("test"), {}
+    folder = fetch.here("decoupledesc_release").paths[0].parent
+    for row in released.read(folder, test, corpus.load("failed_esconv").dialogues):
+        turn = row.turn
+        reply = EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, row.strategy, row.reply)
+        systems.setdefault(row.source, []).append(reply)
+    del systems["failed"]
+    found = evaluate_systems(systems, contrasts=[("qwen-sft", "llama-sft")], replicates=1000, seed=0)
+    difference = found.contrasts["qwen-sft - llama-sft"]["paper"]
+    for key, noise in NOISE.items():
+        assert (difference[key].high - difference[key].low) / 2 == pytest.approx(noise, rel=0.08)
 
 
 # --- arithmetic that the papers' own definitions imply -----------------------------------------------------------

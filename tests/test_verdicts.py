@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
@@ -14,7 +15,7 @@ from decoupled_esc.present.paper import MEANING, Status, Verdict, load_tables, r
 from decoupled_esc.present.tables import SYMBOL, Label, compare, format_estimate, format_scores, results_table
 
 TABLES = load_tables()
-THREE = TABLES["decoupledesc/table-3"]
+THREE = replace(TABLES["decoupledesc/table-3"], noise={})  # every difference that it prints counts, however small
 BOTH = ("qwen2.5-7b", "llama3.1-8b")
 numbers = st.floats(-1e6, 1e6)
 
@@ -136,6 +137,54 @@ def test_every_status_has_a_sentence_a_meaning_and_its_own_symbol(status):
     assert MEANING[status] and len(set(SYMBOL.values())) == len(Status)
 
 
+AGREES, MISSES = Estimate(0.30, 0.25, 0.35), Estimate(0.5, 0.4, 0.6)
+RISES, FALLS, NOTHING = Estimate(0.2, 0.1, 0.3), Estimate(-0.2, -0.3, -0.1), Estimate(0.0, -0.1, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("contrast", "direction"),
+    [(RISES, Status.OPPOSITE), (FALLS, Status.SAME), (NOTHING, Status.UNDECIDED), (Missing("x"), Status.NOT_COMPARABLE)],
+)
+def test_a_number_that_agrees_shows_its_direction(contrast, direction):
+    said = verdict(0.30, AGREES, decimals=2, paper_contrast=-0.1, contrast=contrast)
+    assert (said.status, said.direction) == (Status.WITHIN, direction)
+    assert said.sentence().startswith(f"Within the interval, {direction}: ")
+    missed = verdict(0.30, MISSES, decimals=2, paper_contrast=-0.1, contrast=contrast)
+    assert missed.status is missed.direction is direction
+    assert verdict(0.30, AGREES, decimals=2).direction is None
+
+
+@pytest.mark.parametrize("contrast", [RISES, FALLS, NOTHING])
+def test_a_difference_that_chance_makes_in_the_paper_has_no_direction(contrast):
+    def said(theirs):
+        return verdict(0.30, MISSES, decimals=2, paper_contrast=theirs, contrast=contrast, noise=0.086).status
+
+    assert said(0.08) is said(-0.08) is said(0.0) is Status.PAPER_NOISE
+    assert Status.PAPER_NOISE not in (said(0.09), said(-0.09))
+
+
+def test_two_equal_systems_of_the_paper_have_no_direction_in_19_of_20_test_sets():
+    """No effect: both systems of the paper are one, and so are both of ours."""
+    noise, rng = TABLES["decoupledesc/table-3"].noise["Q"], np.random.default_rng(0)
+    theirs, ours = rng.normal(0, noise / 1.96, 4000), rng.normal(0, 1, 4000)
+    said = [
+        verdict(20, Estimate(9, 8, 10), decimals=2, paper_contrast=p, contrast=Estimate(o, o - 1.96, o + 1.96), noise=noise).status
+        for p, o in zip(theirs, ours, strict=True)
+    ]  # fmt: skip
+    assert 0.94 < said.count(Status.PAPER_NOISE) / 4000 < 0.96
+    assert (said.count(Status.SAME) + said.count(Status.OPPOSITE)) / 4000 < 0.006, "before: one in twenty"
+
+
+def test_levels_that_cannot_be_compared_have_no_verdict():
+    why = Missing("another test set")
+    for measured in (AGREES, MISSES, Estimate(0.30)):
+        assert verdict(0.30, measured, decimals=2, level=why) == Verdict(Status.NOT_COMPARABLE, why.reason)
+        turned = verdict(0.30, measured, decimals=2, level=why, paper_contrast=-0.1, contrast=FALLS)
+        assert turned.status is turned.direction is Status.SAME
+    with pytest.raises(ValueError, match="needs a reason"):
+        verdict(0.30, MISSES, decimals=2, level=Missing(" "))
+
+
 # --- compare ------------------------------------------------------------------------------------------------------
 
 
@@ -163,7 +212,7 @@ def soup(table):
 
 def test_grid_verdicts_per_backbone():
     frame = grid().to_frame().set_index(["row", "column"])
-    assert list(frame.columns) == ["table", "paper", "measured", "low", "high", "status", "why"]
+    assert list(frame.columns) == ["table", "paper", "measured", "low", "high", "status", "direction", "why", "source"]
     assert len(frame) == 2 * 3 * 2
     status = frame["status"]
     assert status["qwen2.5-7b/vanilla/sft", "B"] == "within the interval"
@@ -214,6 +263,25 @@ def test_grid_html():
     legend = page.select_one("p.paper-table-legend").text
     assert "no judge in this <profile>" in legend and "≈ within the interval" in legend and "=" not in legend
     assert not page.select("[style]")
+
+
+def test_a_second_sign_shows_the_direction_of_a_number_that_agrees():
+    agreeing = DPO | {"B": Estimate(0.30, 0.25, 0.35)}
+    page = soup(grid(measured={"vanilla/sft": SFT, "vanilla/dpo": agreeing}))
+    cell = page.tbody.find_all("tr")[1].select_one("td.measured")
+    assert [mark.text for mark in cell.select("span.verdict")] == ["≈⇄", "≈⇉"] and cell["data-verdict"] == "within the interval"
+    assert cell.select_one("span.verdict")["aria-label"] == "Qwen2.5-7B: within the interval, opposite"
+    assert "⇄ opposite: " in page.select_one("p.paper-table-legend").text
+
+
+def test_rows_that_are_not_comparable_take_their_comparisons_with_them():
+    silent = {"vanilla/sft": Missing("it follows no instruction")}
+    table = grid(incomparable=silent, columns=["B"])
+    assert table.counts() == {"not comparable": 4} and table.counts("direction") == {"not comparable": 2}
+    assert set(table.to_frame().why) == {"it follows no instruction"}
+    assert "∥ not comparable: it follows no instruction" in soup(table).select_one("p.paper-table-legend").text
+    agreeing = grid(incomparable=silent, columns=["B"], measured={"vanilla/sft": SFT, "vanilla/dpo": {"B": Estimate(0.3, 0.25, 0.35)}})
+    assert agreeing.counts() == {"within the interval": 2, "not comparable": 2}, "DPO's own level stands"
 
 
 def test_one_backbone_has_plain_labels_and_no_mixed_cells():

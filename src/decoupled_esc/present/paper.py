@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 from difflib import get_close_matches
 from enum import StrEnum
@@ -67,6 +67,14 @@ class PaperTable:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: str
+    noise: Mapping[str, float] = field(default_factory=dict)
+    """Column -> how large a difference of two of its rows chance alone makes in 95 of 100 test sets of the paper's size.
+
+    Known for Tables 3 and 5 of DecoupledESC, of 1,792 test turns of 130 dialogues, in the columns without a judge: half the
+    95% interval (bootstrap over dialogues) of the difference between the two systems whose replies the authors released.
+    Independent multinomial samples of 1,792 turns at the printed levels give as much (2.8 in Q, 0.10 in B, unpaired).  How
+    training runs differ is not in it, so the paper's noise is larger.  CSO does not say how many turns it tests on.
+    """
 
     @property
     def name(self) -> str:
@@ -125,41 +133,58 @@ def load_tables(path: Path = VALUES) -> Tables:
 
 
 class Status(StrEnum):
-    """What one measured cell says of the paper's cell."""
+    """What one cell of ours says of the paper's cell."""
 
     EXACT = "exact"
     WITHIN = "within the interval"
     SAME = "same direction"
     OPPOSITE = "opposite"
     UNDECIDED = "undecided"
+    PAPER_NOISE = "within the paper's noise"
     DIFFERS = "differs"
+    NOT_COMPARABLE = "not comparable"
+    FROM_PAPER = "taken from the paper"
+    CHANGED = "changed"
     NOT_ATTEMPTED = "not attempted"
 
 
 MEANING: dict[Status, str] = {
     Status.EXACT: "computed without sampling, and equal at the precision the paper prints",
-    Status.WITHIN: "our interval contains the paper's number",
-    Status.SAME: "another number, but the difference from the comparison row has the paper's sign",
-    Status.OPPOSITE: "another number, and the difference from the comparison row has the opposite sign",
-    Status.UNDECIDED: "another number, and the difference from the comparison row may be zero, here or in the paper",
+    Status.WITHIN: "our interval contains the paper's number; a second sign shows the direction of the difference",
+    Status.SAME: "the difference from the comparison row has the paper's sign",
+    Status.OPPOSITE: "the difference from the comparison row has the opposite sign",
+    Status.UNDECIDED: "the difference from the comparison row may be zero here, or is printed as zero in the paper",
+    Status.PAPER_NOISE: "the paper's own difference from the comparison row is within its noise: no direction to confirm",
     Status.DIFFERS: "another number, and no comparison row decides",
+    Status.NOT_COMPARABLE: "measured, but of another kind than the paper's, for the stated reason",
+    Status.FROM_PAPER: "a setting, and the profile of this backbone has the paper's",
+    Status.CHANGED: "a setting, and the profile of this backbone has another one, for the stated reason",
     Status.NOT_ATTEMPTED: "not measured here, for the stated reason",
 }
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A status and, where there is more to say, the reason; a cell that was not attempted always has one."""
+    """A status and, where there is more to say, the reason; a cell that can't be compared always has one.
+
+    ``direction``: what the difference from the comparison row says, also where the number itself agrees; None without such a row.
+    """
 
     status: Status
     why: str | None = None
+    direction: Status | None = None
+
+    @property
+    def label(self) -> str:
+        """The status, with the direction where it says more."""
+        return f"{self.status}, {self.direction}" if self.direction not in (None, self.status) else str(self.status)
 
     def sentence(self) -> str:
         """One short sentence for a tooltip."""
-        if self.status is Status.NOT_ATTEMPTED:
-            return f"Not attempted: {self.why.rstrip('.')}."
+        if self.status in (Status.NOT_ATTEMPTED, Status.NOT_COMPARABLE):
+            return f"{str(self.status).capitalize()}: {self.why.rstrip('.')}."
         tail = f" ({self.why.rstrip('.')})" if self.why else ""
-        return f"{str(self.status).capitalize()}: {MEANING[self.status]}{tail}."
+        return f"{self.label.capitalize()}: {MEANING[self.status]}{tail}."
 
 
 def verdict(
@@ -168,39 +193,57 @@ def verdict(
     *,
     decimals: int,
     paper_contrast: float | None = None,
-    contrast: Estimate | None = None,
+    contrast: Estimate | Missing | None = None,
+    noise: float | None = None,
+    level: Missing | None = None,
 ) -> Verdict:
     """Compares the paper's number with a measured one; the answer is never stronger than the measured interval.
 
-    `paper` is printed with `decimals` decimals. `paper_contrast` and `contrast` are this row minus a comparison row,
-    in the paper and here (a paired difference); they decide only where the numbers themselves do not agree.
+    ``paper`` is printed with ``decimals`` decimals. ``paper_contrast`` and ``contrast`` are this row minus a comparison row,
+    in the paper and here (a paired difference, or why it says nothing about the paper's); they decide where the numbers
+    themselves do not agree, and are shown beside an agreement.  ``noise``: `PaperTable.noise`.  ``level``: why the numbers
+    themselves can't be compared.
 
     Raises ValueError for a `Missing` without a reason, a number that is not finite, an interval that does not run from
     low to high, one contrast without the other, or a contrast without an interval beside a measured value that has one.
     """
     if isinstance(measured, Missing):
-        if not measured.reason.strip():
-            raise ValueError("a cell that was not attempted needs a reason")
-        return Verdict(Status.NOT_ATTEMPTED, measured.reason.strip())
+        return Verdict(Status.NOT_ATTEMPTED, _reason(measured))
     if (paper_contrast is None) != (contrast is None):
         raise ValueError("a comparison needs both differences, the paper's and ours")
     sampled = _has_interval(measured)
     if not math.isfinite(paper) or (paper_contrast is not None and not math.isfinite(paper_contrast)):
         raise ValueError(f"the paper's number is not finite: {paper}, difference {paper_contrast}")
-    if contrast is not None and not _has_interval(contrast) and sampled:
+    if isinstance(contrast, Estimate) and not _has_interval(contrast) and sampled:
         raise ValueError("the difference of sampled numbers needs an interval")
 
+    direction = None if contrast is None else _direction(paper_contrast, contrast, noise)
     half = 0.5 * 10.0**-decimals  # a printed 2.65 stands for every number that rounds to it
-    if sampled and measured.low - half <= paper <= measured.high + half:
-        return Verdict(Status.WITHIN)
-    if not sampled and rounds_to(measured.value, paper, decimals):
-        return Verdict(Status.EXACT)
-    if contrast is None:
-        return Verdict(Status.DIFFERS)
-    low, high = (contrast.value,) * 2 if contrast.low is None else (contrast.low, contrast.high)
-    if paper_contrast == 0 or low <= 0 <= high:
-        return Verdict(Status.UNDECIDED)
-    return Verdict(Status.SAME if (low > 0) == (paper_contrast > 0) else Status.OPPOSITE)
+    if level is None and sampled and measured.low - half <= paper <= measured.high + half:
+        return Verdict(Status.WITHIN, None, direction)
+    if level is None and not sampled and rounds_to(measured.value, paper, decimals):
+        return Verdict(Status.EXACT, None, direction)
+    if direction is not None:
+        return Verdict(direction, _reason(contrast) if isinstance(contrast, Missing) else None, direction)
+    return Verdict(Status.DIFFERS) if level is None else Verdict(Status.NOT_COMPARABLE, _reason(level))
+
+
+def _direction(theirs: float, ours: Estimate | Missing, noise: float | None) -> Status:
+    """What our difference says of the paper's; one that chance can make has no direction that could be confirmed."""
+    if isinstance(ours, Missing):
+        return Status.NOT_COMPARABLE
+    if noise is not None and abs(theirs) <= noise:
+        return Status.PAPER_NOISE
+    low, high = (ours.value,) * 2 if ours.low is None else (ours.low, ours.high)
+    if theirs == 0 or low <= 0 <= high:
+        return Status.UNDECIDED
+    return Status.SAME if (low > 0) == (theirs > 0) else Status.OPPOSITE
+
+
+def _reason(missing: Missing) -> str:
+    if not missing.reason.strip():
+        raise ValueError("a cell that was not attempted, or can't be compared, needs a reason")
+    return missing.reason.strip()
 
 
 def rounds_to(value: float, printed: float, decimals: int) -> bool:

@@ -6,7 +6,8 @@ one line per verdict. `results_table` renders numbers of our own, with no paper 
 
 CSS classes (book/_static/book.css): `paper-table-wrap` (div), `paper-table` (table), `paper` and `measured` (td),
 `ci` and `verdict` (span), `paper-table-legend` (p). `data-verdict`, on each `td.measured` and each `span.verdict`,
-holds the status; on a td whose two backbones got different verdicts it is "mixed".
+holds the status; on a td whose two backbones got different verdicts it is "mixed". Where the number agrees, a second sign in
+the span shows the direction of the difference from the comparison row.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
+from typing import Literal
 
 import pandas as pd
 
@@ -30,7 +32,11 @@ SYMBOL: dict[Status, str] = {
     Status.SAME: "⇉",
     Status.OPPOSITE: "⇄",
     Status.UNDECIDED: "?",
+    Status.PAPER_NOISE: "±",
     Status.DIFFERS: "≠",
+    Status.NOT_COMPARABLE: "∥",
+    Status.FROM_PAPER: "§",
+    Status.CHANGED: "Δ",
     Status.NOT_ATTEMPTED: "–",
 }
 ARROW = {
@@ -40,13 +46,19 @@ ARROW = {
 }
 INTERVAL = "95% intervals by bootstrap over dialogues"
 
+LINE = ["table", "row", "column", "paper", "measured", "low", "high", "status", "direction", "why", "source"]
+"""What is said of one cell of the papers."""
+
 Measured = Mapping[str, Mapping[str, Estimate | Missing] | Missing]
 """Row key -> column key -> estimate, or why there is none. Row keys are the paper's, without the backbone in front."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the paper, what was measured for it, and the verdict. `row` is the paper's full row key."""
+    """One cell of the paper, what was measured for it, and the verdict. `row` is the paper's full row key.
+
+    `source` is what was measured: cells of one source with one number are one measurement beside several numbers of the papers.
+    """
 
     row: str
     column: str
@@ -54,6 +66,7 @@ class Cell:
     decimals: int
     measured: Estimate | None
     verdict: Verdict
+    source: str
 
 
 @dataclass(frozen=True)
@@ -97,22 +110,21 @@ class ComparisonTable:
         )
         return replace(self, stub="metric", columns=tuple(line.label for line in self.lines), lines=lines)
 
-    def counts(self) -> dict[str, int]:
-        """How many cells have each status; statuses that do not occur are left out."""
-        found = Counter(cell.verdict.status for cell in self.cells())
+    def counts(self, by: Literal["status", "direction"] = "status") -> dict[str, int]:
+        """How many cells have each status, or each direction; what does not occur is left out."""
+        found = Counter(getattr(cell.verdict, by) for cell in self.cells())
         return {str(status): found[status] for status in Status if found[status]}
 
     def to_frame(self) -> pd.DataFrame:
-        """One line per verdict: table, row, column, paper, measured, low, high, status, why."""
-        names = ["table", "row", "column", "paper", "measured", "low", "high", "status", "why"]
+        """One line per verdict, with the columns ``LINE``."""
         lines = []
         for cell in self.cells():
-            got = cell.measured
+            got, said = cell.measured, cell.verdict
             ours = (got.value, got.low, got.high) if got else (None,) * 3
-            said = (str(cell.verdict.status), cell.verdict.why)
-            lines.append((self.table, cell.row, cell.column, cell.paper, *ours, *said))
+            words = (str(said.status), said.direction and str(said.direction), said.why, cell.source)
+            lines.append((self.table, cell.row, cell.column, cell.paper, *ours, *words))
         numbers = dict.fromkeys(["paper", "measured", "low", "high"], float)
-        return pd.DataFrame(lines, columns=names).astype(numbers)
+        return pd.DataFrame(lines, columns=LINE).astype(numbers)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {status}" for status, count in self.counts().items())
@@ -145,7 +157,7 @@ class ComparisonTable:
         status = statuses.pop() if len(statuses) == 1 else "mixed"
         marks = "".join(
             f' <span class="verdict" role="img" data-verdict="{cell.verdict.status}"'
-            f' aria-label="{escape(name + cell.verdict.status)}">{SYMBOL[cell.verdict.status]}</span>'
+            f' aria-label="{escape(name + cell.verdict.label)}">{_signs(cell.verdict)}</span>'
             for name, cell in zip(against, cells, strict=True)
         )
         value, interval = "", ""
@@ -155,11 +167,13 @@ class ComparisonTable:
         return f'{paper}<td class="measured" data-verdict="{status}" title="{escape(title)}">{inside}</td>'
 
     def _legend(self) -> str:
-        found = {cell.verdict.status: MEANING[cell.verdict.status] for cell in self.cells()}
-        if Status.NOT_ATTEMPTED in found:
+        verdicts = [cell.verdict for cell in self.cells()]
+        found = {status: MEANING[status] for one in verdicts for status in (one.status, one.direction) if status}
+        for status in (Status.NOT_COMPARABLE, Status.NOT_ATTEMPTED):
             # Tooltips don't print and are hard to reach by keyboard; the reasons must be readable without them.
-            reasons = (cell.verdict.why for cell in self.cells() if cell.verdict.status is Status.NOT_ATTEMPTED)
-            found[Status.NOT_ATTEMPTED] = ", or ".join(dict.fromkeys(reason.rstrip(".") for reason in reasons))
+            reasons = [one.why.rstrip(".") for one in verdicts if status in (one.status, one.direction)]
+            if reasons:
+                found[status] = ", or ".join(dict.fromkeys(reasons))
         entries = (
             f'<span class="verdict" data-verdict="{status}">{SYMBOL[status]}</span> {status}: {escape(found[status])}'
             for status in Status
@@ -178,6 +192,9 @@ def compare(
     rows: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
     contrasts: Mapping[str, tuple[str, Mapping[str, Estimate]]] | None = None,
+    levels: Missing | None = None,
+    incomparable: Mapping[str, Missing] | None = None,
+    sources: Mapping[str, str] | None = None,
     note: str | None = None,
 ) -> ComparisonTable:
     """The paper's table beside the measured numbers.
@@ -195,13 +212,19 @@ def compare(
       for a whole row, or for everything.
     * `contrasts`: row -> (comparison row, column -> our paired difference, row minus comparison row). The paper's
       difference is computed from its cells. It decides between *same direction* and *opposite*.
+    * `levels`: why no number of ours can be compared with the paper's, where only differences can; `incomparable`: row -> why
+      neither it nor a difference from it can.
+    * `sources`: row -> what was measured in it, where several cells of the papers stand beside one measurement; "{column}" in
+      it stands for the column.
     * `profile`, `n` (what was counted, in words) and `note` go into the caption.
 
     Raises ValueError for a shown cell with neither a number nor a reason (it names table, row and column), a blank paper
     cell beside a number, nothing to show, or a table without numbers, and where `verdict` does; KeyError, naming the
     nearest key, for a backbone, row or column that the paper's table does not have.
     """
-    comparison = _Comparison(table, tuple(backbones) or (None,), measured, contrasts or {})
+    comparison = _Comparison(
+        table, tuple(backbones) or (None,), measured, contrasts or {}, levels, incomparable or {}, sources or {}
+    )
     keys = comparison.rows() if rows is None else list(rows)
     shown = table.columns if columns is None else tuple(table.column(key) for key in columns)
     if not keys or not shown:
@@ -282,6 +305,9 @@ class _Comparison:
     backbones: tuple[str | None, ...]
     measured: Measured | Missing
     contrasts: Mapping[str, tuple[str, Mapping[str, Estimate]]]
+    levels: Missing | None
+    incomparable: Mapping[str, Missing]
+    sources: Mapping[str, str]
 
     def __post_init__(self):
         if self.table.kind != "numbers":
@@ -323,23 +349,38 @@ class _Comparison:
         key = self.full(backbone, row)
         where = f"{self.table.id}: row {key!r}, column {column!r}"
         paper, decimals = self.table.value(key, column), self.table.decimals(key, column)
+        source = self.sources.get(row, f"{self.table.id}: {row}, {{column}}").format(column=column)
+
+        def cell(measured: Estimate | None, said: Verdict) -> Cell:
+            return Cell(key, column, paper, decimals, measured, said, source)
+
         if paper is None:
             if isinstance(found, Estimate):
                 raise ValueError(f"{where} was measured, but the paper leaves it blank")
-            return Cell(key, column, None, decimals, None, Verdict(Status.NOT_ATTEMPTED, "the paper leaves it blank"))
+            return cell(None, Verdict(Status.NOT_ATTEMPTED, "the paper leaves it blank"))
         if found is None:
             raise ValueError(f"{where} has neither a measured number nor a reason")
         measured = found if isinstance(found, Estimate) else None
+        level = self.incomparable.get(row, self.levels)
         other, differences = self.contrasts.get(row, (row, {}))
-        ours = differences.get(column) if measured else None
-        theirs = self.table.contrast(key, self.full(backbone, other), column) if ours else None
-        if theirs is None:
-            return Cell(key, column, paper, decimals, measured, verdict(paper, found, decimals=decimals))
-        said = verdict(paper, found, decimals=decimals, paper_contrast=theirs, contrast=ours)
-        if said.status in (Status.SAME, Status.OPPOSITE, Status.UNDECIDED):
-            there, here = _number(theirs, decimals, "+"), format_estimate(ours, decimals, "+")
-            said = replace(said, why=f"against {self.label(other)} the paper has {there}, we have {here}")
-        return Cell(key, column, paper, decimals, measured, said)
+        ours = self.incomparable.get(row) or self.incomparable.get(other) or differences.get(column)
+        theirs = self.table.contrast(key, self.full(backbone, other), column) if measured and other != row else None
+        if theirs is None or ours is None:
+            return cell(measured, verdict(paper, found, decimals=decimals, level=level))
+        noise = self.table.noise.get(column)
+        said = verdict(paper, found, decimals=decimals, paper_contrast=theirs, contrast=ours, noise=noise, level=level)
+        if isinstance(ours, Missing):
+            return cell(measured, replace(said, why=ours.reason))
+        there, here = _number(theirs, decimals, "+"), format_estimate(ours, decimals, "+")
+        chance = "" if noise is None else f" (chance: ±{_number(noise, decimals)})"
+        return cell(
+            measured, replace(said, why=f"against {self.label(other)} the paper has {there}{chance}, we have {here}")
+        )
+
+
+def _signs(said: Verdict) -> str:
+    """The sign of the status, and that of the direction where it says more."""
+    return SYMBOL[said.status] + (SYMBOL[said.direction] if said.direction not in (None, said.status) else "")
 
 
 def _short(backbone: str) -> str:
