@@ -24,7 +24,7 @@ profile = "laptop"
 import pandas as pd
 
 from decoupled_esc.experiments.run import open_book
-from decoupled_esc.present import figures, replication
+from decoupled_esc.present import figures, questions, replication
 from decoupled_esc.present.tables import format_estimate, format_scores, results_table
 
 book = open_book(globals())
@@ -100,7 +100,7 @@ table_5
 
 # %% tags=["hide-input"]
 difference = controlled.contrasts["vanilla-nsnr - vanilla-psnr"]["paper"]
-verdict = replication.answer(-1, difference["B"], [difference["B"].value])
+verdict = questions.answer(-1, difference["B"], [difference["B"].value])
 figures.glue_numbers(
     b_controlled=format_estimate(difference["B"], 2), qw_controlled=format_estimate(difference["Q_W"]), verdict_controlled=verdict,
     pairs_controlled=f"{trained['PsNr'].pairs:,}", moved_nsnr=f"{trained['NsNr'].divergence:.3f}", moved_psnr=f"{trained['PsNr'].divergence:.3f}",

@@ -98,6 +98,8 @@ results_table(pd.DataFrame(shown).set_index("turn"), f"Generated replies, resear
 # With few dialogues such intervals are too narrow rather than too wide.
 # Two verdicts stand in each cell, one against each of the paper's backbones.
 # Where a number misses the paper's, the verdict asks a weaker question: is the difference from the row before, SFT from Base or DPO from SFT, on the paper's side of zero?
+# Where it agrees, a second sign answers that question as well.
+# A difference of the paper that chance makes on its 1,792 turns has no side, and a base model that follows no instruction is no row to compare with.
 
 # %% tags=["hide-input"]
 note = " ".join(book.profile.deviations)
@@ -109,19 +111,23 @@ decoupled = replication.table_3(measured, judged, "decoupled", book.label, note)
 decoupled
 
 # %% tags=["hide-input"]
-counted = pd.Series(vanilla.counts()).add(pd.Series(decoupled.counts()), fill_value=0).astype(int)
+counted, directions = (
+    pd.Series(vanilla.counts(by)).add(pd.Series(decoupled.counts(by)), fill_value=0).astype(int) for by in ("status", "direction")
+)
 gain = measured.contrasts["decoupled-sft - decoupled-base"]["paper"]["F1"]
 split = measured.contrasts["decoupled-sft - vanilla-sft"]["standard"]
 same = measured.contrasts["decoupled-sft - vanilla-sft"]["paper"]
 valid = {name: replication.valid_answers(measured, name) for name in measured.details}
 figures.glue_numbers(
     cells=int(counted.sum()), verdicts=", ".join(f"{count} {status}" for status, count in counted.items()),
+    directions=", ".join(f"{count} {status}" for status, count in directions.items()) or "none",
     f1_gain=format_estimate(gain), split_f1=format_estimate(same["F1"]), split_q=format_estimate(split["Q"]),
     valid_vanilla=f"{valid['vanilla-sft']:,}", valid_decoupled=f"{valid['decoupled-sft']:,}",
 )
 
 # %% [markdown]
 # Of {glue:text}`cells` cells: {glue:text}`verdicts`.
+# Directions of differences from the row before, those of numbers that agree among them: {glue:text}`directions`.
 # Fine-tuning changes the decoupled system's F1 by {glue:text}`f1_gain` points.
 # Decoupling, after SFT, changes F1 by {glue:text}`split_f1`, and macro F1 of strategies by {glue:text}`split_q` when an invalid answer counts as a miss.
 # Read an interval that contains zero as "this run can't tell".

@@ -21,7 +21,7 @@ profile = "laptop"
 
 # %% tags=["hide-input"]
 from decoupled_esc.experiments.run import open_book
-from decoupled_esc.present import figures, replication
+from decoupled_esc.present import figures, questions
 from decoupled_esc.present.tables import results_table
 
 book = open_book(globals())
@@ -39,10 +39,11 @@ if book.stored("replies-vanilla-dpo").provenance.get("remade"):
 # ## How it is decided
 #
 # All systems answer the same test turns, trained and sampled under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
-# *Ours* is the mean of the differences under them, with a 95% interval from resampling whole dialogues and, independently, seeds (the pigeonhole bootstrap {cite}`owen2007pigeonhole`).
-# A row is **supported** or **contradicted** if that interval excludes zero and the difference has the same sign under every one of at least three seeds; otherwise it is **not decided**.
-# With fewer seeds a row can only be a *trend for* or *trend against* the claim: the interval then knows how dialogues differ, and little of how training runs do.
-# Many rows are looked at, and one in twenty would exclude zero by chance.
+# *Ours* is the mean of the differences under them, with a 95% interval for other dialogues and other training runs.
+#
+# {glue:text}`rule`
+#
+# Beside the paper's differences stands how large a difference *chance* makes on its test set: what is smaller is no finding of the paper's, and nothing that ours could agree with.
 #
 # ## Sampled, as in DecoupledESC Table 3
 #
@@ -50,7 +51,12 @@ if book.stored("replies-vanilla-dpo").provenance.get("remade"):
 
 # %% tags=["hide-input"]
 BETTER = {"B-1": 1, "F1": 1, "R-L": 1, "Q_W": 1, "Q": 1, "B": -1}
-sampled = replication.question(asked, "vanilla-dpo - vanilla-sft", ("vanilla/dpo", "vanilla/sft"), BETTER)
+ROWS = ("vanilla/dpo", "vanilla/sft")
+tables = questions.question(
+    asked, {"sampled": ("vanilla-dpo - vanilla-sft", ROWS), "greedy": ("vanilla-dpo-argmax - vanilla-sft-argmax", ROWS)}, BETTER
+)
+sampled, best = tables["sampled"], tables["greedy"]
+figures.glue_numbers(rule=questions.rule(asked, len(sampled) + len(best)))
 results_table(sampled, f"Vanilla-DPO minus Vanilla-SFT, sampled at T = 0.7; {n_turns} replies per system; profile {book.label}; 95% intervals.")
 
 # %% [markdown]
@@ -59,12 +65,11 @@ results_table(sampled, f"Vanilla-DPO minus Vanilla-SFT, sampled at T = 0.7; {n_t
 # The same weights under greedy decoding; the paper has no such numbers.
 
 # %% tags=["hide-input"]
-best = replication.question(asked, "vanilla-dpo-argmax - vanilla-sft-argmax", ("vanilla/dpo", "vanilla/sft"), BETTER)
 results_table(best, f"Vanilla-DPO minus Vanilla-SFT, greedy decoding and argmax (the paper's columns are sampled); profile {book.label}; 95% intervals.")
 
 # %% tags=["hide-input"]
 figures.glue_numbers(
-    drawn=replication.answers(sampled), best=replication.answers(best),
+    drawn=questions.answers(sampled), best=questions.answers(best),
     b_answer=sampled.loc["Preference bias", "answer"], b=sampled.loc["Preference bias", "ours"],
 )  # fmt: skip
 

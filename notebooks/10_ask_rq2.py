@@ -21,7 +21,7 @@ profile = "laptop"
 
 # %% tags=["hide-input"]
 from decoupled_esc.experiments.run import open_book
-from decoupled_esc.present import figures, judge_tables, replication
+from decoupled_esc.present import figures, judge_tables, questions
 from decoupled_esc.present.tables import results_table
 
 book = open_book(globals())
@@ -39,30 +39,39 @@ if book.stored("replies-vanilla-dpo").provenance.get("remade"):
 # ## How it is decided
 #
 # All systems answer the same test turns, trained and sampled under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
-# *Ours* is the mean of the differences under them, with a 95% interval from resampling whole dialogues and, independently, seeds (the pigeonhole bootstrap {cite}`owen2007pigeonhole`).
-# A row is **supported** or **contradicted** if that interval excludes zero and the difference has the same sign under every one of at least three seeds; otherwise it is **not decided**.
-# With fewer seeds a row can only be a *trend for* or *trend against* the claim: the interval then knows how dialogues differ, and little of how training runs do.
-# Many rows are looked at, and one in twenty would exclude zero by chance.
+# *Ours* is the mean of the differences under them, with a 95% interval for other dialogues and other training runs.
+#
+# {glue:text}`rule`
+#
+# Beside the paper's differences stands how large a difference *chance* makes on its test set: what is smaller is no finding of the paper's, and nothing that ours could agree with.
 #
 # ## After DPO, sampled as in DecoupledESC Table 3
 
 # %% tags=["hide-input"]
 BETTER = {"D-1": 1, "B-1": 1, "F1": 1, "R-L": 1, "Q_W": 1, "Q": 1, "B": -1}
-after_dpo = replication.question(asked, "decoupled-dpo - vanilla-dpo", ("decoupled/dpo", "vanilla/dpo"), BETTER)
+tables = questions.question(
+    asked,
+    {
+        "DPO": ("decoupled-dpo - vanilla-dpo", ("decoupled/dpo", "vanilla/dpo")),
+        "SFT": ("decoupled-sft - vanilla-sft", ("decoupled/sft", "vanilla/sft")),
+        "greedy": ("decoupled-dpo-argmax - vanilla-dpo-argmax", ("decoupled/dpo", "vanilla/dpo")),
+    },
+    BETTER,
+)
+after_dpo, after_sft, best = tables["DPO"], tables["SFT"], tables["greedy"]
+figures.glue_numbers(rule=questions.rule(asked, sum(map(len, tables.values()))))
 results_table(after_dpo, f"Decoupled-DPO minus Vanilla-DPO, sampled at T = 0.7; {n_turns} replies per system; profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # ## After SFT, sampled
 
 # %% tags=["hide-input"]
-after_sft = replication.question(asked, "decoupled-sft - vanilla-sft", ("decoupled/sft", "vanilla/sft"), BETTER)
 results_table(after_sft, f"Decoupled-SFT minus Vanilla-SFT, sampled at T = 0.7; profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # ## Greedy decoding
 
 # %% tags=["hide-input"]
-best = replication.question(asked, "decoupled-dpo-argmax - vanilla-dpo-argmax", ("decoupled/dpo", "vanilla/dpo"), BETTER)
 results_table(best, f"Decoupled-DPO minus Vanilla-DPO, greedy decoding and argmax (the paper's columns are sampled); profile {book.label}; 95% intervals.")
 
 # %% [markdown]
@@ -78,7 +87,7 @@ results_table(judge_tables.judge_pairs(book["judged"]), f"Pairs of systems by LL
 
 # %% tags=["hide-input"]
 figures.glue_numbers(
-    dpo=replication.answers(after_dpo), sft=replication.answers(after_sft), argmax=replication.answers(best),
+    dpo=questions.answers(after_dpo), sft=questions.answers(after_sft), argmax=questions.answers(best),
     b=after_dpo.loc["Preference bias", "ours"], b_answer=after_dpo.loc["Preference bias", "answer"],
     b_best=best.loc["Preference bias", "ours"], b_best_answer=best.loc["Preference bias", "answer"],
 )  # fmt: skip

@@ -23,7 +23,7 @@ profile = "laptop"
 import pandas as pd
 
 from decoupled_esc.experiments.run import open_book
-from decoupled_esc.present import figures, replication
+from decoupled_esc.present import figures, questions, replication
 from decoupled_esc.present.tables import format_scores, results_table
 
 book = open_book(globals())
@@ -41,23 +41,28 @@ if book.stored("replies-vanilla-dpo").provenance.get("remade"):
 # ## How it is decided
 #
 # All systems answer the same test turns, trained and sampled under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
-# *Ours* is the mean of the differences under them, with a 95% interval from resampling whole dialogues and, independently, seeds (the pigeonhole bootstrap {cite}`owen2007pigeonhole`).
-# A row is **supported** or **contradicted** if that interval excludes zero and the difference has the same sign under every one of at least three seeds; otherwise it is **not decided**.
-# With fewer seeds a row can only be a *trend for* or *trend against* the claim: the interval then knows how dialogues differ, and little of how training runs do.
-# Many rows are looked at, and one in twenty would exclude zero by chance.
+# *Ours* is the mean of the differences under them, with a 95% interval for other dialogues and other training runs.
+#
+# {glue:text}`rule`
+#
+# Beside the paper's differences stands how large a difference *chance* makes on its test set: what is smaller is no finding of the paper's, and nothing that ours could agree with.
 #
 # ## Decoupled-DPO against Decoupled-SFT, sampled as in DecoupledESC Table 3
 
 # %% tags=["hide-input"]
 BETTER = {"B-1": 1, "F1": 1, "R-L": 1, "Q_W": 1, "Q": 1, "B": -1}
-sampled = replication.question(asked, "decoupled-dpo - decoupled-sft", ("decoupled/dpo", "decoupled/sft"), BETTER)
+ROWS = ("decoupled/dpo", "decoupled/sft")
+tables = questions.question(
+    asked, {"sampled": ("decoupled-dpo - decoupled-sft", ROWS), "greedy": ("decoupled-dpo-argmax - decoupled-sft-argmax", ROWS)}, BETTER
+)
+sampled, best = tables["sampled"], tables["greedy"]
+figures.glue_numbers(rule=questions.rule(asked, len(sampled) + len(best)))
 results_table(sampled, f"Decoupled-DPO minus Decoupled-SFT, sampled at T = 0.7; {n_turns} replies per system; profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # ## Greedy decoding
 
 # %% tags=["hide-input"]
-best = replication.question(asked, "decoupled-dpo-argmax - decoupled-sft-argmax", ("decoupled/dpo", "decoupled/sft"), BETTER)
 results_table(best, f"Decoupled-DPO minus Decoupled-SFT, greedy decoding and argmax (the paper's columns are sampled); profile {book.label}; 95% intervals.")
 
 # %% [markdown]
@@ -104,7 +109,7 @@ results_table(gold, f"The generator under the gold strategy, profile {book.label
 
 # %% tags=["hide-input"]
 figures.glue_numbers(
-    drawn=replication.answers(sampled), best=replication.answers(best),
+    drawn=questions.answers(sampled), best=questions.answers(best),
     b=sampled.loc["Preference bias", "ours"], b_answer=sampled.loc["Preference bias", "answer"],
     b_best=best.loc["Preference bias", "ours"], b_best_answer=best.loc["Preference bias", "answer"],
 )  # fmt: skip

@@ -25,7 +25,7 @@ import pandas as pd
 from decoupled_esc.evaluate.errors import LABELS
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.pipeline import Missing
-from decoupled_esc.present import figures, judge_tables, replication
+from decoupled_esc.present import figures, judge_tables, questions
 from decoupled_esc.present.tables import format_estimate, format_scores, results_table
 
 book = open_book(globals())
@@ -74,7 +74,7 @@ else:
         gap = max(abs(share.known - share.labelled) for found in classifier.differences.values() for share in found.values())
         error = f"{gap:.0f} points between writers that it has learned from"
         sure = gain.low is not None and (gain.low > gap or gain.high < -gap)
-        verdict = replication.answer(1, gain, single) if sure else "not decided"
+        verdict = questions.answer(1, gain, single) if sure else "not decided"
     figures.glue_numbers(none=f"{format_estimate(gain)} ({', '.join(f'{value:+.1f}' for value in single)})", verdict=verdict, judges_error=error)
 results_table(table, f"Differences in the share of each error, in points, by the offline error classifier; seed(s) {seeds}, profile {book.label}; 95% intervals.")
 

@@ -27,7 +27,7 @@ import pandas as pd
 from decoupled_esc.corpus.windows import LONGEST, SHORTEST
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.pipeline import Missing
-from decoupled_esc.present import benchmarks, cso_tables, figures
+from decoupled_esc.present import benchmarks, cso_tables, figures, questions
 from decoupled_esc.present.tables import results_table
 
 book = open_book(globals())
@@ -118,7 +118,7 @@ if book.stored("sft-vanilla").provenance.get("remade"):
 cso_tables.table_2(measured, prompted, tuning, book.label)
 
 # %% [markdown]
-# Levels can't be equal: CSO tests on other dialogues with other strategies.
+# Levels can't be equal: CSO tests on other dialogues with other strategies, so no level has a verdict.
 # What compares is the sign of CSO minus SFT.
 #
 # ## CSO Table 4: are searched rejections better than random ones?
@@ -246,10 +246,12 @@ searched = {
     "searched rejections give a higher macro F1 than random ones": ("cso-dpo - cso-random", "Q", 1),
     "searched rejections give a lower bias than random ones": ("cso-dpo - cso-random", "B", -1),
 }
+figures.glue_numbers(rule=questions.rule(found, len(claims | searched)))
 results_table(cso_tables.claims(found, claims | searched), f"CSO's claims, seed(s) {seeds}, profile {book.label}; 95% intervals.")
 
 # %% [markdown]
-# An answer needs the interval and the same sign under each of at least three seeds; with fewer it is only a *trend for* or *trend against* the claim.
+# {glue:text}`rule`
+#
 # All seeds learn from the same searched pairs, so that nothing here says what another search would have given.
 # And what was searched here was searched by small models with weak judges as reward models, so that an answer against the claim is no answer about a search by good ones.
 #

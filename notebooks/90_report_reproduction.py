@@ -13,7 +13,8 @@
 # The numbers stand in one data file of this repository; the chapters' measurements are joined to them, and a cell that nothing was measured for carries the reason.
 # If a single cell had no status, this page could not be built.
 #
-# What to look at: how much is still *not attempted*, and whether anything says *opposite*.
+# What to look at: how much is still *not attempted* or *not comparable*, and whether anything says *opposite*.
+# The papers print one number in several places, and one measurement of ours stands beside the numbers of several backbones: so measurements are counted as well as cells.
 
 # %% tags=["parameters", "hide-input"]
 profile = "laptop"
@@ -53,16 +54,30 @@ report = replication.report(measured)
 # %% tags=["hide-input"]
 counts = replication.summary(report)
 names = {key: table.name for key, table in load_tables().items()}
-attempted = report[report.status != "not attempted"]
+directions = replication.summary(report, "direction")
+attempted = report[report.measured.notna()]
+
+
+def how_many(by: str, value: str) -> str:
+    """Cells, and in brackets the measurements that they are."""
+    found = report[report[by] == value]
+    return f"{len(found)} ({replication.measurements(found)})"
+
+
+by_chance = 0.05 * replication.measurements(report[report.direction.isin(["same direction", "opposite", "undecided"])])
 figures.glue_numbers(
-    profile_name=name, cells=f"{len(report):,}", attempted=len(attempted), tables=len(counts),
-    share=f"{100 * len(attempted) / len(report):.0f}", exact=int((report.status == "exact").sum()),
-    opposite=int((report.status == "opposite").sum()),
-)
+    profile_name=name, cells=f"{len(report):,}", attempted=len(attempted), measurements=replication.measurements(report), tables=len(counts),
+    share=f"{100 * len(attempted) / len(report):.0f}", exact=how_many("status", "exact"), incomparable=how_many("status", "not comparable"),
+    within=how_many("status", "within the interval"), same=how_many("direction", "same direction"), opposite=how_many("direction", "opposite"),
+    undecided=how_many("direction", "undecided"), noise=how_many("direction", "within the paper's noise"), by_chance=f"{by_chance:.0f}",
+    from_paper=int((report.status == "taken from the paper").sum()), changed=int((report.status == "changed").sum()),
+)  # fmt: skip
 results_table(counts.rename(index=names), f"Status of every number of both papers, profile {name}.")
 
 # %% [markdown]
-# {glue:text}`attempted` of {glue:text}`cells` numbers in {glue:text}`tables` tables have been measured ({glue:text}`share`%), {glue:text}`exact` of them exactly, and {glue:text}`opposite` came out the other way round.
+# Beside {glue:text}`attempted` of {glue:text}`cells` numbers in {glue:text}`tables` tables ({glue:text}`share`%) stands a measurement; these are {glue:text}`measurements` different measurements.
+# In cells, and in brackets as measurements: {glue:text}`exact` are exact, {glue:text}`within` lie within our interval, and {glue:text}`incomparable` are of another kind than the paper's.
+# {glue:text}`from_paper` settings are taken from the paper in the profile of their backbone, and {glue:text}`changed` are changed.
 # The rest can't be had here: a paid judge, people's ratings, and, where the profile trains in one way only, the papers' other way.
 # Tables that hold no numbers (the rubrics, the map of strategies, the case study) are left out.
 #
@@ -77,12 +92,27 @@ for deviation in book.profile.deviations:
 # Those of Table 3 were made by profile {glue:text}`profile_name`; where that is `smoke`, they show that the comparison works and say nothing about either paper.
 
 # %% [markdown]
+# ## Directions
+#
+# A number can agree while the difference that the paper speaks of does not, and the other way round.
+# So every cell with a comparison row has a direction, whatever its status.
+
+# %% tags=["hide-input"]
+results_table(directions.rename(index=names), f"Direction of the difference from the comparison row, profile {name}; 95% intervals.")
+
+# %% [markdown]
+# In cells, and in brackets as measurements: {glue:text}`same` have the paper's direction, {glue:text}`opposite` the opposite one, and {glue:text}`undecided` may be zero.
+# For {glue:text}`noise` there is no direction to confirm: on a test set of the paper's size chance alone makes a difference as large as the paper's.
+# Each interval stands alone here: if no difference were real, about {glue:text}`by_chance` measurements would show a direction.
+# What the claims come to is asked in chapters [09](09_ask_rq1.ipynb) to [13](13_optimise_strategy_chains.ipynb), with a correction for how much is asked.
+
+# %% [markdown]
 # ## Why not
 
 # %% tags=["hide-input"]
-missing = report[report.status == "not attempted"].replace({"table": names})
-reasons = missing.groupby(["table", "why"], sort=False).size().rename("cells").reset_index()
-results_table(reasons.set_index("table"), f"Cells that were not attempted, and why; profile {name}.")
+unlike = report[report.status.isin(["not attempted", "not comparable", "changed"])].replace({"table": names})
+reasons = unlike.groupby(["table", "status", "why"], sort=False).size().rename("cells").reset_index()
+results_table(reasons.set_index("table"), f"Cells that were not attempted, that can't be compared, or that are settings which were changed, and why; profile {name}.")
 
 # %% [markdown]
 # ## Every measured cell

@@ -1,16 +1,21 @@
 """The report that gives every number of both papers a status."""
 
+import json
+from collections import Counter
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from scipy import stats
 from test_bootstrap import system
 
 from decoupled_esc.evaluate import Estimate, EvaluatedTurn, evaluate_systems
 from decoupled_esc.evaluate.judged import ScoreTable
 from decoupled_esc.evaluate.judges import Agreement, Outcome, Protocol
 from decoupled_esc.experiments.judging import Judged, JudgeScores, PairQuality
+from decoupled_esc.experiments.profiles import load_profile
 from decoupled_esc.pipeline import Missing
-from decoupled_esc.present import cso_tables, judge_tables, replication
+from decoupled_esc.present import benchmarks, cso_tables, judge_tables, questions, replication, settings
 from decoupled_esc.present.paper import Status, load_tables
 from decoupled_esc.taxonomy import STRATEGIES
 
@@ -88,6 +93,20 @@ def test_numbers_about_no_strategies_are_not_shown():
     assert frame[frame.row.str.endswith("vanilla/sft") & (frame.column == "Q")].measured.notna().all()
 
 
+def test_a_base_that_follows_no_instruction_compares_with_nothing():
+    """22 of 51 *same direction* and 8 of 29 *opposite* were differences from such a base."""
+    for methods in (("base", "sft", "dpo"), PROMPTED):
+        table = replication.table_3(evaluation(invalid_base=True), NOBODY, "vanilla", "smoke", methods=methods)
+        frame = table.to_frame().dropna(subset=["measured"])
+        base, sft = (frame[frame.row.str.endswith(f"/{method}")] for method in ("base", "sft"))
+        if methods != PROMPTED:
+            assert len(base) and (base.status == "not comparable").all()
+            assert (sft.direction == "not comparable").all() and set(sft.status) <= {"not comparable", "within the interval"}
+            assert sft.why.str.contains("vanilla-base follows no instruction: 0% of its answers").all()
+            assert "not comparable" not in set(frame[frame.row.str.endswith("/dpo")].direction)
+        assert frame[frame.direction.isin(["same direction", "opposite"])].row.str.endswith("/dpo").all()
+
+
 def test_sft_is_judged_by_its_difference_from_base():
     frame = replication.table_3(evaluation(invalid_base=False), NOBODY, "decoupled", "smoke").to_frame()
     q = frame[frame.column == "Q"].set_index("row").status
@@ -126,6 +145,43 @@ PAIRS = SimpleNamespace(
     judge="error classifier", turns=14763, samples={"planner": 1, "generator": 2}, pairs={"strategy": 10651, "response": 6000},
     errors={"response": {"Lack of Empathy": 2288, "Template Response": 10}}, characters=SimpleNamespace(chosen=124.72, rejected=60.0),
 )  # fmt: skip
+
+
+def test_measurements_are_counted_once_however_many_numbers_stand_beside_them():
+    report = replication.report(tables(evaluation(invalid_base=False)))
+    table_3 = report[(report.table == "decoupledesc/table-3") & report.measured.notna()]
+    assert len(table_3) == 2 * replication.measurements(table_3), "each beside two backbones"
+    mined = report[report.row.str.startswith("ipm-prefdial/") & report.measured.notna()]
+    assert (len(mined), replication.measurements(mined)) == (14, 7)
+    counted = report[report.table == "decoupledesc/table-6"]
+    assert replication.measurements(counted) == len(counted) == 18
+    whole = replication.summary(report)
+    # One that stands in two tables is counted in both, and once in all.
+    assert replication.measurements(report) <= whole.measurements.sum() < report.measured.notna().sum()
+    turned = replication.summary(report, "direction").loc["decoupledesc/table-3"]
+    assert turned["cells"] == report[report.table == "decoupledesc/table-3"].direction.notna().sum() == 2 * turned["measurements"]
+
+
+def test_settings_are_taken_from_the_paper_or_changed_with_a_reason():
+    report = replication.report(tables(evaluation(invalid_base=False)))
+    found = report[report.table.isin(settings.KEYS)]
+    assert len(found) == 96 and set(found.status) == {"taken from the paper", "changed"} and found.measured.isna().all()
+    assert replication.measurements(found) == 0 and found.source.is_unique
+    changed = found[found.status == "changed"].set_index(["row", "column"]).why
+    assert changed["gemma2-9b/lora/cso", "batch"] == "profile gemma2-9b, cso.training.batch_size is 1: " + settings.CHANGED["cso.training.batch_size"]
+    assert all(changed.str.contains(why).any() for why in settings.CHANGED.values()), "no reason for what is as in the paper"
+
+
+@pytest.mark.parametrize("key", ["preference.planner.loss.beta", "cso.losses.kto.loss.rejected_weight", "cso.losses.dpo.learning_rate"])
+def test_a_setting_changed_without_a_reason_fails(key):
+    def load(name):
+        section, last = key.rsplit(".", 1)
+        profile = load_profile(name).model_copy(deep=True)
+        object.__setattr__(settings.value(profile, section), last, 7.0)
+        return profile
+
+    with pytest.raises(ValueError, match=f"profiles/.*{key}.*for no given reason"):
+        settings.statuses(load)
 
 
 def test_mined_pairs_stand_beside_both_backbones_with_their_judge():
@@ -179,7 +235,7 @@ def test_prompting_baselines_have_rows_of_their_own():
     (1, (2, None, None), (1, 2, 3), "not decided"),
 ])  # fmt: skip
 def test_an_answer_needs_the_interval_and_every_seed(sign, together, single, says):
-    assert replication.answer(sign, Estimate(*together), single) == says
+    assert questions.answer(sign, Estimate(*together), single) == says
 
 
 def seeds(contrast, together, by_seed):
@@ -191,12 +247,50 @@ def seeds(contrast, together, by_seed):
 def test_a_question_shows_both_papers_differences_ours_and_every_seed():
     own = {"B": Estimate(-0.05, -0.08, -0.02), "F1": Estimate(0.5, -0.2, 1.2)}
     asked = seeds("decoupled-dpo - decoupled-sft", own, {13: {"B": -0.04, "F1": 0.5}, 14: {"B": -0.06, "F1": 0.5}, 15: {"B": -0.05, "F1": 0.5}})
-    table = replication.question(asked, "decoupled-dpo - decoupled-sft", ("decoupled/dpo", "decoupled/sft"), {"B": -1, "F1": 1})
+    (table,) = questions.question(asked, {"DPO": ("decoupled-dpo - decoupled-sft", ("decoupled/dpo", "decoupled/sft"))}, {"B": -1, "F1": 1}).values()
     assert table.loc["Preference bias"].to_dict() == {
-        "claim": "lower", "paper, Qwen": "-0.05", "paper, Llama": "-0.08", "ours": "-0.05 [-0.08, -0.02]",
+        "claim": "lower", "paper, Qwen": "-0.05", "paper, Llama": "-0.08", "chance there": "±0.09", "ours": "-0.05 [-0.08, -0.02]",
         "by seed": "-0.04, -0.06, -0.05", "answer": "supported",
     }  # fmt: skip
-    assert table.iloc[1]["answer"] == "not decided" and replication.answers(table) == "1 supported, 1 not decided"
+    assert table.iloc[1]["answer"] == "not decided" and questions.answers(table) == "1 supported, 1 not decided"
+
+
+def null_question(rng, rows=6, seeds=3):
+    """Nothing has an effect: each row's differences under the seeds are noise around 0, with the t interval and p-value of their mean."""
+    single = rng.normal(0, 1, (rows, seeds))
+    mean, error = single.mean(1), single.std(1, ddof=1) / seeds**0.5
+    margin, p = stats.t.isf(0.025, seeds - 1) * error, 2 * stats.t.sf(abs(mean) / error, seeds - 1)
+    return [questions.Claim(1, Estimate(*each), tuple(own)) for *each, own in zip(mean, mean - margin, mean + margin, p, single)]
+
+
+def test_without_any_effect_a_question_is_left_undecided_in_19_of_20():
+    rng = np.random.default_rng(0)
+    asked = [null_question(rng) for _ in range(2000)]
+    assert Counter(questions.decide(asked[0])) == {"not decided": 6}
+    wrong = np.mean([set(questions.decide(family)) != {"not decided"} for family in asked])
+    alone = np.mean([{questions.answer(one.sign, one.together, one.single) for one in family} != {"not decided"} for family in asked])
+    assert wrong < 0.055 and alone > 0.15, (wrong, alone)
+
+
+def test_a_question_is_one_family_over_all_its_tables():
+    own = {"B": Estimate(-0.05, -0.08, -0.02, 0.02), "F1": Estimate(0.5, -0.2, 1.2, 0.3)}
+    values = {13: {"B": -0.04, "F1": 0.5}, 14: {"B": -0.06, "F1": 0.5}, 15: {"B": -0.05, "F1": 0.5}}
+    asked, rows = seeds("a - b", own, values), ("decoupled/dpo", "decoupled/sft")
+    (alone,) = questions.question(asked, {"one": ("a - b", rows)}, {"B": -1}).values()
+    assert alone["answer"].tolist() == ["supported"]
+    both = questions.question(asked, {"one": ("a - b", rows), "two": ("a - b", rows)}, {"B": -1, "F1": 1})
+    assert {said for table in both.values() for said in table["answer"]} == {"not decided"}, "0.02 for four rows is 0.08"
+    assert cso_tables.claims(asked, {"lower": ("a - b", "B", -1), "higher": ("a - b", "F1", 1)})["answer"].tolist() == ["supported", "not decided"]
+
+
+def test_the_rule_says_how_often_it_is_wrong(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmarks, "FOLDER", tmp_path)
+    asked = SimpleNamespace(seeds=(13, 14, 15))
+    assert "at most 0.05" in questions.rule(asked, 12) and "12 rows" in questions.rule(asked, 12)
+    assert questions.rule(asked, 12).endswith("not simulated for 3 seeds.")
+    cases = [{"trainings": 3, "question": 0.02}, {"trainings": 3, "question": 0.04}, {"trainings": 5, "question": 0.2}]
+    (tmp_path / "coverage.json").write_text(json.dumps({"rows": cases}), encoding="utf-8")
+    assert questions.rule_error_rate(3) == 0.04 and "in up to 4.0% of simulated questions" in questions.rule(asked, 12)
 
 
 def test_csos_claims_are_answered_over_seeds():
@@ -213,7 +307,10 @@ def test_csos_tables_have_both_tunings_where_both_were_trained():
     pairs = [(f"{start}-{loss}", f"{start}-sft") for start in ("cso", "cso-lora") for loss in cso_tables.LOSSES]
     both = evaluate_systems(own, contrasts=pairs, replicates=50, seed=0)
     assert cso_tables.tunings(both, "full") == {"full": "cso", "lora": "cso-lora"}
-    rows = set(cso_tables.losses(both, "cso/table-9", "full", "test").to_frame().row)
+    frame = cso_tables.losses(both, "cso/table-9", "full", "test").to_frame()
+    rows, measured = set(frame.row), frame.dropna(subset=["measured"])
+    assert not set(measured.status) & {"exact", "within the interval", "differs"}, "CSO's levels are of other test sets"
+    assert set(measured[measured.direction.isna()].status) == {"not comparable"}
     assert {f"llama3.1-8b/{tuning}/{kind}" for tuning in ("full", "lora") for kind in ("sft", *cso_tables.LOSSES)} <= rows
     one = evaluate_systems({name: own[name] for name in names if "lora" not in name}, contrasts=pairs[:5], replicates=50, seed=0)
     assert not any("lora" in row for row in cso_tables.losses(one, "cso/table-9", "full", "test").to_frame().dropna(subset=["measured"]).row)

@@ -12,7 +12,8 @@ from decoupled_esc.evaluate.seeds import SeedEvaluation
 from decoupled_esc.experiments.cso import SearchedPairs
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present.paper import load_tables
-from decoupled_esc.present.replication import compare_systems, over_seeds
+from decoupled_esc.present.questions import claim, decide, texts
+from decoupled_esc.present.replication import compare_systems
 from decoupled_esc.present.tables import ComparisonTable, compare, format_estimate, format_scores
 
 BACKBONES = {"cso/table-9": "llama3.1-8b", "cso/table-10": "qwen2.5-7b", "cso/table-11": "gemma2-9b"}
@@ -20,8 +21,12 @@ BACKBONES = {"cso/table-9": "llama3.1-8b", "cso/table-10": "qwen2.5-7b", "cso/ta
 LOSSES = ("dpo", "simpo", "ipo", "kto", "orpo")
 SETTING = (
     "Test turns and strategies are ESConv's here, and in CSO those of ExTES and of a test set after Kang et al. (2024), so that levels "
-    "can't be equal, and the direction of a difference is all that compares. Seeds are sampled as well, where there are several."
+    "can't be equal, and the direction of a difference is all that compares. Intervals are for other training runs as well, where there are several seeds."
 )
+
+
+LEVELS = Missing("CSO tests on other dialogues, whose strategies are others")
+"""Why no number of ours stands for one of CSO's test sets; differences do."""
 
 
 def tunings(measured: Evaluation, tuning: str) -> dict[str, str]:
@@ -68,7 +73,9 @@ def _table(
 ) -> ComparisonTable:
     details = measured.details["vanilla-sft"]
     n = f"{details.turns:,} replies per system, to the turns of {details.dialogues} test dialogues"
-    return compare_systems(table, measured, systems, starts, profile=profile, n=n, backbones=backbones, note=SETTING)
+    return compare_systems(
+        table, measured, systems, starts, profile=profile, n=n, backbones=backbones, levels=LEVELS, note=SETTING
+    )
 
 
 def table_5(pro: SearchedPairs | Missing, profile: str) -> ComparisonTable:
@@ -112,13 +119,15 @@ def table_7(pro: SearchedPairs | Missing) -> pd.DataFrame | Missing:
 
 
 def claims(found: SeedEvaluation, asked: Mapping[str, tuple[str, str, int]]) -> pd.DataFrame:
-    """What is said of each claim: the difference over all seeds, under each, and `replication.answer`; text.
+    """What is said of each claim: the difference over all seeds, under each, and `questions.answer`; text.
 
-    ``found``: of ``metrics-cso`` or ``metrics-strategy-test``; ``asked``: claim -> (``a - b``, metric, the direction that it needs: 1 or -1).
+    ``found``: of ``metrics-cso`` or ``metrics-strategy-test``; ``asked``: claim -> (``a - b``, metric, the direction that it needs: 1 or
+    -1), which are one family of `questions.decide`.
     """
-    columns = ["difference", "by seed", "answer"]
-    rows = [over_seeds(found, contrast, key, sign, 2 if key == "B" else 1) for contrast, key, sign in asked.values()]
-    return pd.DataFrame(rows, index=list(asked), columns=columns)
+    family = [claim(found, *parts) for parts in asked.values()]
+    shown = [texts(one, 2 if key == "B" else 1) for one, (_, key, _) in zip(family, asked.values(), strict=True)]
+    rows = [(text["ours"], text["by seed"], said) for text, said in zip(shown, decide(family), strict=True)]
+    return pd.DataFrame(rows, index=list(asked), columns=["difference", "by seed", "answer"])
 
 
 def two_tests(measured: Evaluation, windows: Evaluation) -> pd.DataFrame:

@@ -6,7 +6,6 @@ not attempted, so that no number of either paper is without a status.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -14,17 +13,19 @@ import pandas as pd
 
 from decoupled_esc.evaluate import STRATEGY_METRICS, Estimate, Evaluation
 from decoupled_esc.evaluate.judged import ScoreTable
-from decoupled_esc.evaluate.seeds import SeedEvaluation
 from decoupled_esc.experiments.data import DataCounts
 from decoupled_esc.experiments.judging import Judged
 from decoupled_esc.experiments.preferences import MinedPairs
 from decoupled_esc.pipeline import Missing
+from decoupled_esc.present import settings
 from decoupled_esc.present.paper import Status, load_tables
 from decoupled_esc.present.tables import ComparisonTable, Label, compare, format_estimate
 
 BACKBONES = ("qwen2.5-7b", "llama3.1-8b")
 MIN_VALID = 30
 """Below so many valid answers, numbers about a system's strategies would be numbers about nothing."""
+MIN_FOLLOWED = 0.5
+"""A system that names a strategy in a smaller share of its answers, where every prompt asks for one, follows no instruction."""
 PAPER_TURNS = 1792
 """Turns of the paper's test split.  B depends on how many it is counted on, so it is compared only near this number."""
 
@@ -37,7 +38,6 @@ UNREAD = dict.fromkeys(JUDGED, Missing("no answer of the judge could be read"))
 
 NOT_YET: dict[str, str] = {
     "decoupledesc/table-1": "sums over two backbones, where a profile has one",
-    "decoupledesc/table-7": "hyperparameters, in the backbone profiles; nothing to measure",
     "decoupledesc/in-text": "needs the DPO models, mined pairs or human evaluation",
     "cso/table-1": "people's judgements; chapter 05 has those of the offline judges, which are no people",
     "cso/table-2": "needs both tunings, and this profile has one",
@@ -49,8 +49,6 @@ NOT_YET: dict[str, str] = {
     "cso/table-9": "needs both tunings, and this profile has one",
     "cso/table-10": "needs both tunings, and this profile has one",
     "cso/table-11": "needs both tunings, and this profile has one",
-    "cso/table-13": "hyperparameters, in the backbone profiles; nothing to measure",
-    "cso/table-14": "hyperparameters, in the backbone profiles; nothing to measure",
     "cso/in-text": "read off Figure 4, of which chapter 13 has three points for other data",
 }
 """Why the cells of a table that no function here measures are not attempted."""
@@ -67,6 +65,7 @@ def compare_systems(
     shown: Sequence[str] | None = None,
     backbones: Sequence[str] = BACKBONES,
     judged: ScoreTable | Missing | None = None,
+    levels: Missing | None = None,
     note: str | None = None,
 ) -> ComparisonTable:
     """``systems`` (row of the paper's ``table`` -> name in ``evaluation``), variant ``paper``, beside that table.
@@ -74,6 +73,8 @@ def compare_systems(
     ``starts``: row -> the row that it starts from: a number that misses the paper's can still differ from that row's in
     the paper's direction.  ``shown``: the rows to show, all by default.  ``judged``: the scores in the columns of an LLM
     judge, or why there are none; None where the table has no such columns.
+    ``levels``: why numbers can't be compared with the paper's, where only differences can.  A system that follows no
+    instruction is compared in nothing, and nothing is compared with it.
     """
     printed = load_tables()[table]
     columns = [column.key for column in printed.columns if column.key not in JUDGED]
@@ -93,9 +94,19 @@ def compare_systems(
         contrasts[row] = (start, {key: found[key] for key in columns if key in found and key not in absent})
         if isinstance(judged, ScoreTable):
             contrasts[row][1].update(judged.contrasts.get(name, {}))
-    rows_shown = list(rows) if shown is None else list(shown)
+    silent = {row: why for row, name in systems.items() if (why := follows_nothing(evaluation, name))}
     return compare(
-        printed, rows, profile=profile, n=n, backbones=backbones, rows=rows_shown, contrasts=contrasts, note=note
+        printed,
+        rows,
+        profile=profile,
+        n=n,
+        backbones=backbones,
+        rows=list(rows) if shown is None else list(shown),
+        contrasts=contrasts,
+        levels=levels,
+        incomparable=silent,
+        sources={row: f"{name}, {{column}}" for row, name in systems.items()},
+        note=note,
     )
 
 
@@ -119,6 +130,16 @@ def incomparable(evaluation: Evaluation | Missing, system: str) -> dict[str, Mis
     if valid < 0.9 * PAPER_TURNS:
         return {"B": Missing(f"B depends on the number of turns: {valid:,} here, {PAPER_TURNS:,} in the paper")}
     return {}
+
+
+def follows_nothing(evaluation: Evaluation | Missing, system: str) -> Missing | None:
+    """Why ``system`` stands for none of the paper's, all of which answer in the form that they are asked for; None if it does."""
+    if isinstance(evaluation, Missing) or system not in evaluation.details:
+        return None
+    share = 1 - evaluation.details[system].invalid_rate
+    if share >= MIN_FOLLOWED:
+        return None
+    return Missing(f"{system} follows no instruction: {100 * share:.0f}% of its answers name a strategy")
 
 
 def valid_answers(evaluation: Evaluation, system: str) -> int:
@@ -173,7 +194,10 @@ def table_1_mined(pairs: MinedPairs | Missing, profile: str) -> ComparisonTable:
     samples = ", ".join(f"{number} of the {role}" for role, number in pairs.samples.items())
     n = f"{pairs.turns:,} training turns; samples per turn: {samples}"
     note = f"Errors judged by: {pairs.judge}."
-    return compare(table, measured, profile=profile, n=n, rows=list(measured), columns=columns, note=note)
+    rows = list(measured)
+    return compare(
+        table, measured, profile=profile, n=n, rows=rows, columns=columns, sources=dict(zip(rows, rows)), note=note
+    )
 
 
 def table_2(judged: Judged | Missing, profile: str) -> ComparisonTable:
@@ -275,60 +299,6 @@ def table_6(data: DataCounts, profile: str) -> ComparisonTable:
     return compare(load_tables()["decoupledesc/table-6"], measured, profile=profile, n=n)
 
 
-def question(asked: SeedEvaluation, contrast: str, rows: tuple[str, str], better: Mapping[str, int]) -> pd.DataFrame:
-    """One research question as a table: the paper's difference for either backbone, ours over all seeds and under each.
-
-    ``contrast``: ``"a - b"`` of the systems of ``asked``; ``rows``: Table 3's rows of a and b; ``better``: metric -> 1 or
-    -1, the direction that the claim needs.  Text; the last column is `answer`.
-    """
-    table, found = load_tables()["decoupledesc/table-3"], {}
-    for key, sign in better.items():
-        column = table.column(key)
-        printed = (table.contrast(f"{backbone}/{rows[0]}", f"{backbone}/{rows[1]}", key) for backbone in BACKBONES)
-        ours, by_seed, said = over_seeds(asked, contrast, key, sign, column.decimals)
-        found[column.name] = {
-            "claim": "higher" if sign > 0 else "lower",
-            **{f"paper, {name}": f"{value:+.{column.decimals}f}" for name, value in zip(("Qwen", "Llama"), printed)},
-            "ours": ours,
-            "by seed": by_seed,
-            "answer": said,
-        }
-    return pd.DataFrame(found).T
-
-
-def over_seeds(asked: SeedEvaluation, contrast: str, key: str, sign: int, decimals: int) -> tuple[str, str, str]:
-    """(the difference over all seeds, under each, `answer`) of one metric, as text."""
-    together = asked.together.contrasts[contrast]["paper"][key]
-    single = [by[contrast][key] for by in asked.by_seed.values()]
-    by_seed = ", ".join(f"{value:+.{decimals}f}" for value in single)
-    return format_estimate(together, decimals), by_seed, answer(sign, together, single)
-
-
-MIN_SEEDS = 3
-"""With fewer, an interval knows how dialogues differ and little of how training runs do: no claim is decided."""
-
-
-def answer(sign: int, together: Estimate, single: Sequence[float]) -> str:
-    """``supported``, ``contradicted`` or ``not decided``: the interval over all seeds excludes 0, and every seed is on that side.
-
-    ``sign`` is the direction that the claim needs.  With fewer than ``MIN_SEEDS`` seeds the words are weaker: ``trend for,
-    1 seed`` and ``trend against, 1 seed``.
-    """
-    if together.low is None or together.low <= 0 <= together.high:
-        return "not decided"
-    side = 1 if together.low > 0 else -1
-    if any(side * value <= 0 for value in single):
-        return "not decided"
-    if len(single) < MIN_SEEDS:
-        return f"trend {'for' if side == sign else 'against'}, {len(single)} seed{'s' * (len(single) > 1)}"
-    return "supported" if side == sign else "contradicted"
-
-
-def answers(table: pd.DataFrame) -> str:
-    """How many rows of a table of `question` have which answer, in words."""
-    return ", ".join(f"{count} {word}" for word, count in Counter(table["answer"]).items())
-
-
 def paper_judge(judged: Judged | Missing) -> ScoreTable | Missing:
     """The scores of the paper's judge, asked as the paper asked; or why there are none to compare."""
     if isinstance(judged, Missing):
@@ -393,35 +363,47 @@ def decoding(evaluation: Evaluation | Missing, paradigm: str) -> pd.DataFrame | 
 
 
 def report(measured: Sequence[ComparisonTable]) -> pd.DataFrame:
-    """One line for every number of both papers: table, row, column, paper, measured, low, high, status, why.
+    """One line (`tables.LINE`) for every number of both papers; those of settings are compared with the profiles.
 
     Raises ValueError for a cell without a status, that is for a table of the papers that ``NOT_YET`` does not know, and
     for a cell that two tables measure.
     """
     unknown, cell = "no status", ["table", "row", "column"]
-    every = [
+    rest = [
         compare(table, Missing(NOT_YET.get(table.id, unknown)), profile="", n="").to_frame()
         for table in load_tables().values()
-        if table.kind == "numbers"
+        if table.kind == "numbers" and table.id not in settings.KEYS
     ]
     frame, every = (
-        pd.concat(frames, ignore_index=True) for frames in ([table.to_frame() for table in measured], every)
+        pd.concat(frames, ignore_index=True)
+        for frames in ([*(table.to_frame() for table in measured), settings.statuses()], rest)
     )
     frame, every = (found[found.paper.notna()] for found in (frame, every))
     if frame.duplicated(cell).any():
         raise ValueError("a cell of the papers is measured twice")
-    rest = every[~pd.MultiIndex.from_frame(every[cell]).isin(pd.MultiIndex.from_frame(frame[cell]))]
-    for line in rest[rest.why == unknown].itertuples():
+    every = every[~pd.MultiIndex.from_frame(every[cell]).isin(pd.MultiIndex.from_frame(frame[cell]))]
+    for line in every[every.why == unknown].itertuples():
         raise ValueError(f"{line.table}, row {line.row}, column {line.column} has no status")
-    return pd.concat([frame, rest], ignore_index=True)
+    return pd.concat([frame, every], ignore_index=True)
 
 
-def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of :func:`report`'s lines: how many cells of each table have each status, tables in the papers' order."""
-    counts = frame.groupby(["table", "status"]).size().unstack(fill_value=0)
+def measurements(frame: pd.DataFrame) -> int:
+    """How many different things were measured for :func:`report`'s lines: one may stand beside many numbers of the papers."""
+    found = frame[frame.measured.notna()]
+    return len(found.drop_duplicates(["source", "measured", "low", "high"]))
+
+
+def summary(frame: pd.DataFrame, by: str = "status") -> pd.DataFrame:
+    """Of :func:`report`'s lines: how many cells of each table have each status (or, ``by="direction"``, each direction).
+
+    Tables in the papers' order; ``measurements`` says how many `measurements` the cells are (one may stand in several tables).
+    """
+    counts = frame.groupby(["table", by]).size().unstack(fill_value=0)
     order = [table for table in load_tables() if table in counts.index]
     counts = counts.reindex(index=order, columns=[str(s) for s in Status if str(s) in counts.columns])
     counts.insert(0, "cells", counts.sum(axis=1))
+    shown = frame[frame[by].notna()]
+    counts.insert(1, "measurements", [measurements(shown[shown.table == table]) for table in order])
     return counts
 
 
@@ -436,7 +418,7 @@ def listing(frame: pd.DataFrame) -> pd.DataFrame:
             f"{line[key]:,.{decimals}f}" if pd.notna(line[key]) else "" for key in ("paper", "measured", "low", "high")
         ]
         interval = f"[{numbers[2]}, {numbers[3]}]" if numbers[2] else ""
-        return pd.Series([table.name, line.row, line.column, *numbers[:2], interval, line.status])
+        return pd.Series([table.name, line.row, line.column, *numbers[:2], interval, line.status, line.direction or ""])
 
-    names = ["table", "row", "column", "paper", "ours", "interval", "status"]
+    names = ["table", "row", "column", "paper", "ours", "interval", "status", "direction"]
     return frame.apply(printed, axis=1).set_axis(names, axis=1)
