@@ -379,8 +379,9 @@ def test_a_folder_in_place_of_a_profile_is_one_line(folder):
         load_profile("odd")
 
 
-@pytest.mark.parametrize("cores", ["-3", "0", "two"])
-def test_a_number_of_cores_is_one_or_more(cores, capsys):
+@pytest.mark.parametrize("number", ["-3", "0", "two", "²"])
+@pytest.mark.parametrize("command", ["run --cores", "human-eval export x --samples", "human-eval export x --raters"])
+def test_a_number_of_anything_is_one_or_more_and_the_message_says_of_what(command, number, capsys):
     with pytest.raises(SystemExit):
-        main(["run", f"--cores={cores}"])
-    assert "a number of cores is 1 or more" in capsys.readouterr().err
+        main([*command.split()[:-1], f"{command.split()[-1]}={number}"])
+    assert f"argument {command.split()[-1]}: must be 1 or more, got {number}" in capsys.readouterr().err

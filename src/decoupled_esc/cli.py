@@ -40,9 +40,10 @@ def _terminated(number, frame) -> None:
     raise KeyboardInterrupt
 
 
-def _cores(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a number of cores is 1 or more, got {text}")
+def _count(text: str) -> int:
+    """A number of something; argparse says of what, before the message."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text}")
     return int(text)
 
 
@@ -61,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = command("run", _run, "run steps and chapters whose results don't hold, and build the book")
     run.add_argument("targets", nargs="*", metavar="step|chapter", help="only these and what they need (default: all)")
-    run.add_argument("--cores", type=_cores, default=None, help="steps at a time (default: all cores)")
+    run.add_argument("--cores", type=_count, default=None, help="steps at a time (default: all cores)")
     run.add_argument(
         "--cluster",
         type=Path,
@@ -93,8 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument(
         "--systems", nargs="+", default=["decoupled-sft", "vanilla-sft"], help="two to compare, or any number to score"
     )
-    ask.add_argument("--samples", type=_cores, default=20, help="test turns (default: 20)")
-    ask.add_argument("--raters", type=_cores, default=20, help="forms to write (default: 20)")
+    ask.add_argument("--samples", type=_count, default=20, help="test turns (default: 20)")
+    ask.add_argument("--raters", type=_count, default=20, help="forms to write (default: 20)")
     ask.add_argument("--scores", action="store_true", help="score single replies; otherwise pairs are compared")
     ask.add_argument("--exclude", nargs="+", default=[], metavar="RATER", help="with report: raters to leave out")
     command(
