@@ -15,6 +15,8 @@ from decoupled_esc.cli import main
 from decoupled_esc.corpus import fetch
 from decoupled_esc.experiments import inputs, run
 from decoupled_esc.experiments.run import ROOT, Book
+from decoupled_esc.pipeline import schedule
+from decoupled_esc.publish.steps import Built
 
 
 @pytest.fixture(autouse=True)
@@ -109,6 +111,23 @@ def test_a_reader_who_stops_reading_meets_no_traceback():
     command = f"{os.path.dirname(sys.executable)}/decoupled-esc data"
     found = subprocess.run(f"{command} | head -1", shell=True, cwd=ROOT, capture_output=True, text=True)
     assert "Traceback" not in found.stderr and found.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("occupied", [False, True])
+def test_a_run_ends_with_the_path_of_the_book_by_its_readable_name(monkeypatch, capsys, tmp_path, occupied):
+    def made(wanted, names, stores, workers, **more):
+        step = next(step for step in wanted if names[step.key] == "book")
+        path = stores.runs.place(step).parent / "html" / "index.html"
+        path.parent.mkdir(parents=True)
+        path.write_text("")
+        stores.runs.write(step, Built("html/index.html", 1), {})
+
+    monkeypatch.setattr(schedule, "run", made)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "smoke" / ("book" if occupied else "")).mkdir(parents=True)
+    assert main(["run"]) == 0
+    shown = capsys.readouterr().out.splitlines()[-1].removeprefix("open ")
+    assert os.path.exists(shown) and (shown == "runs/smoke/book/html/index.html") != occupied
 
 
 def test_a_run_that_is_terminated_says_so_and_leaves_nothing_running(tmp_path):

@@ -107,7 +107,7 @@ def heals(root, capfd, name: str) -> None:
     """A rerun names ``name``, makes again what is damaged, and ends with the results of before."""
     before = len(logged(root))
     run(root, STEPS)
-    assert name in "".join(capfd.readouterr()), "the damage is not named"
+    assert capfd.readouterr().err.count(name) == 1, "the damage is not named, or not once"
     assert len(logged(root)) > before, "the damage was used"
     fresh = Stores(Store(root))
     assert fresh.result(TRAIN).total == 30.0 and fresh.result(USE).note == "alpha"

@@ -127,16 +127,14 @@ def _run(options) -> int:
         print(f"data: the SYNTHETIC miniature stands in for {name}")
     wanted, stores = [steps[name] for name in options.targets or steps], Stores(book.runs)
     names = {step.key: name for name, step in reversed(steps.items())}
-    due = schedule.due(wanted, stores)
-    if due:
-        print(f"{len(due)} steps to run: {', '.join(names[step.key] for step in due)}", flush=True)
     workers = local_workers(profile, options.cores) if options.cluster is None else _cluster(options.cluster, book)
     schedule.run(wanted, names, stores, workers, needs_gpu=profile.needs_gpu)
-    _link(book, steps)
+    folder = _link(book, steps)
     print(f"all done in {schedule.span(time.time() - started)}")
     if not options.targets:
-        folder = book.runs.place(steps["book"]).parent
-        print(f"open {_shown(folder / stores.result(steps['book']).index)}")
+        link, place = folder / "book", book.runs.place(steps["book"]).parent
+        shown = link if link.resolve() == place.resolve() else place  # where something else has that name
+        print(f"open {_shown(shown / stores.result(steps['book']).index)}")
     return 0
 
 
@@ -161,8 +159,8 @@ def _cluster(path: Path, book):
     return Slurm(book.runs.folder / "slurm", steps, gpu if book.profile.needs_gpu else {}, provenance=surroundings)
 
 
-def _link(book, steps: dict) -> None:
-    """Readable names beside the keys: ``runs/<profile>/<name>`` leads to a step's folder."""
+def _link(book, steps: dict) -> Path:
+    """Readable names beside the keys: ``<name>`` in the folder ``runs/<profile>``, which is given, leads to a step's folder."""
     folder = book.runs.folder / book.profile.name
     folder.mkdir(parents=True, exist_ok=True)
     for name, step in steps.items():
@@ -170,6 +168,7 @@ def _link(book, steps: dict) -> None:
         if target.exists() and link.resolve() != target.resolve() and (link.is_symlink() or not link.exists()):
             link.unlink(missing_ok=True)
             link.symlink_to(os.path.relpath(target, folder))
+    return folder
 
 
 def _status(options) -> int:

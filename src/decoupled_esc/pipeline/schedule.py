@@ -122,6 +122,8 @@ def run(
     awaited, nothing new is begun, and StepFailed says why.  An interrupt ends the running steps; the same call goes on from there.
     """
     todo = due(steps, stores)
+    if todo:
+        print(f"{len(todo)} steps to run: {', '.join(names[step.key] for step in todo)}", flush=True)
     weight = _longest_chains(todo)
     waiting = {step.key: step for step in todo}
     progress = Progress(names, len(todo), stores.runs.folder / "durations.json")

@@ -189,15 +189,19 @@ class Stores:
     runs: Store
     others: tuple[Store, ...] = ()
 
-    def find(self, step: Step, *, whole: bool = True) -> Stored | None:
-        """The stored result of ``step``, or None.  ``whole``: with its rows and files, as a later step needs it."""
+    def find(self, step: Step, *, whole: bool = True, quiet: bool = False) -> Stored | None:
+        """The stored result of ``step``, or None.  ``whole``: with its rows and files, as a later step needs it.
+
+        Damage is named on stderr, unless ``quiet``.
+        """
         for store in (self.runs, *self.others):
             try:
                 stored = store.read(step)
                 if stored is not None and whole and store.keeps_files:
                     store.verify(step)
             except Damaged as damage:
-                print(f"{damage}; it is made again", file=sys.stderr, flush=True)
+                if not quiet:
+                    print(f"{damage}; it is made again", file=sys.stderr, flush=True)
                 continue
             if stored is None or (whole and (stored.rows_left_out or (step.leaves and not store.keeps_files))):
                 continue

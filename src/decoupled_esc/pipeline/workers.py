@@ -33,7 +33,7 @@ def perform(step: Step, name: str, stores: Stores, provenance: Callable[[], dict
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
-            if stores.find(step) is None:
+            if stores.find(step, quiet=True) is None:  # whoever planned the run has named what is damaged
                 if (folder / "result.json").exists():  # damaged: nothing beside it is trusted
                     stores.runs.clear(step)
                 work = Work(step, name, folder, stores.runs.folder, stores)
