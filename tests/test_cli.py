@@ -55,6 +55,23 @@ def test_status_names_damage_and_what_changed(capsys, tmp_path):
     assert "damaged" in line and "result.json" in line
 
 
+def test_what_changed_is_advice_of_a_few_lines_by_room():
+    changed = {f"step-{n}": {"packing.py", *(f"corpus/{name}.py" for name in "edcba")} for n in range(9)}
+    changed |= {"judged": {"evaluate/judges.py"}, "kept": set()}
+    assert list(cli._advice(changed)) == [
+        "advice: corpus/ (a, b, c and 2 more), packing changed since 9 results were made (step-0, step-1, step-2 and 6 more): "
+        "was a `version` to be raised?",
+        "advice: evaluate/ (judges) changed since a result was made (judged): was a `version` to be raised?",
+    ]
+
+
+def test_status_prints_advice_once_for_all_results(monkeypatch, capsys):
+    monkeypatch.setattr(run, "_changed_files", lambda commit: [f"{room}/{n}.py" for room in ("corpus", "train", "search") for n in range(20)])
+    assert main(["status", "--profile", "laptop"]) == 0
+    advice = [line for line in capsys.readouterr().out.splitlines() if line.startswith("advice: ")]
+    assert 1 <= len(advice) <= 5 and max(map(len, advice)) < 250
+
+
 def test_data_is_listed_with_licence_and_source(capsys):
     assert main(["data"]) == main(["data", "list"]) == 0
     out = capsys.readouterr().out

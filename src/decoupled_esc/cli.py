@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from decoupled_esc.errors import DISK, KnownError
@@ -178,7 +179,7 @@ def _status(options) -> int:
     book = Book(options.profile)
     print(f"profile {book.profile.name}: {book.profile.description}")
     print(f"{'step':<34}{'run here':<50}  published")
-    advice: dict[str, list[str]] = {}
+    changed: dict[str, set[str]] = {}
     for name, step in book.steps.items():
         words = []
         for store, one in ((book.runs, step), (book.published, book.published_steps[name])):
@@ -186,17 +187,33 @@ def _status(options) -> int:
                 stored = store.read(one)
                 if stored is not None:
                     store.verify(one) if store.keeps_files else None
-                    for module in changed_since(stored, one):
-                        advice.setdefault(module, []).append(name)
+                    changed.setdefault(name, set()).update(changed_since(stored, one))
                 words.append("holds" if stored is not None else store.why_not(one))
             except Damaged as damage:
                 words.append(f"damaged: {damage}")
         print(f"{name:<34}{words[0]:<50}  {words[1]}")
-    for module, names in sorted(advice.items()):
-        print(
-            f"advice: {module} changed since {len(names)} results were made ({', '.join(names[:3])}, ...): was a `version` to be raised?"
-        )
+    for line in _advice(changed):
+        print(line)
     return 0
+
+
+def _advice(changed: Mapping[str, Collection[str]]) -> Iterator[str]:
+    """Which modules changed since results were made (by result): a line for the rooms that the same results rest on."""
+    from decoupled_esc.pipeline.schedule import few
+
+    rooms: dict[str, set[str]] = {}
+    results: dict[str, list[str]] = {}
+    for name, modules in changed.items():
+        for module in sorted(modules):
+            room, _, inside = module.removesuffix(".py").partition("/")
+            rooms.setdefault(room, set()).add(inside)
+            if name not in results.setdefault(room, []):
+                results[room].append(name)
+    for names in sorted(set(map(tuple, results.values())), key=len, reverse=True):
+        same = [room for room in sorted(rooms) if results[room] == list(names)]
+        said = [f"{room}/ ({few(sorted(rooms[room]), 3)})" if rooms[room] != {""} else room for room in same]
+        many = f"{len(names)} results were" if len(names) > 1 else "a result was"
+        yield f"advice: {', '.join(said)} changed since {many} made ({few(names, 3)}): was a `version` to be raised?"
 
 
 def _plan(options) -> int:
