@@ -89,7 +89,7 @@ def test_paper_profiles_hold_csos_numbers(name):
     for kind, how in (("sft", cso.sft), ("cso", cso.training)):
         said = schedule.row(f"{row}/{kind}").values
         assert (how.epochs, how.learning_rate) == (said["epochs"], said["lr"])
-    for loss, own in cso.losses.items():
+    for loss, own in cso.losses:
         said = constants.row(f"{row}/{loss}").values
         assert own.learning_rate == schedule.row(f"{row}/cso").values["lr"] and own.loss.loss == loss
         found = {
@@ -139,6 +139,8 @@ def test_a_profile_is_frozen():
         ("sft.planer", "planner"),
         ("sft.vanilla.epoch", "epochs"),
         ("generation.reply.temprature", "temperature"),
+        ("preference.alternatives.simp", "simpo"),
+        ("cso.losses.dpoo", "dpo"),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_known_one(where, near):
@@ -183,12 +185,12 @@ def test_a_profile_says_what_it_has_otherwise(folder):
         "extends: base\nseed: 14\ncso: {losses: {dpo: {loss: {beta: 0.7}}}, lora: null}\n", encoding="utf-8"
     )
     own, base = load_profile("own"), load_profile("base")
-    assert (own.name, own.seed, own.cso.lora, own.cso.losses["dpo"].loss.beta) == ("own", 14, None, 0.7)
+    assert (own.name, own.seed, own.cso.lora, own.cso.losses.dpo.loss.beta) == ("own", 14, None, 0.7)
     assert (
-        own.cso.losses["dpo"].learning_rate == base.cso.losses["dpo"].learning_rate
-        and own.cso.losses["ipo"] == base.cso.losses["ipo"]
+        own.cso.losses.dpo.learning_rate == base.cso.losses.dpo.learning_rate
+        and own.cso.losses.ipo == base.cso.losses.ipo
     )
-    assert base.cso.losses["dpo"].loss.beta == 0.1 and base.cso.lora is not None and own.sft == base.sft
+    assert base.cso.losses.dpo.loss.beta == 0.1 and base.cso.lora is not None and own.sft == base.sft
 
 
 @pytest.mark.parametrize(("base", "why"), [
