@@ -100,7 +100,6 @@ class Request:
     temperature: float = 0.0
     sample: int = 0
     """Tells apart several samples of the same request."""
-    top_p: float = 1.0
 
     def body(self, model: str) -> dict:
         """What identifies this request: all that its answer depends on."""
@@ -110,7 +109,7 @@ class Request:
             "temperature": self.temperature,
             "max_tokens": self.max_new_tokens,
             "schema": schema(self.answer),
-        } | ({"top_p": self.top_p} if self.top_p != 1 else {})
+        }
 
 
 @dataclass(frozen=True)

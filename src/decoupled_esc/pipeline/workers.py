@@ -142,7 +142,7 @@ class Slurm:
         except ImportError:
             raise KnownError("a cluster needs the package submitit: pip install -e '.[slurm]'") from None
         self.slots, self.provenance = slots, provenance
-        self._parameters, self._gpu, self._folder, self._jobs = parameters, gpu_parameters, folder, []
+        self._parameters, self._gpu, self._jobs = parameters, gpu_parameters, []
         self._executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
 
     def submit(self, step: Step, name: str, stores: Stores, card: int | None) -> Future:
