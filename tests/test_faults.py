@@ -187,28 +187,39 @@ def test_damaged_durations_cost_the_estimate_alone(made, notes):
 WHOLE = [{"id": str(n), "value": n + 0.25} for n in range(3)]
 
 
-@pytest.mark.parametrize(
-    ("damage", "left"),
-    [
-        (b'{"id": "3", "val', 3),
-        (b'{"id": "3"}', 3),  # whole, but without its end of line: more may have been meant
-        (b"\x00\x00\x00\n", 3),
-        (b'{"id": "1", "value": 99}\n', 3),
-        (b'{"value": 3}\n{"id": "4", "value": 4}\n', 3),
-        (b'{"id": 4}\n', 3),
-        (b"[]\n", 3),
-        (b"\xff\xff\n", 3),
-        ('{"id": "3", "value": "a\u2028b"}\n'.encode(), 4),
-    ],
-)
-def test_a_growing_file_is_cut_before_its_damage(tmp_path, damage, left):
-    path = tmp_path / "samples.jsonl"
-    Rows(path).append(WHOLE)
-    path.write_bytes(path.read_bytes() + damage)
-    opened = Rows(path)
-    assert list(opened.by_id) == [str(n) for n in range(left)]
-    opened.append([{"id": "9", "value": 9}])
-    assert [row["id"] for row in read_rows(path, "samples")] == [*opened.by_id]
+GROWN = {
+    "torn": (lambda lines: [*lines, b'{"id": "3", "val'], 3),
+    "its end of line lost": (lambda lines: [*lines[:2], lines[2][:-1]], 2),  # more may have been meant
+    "zeroed": (lambda lines: [lines[0], bytes(len(lines[1]) - 1) + b"\n", lines[2]], 1),
+    "a row that nobody wrote": (lambda lines: [*lines, b'{"id": "3", "value": 3.25}\n'], 3),
+    "without an id": (lambda lines: [*lines, b'{"value": 3}\n', *lines], 3),
+    "an id that is a number": (lambda lines: [*lines, b'{"id": 4}\n'], 3),
+    "a list": (lambda lines: [*lines, b"[]\n"], 3),
+    "not UTF-8": (lambda lines: [*lines, b"\xff\xff\n"], 3),
+    "a float ten times as large": (lambda lines: [lines[0], lines[1].replace(b"1.25", b"12.5"), lines[2]], 1),
+    "a field more": (lambda lines: [lines[0].replace(b"{", b'{"more": 1, ', 1), *lines[1:]], 0),
+    "a row twice": (lambda lines: [*lines[:2], lines[1], lines[2]], 2),
+    "two rows exchanged": (lambda lines: [lines[0], lines[2], lines[1]], 1),
+    "a row lost": (lambda lines: [lines[0], lines[2]], 1),
+}
+
+
+@pytest.mark.parametrize("damage", GROWN)
+def test_a_growing_file_is_cut_before_its_damage_which_is_named(tmp_path, capsys, damage):
+    path, (injure, left) = tmp_path / "samples.jsonl", GROWN[damage]
+    Rows(path, "a key").append(WHOLE)
+    assert Rows(path, "a key").by_id == {row["id"]: row for row in WHOLE} and capsys.readouterr().err == ""
+    path.write_bytes(b"".join(injure(path.read_bytes().splitlines(keepends=True))))
+    opened = Rows(path, "a key")
+    assert list(opened.by_id.values()) == WHOLE[:left]
+    assert f"samples.jsonl: row {left + 1} of " in capsys.readouterr().err
+    opened.append([*WHOLE, {"id": "9", "value": "a\u2028b"}])
+    assert read_rows(path, "samples") == [*Rows(path, "a key").by_id.values()] == [*WHOLE, {"id": "9", "value": "a\u2028b"}]
+
+
+def test_rows_of_another_key_are_not_used(tmp_path):
+    Rows(tmp_path / "samples.jsonl", "a key").append(WHOLE)
+    assert Rows(tmp_path / "samples.jsonl", "another").by_id == {}
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ class Work:
 
     def rows(self, name: str) -> Rows:
         """A growing file of rows in this step's folder."""
-        return Rows(self.folder / f"{name}.jsonl")
+        return Rows(self.folder / f"{name}.jsonl", self.step.key)
 
     def _check(self, step: Step) -> None:
         if step.key not in closure(self.step.upstream):
