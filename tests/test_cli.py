@@ -93,7 +93,6 @@ def test_data_is_listed_with_licence_and_source(capsys):
         (["plan", "--profile", "qwen2.5-7b", "--card", "RTX 4091"], "RTX 4090"),
         (["human-eval", "export", "study", "--systems", "decoupled-sfd"], "did you mean 'decoupled-sft'?"),
         (["human-eval", "report", "no-such-study"], "no-such-study"),
-        (["pretrain", "esc-nanno"], "esc-nano"),
     ],
 )
 def test_a_known_error_is_one_line(capsys, arguments, said):

@@ -1,4 +1,4 @@
-"""The command line: ``decoupled-esc run | status | plan | data | publish | pretrain | human-eval | site``."""
+"""The command line: ``decoupled-esc run | status | plan | data | publish | human-eval | site``."""
 
 from __future__ import annotations
 
@@ -79,11 +79,6 @@ def _parser() -> argparse.ArgumentParser:
     publish = command("publish", _publish, "replace the committed results and notebooks by those of a finished run")
     publish.add_argument(
         "--notebooks", action="store_true", help="only execute the notebooks from the committed results"
-    )
-    pretrain = command("pretrain", _pretrain, "make a base model of data/ anew, following its recipe", profile=False)
-    pretrain.add_argument("name", help="esc-nano or esc-base")
-    pretrain.add_argument(
-        "--publish", action="store_true", help="put the weights and their record where they are committed"
     )
     ask = command(
         "human-eval", _human_eval, "ask people: write blinded forms for systems of a profile, or read the answers"
@@ -248,24 +243,6 @@ def _publish(options) -> int:
 
     written = [] if options.notebooks else publish_results(Book(options.profile))
     print("published: " + ", ".join([*written, *publish_notebooks(Book("laptop"))]))
-    return 0
-
-
-def _pretrain(options) -> int:
-    from decoupled_esc.experiments import pretraining
-    from decoupled_esc.pipeline.schedule import span
-
-    if options.publish:
-        print("published: " + ", ".join(pretraining.publish(options.name)))
-        return 0
-    found = pretraining.run(options.name)
-    print(
-        f"{found['name']}: {found['parameters']:,} parameters, {found['tokens']:,} tokens in {span(found['provenance']['wall_seconds'])}"
-    )
-    for source, held in found["held_out"].items():
-        print(
-            f"  held-out perplexity on {source}: {held['perplexity']:.1f} ({held['bits_per_byte']:.2f} bits per byte)"
-        )
     return 0
 
 
