@@ -202,7 +202,11 @@ ODD = [
     (lambda told: [None], "answer 1, Input should be"),
     (lambda told: {"answers": told}, "bad.json, Input should be a valid array"),
     (lambda told: "[" * 10**5, "bad.json, Invalid JSON"),
-    (lambda told: "\0", "bad.json, Invalid JSON"),
+    (lambda told: "\0" * 40, "bad.json, Invalid JSON"),
+    (lambda told: json.dumps(told)[:-9], "bad.json, Invalid JSON"),
+    (lambda told: "null", "bad.json, Input should be a valid array"),
+    (lambda told: [1, 2], "answer 1, Input should be"),
+    (edited(values=None), "answer 3, field 'values', Input should be"),
     (lambda told: [], "answers: holds no answers; put"),
 ]
 
