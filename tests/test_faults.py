@@ -432,3 +432,7 @@ def test_a_damaged_published_result_is_named_and_made_again(tmp_path, capfd, mon
     book.steps = steps
     assert book.stored("data") is None and f"{path}" in capfd.readouterr().err
     assert "data.json" in published.why_not(steps["data"])
+    mine = book.runs.place(steps["data"])
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"{}")
+    assert book.stored("data") is None and capfd.readouterr().err.count(f"{mine}") == 1
