@@ -149,6 +149,7 @@ def test_a_base_model_is_made_measured_and_published(passages, tmp_path, monkeyp
         monkeypatch.setattr(module, "RUNS" if module is make else "EMBEDDED", tmp_path / module.__name__)
     monkeypatch.setattr(make, "PUBLISHED", tmp_path / "results")
     monkeypatch.setattr(make, "SOURCES", ("miniature",))
+    monkeypatch.setattr(make, "THREADS", torch.get_num_threads())
     monkeypatch.setattr(make, "split", lambda rows: (list(rows[2:]), {"miniature": list(rows[:2])}))
     text = texts.CleanText(tuple(passages), {"miniature": {"passages": 8}})
     monkeypatch.setattr(texts.MakeText, "run", lambda self, work: text)

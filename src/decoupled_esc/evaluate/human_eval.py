@@ -8,7 +8,6 @@ import hashlib
 import json
 import math
 import random
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -129,42 +128,16 @@ def make_study(turns: Sequence[corpus.Turn], replies: Replies, raters: int, kind
 
     groups = [tuple(replies)] if kind == "pairs" else [(system,) for system in replies]
     judged = [add(turn, [replies[name][turn.id] for name in group], group) for turn in order for group in groups]
-    cells = [(rater, item) for rater in range(raters) for item in judged]
-    swapped = _halved(cells, rng) if kind == "pairs" else dict.fromkeys(cells, False)
-    forms = {}
+    first, forms = rng.randrange(2), {}
     for rater in range(raters):
-        form = [(item, swapped[rater, item]) for item in judged]
+        # As on a chessboard: of each rater's items, and of each item's raters, every second one.
+        form = [(item, kind == "pairs" and (number + rater + first) % 2 == 1) for number, item in enumerate(judged)]
         hosts = rng.sample(order, len(order))
         checks = [add(*_attention(hosts[k % len(hosts)], order, replies, kind, rng), ()) for k in range(ATTENTION)]
         side = rng.random() < 0.5
         form += [(item, kind == "pairs" and side != bool(k % 2)) for k, item in enumerate(checks)]
         forms[f"rater-{rater + 1:0{len(str(raters))}}"] = dict(rng.sample(form, len(form)))
     return Study(kind=kind, systems=tuple(replies), criteria=CRITERIA, items=items, forms=forms)
-
-
-def _halved(cells: Sequence[tuple[int, str]], rng: random.Random) -> dict[tuple[int, str], bool]:
-    """Swaps half of each rater's and half of each item's cells (rater, item), give or take one.
-
-    Ties join two cells of one rater or of one item, into paths and even cycles; of either, every second one is swapped.
-    """
-    ties = defaultdict(list)
-    for side in (0, 1):
-        groups = defaultdict(list)
-        for cell in rng.sample(cells, len(cells)):
-            groups[cell[side]].append(cell)
-        for one, other in (pair for group in groups.values() for pair in zip(group[::2], group[1::2])):
-            ties[one].append(other)
-            ties[other].append(one)
-    swapped: dict[tuple[int, str], bool] = {}
-    for start in cells:
-        if start not in swapped:
-            swapped[start] = rng.random() < 0.5
-            walk = [start]
-            for here in walk:  # it grows
-                fresh = [other for other in ties[here] if other not in swapped]
-                swapped |= dict.fromkeys(fresh, not swapped[here])
-                walk += fresh
-    return swapped
 
 
 def _attention(host: corpus.Turn, turns: Sequence[corpus.Turn], replies: Replies, kind: str, rng: random.Random):

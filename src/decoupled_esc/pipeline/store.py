@@ -103,15 +103,8 @@ class Store:
                 raise Damaged(f"{path} was changed after it was written")
             kind = TypeAdapter(Missing) if data["missing"] else result_type(type(step))
             result = kind.validate_python(value)
-            return Stored(
-                data["key"],
-                result,
-                data["digest"],
-                data["fields"],
-                data["provenance"],
-                data["rows_left_out"],
-                data["files"],
-            )
+            kept = ("key", "digest", "fields", "provenance", "rows_left_out", "files")
+            return Stored(result=result, **{name: data[name] for name in kept})
         except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             said = str(error).splitlines()[0]
             raise Damaged(f"{path} is no result of {type(step).__name__} ({type(error).__name__}: {said})") from None
