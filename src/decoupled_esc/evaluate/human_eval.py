@@ -10,7 +10,6 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from functools import cached_property, partial
 from itertools import combinations
 from pathlib import Path
@@ -315,7 +314,8 @@ def report(folder: Path, exclude: Sequence[str], replicates: int, seed: int) -> 
         said += [f"{word} {_format(found[word], 0)}%" for word in ("win", "tie", "lose") if word in found]
         lines.append(f"{name}: {', '.join(said)}, Krippendorff's alpha {_format(found['agreement']['alpha'], 2)}")
     outcome = {"systems": study.systems, "criteria": criteria, "raters": raters, "excluded": sorted(set(exclude))}
-    stored = json.dumps(outcome | size, default=asdict, ensure_ascii=False)
+    plain = {"default": lambda estimate: {name: getattr(estimate, name) for name in ("value", "low", "high")}}
+    stored = json.dumps(outcome | size, **plain, ensure_ascii=False)
     (folder / "outcome.json").write_text(stored + "\n", encoding="utf-8")
     return "\n".join(lines)
 
