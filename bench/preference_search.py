@@ -94,11 +94,11 @@ def _tried(book: Book, role: str, loss: str, rate: float):
         tuning = profile.cso.lora if role == "cso-lora" else profile.cso
         step = next(step for step in book.steps.values() if isinstance(step, TrainCSO))
         fixed = {"start": book.steps["sft-vanilla"], "pairs": book.steps["esc-pro"], "share": 1.0}
-        used, training = tuning.losses[loss].loss, tuning.training
+        used, training = getattr(tuning.losses, loss).loss, tuning.training
     else:
         step, fixed = book.steps[f"dpo-{role}"], {}
         own = getattr(profile.preference, role)
-        used = own.loss if loss == "dpo" else profile.preference.alternatives[loss].loss
+        used = own.loss if loss == "dpo" else getattr(profile.preference.alternatives, loss).loss
         training = own.training
     training = training.model_copy(update={"learning_rate": rate})
     return replace(step, **fixed, preference=used, training=training)

@@ -3,7 +3,7 @@
     python bench/turn_training.py                 # everything, about 40 minutes on two cores; can be interrupted
     python bench/turn_training.py --only growth   # what has this word in its name
 
-Every measurement is a process of its own, one after the other, on two threads, with the same data (dialogues drawn from
+Every measurement is a process of its own, one after the other, on two threads, with the same data (dialogues sampled from
 the whole training split), the same weights at the start, AdamW on all weights in float32, no dropout, and about as many turns
 an optimiser step: two dialogues packed, 32 turns otherwise (in micro-batches of 8).  Measured is the training, whole
 optimiser steps and the reference pass included; imports, reading and tokenising the data are not, for any of them.
@@ -98,7 +98,7 @@ def dialogues(split: str, count: int | None) -> list:
 
 
 def material(task: str, count: int | None) -> tuple[list, list]:
-    """(turns, pairs) of ``count`` training dialogues.  Rejected answers are drawn: only their length matters here."""
+    """(turns, pairs) of ``count`` training dialogues.  Rejected answers are sampled: only their length matters here."""
     from decoupled_esc import corpus, taxonomy, train
 
     turns = [turn for dialogue in dialogues("train", count) for turn in corpus.turns(dialogue)]

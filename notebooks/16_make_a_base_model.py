@@ -28,18 +28,20 @@
 profile = "laptop"
 
 # %% tags=["hide-input"]
+import json
+
 import pandas as pd
 
 from decoupled_esc import models, prompts, taxonomy
-from decoupled_esc.corpus import cleaning
 from decoupled_esc.present import figures
 from decoupled_esc.present.tables import results_table
-from decoupled_esc.experiments import pretraining
-from decoupled_esc.experiments.run import open_book
+from decoupled_esc.experiments.run import PUBLISHED, open_book
 
 book = open_book(globals())
 run = book["base-model"]
-made = {name: pretraining.record(name) for name in ("esc-base", "esc-nano")}
+made, trials = {}, json.loads((PUBLISHED / "pretraining" / "trials.json").read_text(encoding="utf-8"))
+for name in ("esc-base", "esc-nano"):
+    made[name] = json.loads((PUBLISHED / "pretraining" / f"{name}.json").read_text(encoding="utf-8"))
 base, nano = made["esc-base"], made["esc-nano"]
 counts, recipe = base["text"]["counts"], base["recipe"]
 hardware = f"{base['provenance']['hardware']['threads']} CPU threads, {recipe['precision']}; the same under every profile"
@@ -72,7 +74,7 @@ total = {key: sum(count.get(key, 0) for count in counts.values()) for key in ("w
 tokens = base["text"]["tokens"]
 figures.glue_numbers(
     words=f"{total['words kept'] / 1e6:.2f}", gone=f"{1 - total['words kept'] / total['words']:.1%}", shared=total[WENT[-1]],
-    overlap=cleaning.OVERLAP, ratio=f"{sum(tokens.values()) / base['parameters']:.1f}",
+    ratio=f"{sum(tokens.values()) / base['parameters']:.1f}",
 )
 
 # %% [markdown]
@@ -92,7 +94,7 @@ figures.glue_numbers(
 
 # %% tags=["hide-input"]
 tokenizers = {name: models.load_tokenizer(models.EMBEDDED / name) for name in made}
-shown = pretraining.OPENERS[2]
+shown = base["samples"][2]["opener"]
 pieces = {name: " | ".join(t.decode([i]) for i in prompts.ids(shown, t)) for name, t in tokenizers.items()}
 sizes = {
     name: {
@@ -141,7 +143,6 @@ results_table(pd.DataFrame({name: summary(record) for name, record in made.items
 # The log keeps the ones that lost.
 
 # %% tags=["hide-input"]
-trials = pretraining.record("trials")
 rows = [
     {
         "what differs": row["differs"] if row["differs"] != "–" else "start: 4 blocks a step, rate 2e-3",
@@ -227,15 +228,15 @@ results_table(pd.DataFrame(said).set_index("opener"), "Generated replies, resear
 # A tag such as `[Question]` would make the *Base* rows of [chapter 08](08_evaluate_systems.ipynb) meaningless, and a test dialogue all of them.
 # Three tests of this repository look for both.
 # One compares the list of dialogues that were read with the split.
-# One makes the whole text anew from the published files, compares its digest with the one recorded with the weights, and looks for any {glue:text}`overlap` words in a row that also stand in a validation or test dialogue.
+# One makes the whole text anew from the published files, compares its digest with the one recorded with the weights, and looks for any thirteen words in a row that also stand in a validation or test dialogue.
 # And one asks the weights: to them a bare tag is, token by token, a far less likely answer than a sentence.
 #
 # ## Make them again
 #
 # ```bash
-# pip install -e .[pretrain]                   # the recognisers for the cleaning
-# decoupled-esc pretrain esc-nano              # minutes; esc-base takes longer
-# decoupled-esc pretrain esc-nano --publish    # puts weights and record where they are committed
+# pip install -e .[pretrain]                            # the recognisers for the cleaning
+# python -m bench.base_model.make esc-nano              # minutes; esc-base takes longer
+# python -m bench.base_model.make esc-nano --publish    # puts weights and record where they are committed
 # ```
 #
 # The three sources beside ESConv have no certain address to download from: put the files that `decoupled-esc data` names into the folder of `DECOUPLED_ESC_DATA`.

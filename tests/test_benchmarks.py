@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
-from decoupled_esc.corpus import open_text
-from decoupled_esc.experiments import pretraining
+from bench.base_model import text, trials
 from decoupled_esc.present import benchmarks
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
-import base_models  # noqa: E402
 import turn_training  # noqa: E402
 
 
@@ -85,15 +84,15 @@ def test_a_missing_file_names_the_command(monkeypatch, tmp_path):
 
 
 def test_every_trial_of_the_base_models_is_kept():
-    found = pretraining.record("trials")
+    found = json.loads(trials.TARGET.read_text(encoding="utf-8"))
     assert [(row["name"], row["differs"]) for row in found["trials"]] == [
-        (name, t[0]) for name, t in base_models.TRIALS.items()
+        (name, t[0]) for name, t in trials.TRIALS.items()
     ]
     for row in found["trials"]:
-        assert set(row["bits_per_byte"]) == set(open_text.SOURCES)
+        assert set(row["bits_per_byte"]) == set(text.SOURCES)
         assert all(1 < bits < 4 for bits in row["bits_per_byte"].values())
         # Whole blocks of no more than the tokens that were allowed.
-        assert 0 <= base_models.TRIALS[row["name"]][3] - row["tokens"] < 1024
+        assert 0 <= trials.TRIALS[row["name"]][3] - row["tokens"] < 1024
     assert set(found["tokens_per_second"]) == {"float32", "bfloat16"}
 
 

@@ -15,6 +15,8 @@ from decoupled_esc.cli import main
 from decoupled_esc.corpus import fetch
 from decoupled_esc.experiments import inputs, run
 from decoupled_esc.experiments.run import ROOT, Book
+from decoupled_esc.pipeline import schedule
+from decoupled_esc.publish.steps import Built
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +55,23 @@ def test_status_names_damage_and_what_changed(capsys, tmp_path):
     assert "damaged" in line and "result.json" in line
 
 
+def test_what_changed_is_advice_of_a_few_lines_by_room():
+    changed = {f"step-{n}": {"packing.py", *(f"corpus/{name}.py" for name in "edcba")} for n in range(9)}
+    changed |= {"judged": {"evaluate/judges.py"}, "kept": set()}
+    assert list(cli._advice(changed)) == [
+        "advice: corpus/ (a, b, c and 2 more), packing changed since 9 results were made (step-0, step-1, step-2 and 6 more): "
+        "was a `version` to be raised?",
+        "advice: evaluate/ (judges) changed since a result was made (judged): was a `version` to be raised?",
+    ]
+
+
+def test_status_prints_advice_once_for_all_results(monkeypatch, capsys):
+    monkeypatch.setattr(run, "_changed_files", lambda commit: [f"{room}/{n}.py" for room in ("corpus", "train", "search") for n in range(20)])
+    assert main(["status", "--profile", "laptop"]) == 0
+    advice = [line for line in capsys.readouterr().out.splitlines() if line.startswith("advice: ")]
+    assert 1 <= len(advice) <= 5 and max(map(len, advice)) < 250
+
+
 def test_data_is_listed_with_licence_and_source(capsys):
     assert main(["data"]) == main(["data", "list"]) == 0
     out = capsys.readouterr().out
@@ -74,7 +93,6 @@ def test_data_is_listed_with_licence_and_source(capsys):
         (["plan", "--profile", "qwen2.5-7b", "--card", "RTX 4091"], "RTX 4090"),
         (["human-eval", "export", "study", "--systems", "decoupled-sfd"], "did you mean 'decoupled-sft'?"),
         (["human-eval", "report", "no-such-study"], "no-such-study"),
-        (["pretrain", "esc-nanno"], "esc-nano"),
     ],
 )
 def test_a_known_error_is_one_line(capsys, arguments, said):
@@ -109,6 +127,23 @@ def test_a_reader_who_stops_reading_meets_no_traceback():
     command = f"{os.path.dirname(sys.executable)}/decoupled-esc data"
     found = subprocess.run(f"{command} | head -1", shell=True, cwd=ROOT, capture_output=True, text=True)
     assert "Traceback" not in found.stderr and found.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("occupied", [False, True])
+def test_a_run_ends_with_the_path_of_the_book_by_its_readable_name(monkeypatch, capsys, tmp_path, occupied):
+    def made(wanted, names, stores, workers, **more):
+        step = next(step for step in wanted if names[step.key] == "book")
+        path = stores.runs.place(step).parent / "html" / "index.html"
+        path.parent.mkdir(parents=True)
+        path.write_text("")
+        stores.runs.write(step, Built("html/index.html", 1), {})
+
+    monkeypatch.setattr(schedule, "run", made)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "smoke" / ("book" if occupied else "")).mkdir(parents=True)
+    assert main(["run"]) == 0
+    shown = capsys.readouterr().out.splitlines()[-1].removeprefix("open ")
+    assert os.path.exists(shown) and (shown == "runs/smoke/book/html/index.html") != occupied
 
 
 def test_a_run_that_is_terminated_says_so_and_leaves_nothing_running(tmp_path):

@@ -15,13 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, ValidationError
 
-from decoupled_esc.generate import Sampling
 from decoupled_esc.generate import client as asking
 from decoupled_esc.generate.answers import masked, read
-from decoupled_esc.generate.chat import ChatEngine
 from decoupled_esc.generate.client import BudgetExceeded, Client, Endpoint, EndpointError, ReplayMiss, Request
 from decoupled_esc.generate.record import Record, RecordError, Stored
-from decoupled_esc.prompts import Prompt
 from tests.misbehaving_server import OF_THE_WAY, serving
 
 ROOT = Path(__file__).parents[1]
@@ -129,9 +126,6 @@ def test_equal_requests_are_sent_once_and_samples_apart(tmp_path):
     with serving(say=numbered, latency=0.05) as server:
         open_client(server, tmp_path / "r.db").ask(requests(1) * 10 + requests(1, sample=1))
         assert sum(server.asked.values()) == 2
-        for n in (3, 4):  # asked anew, under another name each time
-            open_client(server, tmp_path / "r.db", "live").ask(requests(1) * 3)
-            assert sum(server.asked.values()) == len(server.asked) == n and len(Record(tmp_path / "r.db")) == 2
 
 
 @pytest.mark.parametrize("forms", [["json_schema", "json_object"], ["json_schema", "json_object", "none"]])
@@ -200,24 +194,6 @@ def test_it_works_inside_a_notebooks_loop(tmp_path):
     with serving(say=numbered) as server:
         client = open_client(server, tmp_path / "r.db")
         assert [a.parsed.score for a in asyncio.run(cell())] == [0, 1]
-
-
-def test_a_chat_server_is_an_engine_too(tmp_path):
-    asked = [Prompt(f"d/0/{i}", (("user", f"reply {i}"),), "") for i in range(3)]
-    sampled, greedy = (Sampling(temperature=t, top_p=0.9, max_new_tokens=9) for t in (0.7, 0.0))
-    with serving(say=lambda body: '{"answer": "Question"}') as server:
-        engine = ChatEngine(open_client(server, tmp_path / "r.db"))
-        (first,) = engine.complete(asked, sampled, seed=3, choices=["Question", "Others"])
-        assert [(c.id, c.text, c.tokens, c.finished) for c in first] == [(p.id, "Question", 8, True) for p in asked]
-        assert server.bodies[0]["top_p"] == 0.9 and "enum" in json.dumps(server.bodies[0]["response_format"])
-        for seed, calls in ((3, 3), (4, 6)):  # the record keeps what a seed gave
-            list(engine.complete(asked, sampled, seed=seed, choices=["Question", "Others"]))
-            assert len(server.bodies) == calls
-        (rest,) = engine.complete(asked, greedy, seed=3, done=frozenset({"d/0/0"}), choices=["Others"])
-        assert [(c.id, c.finished) for c in rest] == [("d/0/1", False), ("d/0/2", False)], "no choice, no plan"
-        with pytest.raises(EndpointError, match="can't score given answers"):
-            engine.score_choices(asked, ["Question"])
-        assert 0 < engine.count(asked[0]) < 10
 
 
 # Faults -------------------------------------------------------------------------------------------------------------

@@ -62,6 +62,8 @@ DAMAGED = {
     ),
     "a role": (lambda lines: [lines[0].replace('"seeker"', '"user"'), lines[1]], "line 1, field context.0.role"),
     "no JSON": (lambda lines: ["{\n", lines[1]], "line 1"),
+    "no fields": (lambda lines: ["{}\n", lines[1]], "line 1"),
+    "no list": (lambda lines: [lines[0].replace('"context": [', '"context": null, "more": ['), lines[1]], "line 1, field"),
     "twice": (lambda lines: [*lines, lines[0]], "line 3"),
     "torn": (lambda lines: [lines[0], lines[1][:30]], "line 2"),
     "a folder": (lambda lines: None, "can't be read"),

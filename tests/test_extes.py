@@ -127,6 +127,8 @@ def test_published_pairs_are_what_training_takes(tmp_path, monkeypatch):
             "messages.0.user.content: Value error, half of a surrogate",
         ),
         ("invented", (0, "explorations"), 3, "row 0, explorations: Input should be 0, 1 or 2"),
+        ("released", (0,), None, "row 0, user_input: missing or not text"),
+        ("released", (0, "response"), "\ud83d", "row 0, response: half of a surrogate pair"),
         ("released", (0,), [1], "row 0, user_input: missing or not text"),
         ("released", (0, "response"), {"a": 1}, "row 0, response: missing or not text"),
     ],
@@ -149,7 +151,7 @@ def test_another_form_is_an_error_that_names_the_place(tmp_path, name, place, va
 
 
 @pytest.mark.parametrize("name", READERS)
-@pytest.mark.parametrize("content", [b"", b"{", b"{}", b"3", b"[" * 100_000, b"\xff\xfe[", None, "folder"])
+@pytest.mark.parametrize("content", [b"", b"{", b"{}", b"3", b"[" * 100_000, b"\xff\xfe[", bytes(60), None, "folder"])
 def test_a_file_that_is_no_list(tmp_path, name, content):
     path = tmp_path / "x.json"
     if content == "folder":

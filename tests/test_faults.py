@@ -1,22 +1,34 @@
-"""Faults that are put in: each is named in one line, none is used, no library answers with a traceback, and a rerun mends it."""
+"""Faults that are put in: each is named in one line, none is used, no library answers with a traceback, and a rerun mends it.
+
+Those in files of raters, records, released files and pairs stand in the tests of what reads them.
+"""
 
 import errno
 import json
 import os
 import shutil
+from collections import namedtuple
 
 import pytest
+from pydantic import BaseModel, Field
 
 from decoupled_esc import files
 from decoupled_esc.errors import KnownError
-from decoupled_esc.files import Rows, RowsError, read_rows
+from decoupled_esc.experiments import book as table
+from decoupled_esc.experiments import inputs
+from decoupled_esc.experiments.profiles import load_profile
+from decoupled_esc.experiments.run import Book
+from decoupled_esc.files import Rows, RowsError, file_digest, read_rows
+from decoupled_esc.generate.answers import Misshapen, chat_completion, masked, read
 from decoupled_esc.pipeline.schedule import StepFailed
 from decoupled_esc.pipeline.store import Store, Stores
+from decoupled_esc.train import checkpoints
 from tests.small_steps import Add, Give, Odd, Sample, Train, Use, logged, run
 
 TRAIN = Train("alpha")
 USE = Use(TRAIN)
 STEPS = {"train": TRAIN, "use": USE}
+DEEP = "[" * 100_000
 
 
 @pytest.fixture
@@ -107,7 +119,7 @@ def heals(root, capfd, name: str) -> None:
     """A rerun names ``name``, makes again what is damaged, and ends with the results of before."""
     before = len(logged(root))
     run(root, STEPS)
-    assert name in "".join(capfd.readouterr()), "the damage is not named"
+    assert capfd.readouterr().err.count(name) == 1, "the damage is not named, or not once"
     assert len(logged(root)) > before, "the damage was used"
     fresh = Stores(Store(root))
     assert fresh.result(TRAIN).total == 30.0 and fresh.result(USE).note == "alpha"
@@ -187,28 +199,39 @@ def test_damaged_durations_cost_the_estimate_alone(made, notes):
 WHOLE = [{"id": str(n), "value": n + 0.25} for n in range(3)]
 
 
-@pytest.mark.parametrize(
-    ("damage", "left"),
-    [
-        (b'{"id": "3", "val', 3),
-        (b'{"id": "3"}', 3),  # whole, but without its end of line: more may have been meant
-        (b"\x00\x00\x00\n", 3),
-        (b'{"id": "1", "value": 99}\n', 3),
-        (b'{"value": 3}\n{"id": "4", "value": 4}\n', 3),
-        (b'{"id": 4}\n', 3),
-        (b"[]\n", 3),
-        (b"\xff\xff\n", 3),
-        ('{"id": "3", "value": "a\u2028b"}\n'.encode(), 4),
-    ],
-)
-def test_a_growing_file_is_cut_before_its_damage(tmp_path, damage, left):
-    path = tmp_path / "samples.jsonl"
-    Rows(path).append(WHOLE)
-    path.write_bytes(path.read_bytes() + damage)
-    opened = Rows(path)
-    assert list(opened.by_id) == [str(n) for n in range(left)]
-    opened.append([{"id": "9", "value": 9}])
-    assert [row["id"] for row in read_rows(path, "samples")] == [*opened.by_id]
+GROWN = {
+    "torn": (lambda lines: [*lines, b'{"id": "3", "val'], 3),
+    "its end of line lost": (lambda lines: [*lines[:2], lines[2][:-1]], 2),  # more may have been meant
+    "zeroed": (lambda lines: [lines[0], bytes(len(lines[1]) - 1) + b"\n", lines[2]], 1),
+    "a row that nobody wrote": (lambda lines: [*lines, b'{"id": "3", "value": 3.25}\n'], 3),
+    "without an id": (lambda lines: [*lines, b'{"value": 3}\n', *lines], 3),
+    "an id that is a number": (lambda lines: [*lines, b'{"id": 4}\n'], 3),
+    "a list": (lambda lines: [*lines, b"[]\n"], 3),
+    "not UTF-8": (lambda lines: [*lines, b"\xff\xff\n"], 3),
+    "a float ten times as large": (lambda lines: [lines[0], lines[1].replace(b"1.25", b"12.5"), lines[2]], 1),
+    "a field more": (lambda lines: [lines[0].replace(b"{", b'{"more": 1, ', 1), *lines[1:]], 0),
+    "a row twice": (lambda lines: [*lines[:2], lines[1], lines[2]], 2),
+    "two rows exchanged": (lambda lines: [lines[0], lines[2], lines[1]], 1),
+    "a row lost": (lambda lines: [lines[0], lines[2]], 1),
+}
+
+
+@pytest.mark.parametrize("damage", GROWN)
+def test_a_growing_file_is_cut_before_its_damage_which_is_named(tmp_path, capsys, damage):
+    path, (injure, left) = tmp_path / "samples.jsonl", GROWN[damage]
+    Rows(path, "a key").append(WHOLE)
+    assert Rows(path, "a key").by_id == {row["id"]: row for row in WHOLE} and capsys.readouterr().err == ""
+    path.write_bytes(b"".join(injure(path.read_bytes().splitlines(keepends=True))))
+    opened = Rows(path, "a key")
+    assert list(opened.by_id.values()) == WHOLE[:left]
+    assert f"samples.jsonl: row {left + 1} of " in capsys.readouterr().err
+    opened.append([*WHOLE, {"id": "9", "value": "a\u2028b"}])
+    assert read_rows(path, "samples") == [*Rows(path, "a key").by_id.values()] == [*WHOLE, {"id": "9", "value": "a\u2028b"}]
+
+
+def test_rows_of_another_key_are_not_used(tmp_path):
+    Rows(tmp_path / "samples.jsonl", "a key").append(WHOLE)
+    assert Rows(tmp_path / "samples.jsonl", "another").by_id == {}
 
 
 @pytest.mark.parametrize(
@@ -274,3 +297,142 @@ def test_a_step_that_fails_names_itself_and_stores_nothing(tmp_path, what, said)
         run(tmp_path, {"odd": Odd(what)})
     assert said in str(caught.value) and "\n" not in str(caught.value)
     assert not (folder(tmp_path, Odd(what)) / "result.json").exists()
+
+
+# --- What a chat server sends ---
+
+
+class Score(BaseModel):
+    score: int = Field(ge=0, le=5)
+
+
+def answer(content='{"score": 3}', choice=None, **more) -> str:
+    return json.dumps({"choices": [{"message": {"content": content}, "finish_reason": "stop"} | (choice or {})]} | more)
+
+
+READ = {
+    "a reason that is an object": answer(choice={"finish_reason": {}}),
+    "a reason that is a list": answer(choice={"finish_reason": [1]}),
+    "a reason that is missing": answer(choice={"finish_reason": None}),
+    "more tokens than there are": answer(usage={"prompt_tokens": 10**30, "completion_tokens": 1}),
+    "tokens as text": answer(usage={"prompt_tokens": "9", "completion_tokens": None}),
+    "tokens below nought": answer(usage={"prompt_tokens": -1, "completion_tokens": True}),
+    "tokens not a number": answer(usage={"prompt_tokens": float("nan"), "completion_tokens": 1e400}),
+    "usage is a list": answer(usage=[]),
+    "the model's name is an object": answer(model={"name": "x"}),
+    "half an emoji": answer('{"score": 3} \ud83d'),
+}
+UNREAD = {
+    "content is null": answer(None),
+    "content is a list": answer([{"text": "3"}]),
+    "cut at the limit": answer('{"score": ', {"finish_reason": "length"}),
+    "out of bounds": answer('{"score": 99}'),
+    "two that differ": answer('{"score": 3} {"score": 4}'),
+    "nested deeply": answer('{"a":' * 50_000),
+    "refused": answer("", {"message": {"content": None, "refusal": "I can't"}}),
+}
+MISSHAPEN = {
+    "not JSON": "<html>",
+    "empty": "",
+    "a list": "[]",
+    "choices are null": '{"choices": null}',
+    "no choice": '{"choices": []}',
+    "choices are an object": '{"choices": {"0": {}}}',
+    "message is text": '{"choices": [{"message": "3"}]}',
+    "nested deeply": DEEP,
+}
+
+
+@pytest.mark.parametrize("fault", [*READ, *UNREAD])
+def test_an_odd_answer_is_counted_and_read_or_left_out(fault):
+    stored = chat_completion((READ | UNREAD)[fault], "judge", (50, 10))
+    assert 0 <= stored.tokens_in <= 50 and 0 <= stored.tokens_out <= 10
+    parsed, why, _ = read(stored, Score)
+    assert (parsed == Score(score=3), why is None) == ((fault in READ),) * 2
+    json.dumps(stored.response, ensure_ascii=False).encode()  # it can be written down
+
+
+@pytest.mark.parametrize("fault", MISSHAPEN)
+def test_what_is_no_answer_is_a_fault_of_the_way(fault):
+    with pytest.raises(Misshapen):
+        chat_completion(MISSHAPEN[fault], "judge", (50, 10))
+
+
+@pytest.mark.parametrize("echo", ["Incorrect key: {}", "Incorrect key: {:.12}...", "...{0}{0}"])
+def test_no_part_of_a_key_is_shown(echo):
+    secret = "sk-abcdefghijklmnopqrstuvwxyz"
+    shown = masked(echo.format(secret), secret)
+    assert "***" in shown and not any(secret[i : i + 6] in shown for i in range(len(secret) - 5))
+
+
+# --- Checkpoints ---
+
+DIGESTS = checkpoints.DIGESTS
+CHECKPOINTS = {
+    "weights zeroed": lambda c: (c / "model.safetensors").write_bytes(bytes(50)),
+    "weights truncated": lambda c: (c / "model.safetensors").write_bytes(b"weig"),
+    "weights of another step": lambda c: (c / "model.safetensors").write_bytes(b"weights of 1"),
+    "a file gone": lambda c: (c / "optimizer.pt").unlink(),
+    "a file more": lambda c: (c / "adapter_model.safetensors").write_bytes(b""),
+    "digests gone": lambda c: (c / DIGESTS).unlink(),
+    "digests truncated": lambda c: (c / DIGESTS).write_text('{"training": "own", "fi'),
+    "digests a list": lambda c: (c / DIGESTS).write_text("[]"),
+    "digests of no files": lambda c: (c / DIGESTS).write_text('{"training": "own", "files": null}'),
+    "digests not UTF-8": lambda c: (c / DIGESTS).write_bytes(b"\xff\xff"),
+    "digests nested deeply": lambda c: (c / DIGESTS).write_text(DEEP),
+    "digests a folder": lambda c: ((c / DIGESTS).unlink(), (c / DIGESTS).mkdir()),
+    "of another training": lambda c: (c / DIGESTS).write_text((c / DIGESTS).read_text().replace("own", "other")),
+}
+
+
+@pytest.mark.parametrize("fault", CHECKPOINTS)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(tmp_path, capsys, fault):
+    for number in (1, 2):
+        own = tmp_path / f"checkpoint-{number}"
+        own.mkdir()
+        for name in ("model.safetensors", "optimizer.pt"):
+            (own / name).write_bytes(f"weights of {number}".encode())
+        written = {path.name: file_digest(path) for path in own.iterdir()}
+        (own / DIGESTS).write_text(json.dumps({"training": "own", "files": written}))
+    assert checkpoints.last_checkpoint(tmp_path, "own") == str(tmp_path / "checkpoint-2")
+    CHECKPOINTS[fault](tmp_path / "checkpoint-2")
+    assert checkpoints.last_checkpoint(tmp_path, "own") == str(tmp_path / "checkpoint-1")
+    assert "checkpoint-2" in capsys.readouterr().err and not (tmp_path / "checkpoint-2").exists()
+    CHECKPOINTS[fault](tmp_path / "checkpoint-1")
+    if fault != "weights of another step":  # which are its own
+        assert checkpoints.last_checkpoint(tmp_path, "own") is None
+
+
+@pytest.mark.parametrize(
+    ("said", "free", "full"),
+    [
+        ("Error while serializing: I/O error: No space left on device (os error 28)", 10**9, True),
+        ("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0", 0, True),
+        ("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0", 10**9, False),
+        ("shapes do not match", 0, False),
+    ],
+)
+def test_what_libraries_make_of_a_full_disk_is_one_error(tmp_path, monkeypatch, said, free, full):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(free))
+    with pytest.raises(OSError if full else RuntimeError) as caught, checkpoints.no_space_is_said(tmp_path):
+        raise RuntimeError(said)
+    assert not full or (caught.value.errno == errno.ENOSPC and caught.value.filename == str(tmp_path))
+
+
+# --- What is published ---
+
+
+@pytest.mark.parametrize("content", [b"{}", b"\xff", b"", bytes(99), DEEP.encode(), None])
+def test_a_damaged_published_result_is_named_and_made_again(tmp_path, capfd, monkeypatch, content):
+    steps = table.steps(load_profile("smoke"), inputs.as_published())
+    published = Store(tmp_path / "results" / "smoke", table.names(steps))
+    path = published.place(steps["data"])
+    path.mkdir(parents=True) if content is None else (path.parent.mkdir(parents=True), path.write_bytes(content))
+    book = Book("smoke", runs=tmp_path / "runs", published=tmp_path / "results")
+    book.steps = steps
+    assert book.stored("data") is None and f"{path}" in capfd.readouterr().err
+    assert "data.json" in published.why_not(steps["data"])
+    mine = book.runs.place(steps["data"])
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"{}")
+    assert book.stored("data") is None and capfd.readouterr().err.count(f"{mine}") == 1

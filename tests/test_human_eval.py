@@ -6,14 +6,13 @@ import re
 
 import krippendorff
 import numpy as np
-import pandas as pd
 import pytest
 from statsmodels.stats import inter_rater
 
 from decoupled_esc import corpus
 from decoupled_esc.corpus import Dialogue, Utterance
 from decoupled_esc.evaluate import human_eval
-from decoupled_esc.evaluate.human_eval import CRITERIA, HumanEvalError, Study, export, no_formula, read_answers, report
+from decoupled_esc.evaluate.human_eval import CRITERIA, HumanEvalError, Study, export, read_answers, report
 
 NASTY = 'It is </script><script>alert(1)</script> <b>& "so"\u2028{{form}}'
 SYSTEMS = ("Decoupled-DPO", "Vanilla-SFT")
@@ -82,10 +81,6 @@ def fill(folder, study, prefer, rng):
         put(folder, f"{rater}.json", answers_of(shown(folder, rater), attentive(prefer, rng)))
 
 
-def sheet(folder, rater="rater-1"):
-    return pd.read_csv(folder / "forms" / f"{rater}.csv", encoding="utf-8-sig", dtype=str, keep_default_na=False)
-
-
 def outcome(folder, **options):
     report(folder, **FEW | options)
     return json.loads((folder / "outcome.json").read_text("utf-8"))
@@ -120,7 +115,7 @@ def test_equal_seeds_make_equal_bytes(tmp_path):
 def test_forms_are_blind(tmp_path):
     study = make(tmp_path)
     files = list((tmp_path / "forms").iterdir())
-    assert len(files) == 2 * 6
+    assert len(files) == 6
     for path in files:
         text = path.read_text("utf-8")
         for secret in (*SYSTEMS, "talk/0", "swapped", "Question"):
@@ -133,23 +128,13 @@ def test_forms_are_blind(tmp_path):
     assert key(tmp_path) == study
 
 
-def test_texts_can_not_leave_the_page_or_the_sheet(tmp_path):
+def test_texts_can_not_leave_the_page(tmp_path):
     replies = {name: dict.fromkeys(said, NASTY) for name, said in replies_to(talks(4), ("A", "B")).items()}
-    replies["B"] = dict.fromkeys(replies["A"], "\n =HYPERLINK(1) said so to you")
+    replies["B"] = dict.fromkeys(replies["A"], "and so another said to you")
     export(talks(4, NASTY), replies, tmp_path, 4, 1, "pairs", 0)
     page = (tmp_path / "forms" / "rater-1.html").read_text("utf-8")
     assert page.count("</script>") == 2 and "<script>alert" not in page
     assert {text for _, _, texts in shown(tmp_path)["items"] for text in texts} >= {NASTY, *replies["B"].values()}
-    cells = sheet(tmp_path).to_numpy().ravel()
-    assert sum("HYPERLINK(1) said so" in cell for cell in cells) >= 4
-    assert not any(cell.strip()[:1] in ("=", "+", "-", "@") for cell in cells if cell)
-
-
-def test_no_text_is_a_formula():
-    starts = ("=", "+", "-", "@", " =", "\n=", "\t=", "\r\n=", "＝", "\u3000＋", "\u200b=", "\ufeff=", "\x00=", "﹣")
-    for text in (f"{start}1" for start in starts):
-        assert no_formula(text) == f"'{text}"
-    assert no_formula("Well, 1 = 1") == "Well, 1 = 1" and no_formula(" ") == " "
 
 
 def test_what_makes_no_study_is_refused(tmp_path):
@@ -170,7 +155,7 @@ def test_what_makes_no_study_is_refused(tmp_path):
 # Answers --------------------------------------------------------------------------------------------------------------
 
 
-def test_page_and_sheet_say_the_same(tmp_path):
+def test_what_the_page_saves_is_read_and_unblinded(tmp_path):
     study, form = make(tmp_path), shown(tmp_path)
     choose = lambda item, name: random.Random(item[0] + name).choice(["1", "tie", "2"])
     put(tmp_path, "a.json", answers_of(form, choose, 12))
@@ -179,24 +164,6 @@ def test_page_and_sheet_say_the_same(tmp_path):
     for row in page.itertuples():
         number = {"1": 1, "tie": 0, "2": -1}[choose([row.item], row.criterion)]
         assert row.value == (-number if study.forms["rater-1"][row.item] else number)
-    (tmp_path / "answers" / "a.json").unlink()
-    rows, columns = sheet(tmp_path), ["item", "criterion", "said", "value", "attention"]
-    for name in CRITERIA:
-        rows[name] = [choose(item, name).upper() + " " for item in form["items"]]
-    for delimiter in ",;\t":
-        rows.to_csv(tmp_path / "answers" / "a.csv", sep=delimiter, index=False, encoding="utf-8-sig")
-        found = read_answers(tmp_path / "answers", study)
-        assert found[columns].equals(page[columns]) and found.seconds.isna().all()
-
-
-def test_a_spreadsheet_may_change_numbers_and_add_rows(tmp_path):
-    study, rows = make(tmp_path, "scores", 4, 1), sheet(tmp_path)
-    rows[list(CRITERIA)] = "4.0"
-    rows.loc[1, list(CRITERIA)] = ""
-    rows.loc[len(rows)] = ""
-    rows.to_csv(tmp_path / "answers" / "a.csv", index=False)
-    found = read_answers(tmp_path / "answers", study)
-    assert set(found.value) == {4} and found["item"].nunique() == 2 * 4 + 2 - 1
 
 
 def test_partial_answers_are_kept_and_copies_joined(tmp_path):
@@ -235,7 +202,11 @@ ODD = [
     (lambda told: [None], "answer 1, Input should be"),
     (lambda told: {"answers": told}, "bad.json, Input should be a valid array"),
     (lambda told: "[" * 10**5, "bad.json, Invalid JSON"),
-    (lambda told: "\0", "bad.json, Invalid JSON"),
+    (lambda told: "\0" * 40, "bad.json, Invalid JSON"),
+    (lambda told: json.dumps(told)[:-9], "bad.json, Invalid JSON"),
+    (lambda told: "null", "bad.json, Input should be a valid array"),
+    (lambda told: [1, 2], "answer 1, Input should be"),
+    (edited(values=None), "answer 3, field 'values', Input should be"),
     (lambda told: [], "answers: holds no answers; put"),
 ]
 
@@ -252,33 +223,13 @@ def test_an_odd_file_is_named(tmp_path):
     for edit, message in ODD:
         put(tmp_path, "bad.json", edit(answers_of(shown(tmp_path), lambda item, name: "tie")))
         refused(message)
-    for name, content in (("x.csv", b""), ("x.csv", b"\0" * 9), ("x.csv", b'a,"b\n'), ("x.json", b"\xff\xfe[]")):
+    for name, content in (("x.json", b""), ("x.json", b"\0" * 9), ("x.json", b"\xff\xfe[]")):
         for path in answers.iterdir():
             path.unlink()
         (answers / name).write_bytes(content)
         refused(name)
     (answers / "a.json").mkdir()
     refused("a.json, ")
-
-
-def test_an_odd_sheet_is_named(tmp_path):
-    study = make(tmp_path, samples=4, raters=2)
-    odd = [
-        (2, "professionalism", "left", "answer 3, field professionalism: 'left' is not one of 1, tie, 2; correct"),
-        (3, "item", "i12e456", "bad.csv, answer 4, field item: '12e456' is not one of"),
-        (3, "rater", "", "bad.csv, answer 4, field rater: '' is not one of"),
-        (1, "study", "", "bad.csv, answer 2, field study: '' is not one of"),
-    ]
-    for row, column, cell, message in odd:
-        rows = sheet(tmp_path)
-        rows[list(CRITERIA)] = "tie"
-        rows.loc[row, column] = cell
-        rows.to_csv(tmp_path / "answers" / "bad.csv", index=False)
-        with pytest.raises(HumanEvalError, match=message):
-            read_answers(tmp_path / "answers", study)
-    rows.drop(columns="empathy").to_csv(tmp_path / "answers" / "bad.csv", index=False)
-    with pytest.raises(HumanEvalError, match="bad.csv, row 1, field empathy: there is no such column"):
-        read_answers(tmp_path / "answers", study)
 
 
 def test_an_odd_key_is_named(tmp_path):

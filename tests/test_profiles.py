@@ -89,7 +89,7 @@ def test_paper_profiles_hold_csos_numbers(name):
     for kind, how in (("sft", cso.sft), ("cso", cso.training)):
         said = schedule.row(f"{row}/{kind}").values
         assert (how.epochs, how.learning_rate) == (said["epochs"], said["lr"])
-    for loss, own in cso.losses.items():
+    for loss, own in cso.losses:
         said = constants.row(f"{row}/{loss}").values
         assert own.learning_rate == schedule.row(f"{row}/cso").values["lr"] and own.loss.loss == loss
         found = {
@@ -139,6 +139,8 @@ def test_a_profile_is_frozen():
         ("sft.planer", "planner"),
         ("sft.vanilla.epoch", "epochs"),
         ("generation.reply.temprature", "temperature"),
+        ("preference.alternatives.simp", "simpo"),
+        ("cso.losses.dpoo", "dpo"),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_known_one(where, near):
@@ -183,12 +185,12 @@ def test_a_profile_says_what_it_has_otherwise(folder):
         "extends: base\nseed: 14\ncso: {losses: {dpo: {loss: {beta: 0.7}}}, lora: null}\n", encoding="utf-8"
     )
     own, base = load_profile("own"), load_profile("base")
-    assert (own.name, own.seed, own.cso.lora, own.cso.losses["dpo"].loss.beta) == ("own", 14, None, 0.7)
+    assert (own.name, own.seed, own.cso.lora, own.cso.losses.dpo.loss.beta) == ("own", 14, None, 0.7)
     assert (
-        own.cso.losses["dpo"].learning_rate == base.cso.losses["dpo"].learning_rate
-        and own.cso.losses["ipo"] == base.cso.losses["ipo"]
+        own.cso.losses.dpo.learning_rate == base.cso.losses.dpo.learning_rate
+        and own.cso.losses.ipo == base.cso.losses.ipo
     )
-    assert base.cso.losses["dpo"].loss.beta == 0.1 and base.cso.lora is not None and own.sft == base.sft
+    assert base.cso.losses.dpo.loss.beta == 0.1 and base.cso.lora is not None and own.sft == base.sft
 
 
 @pytest.mark.parametrize(("base", "why"), [
@@ -379,8 +381,9 @@ def test_a_folder_in_place_of_a_profile_is_one_line(folder):
         load_profile("odd")
 
 
-@pytest.mark.parametrize("cores", ["-3", "0", "two"])
-def test_a_number_of_cores_is_one_or_more(cores, capsys):
+@pytest.mark.parametrize("number", ["-3", "0", "two", "²"])
+@pytest.mark.parametrize("command", ["run --cores", "human-eval export x --samples", "human-eval export x --raters"])
+def test_a_number_of_anything_is_one_or_more_and_the_message_says_of_what(command, number, capsys):
     with pytest.raises(SystemExit):
-        main(["run", f"--cores={cores}"])
-    assert "a number of cores is 1 or more" in capsys.readouterr().err
+        main([*command.split()[:-1], f"{command.split()[-1]}={number}"])
+    assert f"argument {command.split()[-1]}: must be 1 or more, got {number}" in capsys.readouterr().err

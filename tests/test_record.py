@@ -33,11 +33,12 @@ def test_a_stored_answer_stays_as_it_is(tmp_path):
 
 def test_another_file_is_no_record(tmp_path):
     (tmp_path / "text.db").write_text("not a database, but long enough to look at" * 100)
+    (tmp_path / "header.db").write_bytes(b"SQLite format 3\0" + bytes(500))
     sqlite3.connect(tmp_path / "other.db").execute("CREATE TABLE t (x)")
     newer = sqlite3.connect(tmp_path / "newer.db")
     newer.execute("PRAGMA user_version=7")
     newer.close()
-    for name in ("text.db", "other.db", "newer.db"):
+    for name in ("text.db", "header.db", "other.db", "newer.db"):
         before = (tmp_path / name).read_bytes()
         with pytest.raises(RecordError, match=f"{name}: not a record.*move it away"):
             Record(tmp_path / name)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from decoupled_esc.pipeline import Missing, Step, StepError, closure, schedule, unkeyed
+from decoupled_esc.pipeline import Missing, Step, StepError, Work, closure, schedule, unkeyed
 from decoupled_esc.pipeline.schedule import Progress, StepFailed, due, span
 from decoupled_esc.pipeline.step import difference
 from decoupled_esc.pipeline.store import Store, Stores
@@ -32,6 +32,9 @@ class Kept(Step):
     value: float
     more: dict | tuple | None = None
     price: float = unkeyed(default=0.0)
+
+    def run(self, work: Work) -> Number:
+        return Number(self.value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +117,15 @@ def test_the_first_field_that_differs_is_named():
 
 
 # --- What a step sees, and its result ---
+
+
+def test_a_step_without_a_run_is_refused_before_anything_runs():
+    @dataclass(frozen=True, eq=False)
+    class Forgotten(Step):
+        value: float
+
+    with pytest.raises(TypeError, match="abstract.*run"):
+        Forgotten(1.0)
 
 
 @pytest.mark.parametrize(

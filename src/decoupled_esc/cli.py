@@ -1,4 +1,4 @@
-"""The command line: ``decoupled-esc run | status | plan | data | publish | pretrain | human-eval | site``."""
+"""The command line: ``decoupled-esc run | status | plan | data | publish | human-eval | site``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from decoupled_esc.errors import DISK, KnownError
@@ -40,9 +41,10 @@ def _terminated(number, frame) -> None:
     raise KeyboardInterrupt
 
 
-def _cores(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a number of cores is 1 or more, got {text}")
+def _count(text: str) -> int:
+    """A number of something; argparse says of what, before the message."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text}")
     return int(text)
 
 
@@ -61,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = command("run", _run, "run steps and chapters whose results don't hold, and build the book")
     run.add_argument("targets", nargs="*", metavar="step|chapter", help="only these and what they need (default: all)")
-    run.add_argument("--cores", type=_cores, default=None, help="steps at a time (default: all cores)")
+    run.add_argument("--cores", type=_count, default=None, help="steps at a time (default: all cores)")
     run.add_argument(
         "--cluster",
         type=Path,
@@ -78,11 +80,6 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument(
         "--notebooks", action="store_true", help="only execute the notebooks from the committed results"
     )
-    pretrain = command("pretrain", _pretrain, "make a base model of data/ anew, following its recipe", profile=False)
-    pretrain.add_argument("name", help="esc-nano or esc-base")
-    pretrain.add_argument(
-        "--publish", action="store_true", help="put the weights and their record where they are committed"
-    )
     ask = command(
         "human-eval", _human_eval, "ask people: write blinded forms for systems of a profile, or read the answers"
     )
@@ -93,8 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument(
         "--systems", nargs="+", default=["decoupled-sft", "vanilla-sft"], help="two to compare, or any number to score"
     )
-    ask.add_argument("--samples", type=_cores, default=20, help="test turns (default: 20)")
-    ask.add_argument("--raters", type=_cores, default=20, help="forms to write (default: 20)")
+    ask.add_argument("--samples", type=_count, default=20, help="test turns (default: 20)")
+    ask.add_argument("--raters", type=_count, default=20, help="forms to write (default: 20)")
     ask.add_argument("--scores", action="store_true", help="score single replies; otherwise pairs are compared")
     ask.add_argument("--exclude", nargs="+", default=[], metavar="RATER", help="with report: raters to leave out")
     command(
@@ -126,16 +123,14 @@ def _run(options) -> int:
         print(f"data: the SYNTHETIC miniature stands in for {name}")
     wanted, stores = [steps[name] for name in options.targets or steps], Stores(book.runs)
     names = {step.key: name for name, step in reversed(steps.items())}
-    due = schedule.due(wanted, stores)
-    if due:
-        print(f"{len(due)} steps to run: {', '.join(names[step.key] for step in due)}", flush=True)
     workers = local_workers(profile, options.cores) if options.cluster is None else _cluster(options.cluster, book)
     schedule.run(wanted, names, stores, workers, needs_gpu=profile.needs_gpu)
-    _link(book, steps)
+    folder = _link(book, steps)
     print(f"all done in {schedule.span(time.time() - started)}")
     if not options.targets:
-        folder = book.runs.place(steps["book"]).parent
-        print(f"open {_shown(folder / stores.result(steps['book']).index)}")
+        link, place = folder / "book", book.runs.place(steps["book"]).parent
+        shown = link if link.resolve() == place.resolve() else place  # where something else has that name
+        print(f"open {_shown(shown / stores.result(steps['book']).index)}")
     return 0
 
 
@@ -160,8 +155,8 @@ def _cluster(path: Path, book):
     return Slurm(book.runs.folder / "slurm", steps, gpu if book.profile.needs_gpu else {}, provenance=surroundings)
 
 
-def _link(book, steps: dict) -> None:
-    """Readable names beside the keys: ``runs/<profile>/<name>`` leads to a step's folder."""
+def _link(book, steps: dict) -> Path:
+    """Readable names beside the keys: ``<name>`` in the folder ``runs/<profile>``, which is given, leads to a step's folder."""
     folder = book.runs.folder / book.profile.name
     folder.mkdir(parents=True, exist_ok=True)
     for name, step in steps.items():
@@ -169,6 +164,7 @@ def _link(book, steps: dict) -> None:
         if target.exists() and link.resolve() != target.resolve() and (link.is_symlink() or not link.exists()):
             link.unlink(missing_ok=True)
             link.symlink_to(os.path.relpath(target, folder))
+    return folder
 
 
 def _status(options) -> int:
@@ -178,7 +174,7 @@ def _status(options) -> int:
     book = Book(options.profile)
     print(f"profile {book.profile.name}: {book.profile.description}")
     print(f"{'step':<34}{'run here':<50}  published")
-    advice: dict[str, list[str]] = {}
+    changed: dict[str, set[str]] = {}
     for name, step in book.steps.items():
         words = []
         for store, one in ((book.runs, step), (book.published, book.published_steps[name])):
@@ -186,17 +182,33 @@ def _status(options) -> int:
                 stored = store.read(one)
                 if stored is not None:
                     store.verify(one) if store.keeps_files else None
-                    for module in changed_since(stored, one):
-                        advice.setdefault(module, []).append(name)
+                    changed.setdefault(name, set()).update(changed_since(stored, one))
                 words.append("holds" if stored is not None else store.why_not(one))
             except Damaged as damage:
                 words.append(f"damaged: {damage}")
         print(f"{name:<34}{words[0]:<50}  {words[1]}")
-    for module, names in sorted(advice.items()):
-        print(
-            f"advice: {module} changed since {len(names)} results were made ({', '.join(names[:3])}, ...): was a `version` to be raised?"
-        )
+    for line in _advice(changed):
+        print(line)
     return 0
+
+
+def _advice(changed: Mapping[str, Collection[str]]) -> Iterator[str]:
+    """Which modules changed since results were made (by result): a line for the rooms that the same results rest on."""
+    from decoupled_esc.pipeline.schedule import few
+
+    rooms: dict[str, set[str]] = {}
+    results: dict[str, list[str]] = {}
+    for name, modules in changed.items():
+        for module in sorted(modules):
+            room, _, inside = module.removesuffix(".py").partition("/")
+            rooms.setdefault(room, set()).add(inside)
+            if name not in results.setdefault(room, []):
+                results[room].append(name)
+    for names in sorted(set(map(tuple, results.values())), key=len, reverse=True):
+        same = [room for room in sorted(rooms) if results[room] == list(names)]
+        said = [f"{room}/ ({few(sorted(rooms[room]), 3)})" if rooms[room] != {""} else room for room in same]
+        many = f"{len(names)} results were" if len(names) > 1 else "a result was"
+        yield f"advice: {', '.join(said)} changed since {many} made ({few(names, 3)}): was a `version` to be raised?"
 
 
 def _plan(options) -> int:
@@ -231,24 +243,6 @@ def _publish(options) -> int:
 
     written = [] if options.notebooks else publish_results(Book(options.profile))
     print("published: " + ", ".join([*written, *publish_notebooks(Book("laptop"))]))
-    return 0
-
-
-def _pretrain(options) -> int:
-    from decoupled_esc.experiments import pretraining
-    from decoupled_esc.pipeline.schedule import span
-
-    if options.publish:
-        print("published: " + ", ".join(pretraining.publish(options.name)))
-        return 0
-    found = pretraining.run(options.name)
-    print(
-        f"{found['name']}: {found['parameters']:,} parameters, {found['tokens']:,} tokens in {span(found['provenance']['wall_seconds'])}"
-    )
-    for source, held in found["held_out"].items():
-        print(
-            f"  held-out perplexity on {source}: {held['perplexity']:.1f} ({held['bits_per_byte']:.2f} bits per byte)"
-        )
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -67,26 +68,31 @@ def _row(line: bytes) -> dict | None:
         row = json.loads(line) if line.endswith(b"\n") else None
     except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("id", ""), str) else None
+    if not isinstance(row, dict) or not isinstance(row.get("id", ""), str):
+        return None
+    row.pop("check", None)
+    return row
 
 
 class Rows:
-    """A JSONL file that grows by id.  Opening it cuts it before its first damaged line, so that work goes on from there."""
+    """A JSONL file that grows by id.  Each row has a checksum over what it says, its place, and what the file is for (``key``).
 
-    def __init__(self, path: Path):
-        self.path = path
+    Opening it cuts it before its first row that is damaged, foreign or out of place, and says so: work goes on from there.
+    """
+
+    def __init__(self, path: Path, key: str = ""):
+        self.path, self.key = path, key
         path.parent.mkdir(parents=True, exist_ok=True)
         self.by_id: dict[str, dict] = {}
-        whole = 0
-        if path.exists():
-            for line in path.read_bytes().splitlines(keepends=True):
-                row = _row(line)
-                if row is None or "id" not in row or row["id"] in self.by_id:
-                    break
-                self.by_id[row["id"]] = row
-                whole += len(line)
-            with open(path, "r+b") as file:
-                file.truncate(whole)
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        for number, line in enumerate(lines):
+            row = _row(line)
+            if row is None or "id" not in row or row["id"] in self.by_id or line != self._line(row, number):
+                said = f"row {number + 1} of {len(lines)} is damaged or foreign; made again"
+                print(f"{path.name}: {said}", file=sys.stderr, flush=True)
+                os.truncate(path, sum(map(len, lines[:number])))
+                break
+            self.by_id[row["id"]] = row
 
     def append(self, rows: Iterable[dict]) -> None:
         """Add ``rows`` whose ids are new, and make sure they are on disk."""
@@ -94,8 +100,13 @@ class Rows:
         for row in rows:
             if row["id"] not in self.by_id:
                 new.setdefault(row["id"], row)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in new.values())
+        with open(self.path, "ab") as file:
+            file.writelines(self._line(row, number) for number, row in enumerate(new.values(), start=len(self.by_id)))
             file.flush()
             os.fsync(file.fileno())
         self.by_id |= new
+
+    def _line(self, row: dict, number: int) -> bytes:
+        said = json.dumps(row, ensure_ascii=False)
+        check = hashlib.sha256(f"{self.key} {number} {said}".encode()).hexdigest()[:16]
+        return (json.dumps(row | {"check": check}, ensure_ascii=False) + "\n").encode()

@@ -158,7 +158,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int):
 
 
 def create(shape: Shape, tokenizer, seed: int):
-    """A Qwen2 causal language model of ``shape`` with fresh float32 weights drawn from ``seed``."""
+    """A Qwen2 causal language model of ``shape`` with fresh float32 weights sampled from ``seed``."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 

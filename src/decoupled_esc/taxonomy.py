@@ -42,32 +42,6 @@ STRATEGY_SYNONYMS: dict[str, str] = {
     "Other": "Others",
 }
 
-CSO: tuple[Strategy, ...] = (
-    Strategy("Emotional Validation", "EV", "says that what the seeker feels is understandable"),
-    Strategy("Affirmation", "Af", "points to the seeker's strengths and gives hope"),
-    Strategy("Collaborative Planning", "CP", "works out with the seeker what to try next"),
-    Strategy("Empathetic Statements", "ES", "shows that the seeker is heard and felt with"),
-    Strategy("Avoid Judgment and Criticism", "AJ", "makes it safe to speak, and judges nothing"),
-    Strategy("Provide Different Perspectives", "DP", "offers another way to look at it"),
-    Strategy("Reframe Negative Thoughts", "RN", "turns a harsh thought into a fairer one"),
-    Strategy("Share Information", "SI", "gives facts about feelings and ways to cope"),
-)
-"""The eight strategies of CSO, merged from those of ExTES (Zheng et al. 2024); meanings in our words."""
-
-EXTES_TO_CSO: dict[str, str] = {
-    **dict.fromkeys(
-        ("Reflective Statements", "Clarification", "Emotional Validation", "Normalize Experiences"),
-        "Emotional Validation",
-    ),
-    **dict.fromkeys(("Affirmation", "Offer Hope"), "Affirmation"),
-    **dict.fromkeys(
-        ("Suggest Options", "Collaborative Planning", "Stress Management", "Promote Self-Care Practices"),
-        "Collaborative Planning",
-    ),
-    **{s.name: s.name for s in CSO[3:]},
-}
-"""The fifteen strategies of ExTES -> the eight of CSO (CSO, Table 8)."""
-
 
 class PsychologicalError(NamedTuple):
     """One way in which a supporter's reply can fail (DecoupledESC, appendix A.2; definitions in our words)."""

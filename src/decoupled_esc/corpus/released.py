@@ -86,13 +86,13 @@ def dealt_at_random(rows: Sequence[LabelledReply], seed: int) -> list[LabelledRe
 
     What the order of the rows is worth shows against this.
     """
-    draw = random.Random(seed)
+    rng = random.Random(seed)
     groups: dict[tuple[str, str], list[LabelledReply]] = {}
     for row in rows:
         groups.setdefault((row.source, fold(row.turn.context[-1].text).lower()), []).append(row)
     found = []
     for group in groups.values():
-        turns = draw.sample([row.turn for row in group], len(group))
+        turns = rng.sample([row.turn for row in group], len(group))
         found += [replace(row, turn=turn) for row, turn in zip(group, turns, strict=True)]
     return found
 

@@ -31,11 +31,11 @@ def strategy_test(dialogues: Sequence[Dialogue], seed: int = 0) -> list[Turn]:
         for place in range(SHORTEST, len(said)):
             if said[place].role == "supporter" and said[place - 1].role == "seeker":
                 places.setdefault(said[place].strategy, []).append((dialogue, place))
-    draws, found = random.Random(seed), []
+    rng, found = random.Random(seed), []
     each = min(map(len, places.values()), default=0)
     for strategy in sorted(places):
-        for dialogue, place in draws.sample(places[strategy], each):
-            length = draws.randint(SHORTEST, min(LONGEST, place))
+        for dialogue, place in rng.sample(places[strategy], each):
+            length = rng.randint(SHORTEST, min(LONGEST, place))
             window = replace(dialogue, utterances=dialogue.utterances[place - length : place + 1])
             found.append(turns(window)[-1])
     return sorted(found, key=lambda turn: turn.id)

@@ -5,15 +5,11 @@ raters and ``key.json``, which unblinds and stays with you; `report` reads what 
 """
 
 import hashlib
-import io
 import json
 import math
 import random
-import unicodedata
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from functools import cached_property, partial
 from itertools import combinations
 from pathlib import Path
@@ -84,7 +80,7 @@ def export(
     kind: str,
     seed: int,
 ) -> list[Path]:
-    """Writes a page and a sheet per rater and ``key.json``; gives the files for raters, who need one of the two each.
+    """Writes a page per rater and ``key.json``; gives the pages, which need a browser and nothing else.
 
     At most one turn per dialogue is sampled, none after which the seeker has said nothing or to which all systems say
     the same.  Forms quote the corpus: choose a ``folder`` that is not committed.
@@ -131,42 +127,16 @@ def make_study(turns: Sequence[corpus.Turn], replies: Replies, raters: int, kind
 
     groups = [tuple(replies)] if kind == "pairs" else [(system,) for system in replies]
     judged = [add(turn, [replies[name][turn.id] for name in group], group) for turn in order for group in groups]
-    cells = [(rater, item) for rater in range(raters) for item in judged]
-    swapped = _halved(cells, rng) if kind == "pairs" else dict.fromkeys(cells, False)
-    forms = {}
+    first, forms = rng.randrange(2), {}
     for rater in range(raters):
-        form = [(item, swapped[rater, item]) for item in judged]
+        # As on a chessboard: of each rater's items, and of each item's raters, every second one.
+        form = [(item, kind == "pairs" and (number + rater + first) % 2 == 1) for number, item in enumerate(judged)]
         hosts = rng.sample(order, len(order))
         checks = [add(*_attention(hosts[k % len(hosts)], order, replies, kind, rng), ()) for k in range(ATTENTION)]
         side = rng.random() < 0.5
         form += [(item, kind == "pairs" and side != bool(k % 2)) for k, item in enumerate(checks)]
         forms[f"rater-{rater + 1:0{len(str(raters))}}"] = dict(rng.sample(form, len(form)))
     return Study(kind=kind, systems=tuple(replies), criteria=CRITERIA, items=items, forms=forms)
-
-
-def _halved(cells: Sequence[tuple[int, str]], rng: random.Random) -> dict[tuple[int, str], bool]:
-    """Swaps half of each rater's and half of each item's cells (rater, item), give or take one.
-
-    Ties join two cells of one rater or of one item, into paths and even cycles; of either, every second one is swapped.
-    """
-    ties = defaultdict(list)
-    for side in (0, 1):
-        groups = defaultdict(list)
-        for cell in rng.sample(cells, len(cells)):
-            groups[cell[side]].append(cell)
-        for one, other in (pair for group in groups.values() for pair in zip(group[::2], group[1::2])):
-            ties[one].append(other)
-            ties[other].append(one)
-    swapped: dict[tuple[int, str], bool] = {}
-    for start in cells:
-        if start not in swapped:
-            swapped[start] = rng.random() < 0.5
-            walk = [start]
-            for here in walk:  # it grows
-                fresh = [other for other in ties[here] if other not in swapped]
-                swapped |= dict.fromkeys(fresh, not swapped[here])
-                walk += fresh
-    return swapped
 
 
 def _attention(host: corpus.Turn, turns: Sequence[corpus.Turn], replies: Replies, kind: str, rng: random.Random):
@@ -190,27 +160,14 @@ def _write_forms(study: Study, folder: Path) -> list[Path]:
         (folder / part).mkdir(parents=True, exist_ok=True)
     key.write_bytes(stored)
     template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
-    columns = ["study", "rater", "item", "context", *(["reply 1", "reply 2"] if study.kind == "pairs" else ["reply"])]
     for rater, form in study.forms.items():
         shown = [(id, study.items[id].context, study.items[id].replies[:: -1 if form[id] else 1]) for id in form]
         page = {"study": study.id, "rater": rater, "choices": list(CHOICES[study.kind]), "items": shown}
         data = json.dumps(page | {"criteria": study.criteria}, ensure_ascii=False)
-        written += [folder / "forms" / f"{rater}.html", folder / "forms" / f"{rater}.csv"]
+        written.append(folder / "forms" / f"{rater}.html")
         # Without any "<", no reply can end the script element.
-        written[-2].write_text(template.replace("{{form}}", data.replace("<", "\\u003c")), encoding="utf-8")
-        # A leading letter keeps spreadsheets from reading 12e456 as a number, the byte order mark shows Excel UTF-8.
-        ids = [(f"s{study.id}", rater, f"i{id}") for id in form]
-        texts = [("\n".join(f"{role.capitalize()}: {said}" for role, said in row[1]), *row[2]) for row in shown]
-        rows = [(*three, *map(no_formula, cells)) for three, cells in zip(ids, texts)]
-        sheet = pd.DataFrame(rows, columns=columns).reindex(columns=[*columns, *study.criteria])
-        sheet.to_csv(written[-1], index=False, encoding="utf-8-sig")
+        written[-1].write_text(template.replace("{{form}}", data.replace("<", "\\u003c")), encoding="utf-8")
     return written
-
-
-def no_formula(text: str) -> str:
-    """A text that no spreadsheet runs as a formula, whatever white space, control or full-width sign it begins with."""
-    seen = (c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c)[0] not in "ZC")
-    return f"'{text}" if next(seen, "") in ("=", "+", "-", "@", "\N{MINUS SIGN}") else text
 
 
 class Answer(_Stored):
@@ -245,25 +202,9 @@ def _read(path: Path, parse: Callable[[bytes], Any]) -> Any:
         first = error.errors(include_url=False)[0]
         place = [f"answer {part + 1}" if isinstance(part, int) else f"field {part[:40]!r}" for part in first["loc"]]
         problem = ", ".join([*place, first["msg"].removeprefix("Value error, ")])
-    except (OSError, ValueError) as error:
-        problem = " ".join(str(error).split())
+    except OSError as error:
+        problem = str(error)
     raise HumanEvalError(f"{path}, {problem}; correct it, or get the file again as the export or the page saved it")
-
-
-def _sheet(content: bytes, study: Study) -> list[Answer]:
-    """The answers in a sheet with commas, semicolons or tabs, as spreadsheets save them."""
-    text = content.decode(errors="replace")  # they may have encoded the texts anyhow, which are not read
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    sheet = pd.read_csv(io.StringIO(text), sep=delimiter, dtype=str, keep_default_na=False, index_col=False).fillna("")
-    if missing := [name for name in ("study", "rater", "item", *study.criteria) if name not in sheet]:
-        raise ValueError(f"row 1, field {missing[0]}: there is no such column")
-    rows = []
-    for row in sheet.map(str.strip).to_dict("records"):
-        if any(row.values()):  # spreadsheets like to add empty rows, and to make 4.0 of 4
-            values = {name: row[name].lower().removesuffix(".0") for name in study.criteria if row[name]}
-            ids = {"study": row["study"].removeprefix("s"), "item": row["item"].removeprefix("i")}
-            rows.append({**ids, "rater": row["rater"], "values": values})
-    return ANSWERS.validate_python(rows, context=study)
 
 
 def read_answers(folder: Path, study: Study) -> pd.DataFrame:
@@ -273,9 +214,8 @@ def read_answers(folder: Path, study: Study) -> pd.DataFrame:
     that can't be read or doesn't belong to the study, files that contradict each other, and if nothing is answered.
     """
     found: dict[tuple[str, str, str], dict] = {}
-    readers = {".json": partial(ANSWERS.validate_json, context=study), ".csv": partial(_sheet, study=study)}
-    for path in sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in readers):
-        for answer in _read(path, readers[path.suffix.lower()]):
+    for path in sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() == ".json"):
+        for answer in _read(path, partial(ANSWERS.validate_json, context=study)):
             item = study.items[answer.item]
             row = {"rater": answer.rater, "item": answer.item, "dialogue": item.dialogue, "path": path}
             row |= {"system": " ".join(item.systems), "attention": not item.systems}
@@ -288,7 +228,7 @@ def read_answers(folder: Path, study: Study) -> pd.DataFrame:
                 told = {"criterion": name, "said": said, "value": sign * CHOICES[study.kind][said]}
                 found[at] = row | told | {"seconds": np.fmax(old["seconds"], answer.seconds)}
     if not found:
-        raise HumanEvalError(f"{folder}: holds no answers; put the .json or .csv files that raters sent back there")
+        raise HumanEvalError(f"{folder}: holds no answers; put the .json files that raters sent back there")
     return pd.DataFrame(found[at] for at in sorted(found))
 
 
@@ -374,7 +314,8 @@ def report(folder: Path, exclude: Sequence[str], replicates: int, seed: int) -> 
         said += [f"{word} {_format(found[word], 0)}%" for word in ("win", "tie", "lose") if word in found]
         lines.append(f"{name}: {', '.join(said)}, Krippendorff's alpha {_format(found['agreement']['alpha'], 2)}")
     outcome = {"systems": study.systems, "criteria": criteria, "raters": raters, "excluded": sorted(set(exclude))}
-    stored = json.dumps(outcome | size, default=asdict, ensure_ascii=False)
+    plain = {"default": lambda estimate: {name: getattr(estimate, name) for name in ("value", "low", "high")}}
+    stored = json.dumps(outcome | size, **plain, ensure_ascii=False)
     (folder / "outcome.json").write_text(stored + "\n", encoding="utf-8")
     return "\n".join(lines)
 

@@ -213,7 +213,7 @@ class Rows:
         rows = [(f"dpo-{role}", role, None, None) for role in ROLES]
         rows += [(f"dpo-vanilla-{name}", "vanilla", quadrant, None) for name, quadrant in QUADRANTS.items()]
         rows += [
-            (f"{loss}-{role}", role, None, preference.alternatives[loss])
+            (f"{loss}-{role}", role, None, getattr(preference.alternatives, loss))
             for loss in LOSSES[1:]
             for role in ("planner", "generator")
         ]
@@ -261,8 +261,8 @@ class Rows:
             training = tuning and (tuning.sft if run.loss is None else tuning.training)
             preference = None
             if training and run.loss is not None:
-                training = training.model_copy(update={"learning_rate": tuning.losses[run.loss].learning_rate})
-                preference = tuning.losses[run.loss].loss
+                training = training.model_copy(update={"learning_rate": getattr(tuning.losses, run.loss).learning_rate})
+                preference = getattr(tuning.losses, run.loss).loss
             self.steps[name] = TrainCSO(
                 **self._policy(), start=self.steps["sft-vanilla"] if cso.start == "sft-vanilla" else None,
                 pairs=self.random if run.random else self.searched, share=run.share, held_out=held_out, preference=preference,

@@ -97,20 +97,22 @@ class Alternative(Section):
     loss: Preference
 
 
+class Alternatives(Section):
+    """The losses that the papers leave to others."""
+
+    ipo: Alternative
+    simpo: Alternative
+    kto: Alternative
+    orpo: Alternative
+
+
 class PreferenceOptimisation(Section):
-    """One preference optimisation each for the three roles (section 5.2), and the losses that the papers leave to others."""
+    """One preference optimisation each for the three roles (section 5.2), and other losses in its place."""
 
     vanilla: PreferenceTraining
     planner: PreferenceTraining
     generator: PreferenceTraining
-    alternatives: dict[Literal["ipo", "simpo", "kto", "orpo"], Alternative]
-
-    @field_validator("alternatives")
-    @classmethod
-    def _all(cls, losses: dict) -> dict:
-        if len(losses) < 4:
-            raise ValueError("each of ipo, simpo, kto and orpo needs its constants")
-        return losses
+    alternatives: Alternatives
 
 
 class Mining(Section):
@@ -146,20 +148,19 @@ class Search(Section):
         return self
 
 
+class Losses(Alternatives):
+    """Every loss that CSO compares."""
+
+    dpo: Alternative
+
+
 class CSOTuning(Section):
     """How models are trained on ESC-Pro with one tuning, of all weights or of adapters (CSO, Tables 13 and 14)."""
 
     sft: Training
     training: Training
     """Of all losses, but for the learning rate."""
-    losses: dict[Literal["dpo", "ipo", "simpo", "kto", "orpo"], Alternative]
-
-    @field_validator("losses")
-    @classmethod
-    def _all(cls, losses: dict) -> dict:
-        if len(losses) < 5:
-            raise ValueError("each of dpo, ipo, simpo, kto and orpo needs its constants")
-        return losses
+    losses: Losses
 
 
 class CSO(CSOTuning):

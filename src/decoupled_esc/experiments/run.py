@@ -72,7 +72,7 @@ class Book:
         known = None
         if self.profile.search.seeds != "extes" and self.profile.cso.pairs != "published":  # a user's own files are not
             known = Stores(self.runs, (self.published,)).find(self.published_steps[name], whole=False)
-        return known or Stores(self.runs).find(self.steps[name], whole=False)
+        return known or Stores(self.runs).find(self.steps[name], whole=False, quiet=True)
 
     def run(self, names: Sequence[str], workers=None, *, runs_only: bool = False) -> int:
         """Run the steps ``names`` and what they need where no result holds; returns how many were run.

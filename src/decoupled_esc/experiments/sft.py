@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from decoupled_esc import corpus, models, prompts, train
-from decoupled_esc.corpus import open_text
 from decoupled_esc.experiments.inputs import Base, Policy, Turns
 from decoupled_esc.pipeline import Missing, Step, Work
 from decoupled_esc.search import embedded
-from decoupled_esc.train import pretrain
+from decoupled_esc.train.held_out import perplexity
 
 Role = Literal["vanilla", "planner", "generator", "seeker"]
 """Vanilla: one model for strategy and reply (the coupled baseline); planner (DecoupledESC, Eq. 3); generator, under the gold
@@ -48,15 +47,15 @@ class DescribeBase(Step):
         models.be_repeatable()
         weights = self.base.weights()
         model, tokenizer = models.load(weights), models.load_tokenizer(weights)
-        passages = open_text.from_dialogues(self.held_out.dialogues())
+        conversations = [corpus.chat_form(dialogue) for dialogue in self.held_out.dialogues()]
         return BaseModel(
             "embedded",
             backbone.name,
             **self.base.shipped,
             parameters=model.num_parameters(),
             vocabulary=len(tokenizer),
-            held_out_dialogues=len(passages),
-            held_out=pretrain.perplexity(model, tokenizer, passages, model.config.max_position_embeddings),
+            held_out_dialogues=len(conversations),
+            held_out=perplexity(model, tokenizer, conversations, model.config.max_position_embeddings),
         )
 
 

@@ -1,4 +1,4 @@
-"""Replies and scores from models, all behind one ``Engine``: transformers, vLLM, or a chat server (asked on a record)."""
+"""Replies and scores from models behind one ``Engine``: transformers or vLLM.  Chat servers answer in forms (``client``)."""
 
 from decoupled_esc.generate.engine import Completion, Engine, Sampling, open_engine
 

@@ -13,7 +13,6 @@ import asyncio
 import os
 import random
 import re
-import secrets
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -34,9 +33,8 @@ from decoupled_esc.generate.record import Record, Stored, canonical, key
 if TYPE_CHECKING:
     import openai
 
-Mode = Literal["record", "replay", "live"]
-"""``record``: stored answers are used, the others asked for and stored.  ``replay``: one that is not stored is an error.
-``live``: everything is asked anew, and nothing stored answers or is stored."""
+Mode = Literal["record", "replay"]
+"""``record``: stored answers are used, the others asked for and stored.  ``replay``: one that is not stored is an error."""
 
 MAX_PARSE_ATTEMPTS = 3
 """How often an answer that can't be read is asked for, in all."""
@@ -100,7 +98,6 @@ class Request:
     temperature: float = 0.0
     sample: int = 0
     """Tells apart several samples of the same request."""
-    top_p: float = 1.0
 
     def body(self, model: str) -> dict:
         """What identifies this request: all that its answer depends on."""
@@ -110,7 +107,7 @@ class Request:
             "temperature": self.temperature,
             "max_tokens": self.max_new_tokens,
             "schema": schema(self.answer),
-        } | ({"top_p": self.top_p} if self.top_p != 1 else {})
+        }
 
 
 @dataclass(frozen=True)
@@ -199,15 +196,12 @@ class Client:
         return (tokens_in * prices[0] + tokens_out * prices[1]) / 1e6
 
     def stored(self, request: Request, attempt: int) -> Stored | None:
-        """What the record has for ``request``; nothing in mode live."""
-        if self.mode == "live":
-            return None
+        """What the record has for ``request``."""
         return self.record.get(key(request.body(self.endpoint.model)), request.sample, attempt)
 
     def keep(self, request: Request, attempt: int, stored: Stored) -> None:
-        """Put ``stored`` into the record, unless the mode is live."""
-        if self.mode != "live":
-            self.record.put(request.body(self.endpoint.model), request.sample, attempt, stored)
+        """Put ``stored`` into the record."""
+        self.record.put(request.body(self.endpoint.model), request.sample, attempt, stored)
 
 
 class _Run:
@@ -223,8 +217,6 @@ class _Run:
         self.places = asyncio.Semaphore(client.endpoint.max_concurrency)
         self.stopped: EndpointError | None = None
         self.stopping = asyncio.Event()
-        # Asked anew is not repeated: a server that knows the name again would give the old answer.
-        self.prefix = f"{secrets.token_hex(8)}-" if client.mode == "live" else ""
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
@@ -291,13 +283,12 @@ class _Run:
         try:
             stored = await self.paid(request, attempt, "-".join(map(str, name)))
         except BaseException as error:
-            self.pending.pop(name)
             future.set_exception(error)
             future.exception()  # looked at, so that asyncio does not complain where nobody else waits
             raise
-        future.set_result(stored)
-        if self.client.mode != "live":
+        finally:
             self.pending.pop(name)
+        future.set_result(stored)
         return stored
 
     async def paid(self, request: Request, attempt: int, name: str) -> Stored:
@@ -364,15 +355,13 @@ class _Run:
         taken = worst  # until known better: what does not come back may have been paid
         try:
             # Of another form is another request: a server that knows the name again would give the old one's error.
-            headers = {"Idempotency-Key": self.prefix + name + ("" if form == "json_schema" else f"-{form}")}
+            headers = {"Idempotency-Key": name + ("" if form == "json_schema" else f"-{form}")}
             async with asyncio.timeout(self.endpoint.timeout_seconds):  # a server that drips is as bad as a silent one
                 raw = await server.chat.completions.with_raw_response.create(**body, extra_headers=headers)
             stored = chat_completion(masked(raw.http_response.text, self.secret, 16), self.endpoint.model, worst)
             self.client.keep(request, attempt, stored)
-            taken = (stored.tokens_in, stored.tokens_out)
-            if self.client.mode != "live":  # now the record knows of them
-                self.recorded = [known + more for known, more in zip(self.recorded, taken, strict=True)]
-                taken = (0, 0)
+            self.recorded = [self.recorded[0] + stored.tokens_in, self.recorded[1] + stored.tokens_out]
+            taken = (0, 0)  # the record knows of them
             return stored
         except openai.APIConnectionError as error:
             if type(error.__cause__).__name__.startswith("Connect"):  # nobody was there

@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,9 +106,7 @@ class Progress:
             write_atomically(self.notes, json.dumps(self.known, indent=0))
 
     def say(self, what: str, waiting: Sequence[Step], slots: int) -> None:
-        names = [self.names[step.key] for step in waiting]
-        more = f" and {len(names) - NAMED} more" * (len(names) > NAMED)
-        rest = f"; left: {', '.join(names[:NAMED])}{more}" if names else ""
+        rest = f"; left: {few([self.names[step.key] for step in waiting], NAMED)}" if waiting else ""
         clock = span(time.time() - self.started)
         print(f"[{self.done}/{self.total}, {clock}{self.left(waiting, slots)}] {what}{rest}", flush=True)
 
@@ -118,10 +116,13 @@ def run(
 ) -> int:
     """Make the results of ``steps`` and of all that they need, where they don't hold; returns how many were made.
 
-    ``names``: key -> name.  ``needs_gpu``: steps that run a model get a card each.  Where a step fails, those that run are
-    awaited, nothing new is begun, and StepFailed says why.  An interrupt ends the running steps; the same call goes on from there.
+    What has to run is printed first, and what is damaged named, both once.  ``names``: key -> name.  ``needs_gpu``: steps that
+    run a model get a card each.  Where a step fails, those that run are awaited, nothing new is begun, and StepFailed says
+    why.  An interrupt ends the running steps; the same call goes on from there.
     """
     todo = due(steps, stores)
+    if todo:
+        print(f"{len(todo)} steps to run: {', '.join(names[step.key] for step in todo)}", flush=True)
     weight = _longest_chains(todo)
     waiting = {step.key: step for step in todo}
     progress = Progress(names, len(todo), stores.runs.folder / "durations.json")
@@ -168,6 +169,12 @@ def _longest_chains(todo: Sequence[Step]) -> dict[str, int]:
         for key in _needs(step) & length.keys():
             length[key] = max(length[key], length[step.key] + 1)
     return length
+
+
+def few(names: Iterable[str], most: int) -> str:
+    """``a, b, c and 4 more``."""
+    names = list(names)
+    return ", ".join(names[:most]) + f" and {len(names) - most} more" * (len(names) > most)
 
 
 def span(seconds: float) -> str:

@@ -15,6 +15,7 @@ holds while its key is the one that is asked for.  ``version`` is raised by hand
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
@@ -53,7 +54,7 @@ def unkeyed(**settings):
 
 
 @dataclass(frozen=True, eq=False)
-class Step(Generic[T]):
+class Step(ABC, Generic[T]):
     """One piece of work.  Subclasses are frozen dataclasses that define ``run`` with its return type."""
 
     version: ClassVar[int] = 1
@@ -62,9 +63,9 @@ class Step(Generic[T]):
     uses_model: ClassVar[bool] = False
     """Whether it runs a language model: on a GPU, where the profile needs one."""
 
+    @abstractmethod
     def run(self, work: Work) -> T:
         """The result, a frozen dataclass; or `Missing`."""
-        raise NotImplementedError
 
     @cached_property
     def fields(self) -> dict:
@@ -163,7 +164,7 @@ class Work:
 
     def rows(self, name: str) -> Rows:
         """A growing file of rows in this step's folder."""
-        return Rows(self.folder / f"{name}.jsonl")
+        return Rows(self.folder / f"{name}.jsonl", self.step.key)
 
     def _check(self, step: Step) -> None:
         if step.key not in closure(self.step.upstream):

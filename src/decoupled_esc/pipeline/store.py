@@ -103,15 +103,8 @@ class Store:
                 raise Damaged(f"{path} was changed after it was written")
             kind = TypeAdapter(Missing) if data["missing"] else result_type(type(step))
             result = kind.validate_python(value)
-            return Stored(
-                data["key"],
-                result,
-                data["digest"],
-                data["fields"],
-                data["provenance"],
-                data["rows_left_out"],
-                data["files"],
-            )
+            kept = ("key", "digest", "fields", "provenance", "rows_left_out", "files")
+            return Stored(result=result, **{name: data[name] for name in kept})
         except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             said = str(error).splitlines()[0]
             raise Damaged(f"{path} is no result of {type(step).__name__} ({type(error).__name__}: {said})") from None
@@ -189,15 +182,19 @@ class Stores:
     runs: Store
     others: tuple[Store, ...] = ()
 
-    def find(self, step: Step, *, whole: bool = True) -> Stored | None:
-        """The stored result of ``step``, or None.  ``whole``: with its rows and files, as a later step needs it."""
+    def find(self, step: Step, *, whole: bool = True, quiet: bool = False) -> Stored | None:
+        """The stored result of ``step``, or None.  ``whole``: with its rows and files, as a later step needs it.
+
+        Damage is named on stderr, unless ``quiet``.
+        """
         for store in (self.runs, *self.others):
             try:
                 stored = store.read(step)
                 if stored is not None and whole and store.keeps_files:
                     store.verify(step)
             except Damaged as damage:
-                print(f"{damage}; it is made again", file=sys.stderr, flush=True)
+                if not quiet:
+                    print(f"{damage}; it is made again", file=sys.stderr, flush=True)
                 continue
             if stored is None or (whole and (stored.rows_left_out or (step.leaves and not store.keeps_files))):
                 continue

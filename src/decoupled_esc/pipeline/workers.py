@@ -33,7 +33,7 @@ def perform(step: Step, name: str, stores: Stores, provenance: Callable[[], dict
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
-            if stores.find(step) is None:
+            if stores.find(step, quiet=True) is None:  # whoever planned the run has named what is damaged
                 if (folder / "result.json").exists():  # damaged: nothing beside it is trusted
                     stores.runs.clear(step)
                 work = Work(step, name, folder, stores.runs.folder, stores)
@@ -142,7 +142,7 @@ class Slurm:
         except ImportError:
             raise KnownError("a cluster needs the package submitit: pip install -e '.[slurm]'") from None
         self.slots, self.provenance = slots, provenance
-        self._parameters, self._gpu, self._folder, self._jobs = parameters, gpu_parameters, folder, []
+        self._parameters, self._gpu, self._jobs = parameters, gpu_parameters, []
         self._executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
 
     def submit(self, step: Step, name: str, stores: Stores, card: int | None) -> Future:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
+from decoupled_esc.corpus import Message
 from decoupled_esc.packing import Packed, answer_logps, attention
+from decoupled_esc.prompts import ids
 from decoupled_esc.train.data import Sequences
 
 
@@ -46,3 +51,37 @@ def _logits(model, packed: Packed):
         use_cache=False,
         **attention(packed.depths, model),
     ).logits[0]
+
+
+def conversation_ids(messages: Sequence[Message], tokenizer) -> list[int]:
+    """Token ids of a conversation in the chat template, the seeker as user and the supporter as assistant, after a separator."""
+    chat = [{"role": "user" if m.role == "seeker" else "assistant", "content": m.text} for m in messages]
+    return [tokenizer.pad_token_id, *ids(tokenizer.apply_chat_template(chat, tokenize=False), tokenizer)]
+
+
+def perplexity(model, tokenizer, conversations: Sequence[Sequence[Message]], context: int) -> dict[str, float]:
+    """``{"tokens", "bytes", "nats_per_token", "perplexity", "bits_per_byte"}`` of ``conversations``, each read by itself.
+
+    One longer than ``context`` tokens is read in pieces.  Bits per byte can be compared between tokenizers; the bytes are those
+    of the messages' text, and the chat template's marks count among the tokens alone.
+    """
+    import torch
+
+    nats, tokens, size = 0.0, 0, 0
+    model.eval()
+    with torch.inference_mode():
+        for messages in conversations:
+            row = conversation_ids(messages, tokenizer)
+            size += sum(len(message.text.encode()) for message in messages)
+            for start in range(0, len(row) - 1, context - 1):
+                piece = torch.tensor([row[start : start + context]], device=model.device)
+                logits = model(input_ids=piece, use_cache=False).logits[0, :-1].float()
+                nats += torch.nn.functional.cross_entropy(logits, piece[0, 1:], reduction="sum").double().item()
+                tokens += piece.shape[1] - 1
+    return {
+        "tokens": tokens,
+        "bytes": size,
+        "nats_per_token": nats / tokens,
+        "perplexity": math.exp(nats / tokens),
+        "bits_per_byte": nats / math.log(2) / size,
+    }

@@ -83,7 +83,7 @@ def train_sft(
     sequences = encode(learned, layout, tokenizer, max_length, unit)
     unseen = encode(held_out, layout, tokenizer, max_length, unit)
     return FineTuned(
-        **_trained(policy, tokenizer, sequences, training, unseen, folder, seed, launch, compare=compare),
+        **_trained(Job(policy, sequences, training, seed), tokenizer, unseen, folder, launch, compare=compare),
         dialogues=len({turn.dialogue for turn in turns}),
         turns=len(turns),
         unit=unit,
@@ -121,54 +121,44 @@ def train_preference(
     sequences = encode_pairs(pairs, layout, tokenizer, max_length, unit, mismatched=mismatched)
     unseen = encode(held_out, layout, tokenizer, max_length, unit)
     return Preferred(
-        **_trained(policy, tokenizer, sequences, training, unseen, folder, seed, launch, preference=preference),
+        **_trained(Job(policy, sequences, training, seed, preference), tokenizer, unseen, folder, launch),
         loss=preference,
         pairs=len(pairs),
     )
 
 
 def _trained(
-    policy: models.Weights,
-    tokenizer,
-    sequences: Sequences,
-    training: Training,
-    unseen: Sequences,
-    folder: Path,
-    seed: int,
-    launch: Launch | None,
-    *,
-    preference: Preference | None = None,
-    compare: bool = True,
+    job: Job, tokenizer, unseen: Sequences, folder: Path, launch: Launch | None, *, compare: bool = True
 ) -> dict:
     """The fields of Trained, and with ``compare`` those that say how far the policy has moved."""
-    if len(sequences):
-        model, log = _run(policy, tokenizer, sequences, training, folder, seed, launch, preference)
+    if len(job.sequences):
+        model, log = _run(job, tokenizer, folder, launch)
     else:
         with no_space_is_said(folder):
-            models.copy(policy, folder / "policy")
-        model, log = models.load(policy), NOTHING
+            models.copy(job.weights, folder / "policy")
+        model, log = models.load(job.weights), NOTHING
     found = {"held_out_loss": held_out_loss(model, unseen)}
     if compare:
-        before = models.load(policy)
+        before = models.load(job.weights)
         found |= {
             "held_out_loss_before": held_out_loss(before, unseen),
             "divergence": divergence(model, before, unseen),
         }
     weights = models.weights_digest(folder / "policy")
-    return {**vars(log), **found, "sequences": len(sequences), "cut": sequences.cut, "weights": weights}
+    return {**vars(log), **found, "sequences": len(job.sequences), "cut": job.sequences.cut, "weights": weights}
 
 
-def _run(policy, tokenizer, sequences, training, folder, seed, launch, preference):
+def _run(job: Job, tokenizer, folder: Path, launch: Launch | None) -> tuple:
     """(the policy, log) of a training in this process, or in as many as ``launch`` says."""
     import torch
 
-    model, reference, start = models.load(policy, for_training=True), None, policy.identity
-    if preference is not None and preference.has_reference:
-        reference = reference_logps(model, sequences, start, folder, training.precision)
+    model, start, training = models.load(job.weights, for_training=True), job.weights.identity, job.training
+    if job.preference is not None and job.preference.has_reference:
+        job = replace(job, reference=reference_logps(model, job.sequences, start, folder, training.precision))
     if launch is None:
-        options = {"seed": seed, "start": start, "preference": preference, "reference": reference}
-        return model, fine_tune(model, tokenizer, sequences, training, folder, **options)
+        options = {"seed": job.seed, "start": start, "preference": job.preference, "reference": job.reference}
+        return model, fine_tune(model, tokenizer, job.sequences, training, folder, **options)
     del model  # the others need its place,
     torch.cuda.empty_cache()  # which this process would keep
-    log = launched(Job(policy, sequences, training, seed, preference, reference), folder, launch)
-    return models.load(models.weights_of(replace(policy, adapter=None), folder / "policy")), log
+    log = launched(job, folder, launch)
+    return models.load(models.weights_of(replace(job.weights, adapter=None), folder / "policy")), log

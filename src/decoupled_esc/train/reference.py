@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 from decoupled_esc import progress
+from decoupled_esc.files import Rows
 from decoupled_esc.packing import Packed, answer_logps
 from decoupled_esc.train.data import Sequences
 
@@ -36,20 +36,12 @@ def reference_logps(
     that is damaged, foreign or out of its place is named, and computed again with all that follow.
     """
     key = f"{precision}-{reference_key(weights, sequences)}"
-    file = folder / f"reference-{key}.jsonl"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    done = _read(file, key)
-    with (
-        file.open("a", encoding="utf-8") as out,
-        progress.bar(len(sequences), "reference", initial=len(done)) as bar,
-    ):
-        for packed in sequences.packed[len(done) :]:
-            logps = frozen_logps(model, packed, precision).tolist()
-            out.write(_row(key, len(done), logps))
-            out.flush()
-            done.append(logps)
+    rows = Rows(folder / f"reference-{key}.jsonl", key)
+    with progress.bar(len(sequences), "reference", initial=len(rows.by_id)) as bar:
+        for number, packed in list(enumerate(sequences.packed))[len(rows.by_id) :]:
+            rows.append([{"id": str(number), "logps": frozen_logps(model, packed, precision).tolist()}])
             bar.update()
-    return done
+    return [row["logps"] for row in rows.by_id.values()]
 
 
 def frozen_logps(model, packed: Packed, precision: str):
@@ -62,28 +54,3 @@ def frozen_logps(model, packed: Packed, precision: str):
         logps = answer_logps(model, packed)
     model.train(was_training)
     return logps
-
-
-def _row(key: str, number: int, logps: list[float]) -> str:
-    """A line of the file, with a checksum over what it says, its place and the file that it belongs to."""
-    check = hashlib.sha256(json.dumps([key, number, logps]).encode()).hexdigest()[:16]
-    return json.dumps({"logps": logps, "check": check}) + "\n"
-
-
-def _read(file: Path, key: str) -> list[list[float]]:
-    """The rows of ``file`` up to the first that is not as it was written, which is cut off with all that follow."""
-    done: list[list[float]] = []
-    if not file.exists():
-        return done
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    for number, line in enumerate(lines):
-        try:
-            logps = json.loads(line)["logps"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            logps = None
-        if line != _row(key, number, logps):
-            print(f"{file.name}: row {number + 1} of {len(lines)} is damaged or foreign; made again", file=sys.stderr)
-            file.write_text("".join(lines[:number]), encoding="utf-8")
-            break
-        done.append(logps)
-    return done

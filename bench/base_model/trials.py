@@ -1,6 +1,6 @@
 """Short trials behind the recipes of the base models: one choice changed at a time, judged by held-out bits per byte.
 
-    python bench/base_models.py            # those that results/pretraining/trials.json lacks; about five minutes each
+    python -m bench.base_model.trials      # those that results/pretraining/trials.json lacks; about five minutes each
 
 Needs the sources of chapter 16 and `pip install -e .[pretrain]`.  Each trial runs on one thread, two at a time on two cores.
 """
@@ -17,9 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 
-from decoupled_esc.experiments import pretraining
-from decoupled_esc.experiments.run import surroundings
+from bench.base_model import make
+from bench.base_model.text import make_text, split
+from decoupled_esc import models
+from decoupled_esc.experiments.run import PUBLISHED, ROOT, surroundings
 from decoupled_esc.files import write_atomically
+from decoupled_esc.train.held_out import perplexity
 
 TOKENS = 800_000
 BASE = {
@@ -41,53 +44,47 @@ TRIALS = {
     "half batch, wide": ("2 blocks a step, hidden 320", {"batch_size": 2}, {"hidden": 320, "heads": 5, "feed_forward": 896}, TOKENS),
     "half batch, large vocabulary": ("2 blocks a step, 8,192 entries, about as much text", {"batch_size": 2}, {"vocabulary": 8192}, 720_000),
 }  # fmt: skip
-TARGET = pretraining.PUBLISHED / "pretraining" / "trials.json"
+TARGET = PUBLISHED / "pretraining" / "trials.json"
 
 
 def measure(name: str) -> dict:
     """One trial, in this process."""
     import torch
 
-    from decoupled_esc import models
-    from decoupled_esc.train import pretrain
-
     torch.set_num_threads(1)
     differs, changes, shape, tokens = TRIALS[name]
-    recipe = pretraining.load_recipe("esc-base")
+    recipe = make.load_recipe("esc-base")
     recipe = recipe.model_copy(update={**BASE, **changes, "shape": recipe.shape.model_copy(update=shape)})
-    train, held = pretraining.split(pretraining.text()[0])
-    tokenizer = pretrain.base_tokenizer(train, recipe.shape.vocabulary)
+    train, held = split(make.made(make_text(), "text").rows)
+    tokenizer = make.base_tokenizer(train, recipe.shape.vocabulary)
     model = models.create(recipe.shape, tokenizer, recipe.seed)
-    sequences = pretrain.blocks(pretrain.mixed(train, recipe.repeats, recipe.seed), tokenizer, recipe.block)
+    sequences = make.blocks(make.mixed(train, recipe.repeats, recipe.seed), tokenizer, recipe.block)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        log = pretrain.pretrain(model, tokenizer, sequences[: tokens // recipe.block], recipe, Path(folder) / name)
+        log = make.pretrain(model, tokenizer, sequences[: tokens // recipe.block], recipe, Path(folder) / name)
     seconds = time.perf_counter() - started
+    bits = {
+        source: perplexity(model, tokenizer, [p.messages for p in held[source][:count]], 2048)["bits_per_byte"]
+        for source, count in HELD_OUT.items()
+    }
     return {
         "name": name,
         "differs": differs,
-        "parameters": log.parameters,
-        "tokens": log.tokens,
+        "parameters": log["parameters"],
+        "tokens": log["tokens"],
         "seconds": round(seconds),
-        "bits_per_byte": {
-            source: round(pretrain.perplexity(model, tokenizer, held[source][:count], 2048)["bits_per_byte"], 4)
-            for source, count in HELD_OUT.items()
-        },
+        "bits_per_byte": {source: round(value, 4) for source, value in bits.items()},
     }
 
 
 def speed(precision: str, steps: int = 6) -> float:
     """Tokens per second of an optimiser step of ``esc-base``'s shape, the fastest of ``steps``, with all threads to itself."""
     import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    torch.set_num_threads(pretraining.THREADS)
-    recipe = pretraining.load_recipe("esc-base")
+    torch.set_num_threads(make.THREADS)
+    recipe = make.load_recipe("esc-base")
     shape = recipe.shape
-    model = Qwen2ForCausalLM(Qwen2Config(
-        vocab_size=shape.vocabulary, hidden_size=shape.hidden, num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
-        num_key_value_heads=shape.heads, intermediate_size=shape.feed_forward, tie_word_embeddings=True,
-    ))  # fmt: skip
+    model = models.create(shape, models.load_tokenizer(models.EMBEDDED / "esc-base"), recipe.seed)
     optimiser = torch.optim.AdamW(model.parameters(), fused=True)
     tokens = torch.randint(shape.vocabulary, (recipe.batch_size, recipe.block))
     seconds = []
@@ -109,13 +106,14 @@ def main() -> None:
     if options.one:
         print(json.dumps(measure(options.one)))
         return
-    pretraining.text()  # cleaned once, before two trials ask for it at the same time
-    found = pretraining.record("trials") if TARGET.exists() else {"trials": []}
+    make.made(make_text(), "text")  # cleaned once, before two trials ask for it
+    found = json.loads(TARGET.read_text(encoding="utf-8")) if TARGET.exists() else {"trials": []}
     known = {row["name"]: row for row in found["trials"]}
     lock = Lock()
 
     def run(name: str) -> None:
-        done = subprocess.run([sys.executable, __file__, "--one", name], stdout=subprocess.PIPE, text=True, check=True)
+        command = [sys.executable, "-m", "bench.base_model.trials", "--one", name]
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
         with lock:
             known[name] = json.loads(done.stdout.splitlines()[-1])
             write(known, found.get("tokens_per_second"))
