@@ -39,7 +39,7 @@ if book.stored("replies-vanilla-dpo").provenance.get("remade"):
 # ## How it is decided
 #
 # All systems answer the same test turns, trained and sampled under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
-# *Ours* is the mean of the differences under them, with a 95% interval for other dialogues and other training runs.
+# *Ours* is the mean of the differences under them, with a 95% interval for other dialogues and other training runs: the variance between dialogues and the variance between trainings are added, each at its own degrees of freedom {cite}`graybill1980confidence`, so that three trainings that differ much have a wide one.
 #
 # {glue:text}`rule`
 #
@@ -56,7 +56,7 @@ tables = questions.question(
     asked, {"sampled": ("vanilla-dpo - vanilla-sft", ROWS), "greedy": ("vanilla-dpo-argmax - vanilla-sft-argmax", ROWS)}, BETTER
 )
 sampled, best = tables["sampled"], tables["greedy"]
-figures.glue_numbers(rule=questions.rule(asked, len(sampled) + len(best)))
+figures.glue_numbers(rule=questions.rule(asked))
 results_table(sampled, f"Vanilla-DPO minus Vanilla-SFT, sampled at T = 0.7; {n_turns} replies per system; profile {book.label}; 95% intervals.")
 
 # %% [markdown]

@@ -39,7 +39,7 @@ if book.stored("replies-vanilla-dpo").provenance.get("remade"):
 # ## How it is decided
 #
 # All systems answer the same test turns, trained and sampled under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
-# *Ours* is the mean of the differences under them, with a 95% interval for other dialogues and other training runs.
+# *Ours* is the mean of the differences under them, with a 95% interval for other dialogues and other training runs ([chapter 09](09_ask_rq1.ipynb) says how).
 #
 # {glue:text}`rule`
 #
@@ -59,7 +59,7 @@ tables = questions.question(
     BETTER,
 )
 after_dpo, after_sft, best = tables["DPO"], tables["SFT"], tables["greedy"]
-figures.glue_numbers(rule=questions.rule(asked, sum(map(len, tables.values()))))
+figures.glue_numbers(rule=questions.rule(asked))
 results_table(after_dpo, f"Decoupled-DPO minus Vanilla-DPO, sampled at T = 0.7; {n_turns} replies per system; profile {book.label}; 95% intervals.")
 
 # %% [markdown]

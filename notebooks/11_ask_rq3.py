@@ -41,7 +41,7 @@ if book.stored("replies-vanilla-dpo").provenance.get("remade"):
 # ## How it is decided
 #
 # All systems answer the same test turns, trained and sampled under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
-# *Ours* is the mean of the differences under them, with a 95% interval for other dialogues and other training runs.
+# *Ours* is the mean of the differences under them, with a 95% interval for other dialogues and other training runs ([chapter 09](09_ask_rq1.ipynb) says how).
 #
 # {glue:text}`rule`
 #
@@ -56,7 +56,7 @@ tables = questions.question(
     asked, {"sampled": ("decoupled-dpo - decoupled-sft", ROWS), "greedy": ("decoupled-dpo-argmax - decoupled-sft-argmax", ROWS)}, BETTER
 )
 sampled, best = tables["sampled"], tables["greedy"]
-figures.glue_numbers(rule=questions.rule(asked, len(sampled) + len(best)))
+figures.glue_numbers(rule=questions.rule(asked))
 results_table(sampled, f"Decoupled-DPO minus Decoupled-SFT, sampled at T = 0.7; {n_turns} replies per system; profile {book.label}; 95% intervals.")
 
 # %% [markdown]

@@ -38,7 +38,7 @@ figures.glue_numbers(profile_name=book.label, seeds=seeds)
 # %% [markdown]
 # ## DecoupledESC Figure 7 for our models
 #
-# Shares are means over the seed(s) {glue:text}`seeds`, with 95% intervals from resampling whole dialogues and, independently, seeds (the pigeonhole bootstrap {cite}`owen2007pigeonhole`).
+# Shares are means over the seed(s) {glue:text}`seeds`, with 95% intervals for other dialogues and other training runs ([chapter 09](09_ask_rq1.ipynb) says how).
 # The judge here is the offline error classifier, unless the profile has an LLM judge, whose shares follow below.
 
 # %% tags=["hide-input", "remove-output"]

@@ -102,7 +102,7 @@ results_table(pd.DataFrame({name: {key: f"{value:.3g}" for key, value in line.it
 # %% [markdown]
 # What one rate does to five losses says little about the losses.
 #
-# All tables below give means over the seeds, with 95% intervals from resampling whole dialogues and, independently, seeds (the pigeonhole bootstrap {cite}`owen2007pigeonhole`); the prompted rows of CSO Table 2 are of one seed.
+# All tables below give means over the seeds, with 95% intervals for other dialogues and other training runs ([chapter 09](09_ask_rq1.ipynb) says how); the prompted rows of CSO Table 2 are of one seed.
 
 # %% tags=["hide-input"]
 if book.stored("sft-vanilla").provenance.get("remade"):
@@ -246,7 +246,7 @@ searched = {
     "searched rejections give a higher macro F1 than random ones": ("cso-dpo - cso-random", "Q", 1),
     "searched rejections give a lower bias than random ones": ("cso-dpo - cso-random", "B", -1),
 }
-figures.glue_numbers(rule=questions.rule(found, len(claims | searched)))
+figures.glue_numbers(rule=questions.rule(found))
 results_table(cso_tables.claims(found, claims | searched), f"CSO's claims, seed(s) {seeds}, profile {book.label}; 95% intervals.")
 
 # %% [markdown]

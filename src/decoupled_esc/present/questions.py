@@ -73,19 +73,19 @@ def rule_error_rate(seeds: int) -> float | Missing:
     return max(rates) if rates else Missing(f"not simulated for {seeds} seed{'s' * (seeds > 1)}")
 
 
-def rule(asked: SeedEvaluation, rows: int) -> str:
-    """How the ``rows`` rows of one question are decided, and how often wrongly where nothing has an effect, in words."""
+def rule(asked: SeedEvaluation) -> str:
+    """How the rows of a table are decided, and how often wrongly where nothing has an effect, in words."""
     rate = rule_error_rate(len(asked.seeds))
     found = (
-        f"in up to {100 * rate:.1f}% of simulated questions under {len(asked.seeds)} seeds"
+        f"in up to {100 * rate:.1f}% of simulated tables under {len(asked.seeds)} seeds"
         if isinstance(rate, float)
         else rate.reason
     )
     return (
-        f"A row is supported or contradicted if the p-value of no effect, corrected for the {rows} rows of the question (Holm), "
+        f"A row is supported or contradicted if the p-value of no effect, corrected for the number of rows in its table (Holm), "
         f"is at most {LEVEL} and the difference has the same sign under every one of at least {MIN_SEEDS} seeds; otherwise it is "
-        f"not decided. With fewer seeds it is at most a trend for or against the claim. How often this decides a row of a "
-        f"question in which nothing has an effect: {found}."
+        f"not decided. With fewer seeds it is at most a trend for or against the claim. How often this decides any "
+        f"row where nothing has an effect: {found}."
     )
 
 
@@ -95,28 +95,22 @@ def question(
     """One research question as tables: the paper's difference for either backbone, ours over all seeds and under each.
 
     ``contrasts``: title of a table -> (``a - b`` of the systems of ``asked``, Table 3's rows of a and b); ``better``: metric ->
-    1 or -1, the direction that the claim needs.  All rows of all tables are one family of `decide`.  Text; the last column is
-    `answer`, and *chance* is `PaperTable.noise`.
+    1 or -1, the direction that the claim needs.  The rows of a table are one family of `decide`.  Text; the last column is `answer`,
+    and *chance* is `PaperTable.noise`.
     """
-    table = load_tables()["decoupledesc/table-3"]
-    family = {
-        (title, key): claim(asked, contrast, key, sign)
-        for title, (contrast, _) in contrasts.items()
-        for key, sign in better.items()
-    }
-    said = dict(zip(family, decide(list(family.values())), strict=True))
-    return {
-        title: pd.DataFrame(
+    table, found = load_tables()["decoupledesc/table-3"], {}
+    for title, (contrast, rows) in contrasts.items():
+        family = [claim(asked, contrast, key, sign) for key, sign in better.items()]
+        found[title] = pd.DataFrame(
             {
-                table.column(key).name: {"claim": "higher" if better[key] > 0 else "lower"}
+                table.column(key).name: {"claim": "higher" if one.sign > 0 else "lower"}
                 | _printed(table, rows, key)
-                | texts(family[title, key], table.column(key).decimals)
-                | {"answer": said[title, key]}
-                for key in better
+                | texts(one, table.column(key).decimals)
+                | {"answer": said}
+                for key, one, said in zip(better, family, decide(family), strict=True)
             }
         ).T
-        for title, (_, rows) in contrasts.items()
-    }
+    return found
 
 
 def _printed(table: PaperTable, rows: tuple[str, str], key: str) -> dict[str, str]:
