@@ -84,7 +84,7 @@ def rule(asked: SeedEvaluation) -> str:
     return (
         f"A row is supported or contradicted if the p-value of no effect, corrected for the number of rows in its table (Holm), "
         f"is at most {LEVEL} and the difference has the same sign under every one of at least {MIN_SEEDS} seeds; otherwise it is "
-        f"not decided. With fewer seeds it is at most a trend for or against the claim. How often this decides any "
+        f"not decided. Each table is a question of its own, the first of them the paper's. With fewer seeds it is at most a trend for or against the claim. How often this decides any "
         f"row where nothing has an effect: {found}."
     )
 
