@@ -198,6 +198,8 @@ class ErrorsOverSeeds(SeedMeans):
 class EvaluateErrors(Step):
     """Shares of errors by the offline classifier and their differences, averaged over all seeds, and under each (RQ4)."""
 
+    version = 2
+
     counts: dict[str, CountErrors]
     """By seed."""
     contrasts: tuple[Contrast, ...]
