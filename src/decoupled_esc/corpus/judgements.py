@@ -1,0 +1,220 @@
+"""Published judgements of supportive replies, by people and by large models: what judges are checked against.
+
+* iEval (Svikhnushina et al. 2022): 240 people each chatted with four bots about two situations and rated every chat.
+* Empathic judges (Kumar et al. 2025): three experts, crowds and three LLMs on 200 conversations of four data sets.
+* MentalAlign (Badawi et al. 2025): experts and four LLMs on replies by nine models and by a person to 1,000 posts; no reply texts.
+
+What a file leaves open is left out and counted, as is what MentalAlign has off its scale; another form is a CorpusError.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from decoupled_esc.corpus.errors import CorpusError
+from decoupled_esc.corpus.readers import read_csv, read_list, read_text, text_of
+
+BOTS = ("Pink", "Purple", "Yellow", "Green")
+SITUATIONS = ("positive", "negative")
+LIKERT = ("P", "^P", "A", "^A", "EU", "ER", "L", "R", "S")
+"""Items of iEval, 1 to 5, under the file's names; ``^`` marks the negated wording of an item."""
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A person's chat with one bot, and what the same person thought of it."""
+
+    person: str
+    situation: str
+    bot: str
+    said: tuple[str, ...]
+    """Messages in turn, the person's first."""
+    items: dict[str, int]
+    """`LIKERT` -> 1 to 5."""
+    rank: int
+    """The person's verdict beside the other three bots: 1 bad, 2 okay, 3 good; bots may share one."""
+
+    @property
+    def replies(self) -> tuple[str, ...]:
+        """The bot's messages."""
+        return self.said[1::2]
+
+
+@dataclass(frozen=True)
+class Rating:
+    """What one rater gave one reply or conversation on one dimension."""
+
+    sample: str
+    """The data set that it is from: a key of `SAMPLES`, or "MentalAlign"."""
+    conversation: str
+    writer: str
+    """Who wrote the reply; "" where the whole conversation was rated."""
+    dimension: str
+    rater: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """All ratings of a source, and how many were left out, by reason."""
+
+    rows: tuple[Rating, ...]
+    left_out: dict[str, int]
+
+
+EXPERTS = ("expert1", "expert2", "expert3")
+RATERS = {"gpt": "GPT-4o", "claude": "Claude", "llm": "Gemini"} | {n: n for n in (*EXPERTS, "experts", "crowd")}
+"""Name in the file -> ours.  ``experts`` is the median of the three; ``llm`` holds Gemini's ratings."""
+
+SAMPLES = {
+    "Lend an Ear": ("lend_an_ear_conversation_id", 1, 5), "Perceived Empathy": ("perceived_conversation_id", 1, 7),
+    "EmpatheticDialogues": ("empathetic_conversation_id", 1, 5), "EPITOME": ("epitome_conversation_id", 0, 2),
+}  # fmt: skip
+"""Sample -> (the column of its ids, the ends of its scale)."""
+
+_GIVEN = re.compile(r"[\"“](\w+)[\"”]\s*:\s*(\d+(?:\.\d+)?)")
+_NO_DIMENSION = {"Unnamed: 0", "full_conversation", "rp_id"}
+ATTRIBUTES = ("Guidance", "Informativeness", "Relevance", "Safety", "Empathy", "Helpfulness", "Understanding")
+WRITERS = {
+    "original": "human", "claude": "Claude-3.5-Haiku", "ds_llama": "DeepSeek-LLaMA-8B", "ds_qwen": "DeepSeek-Qwen-7B",
+    "gemini": "Gemini-2.0-Flash", "gpt4o": "GPT-4o", "gpt4omini": "GPT-4o-mini", "llama_3": "Llama-3.1-8B",
+    "qwen_2": "Qwen2.5-7B", "qwen_3": "Qwen3-4B",
+}  # fmt: skip
+"""Name in the file's header -> who wrote the replies."""
+
+JUDGES = ("experts", "Claude", "Gemini", "GPT-4o", "o4-mini")
+"""Raters of MentalAlign, in the order of its files."""
+
+
+AGAIN = "fetch the files again: decoupled-esc data fetch"
+
+
+def _odd(problem: str, path: Path, field: str, name: str) -> CorpusError:
+    return CorpusError(problem, file=path.name, field=field, remedy=f"{AGAIN} {name}")
+
+
+def read_ieval(path: Path) -> list[Chat]:
+    """All chats of ``ieval_data.json``, ordered by person, situation and bot; nothing is left out."""
+    found = []
+    for number, person in enumerate(read_list(path, "people", f"{AGAIN} ieval")):
+        for situation, bot in itertools.product(SITUATIONS, BOTS):
+            where = f"person {number}, {situation}, {bot}"
+            side = person.get(situation) if isinstance(person, dict) else None
+            chat = side.get(bot) if isinstance(side, dict) else None
+            said = ("\n" + text_of(chat, "chat_log", path, where, f"{AGAIN} ieval")).split("\n- ")[1:]
+            if len(said) < 2:
+                raise _odd("expected messages of both, each after '- '", path, f"{where}, chat_log", "ieval")
+            for key, most in {**dict.fromkeys(LIKERT, 5), "Rating": 3}.items():
+                if type(value := chat.get(key)) is not int or not 1 <= value <= most:
+                    raise _odd(f"expected 1 to {most}, got {value!r}", path, f"{where}, {key}", "ieval")
+            found.append(
+                Chat(f"{number}", situation, bot, (*said,), {key: chat[key] for key in LIKERT}, chat["Rating"])
+            )
+    return found
+
+
+def read_empathic(path: Path) -> Ratings:
+    """The 21 dimensions of the table that has the annotations of all four samples side by side; empty cells are left out."""
+    name = "empathic_judges"
+    header, *lines = list(csv.reader(io.StringIO(read_text(path, f"{AGAIN} {name}", "utf-8-sig"), newline=""))) or [[]]
+    found, left_out = [], Counter()
+    for sample, (id, low, high) in SAMPLES.items():
+        if id not in header or "annotation_method" not in header[header.index(id) :]:
+            raise _odd(f"lacks {id!r}, or 'annotation_method' after it", path, "header", name)
+        # Column names repeat from sample to sample: each has its own from its id to its rater.
+        first, last = header.index(id), header.index("annotation_method", header.index(id))
+        seen = {("", rater) for rater in RATERS}
+        for number, line in enumerate(lines, start=1):
+            if len(line) != len(header) or line[last] not in RATERS or (line[first], line[last]) in seen:
+                problem = f"expected {len(header)} cells, a rater among {', '.join(RATERS)}, each once for an id"
+                raise _odd(problem, path, f"row {number}, {id}", name)
+            seen.add((line[first], line[last]))
+            for place in range(first + 1, last):
+                if (dimension := header[place]) in _NO_DIMENSION:
+                    continue
+                if not line[place]:
+                    left_out["empty cell"] += 1
+                elif not re.fullmatch(r"\d+(\.\d+)?", line[place]) or not low <= float(line[place]) <= high:
+                    problem = f"expected a number from {low} to {high}, got {line[place]!r}"
+                    raise _odd(problem, path, f"row {number}, {dimension}", name)
+                else:
+                    found.append(Rating(sample, line[first], "", dimension, RATERS[line[last]], float(line[place])))
+    return Ratings(tuple(found), dict(left_out))
+
+
+def read_empathic_texts(paths: Sequence[Path]) -> dict[tuple[str, str], str]:
+    """(sample, conversation) -> what was said, of the three samples whose texts are published; ``paths`` as registered."""
+    files, found = {path.name: path for path in paths}, {}
+    for sample, name, id, fields in (
+        ("EmpatheticDialogues", "sample_empatheticdialogues.csv", "conv_id", ("full_conversation",)),
+        ("EPITOME", "sample_epitome.csv", "sp_id", ("seeker_post", "response_post")),
+        ("Lend an Ear", "sample_lend_an_ear_annotations.csv", "conversation_id", ("full_conversation",)),
+    ):
+        for _, row in read_csv(files[name], (id, *fields), f"{AGAIN} empathic_judges"):
+            said = [f"{who}: {row[field]}" for who, field in zip(("Seeker", "Supporter"), fields)]
+            found[sample, row[id]] = "\n".join(said) if len(said) == 2 else row[fields[0]].replace("_comma_", ",")
+    return found
+
+
+def read_mentalalign(paths: Sequence[Path]) -> Ratings:
+    """Ratings from 1 to 5 by the raters of `JUDGES`, a file each; left out are empty, unread and off-scale ones.
+
+    A judge's row whose post is not the experts' post under the same number is left out too: its replies are others.
+    """
+    found, left_out, posts = [], Counter(), {}
+    for rater, path in zip(JUDGES, paths, strict=True):
+        (header, *lines), seen = read_sheet(path), set()
+        writers = {place: cell.strip().partition("_response_")[2] for place, cell in header.items()}
+        if [header.get("A"), header.get("B")] != ["ConvID", "context"] or [*writers.values()][2:] != [*WRITERS]:
+            problem = f"expected columns ConvID, context and ..._response_ of {', '.join(WRITERS)}"
+            raise _odd(problem, path, "row 1", "mentalalign")
+        for number, line in enumerate(lines, start=2):
+            if (id := line.get("A", "")) in seen or not id:
+                raise _odd(f"expected a number of its own, got {id!r}", path, f"row {number}, ConvID", "mentalalign")
+            seen.add(id)
+            same = posts.setdefault(id, post := re.sub(r"\W", "", line.get("B", ""))) == post
+            for place, writer in list(writers.items())[2:]:
+                given = dict(_GIVEN.findall(line.get(place, ""))) if same else {}
+                for attribute in ATTRIBUTES:
+                    if (value := given.get(attribute, "")) in {"1", "2", "3", "4", "5"}:
+                        found.append(Rating("MentalAlign", id, WRITERS[writer], attribute, rater, float(value)))
+                    else:
+                        why = "no rating" if same else "another post than the experts'"
+                        left_out[f"{rater}: {f'{value}, not 1 to 5' if value else why}"] += 1
+    return Ratings(tuple(found), dict(left_out))
+
+
+_NAMESPACE = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+
+
+def read_sheet(path: Path) -> list[dict[str, str]]:
+    """Rows of the first sheet of an ``.xlsx`` file: column letters -> text, empty cells absent (ECMA-376, part 1, section 18.3)."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            shared = []
+            if "xl/sharedStrings.xml" in archive.namelist():
+                entries = ElementTree.fromstring(archive.read("xl/sharedStrings.xml"))
+                shared = ["".join(text.text or "" for text in entry.iter(f"{_NAMESPACE}t")) for entry in entries]
+            sheet = ElementTree.fromstring(archive.read("xl/worksheets/sheet1.xml"))
+        rows = list(sheet.iter(f"{_NAMESPACE}row"))
+        if not rows:
+            raise ValueError("no rows")
+        return [{re.sub(r"\d", "", c.attrib["r"]): text for c in row if (text := _cell(c, shared))} for row in rows]
+    except (zipfile.BadZipFile, ElementTree.ParseError, KeyError, ValueError, IndexError, OSError) as error:
+        raise _odd(f"cannot be read as a spreadsheet ({error})", path, "sheet 1", "mentalalign") from None
+
+
+def _cell(cell: ElementTree.Element, shared: Sequence[str]) -> str:
+    if cell.get("t") == "inlineStr":
+        return "".join(text.text or "" for text in cell.iter(f"{_NAMESPACE}t"))
+    value = cell.findtext(f"{_NAMESPACE}v") or ""
+    return shared[int(value)] if cell.get("t") == "s" and value else value
