@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from decoupled_esc.experiments.agreement import MeasureAgreement
 from decoupled_esc.experiments.cso import (
     ExtractPairs,
     GrowTrees,
@@ -342,6 +343,9 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
         "released": ScoreReleased(esconv, failed, release, **resampling),
         "error-classifier": MeasureErrorClassifier(own.labels, **resampling),
         "empathy-scale": MeasureEmpathyScale(own.ratings, esconv, failed, **resampling),
+        "judgement-agreement": MeasureAgreement(
+            *(inputs.files[name] for name in ("ieval", "empathic_judges", "mentalalign")), **resampling
+        ),
         "base-model": DescribeBase(own.base, own.validation),
         **own.steps,
         "metrics": Evaluate(own.replies(SYSTEMS), CONTRASTS, test, **resampling),

@@ -15,7 +15,9 @@ from decoupled_esc.pipeline import Missing, Step, unkeyed
 from decoupled_esc.train import Launch
 
 CORPORA = ("esconv", "failed_esconv")
-FILES = ("decoupledesc_release", "empathy_mental_health", "extes", "esc_pro")
+FILES = (
+    "decoupledesc_release", "empathy_mental_health", "extes", "esc_pro", "ieval", "empathic_judges", "mentalalign",
+)  # fmt: skip
 ABSENT = "absent"
 """Stands for the digest of files that are not on this machine: a step says what it lacks, and runs again once they have come."""
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from matplotlib.figure import Figure
 
 from decoupled_esc.evaluate.bootstrap import Estimate
 from decoupled_esc.evaluate.decoding import Calibration, StrategyScores
+from decoupled_esc.evaluate.published_judges import AgreementTable, PairAccuracy
 from decoupled_esc.packing import subtree_ends
+from decoupled_esc.pipeline import Missing
 from decoupled_esc.taxonomy import ESCONV
 from decoupled_esc.train import Preferred
 
@@ -228,6 +231,40 @@ def estimates(values: Mapping[str, Mapping[str, Estimate]], source: str) -> Figu
         axes.set_yticks(-np.arange(len(systems)), list(systems))
         axes.grid(axis="y", visible=False)
         axes.margins(x=0.12)
+    return source_line(figure, source)
+
+
+def published_judges(
+    conversations: AgreementTable | Missing, preferences: PairAccuracy | Missing, source: str
+) -> Figure:
+    """Left: kappa with experts, a line per dimension; right: how often simple rules pick the chat that a person preferred."""
+    for part in (conversations, preferences):
+        if isinstance(part, Missing):
+            return nothing_here(part.reason, source)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 6.2), width_ratios=(3, 2), layout="constrained")
+    names = list(dict.fromkeys(f"{row.dimension} ({row.sample})" for row in conversations.rows))
+    groups = list(dict.fromkeys(row.raters for row in conversations.rows))
+    for number, (group, colour, marker) in enumerate(zip(groups, PALETTE, "osD^vP", strict=False)):
+        rows = [row for row in conversations.rows if row.raters == group and row.kappa]
+        lines = [-names.index(f"{row.dimension} ({row.sample})") + 0.26 - 0.13 * number for row in rows]
+        for line, kappa in zip(lines, [row.kappa for row in rows], strict=True):
+            if kappa.low is not None:
+                left.plot([kappa.low, kappa.high], [line, line], color=colour, linewidth=0.8)
+        left.plot([row.kappa.value for row in rows], lines, marker, color=colour, markersize=4, label=group)
+    short = [re.sub("^(m|level)_", "", name).replace("_", " ") for name in names]
+    left.set_yticks(-np.arange(len(names)), short, fontsize=7.5)
+    left.set(xlabel="quadratic kappa", title="agreement with experts")
+    left.legend(fontsize=7.5, ncols=3, loc="lower center", bbox_to_anchor=(0.3, -0.22))
+    for line, rule in enumerate(preferences.rules):
+        kinds = {"all pairs": rule.accuracy, f"pairs without {preferences.best}": rule.without_best}
+        for up, (name, found), colour in zip((0.12, -0.12), kinds.items(), PALETTE, strict=False):
+            right.plot([found.low, found.high], [up - line] * 2, color=colour, linewidth=2.2)
+            right.plot(found.value, up - line, "o", color=colour, markersize=5, label=None if line else name)
+    right.axvline(50, color="0.4", linewidth=1, linestyle=":")
+    broken = [re.sub(" (by|that) ", r"\n\1 ", rule.rule) for rule in preferences.rules]
+    right.set_yticks(-np.arange(len(broken)), broken, fontsize=7.5)
+    right.set(xlabel="preferred chat picked (%)", title="people's preferences (iEval)")
+    right.legend(fontsize=7.5, loc="lower center", bbox_to_anchor=(0.5, -0.22))
     return source_line(figure, source)
 
 

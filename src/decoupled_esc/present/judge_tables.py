@@ -9,6 +9,7 @@ import pandas as pd
 from decoupled_esc.evaluate import Estimate
 from decoupled_esc.evaluate.errors import LABELS
 from decoupled_esc.evaluate.judges import Agreement
+from decoupled_esc.experiments.agreement import JudgementAgreement
 from decoupled_esc.experiments.judging import Judged, JudgeScores
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present.replication import JUDGED
@@ -79,3 +80,20 @@ def judge_agreement(judged: Judged | Missing) -> pd.DataFrame | Missing:
     rows |= judged.between
     cells = {what: {key: shown(found) for key, found in row.items()} for what, row in rows.items()}
     return pd.DataFrame(cells or {"asked once, alone": {"agreement": "nothing to compare"}}).T
+
+
+def published_agreement(found: JudgementAgreement | Missing) -> pd.DataFrame | Missing:
+    """Of people and LLMs with experts, in the published judgements: medians over dimensions, a row per group of raters."""
+    if isinstance(found, Missing):
+        return found
+    rows = []
+    for what, part in {"conversations": found.conversations, "replies": found.replies}.items():
+        if isinstance(part, Missing):
+            rows.append({"raters": "–", "rated": what, "dimensions": part.reason})
+            continue
+        for row in part.medians:
+            measures = {"kappa": row.kappa, "kappa with each expert": row.each, "rank correlation": row.rank}
+            cells = {name: format_estimate(value, 2) for name, value in measures.items()}
+            where = {"rated": what, "dimensions": row.dimension, "pairs of ratings": f"{row.items:,}"}
+            rows.append({"raters": row.raters, **where, **cells})
+    return pd.DataFrame(rows).set_index("raters").fillna("–")
