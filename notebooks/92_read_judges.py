@@ -30,8 +30,8 @@ from decoupled_esc.evaluate import judges
 from decoupled_esc.evaluate.judged import Reply
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.pipeline import Missing
-from decoupled_esc.present import figures
-from decoupled_esc.present.tables import results_table
+from decoupled_esc.present import figures, judge_tables
+from decoupled_esc.present.tables import format_estimate, results_table
 
 book = open_book(globals())
 data = book["data"]
@@ -99,6 +99,48 @@ show(judges.filter_pair(good, poor, PAPER))
 print("would be kept if the first is called None and the second Early Emotion Shift:", judges.kept("None", "Early Emotion Shift"))
 
 # %% [markdown]
+# ## What published judges are worth
+#
+# Before a judge is believed, it should be compared with experts.
+# Three published sets of judgements allow it: experts, crowds and three LLMs on 200 supportive conversations {cite}`kumar2025empathic`, experts and four LLMs on replies by nine models and by a person to 1,000 posts {cite}`badawi2025trust`, and 240 people who each chatted with four bots in two situations and ranked them {cite}`svikhnushina2022ieval`.
+
+# %% tags=["hide-input"]
+agreed = book["judgement-agreement"]
+agreement, preferences = (agreed, agreed) if isinstance(agreed, Missing) else (agreed.conversations, agreed.preferences)
+results_table(
+    judge_tables.published_agreement(agreed),
+    "Agreement with experts: quadratic kappa with their median (between experts: mean over pairs) and with each expert alone, and Spearman's rank "
+    "correlation; medians over dimensions with 95% intervals over conversations or posts.",
+)
+
+# %% tags=["hide-input"]
+figures.show("fig_published_judges", figures.published_judges(agreement, preferences, f"published judgements, no model of ours; {book.label}"))
+medians = {} if isinstance(agreement, Missing) else {row.raters: row for row in agreement.medians}
+replies = () if isinstance(agreed, Missing) or isinstance(agreed.replies, Missing) else agreed.replies.medians
+rules = {} if isinstance(preferences, Missing) else {rule.rule: rule for rule in preferences.rules}
+length = rules.get("more words by the bot")
+figures.glue_numbers(
+    experts=format_estimate(medians["expert–expert"].kappa if medians else None, 2),
+    crowd=format_estimate(medians["crowd–expert"].each if medians else None, 2),
+    gemini=format_estimate(medians["Gemini–expert"].each if medians else None, 2),
+    on_replies=f"{min(row.kappa.value for row in replies):.2f} to {max(row.kappa.value for row in replies):.2f}" if replies else "–",
+    longer=format_estimate(length and length.accuracy), longer_without=format_estimate(length and length.without_best),
+    best=preferences.best if rules else "–", untied=f"{preferences.untied:,}" if rules else "–",
+    left_out="–" if not replies else f"{sum(agreed.replies.left_out.values()):,}",
+)
+
+# %% [markdown]
+# ```{glue:figure} fig_published_judges
+# :name: fig-published-judges
+# :alt: Left, quadratic kappa with experts on 21 dimensions for experts, three LLMs and crowds; right, how often five simple rules pick the chat that a person preferred.
+#
+# Left: agreement with experts on each of 21 dimensions (50 conversations each). Right: how often a rule picks the chat that a person preferred, ties counting half; {glue:text}`untied` pairs, 95% intervals over people.
+# ```
+#
+# Experts agree with one another moderately (kappa {glue:text}`experts`), the best LLM agrees with a single expert about as well ({glue:text}`gemini`), and a crowd far less ({glue:text}`crowd`): a judge's worth is bounded by its labels, and it differs more between dimensions than between judges.
+# On the replies to posts four LLMs reach only {glue:text}`on_replies` with the one expert rating that is published of each, so what a judge is worth on one set of texts is no promise for another; {glue:text}`left_out` ratings are left out there, because they are empty, off the scale or of another post.
+# That the bot with more words wins in {glue:text}`longer`% of the pairs says less than it seems: without the pairs of {glue:text}`best`, the bot that people liked best and that wrote most, it is {glue:text}`longer_without`%, so a learned judge has to beat length on bots that it does not know.
+#
 # ## Which judges this profile has
 
 # %% tags=["hide-input"]
