@@ -139,7 +139,7 @@ figures.glue_numbers(
 #
 # Experts agree with one another moderately (kappa {glue:text}`experts`), the best LLM agrees with a single expert about as well ({glue:text}`gemini`), and a crowd far less ({glue:text}`crowd`): a judge's worth is bounded by its labels, and it differs more between dimensions than between judges.
 # On the replies to posts four LLMs reach only {glue:text}`on_replies` with the one expert rating that is published of each, so what a judge is worth on one set of texts is no promise for another; {glue:text}`left_out` ratings are left out there, because they are empty, off the scale or of another post.
-# That the bot with more words wins in {glue:text}`longer`% of the pairs says less than it seems: without the pairs of {glue:text}`best`, the bot that people liked best and that wrote most, it is {glue:text}`longer_without`%, so a learned judge has to beat length on bots that it does not know.
+# That the bot with more words wins in {glue:text}`longer` per cent of the pairs says less than it seems: without the pairs of {glue:text}`best`, the bot that people liked best and that wrote most, it is {glue:text}`longer_without` per cent, so a learned judge has to beat length on bots that it does not know.
 #
 # ## Which judges this profile has
 
