@@ -90,7 +90,7 @@ for role, layout in prompts.LAYOUTS.items():
 # Under the large profiles the base is the published instruction-tuned model.
 
 # %% tags=["hide-input"]
-if base.kind == "embedded":
+if base.kind != "hub":
     facts = {
         "name": base.name,
         "parameters": f"{base.parameters:,}",

@@ -30,6 +30,7 @@ CONFIGS = {
     "llama3.1": lambda size: LlamaConfig(
         vocab_size=size, rope_parameters={"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                                           "original_max_position_embeddings": 512}, **SMALL),
+    "smollm2": lambda size: LlamaConfig(vocab_size=size, tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 1e5}, **SMALL),
     "gemma2": lambda size: Gemma2Config(
         vocab_size=size, head_dim=8, attn_logit_softcapping=0.5, final_logit_softcapping=3.0, query_pre_attn_scalar=8, sliding_window=4096, **SMALL),
 }  # fmt: skip
@@ -40,6 +41,10 @@ TEMPLATES = {
         "{{ '<|begin_of_text|>' }}{% for m in messages %}"
         "{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' + m['content'] | trim + '<|eot_id|>' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+    ),
+    "smollm2": (
+        "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nI am a model of my own<|im_end|>\n' }}{% endif %}"
+        + models.CHAT_TEMPLATE
     ),
     "gemma2": (
         "{{ '<bos>' }}{% if messages[0]['role'] == 'system' %}"
@@ -53,10 +58,11 @@ TEMPLATES = {
 }
 MARKS = {
     "qwen2.5": [],
+    "smollm2": [],
     "llama3.1": ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
     "gemma2": ["<bos>", "<start_of_turn>", "<end_of_turn>"],
 }
-END = {"qwen2.5": models.END, "llama3.1": "<|eot_id|>", "gemma2": "<end_of_turn>"}
+END = {"qwen2.5": models.END, "smollm2": models.END, "llama3.1": "<|eot_id|>", "gemma2": "<end_of_turn>"}
 KINDS = pytest.mark.parametrize("kind", list(CONFIGS))
 
 CONTEXT = (
@@ -96,8 +102,9 @@ def test_every_layout_fits_every_template(tokenizers, kind, layout):
     assert answer == prompt.target + END[kind]
     for role, content in prompt.messages:
         assert content.strip() in asked, f"{role} is not shown"
+    assert "of my own" not in asked, "our prompts bring a system message, so the template adds none"
     assert asked.endswith(
-        {"qwen2.5": "assistant\n", "llama3.1": "<|end_header_id|>\n\n", "gemma2": "<start_of_turn>model\n"}[kind]
+        {"qwen2.5": "assistant\n", "smollm2": "assistant\n", "llama3.1": "<|end_header_id|>\n\n", "gemma2": "<start_of_turn>model\n"}[kind]
     )
 
 

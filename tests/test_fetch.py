@@ -363,8 +363,13 @@ def test_the_registry_of_this_repository_is_complete(monkeypatch):
                 assert not (file.sha256 and file.git_blob)
                 assert re.fullmatch("[0-9a-f]{64}", file.sha256 or "0" * 64)
                 assert re.fullmatch("[0-9a-f]{40}", file.git_blob or "0" * 40)
-                if dataset.download != "never":
+                if form.format == "package":
+                    assert re.fullmatch(r"\d+(\.\d+)+", form.commit) and file.source and file.sha256
+                elif dataset.download != "never":
                     assert re.fullmatch("[0-9a-f]{40}", form.commit) and file.source and (file.sha256 or file.git_blob)
+        if model := dataset.model:
+            digests = [model.sha256, *model.made.values()]
+            assert all(re.fullmatch("[0-9a-f]{64}", one) for one in digests) and len({*digests}) == len(digests)
 
 
 def test_an_error_prints_every_part_it_knows_on_one_line():

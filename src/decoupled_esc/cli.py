@@ -220,6 +220,7 @@ def _plan(options) -> int:
 
 
 def _data(options) -> int:
+    from decoupled_esc import packaged
     from decoupled_esc.corpus import fetch
 
     if options.action == "list":
@@ -233,6 +234,8 @@ def _data(options) -> int:
         return 0
     for name in [options.name] if options.name else ["esconv", "failed_esconv"]:
         found = getattr(fetch, options.action)(name)
+        if fetch.entry(name).model:
+            packaged.folder(name)
         print(f"{name}: {'checksum holds' if options.action == 'verify' else 'is here'}, from the {found.origin}")
     return 0
 

@@ -17,8 +17,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, PositiveInt, StringConstraints
 
-from decoupled_esc import packing
+from decoupled_esc import packaged, packing
 from decoupled_esc.errors import KnownError
+from decoupled_esc.files import file_digest
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
@@ -81,6 +82,11 @@ class EmbeddedModel(BaseModel, extra="forbid", frozen=True):
         return EMBEDDED / self.name
 
     @property
+    def digests(self) -> dict[str, str]:
+        """sha256 of ``weights`` and ``tokenizer``."""
+        return {"weights": weights_digest(self.folder), "tokenizer": file_digest(self.folder / "tokenizer.json")}
+
+    @property
     def weights(self) -> Weights:
         """What is loaded."""
         return Weights(self.folder)
@@ -100,7 +106,25 @@ class HubModel(BaseModel, extra="forbid", frozen=True):
         return Weights(self.name, self.revision, self.dtype)
 
 
-Backbone = EmbeddedModel | HubModel
+class PackagedModel(BaseModel, extra="forbid", frozen=True):
+    """A published backbone in 4 bits that a Python package ships; `data/registry.json` has its package and digests."""
+
+    kind: Literal["package"]
+    name: Literal["smollm2-135m"]
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """sha256 of ``weights`` and ``tokenizer``, as the registry has them; nothing need be here."""
+        return packaged.digests(self.name)
+
+    @property
+    def weights(self) -> Weights:
+        """What is loaded.  Raises CorpusError where the package was not fetched."""
+        return Weights(packaged.folder(self.name), dtype=self.dtype)
+
+
+Backbone = EmbeddedModel | HubModel | PackagedModel
 
 
 def weights_of(base: Weights, policy: Path | None, start: Path | None = None) -> Weights:

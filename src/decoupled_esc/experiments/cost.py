@@ -62,6 +62,7 @@ MODELS = {
     "Qwen/Qwen2.5-7B-Instruct": Model(7.62e9, 28, 3584, 18944, 4 * 128, 152064),
     "meta-llama/Llama-3.1-8B-Instruct": Model(8.03e9, 32, 4096, 14336, 8 * 128, 128256),
     "google/gemma-2-9b-it": Model(9.24e9, 42, 3584, 14336, 8 * 256, 256000),
+    "smollm2-135m": Model(1.345e8, 30, 576, 1536, 3 * 64, 49152),
 }
 
 SHARE = 0.35

@@ -117,7 +117,7 @@ class Base:
 
     backbone: Backbone
     shipped: Mapping[str, str]
-    """Digests of the weights and the tokenizer that are shipped with this repository; empty for a published model."""
+    """Digests of the weights and the tokenizer, shipped with this repository or in a package; empty for one on the hub."""
     needs_gpu: bool = unkeyed(default=False)
 
     def weights(self) -> Weights:
@@ -134,13 +134,7 @@ class Base:
 
 def base_of(backbone: Backbone, needs_gpu: bool) -> Base:
     """`Base` of a profile."""
-    if backbone.kind == "hub":
-        return Base(backbone, {}, needs_gpu=needs_gpu)
-    from decoupled_esc.files import file_digest
-
-    folder = backbone.folder
-    digests = {"weights": models.weights_digest(folder), "tokenizer": file_digest(folder / "tokenizer.json")}
-    return Base(backbone, digests, needs_gpu=needs_gpu)
+    return Base(backbone, {} if backbone.kind == "hub" else backbone.digests, needs_gpu=needs_gpu)
 
 
 @dataclass(frozen=True, eq=False)

@@ -295,6 +295,11 @@ class Profile(Section):
                 f"Our base, {self.backbone.name}, is a small model that has read ESConv's training dialogues without tags; "
                 "the paper's is an instruction-tuned model of seven or eight billion parameters."
             )
+        if self.backbone.kind == "package":
+            found.append(
+                f"Our base, {self.backbone.name}, is an instruction-tuned model of 135 million parameters that was stored in 4 bits; "
+                "the paper's has seven or eight billion, in full precision."
+            )
         return tuple(found)
 
 
@@ -387,7 +392,9 @@ def nearest(word: str, known: list[str]) -> str:
 def _explain(problem: dict) -> str:
     path = [str(part) for part in problem["loc"]]
     if path[:1] == ["backbone"]:
-        del path[1:2]  # pydantic names the union's branch ("embedded", "hub"); a reader of the file sees no such level
+        del path[
+            1:2
+        ]  # pydantic names the union's branch ("embedded", "hub", "package"); a reader of the file sees no such level
     where = ".".join(path)
     if problem["type"] == "extra_forbidden" and path[-1] in OLD_NAMES:
         return f"key {where!r} is called {OLD_NAMES[path[-1]]!r} now"

@@ -49,7 +49,7 @@ class DescribeBase(Step):
         model, tokenizer = models.load(weights), models.load_tokenizer(weights)
         conversations = [corpus.chat_form(dialogue) for dialogue in self.held_out.dialogues()]
         return BaseModel(
-            "embedded",
+            backbone.kind,
             backbone.name,
             **self.base.shipped,
             parameters=model.num_parameters(),

@@ -54,9 +54,14 @@ def _logits(model, packed: Packed):
 
 
 def conversation_ids(messages: Sequence[Message], tokenizer) -> list[int]:
-    """Token ids of a conversation in the chat template, the seeker as user and the supporter as assistant, after a separator."""
+    """Token ids of a conversation in the chat template, the seeker as user and the supporter as assistant, after a separator.
+
+    A template that adds a system message of its own where none is given (SmolLM2's) adds none here.
+    """
     chat = [{"role": "user" if m.role == "seeker" else "assistant", "content": m.text} for m in messages]
-    return [tokenizer.pad_token_id, *ids(tokenizer.apply_chat_template(chat, tokenize=False), tokenizer)]
+    system = [{"role": "system", "content": ""}]
+    empty, said = (tokenizer.apply_chat_template(some, tokenize=False) for some in (system, [*system, *chat]))
+    return [tokenizer.pad_token_id, *ids(said.removeprefix(empty), tokenizer)]
 
 
 def perplexity(model, tokenizer, conversations: Sequence[Sequence[Message]], context: int) -> dict[str, float]:
