@@ -27,6 +27,8 @@ TWO = train.Launch(processes=2, config="cpu")
 LITTLE = {"max_length": 450, "count": 8}
 """With which some of the dialogues are read in several passes, so that one process has more of them than the other."""
 
+TWICE = [("sft", 1024, 3), ("dpo", 1024, 3), ("sft", *LITTLE.values())]
+
 
 def turns(count: int = 3):
     dialogues = corpus.load("esconv", download=False).split("train")[:6]
@@ -38,7 +40,7 @@ def job(training=FULL) -> train.Job:
     return train.Job(BASE, sequences, training, 5)
 
 
-@pytest.mark.parametrize(("loss", "max_length", "count"), [("sft", 1024, 3), ("dpo", 1024, 3), ("sft", *LITTLE.values())])
+@pytest.mark.parametrize(("loss", "max_length", "count"), TWICE)
 def test_two_processes_learn_what_one_does(tmp_path, loss, max_length, count):
     found = {}
     for name, launch in (("one", None), ("two", TWO)):

@@ -36,10 +36,9 @@ LOSSES = {
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(cut_examples(answers=4, least=4), st.integers(0, 4)), min_size=1, max_size=3), st.integers(1, 60))
-def test_each_part_is_the_tree_of_some_examples_and_fits(batch, budget):
-    each = batch[0][1]  # answers to every prompt, none among them
-    trees = [[replace(example, answers=example.answers[:each]) for example in tree] for tree, _ in batch]
+@given(st.lists(cut_examples(answers=4, least=4), min_size=1, max_size=3), st.integers(0, 4), st.integers(1, 60))
+def test_each_part_is_the_tree_of_some_examples_and_fits(batch, each, budget):
+    trees = [[replace(example, answers=example.answers[:each]) for example in tree] for tree in batch]
     forest = join(map(pack, trees))
     numbered = [(number, example) for number, tree in enumerate(trees) for example in tree]
 
@@ -195,7 +194,8 @@ def data(tokenizer, dialogues):  # noqa: F811
     """Whole dialogues, most turns of which lose messages, for each number of answers."""
     asked = [turn for dialogue in dialogues[:3] for turn in turns(dialogue)]
     others = {turn.id: [s for s in taxonomy.STRATEGIES if s != turn.strategy] for turn in asked}
-    pairs = [train.Pair(f"{turn.id}#{n}", turn, others[turn.id][n]) for turn in asked for n in range(1 + len(turn.context) % 2)]
+    twice = [(turn, n) for turn in asked for n in range(1 + len(turn.context) % 2)]
+    pairs = [train.Pair(f"{turn.id}#{n}", turn, others[turn.id][n]) for turn, n in twice]
     made = {
         1: train.encode(asked, talk, tokenizer, 120),
         2: train.encode_pairs(pairs, talk, tokenizer, 120),
@@ -234,11 +234,12 @@ def test_references_and_held_out_losses_are_those_of_whole_dialogues(tokenizer, 
     assert train.reference_key("w", sequences) == train.reference_key("w", whole)  # rows stay good
     model, other = fresh(tokenizer), shaken(fresh(tokenizer))
     watched = Watched(model)
-    found = [
-        (train.reference_logps(model, one, "w", tmp_path / name), train.held_out_loss(model, one), train.divergence(model, other, one))
-        for name, one in (("parts", sequences), ("whole", whole))
-    ]  # fmt: skip
-    (rows, *losses), (whole_rows, *whole_losses) = found
+
+    def outcome(one, name: str) -> tuple[list, list[float]]:
+        rows = train.reference_logps(model, one, "w", tmp_path / name)
+        return rows, [train.held_out_loss(model, one), train.divergence(model, other, one)]
+
+    (rows, losses), (whole_rows, whole_losses) = outcome(sequences, "parts"), outcome(whole, "whole")
     assert rows == [pytest.approx(row, rel=1e-5) for row in whole_rows]
     assert losses == pytest.approx(whole_losses, rel=1e-5)
     divided = sum(map(len, sequences.passes))

@@ -14,7 +14,7 @@ from decoupled_esc import corpus, models, packing, prompts, train
 BASE = models.EMBEDDED / "esc-nano"
 STEPS, WORLD = 3, 2
 PASSES = 3
-"""What every sequence is read in, the first again where there are fewer: processes read equally often, as in training."""
+"""What every sequence is read in, the first again where there are fewer: as in training all read equally often."""
 
 
 def sequences():
