@@ -79,6 +79,9 @@ figures.glue_numbers(
 # %% [markdown]
 # For SFT the vanilla layout takes {glue:text}`ratio_vanilla` times fewer tokens and the planner's {glue:text}`ratio_planner`; for DPO, where the two answers of a pair share the context as well, the planner's takes {glue:text}`ratio_dpo` times fewer.
 #
+# The longest tree is the price of a window: the turns of a dialogue that does not fit are each cut at another message, so they share their instruction alone.
+# Such a tree is read in several passes of at most two windows each, with the same loss and gradient, so that memory is bounded by the window and not by the dialogue.
+#
 # The generator is the exception.
 # The paper names the strategy in the system message, *before* the dialogue, so two turns have a common beginning only where they use the same strategy; a tree finds even that, and the ratio is {glue:text}`ratio_paper`.
 # The form called {term}`trunk` says the same sentence after the dialogue instead and reaches {glue:text}`ratio_trunk`.

@@ -84,7 +84,7 @@ def everything(engine, prompts, sampling, **kwargs) -> dict:
     budget=st.integers(1, 900),
     new=st.integers(0, 30),
 )
-def test_batches_are_whole_dialogues_within_the_budget(model, tokenizer, dialogues, budget, new):
+def test_batches_are_within_the_budget_and_whole_dialogues_where_these_are(model, tokenizer, dialogues, budget, new):
     asked = [
         Prompt(f"d/{d:04d}/{i:02d}", (("user", f"{d} " + "a" * n),), "")
         for d, lengths in enumerate(dialogues)
@@ -103,12 +103,15 @@ def test_batches_are_whole_dialogues_within_the_budget(model, tokenizer, dialogu
             len(pack([Example(p.id, encoded(p, tokenizer), []) for p in batch if p.id[:6] == d])) for d in names(batch)
         ) + new * len(batch)
 
-    assert sum(len(names(batch)) for batch in batches) == len(dialogues)  # none is torn apart
+    for name in names(asked):
+        dialogue = [p for p in asked if p.id[:6] == name]
+        assert sum(name in names(batch) for batch in batches) == 1 or size(dialogue) > budget  # none else is torn apart
     for batch in batches:
-        assert len(names(batch)) == 1 or size(batch) <= budget
+        assert len(batch) == 1 or size(batch) <= budget
     for batch, following in zip(batches, batches[1:], strict=False):
         first = [p for p in following if p.id[:6] == following[0].id[:6]]
-        assert size(batch) + size(first) > budget  # no room was left
+        torn = batch[-1].id[:6] == first[0].id[:6]
+        assert size(batch + first[:1] if torn else batch) + size([] if torn else first) > budget  # no room was left
 
 
 def test_count_is_what_the_model_reads(engine, tokenizer, prompts):

@@ -24,11 +24,15 @@ FULL = train.Training(
 )  # fmt: skip
 LORA = FULL.model_copy(update={"lora": train.Lora(rank=4, alpha=8, dropout=0.0), "learning_rate": 1e-2})
 TWO = train.Launch(processes=2, config="cpu")
+LITTLE = {"max_length": 450, "count": 8}
+"""With which some of the dialogues are read in several passes, so that one process has more of them than the other."""
+
+TWICE = [("sft", 1024, 3), ("dpo", 1024, 3), ("sft", *LITTLE.values())]
 
 
-def turns():
+def turns(count: int = 3):
     dialogues = corpus.load("esconv", download=False).split("train")[:6]
-    return [turn for dialogue in dialogues for turn in corpus.turns(dialogue)[:3]]
+    return [turn for dialogue in dialogues for turn in corpus.turns(dialogue)[:count]]
 
 
 def job(training=FULL) -> train.Job:
@@ -36,13 +40,14 @@ def job(training=FULL) -> train.Job:
     return train.Job(BASE, sequences, training, 5)
 
 
-@pytest.mark.parametrize("loss", ["sft", "dpo"])
-def test_two_processes_learn_what_one_does(tmp_path, loss):
+@pytest.mark.parametrize(("loss", "max_length", "count"), TWICE)
+def test_two_processes_learn_what_one_does(tmp_path, loss, max_length, count):
     found = {}
     for name, launch in (("one", None), ("two", TWO)):
-        options = {"folder": tmp_path / name, "seed": 5, "max_length": 1024, "held_out": turns()[:2], "launch": launch}
+        options = {"folder": tmp_path / name, "seed": 5, "held_out": turns()[:2], "launch": launch}
+        options["max_length"] = max_length
         if loss == "sft":
-            found[name] = train.train_sft(BASE, turns(), prompts.vanilla, FULL, **options)
+            found[name] = train.train_sft(BASE, turns(count), prompts.vanilla, FULL, **options)
         else:
             pairs = [train.Pair(turn.id, turn, "[Others] whatever") for turn in turns()]
             preference = train.Preference(loss="dpo", beta=0.2)
@@ -60,6 +65,12 @@ def test_two_processes_learn_what_one_does(tmp_path, loss):
     if loss == "dpo":
         assert alone.steps[0]["loss"] == pytest.approx(0.6931, abs=1e-3)
     assert not list((tmp_path / "two").glob("*.pickle")) and not (tmp_path / "two" / "launch-job.json").exists()
+
+
+def test_some_dialogues_take_several_passes():
+    asked, tokenizer = turns(LITTLE["count"]), models.load_tokenizer(BASE.source)
+    sequences = train.encode(asked, prompts.vanilla, tokenizer, LITTLE["max_length"])
+    assert list(map(len, sequences.passes)) == [2, 1, 1, 2, 2, 3]
 
 
 def test_a_job_reads_back_from_json():

@@ -13,6 +13,8 @@ from decoupled_esc import corpus, models, packing, prompts, train
 
 BASE = models.EMBEDDED / "esc-nano"
 STEPS, WORLD = 3, 2
+PASSES = 3
+"""What every sequence is read in, the first again where there are fewer: as in training all read equally often."""
 
 
 def sequences():
@@ -26,7 +28,10 @@ def learn(model, steps, share: int) -> dict[str, torch.Tensor]:
     optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
     for batch in steps:
         for packed in batch:
-            (-packing.answer_logps(model, packed).sum() / len(packed.targets) / share).backward()
+            passes = packing.split(packed, len(packed) * 3 // 4)
+            passes += passes[:1] * (PASSES - len(passes))
+            logps = packing.logps_in_passes(model, passes)[: packed.answers]
+            (-logps.sum() / len(packed.targets) / share).backward()
         optimiser.step()
         optimiser.zero_grad()
     return {

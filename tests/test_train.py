@@ -96,7 +96,8 @@ def test_sequences_learn_the_target_and_nothing_else(tokenizer, dialogues, name,
     assert 0 < sequences.cut == len(found) - whole < len(found)
     assert sequences.target_tokens == sum(len(after) for _, after in found)
     assert sequences.unpacked_tokens == sum(len(before) + len(after) - 1 for before, after in found)
-    assert sequences.tokens == sum(len(packed.tokens) for packed in sequences.packed)
+    assert sequences.tokens == sum(len(packed.tokens) for passes in sequences.passes for packed in passes)
+    assert replace(sequences, pass_tokens=10**6).tokens == sum(len(packed.tokens) for packed in sequences.packed)
     assert (sequences.tokens < sequences.unpacked_tokens) == (unit == "dialogue")
 
 

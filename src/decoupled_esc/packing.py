@@ -14,11 +14,15 @@ trees one after the other are a forest and need nothing else, because each begin
 
 Nothing here knows of dialogues: sharing is found by comparing tokens, and is exact whatever the layout, the tokenizer
 and the context's length did to a prompt.  What can't be shared is read twice, and nothing changes but the time.
+
+Where little is shared a tree grows long: the turns of a dialogue beyond the context's length are each cut at another
+message.  ``split`` makes such a tree several, of a bounded number of tokens each, that are read one after the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from decoupled_esc.errors import KnownError
@@ -121,6 +125,65 @@ def join(trees: Iterable[Packed]) -> Packed:
     return joined
 
 
+def groups(packed: Packed, budget: int, each: int = 0) -> Iterator[tuple[range, list[int]]]:
+    """Examples in their order, as many at a time as fit, and the indices in ``tokens`` of the tree that they make.
+
+    A group takes at most ``budget`` tokens, those of its tree and ``each`` more for every example, unless it is a
+    single example that takes more by itself.  All examples have as many answers; raises PackingError where not.
+    """
+    examples = len(packed.prompt_ends)
+    if len(packed) + each * examples <= budget:
+        yield range(examples), list(range(len(packed)))
+        return
+    if packed.answers % examples:
+        raise PackingError(f"{packed.answers} answers to {examples} prompts: all need as many")
+    answers, above, path = packed.answers // examples, [], []
+    for index, depth in enumerate(packed.depths):
+        del path[depth:]
+        above.append(path[-1] if path else -1)
+        path.append(index)
+    last = dict(zip(packed.completion_index, packed.predict_positions, strict=True))
+
+    def added(example: int, to: set[int]) -> set[int]:
+        found: set[int] = set()
+        for index in (packed.prompt_ends[example], *(last[example * answers + n] for n in range(answers))):
+            while index >= 0 and index not in to and index not in found:
+                found.add(index)
+                index = above[index]
+        return found
+
+    start, held = 0, set()
+    for example in range(examples):
+        new = added(example, held)
+        if example > start and len(held) + len(new) + each * (example + 1 - start) > budget:
+            yield range(start, example), sorted(held)
+            start, held = example, set()
+            new = added(example, held)
+        held |= new
+    yield range(start, examples), sorted(held)
+
+
+def split(packed: Packed, budget: int) -> list[Packed]:
+    """``packed`` as trees of at most ``budget`` tokens by :func:`groups`: its examples and answers, in their order."""
+    if len(packed) <= budget:
+        return [packed]
+    parts, each = [], packed.answers // len(packed.prompt_ends)
+    for examples, kept in groups(packed, budget):
+        place = {index: n for n, index in enumerate(kept)}
+        first = examples.start * each
+        rows = slice(*(bisect_left(packed.completion_index, at * each) for at in (examples.start, examples.stop)))
+        part = Packed(
+            tokens=[packed.tokens[index] for index in kept],
+            depths=[packed.depths[index] for index in kept],
+            prompt_ends=[place[packed.prompt_ends[example]] for example in examples],
+            predict_positions=[place[index] for index in packed.predict_positions[rows]],
+            targets=packed.targets[rows],
+            completion_index=[completion - first for completion in packed.completion_index[rows]],
+        )
+        parts.append(part)
+    return parts
+
+
 def subtree_ends(depths: Sequence[int]) -> list[int]:
     """[L] For each token the index after its last descendant: token i attends to token j where j <= i < end of j."""
     ends = [len(depths)] * len(depths)
@@ -162,6 +225,23 @@ def answer_logps(model, packed: Packed):
     ).logits[0]
     logps = -torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
     return torch.zeros(packed.answers, device=device).index_add(0, completion_index, logps)
+
+
+def logps_in_passes(model, passes: Sequence[Packed]):
+    """[answers] float32: :func:`answer_logps` of one after another of ``passes``, with gradient.
+
+    Of several, each is read again when its gradient is asked for, so that no more than one is held in memory; and a
+    loss may be any function of all their answers.
+    """
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    if len(passes) == 1 or not torch.is_grad_enabled():
+        return torch.cat([answer_logps(model, packed) for packed in passes])
+    # Of the device of its arguments, checkpoint restores the random numbers that dropout takes.
+    here = torch.empty(0, device=getattr(model, "module", model).device)
+    again = [lambda _, packed=packed: answer_logps(model, packed) for packed in passes]
+    return torch.cat([checkpoint(read, here, use_reentrant=False) for read in again])
 
 
 # How a model is told what attends to what ---------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from decoupled_esc.generate.engine import Completion, Sampling, TokenEngine, stream
-from decoupled_esc.packing import Example, answer_logps, attention, attention_mask, pack
+from decoupled_esc.packing import Example, answer_logps, attention, attention_mask, groups, pack
 from decoupled_esc.prompts import Prompt
 
 
@@ -39,7 +39,7 @@ class TransformersEngine(TokenEngine):
                 yield self._sample(batch, sampling, seed)
 
     def batches(self, prompts: Sequence[Prompt], new_tokens: int) -> Iterator[list[Prompt]]:
-        """Prompts of whole dialogues, as many as fit in ``batch_tokens``; a dialogue too long for that gets its own.
+        """Prompts of whole dialogues, as many as fit in ``batch_tokens``; a dialogue too long for that is divided.
 
         A dialogue is a run of prompts whose ids agree up to the last slash.  Counted is the tree of the prompts, and
         ``new_tokens`` for each of them.
@@ -48,11 +48,12 @@ class TransformersEngine(TokenEngine):
         size = 0
         for _, group in itertools.groupby(prompts, key=lambda prompt: prompt.id.rpartition("/")[0]):
             dialogue = list(group)
-            takes = len(self._packed(dialogue)) + len(dialogue) * new_tokens
-            if batch and size + takes > self.batch_tokens:
-                yield batch
-                batch, size = [], 0
-            batch, size = batch + dialogue, size + takes
+            for turns, tree in groups(self._packed(dialogue), self.batch_tokens, new_tokens):
+                takes = len(tree) + len(turns) * new_tokens
+                if batch and size + takes > self.batch_tokens:
+                    yield batch
+                    batch, size = [], 0
+                batch, size = batch + [dialogue[turn] for turn in turns], size + takes
         if batch:
             yield batch
 

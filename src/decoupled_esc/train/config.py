@@ -40,7 +40,7 @@ class Training(BaseModel):
     batch_size: PositiveInt
     """Sequences per optimiser step: dialogues, or turns where the layout is one that can't be packed."""
     per_device_batch_size: PositiveInt
-    """Sequences per forward pass; the rest is gradient accumulation."""
+    """Sequences per forward pass, or per few where they are long; the rest is gradient accumulation."""
     schedule: Literal["cosine", "linear", "constant"]
     warmup_ratio: Share
     """Share of all optimiser steps over which the learning rate rises from 0."""

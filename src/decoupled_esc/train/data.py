@@ -2,7 +2,8 @@
 
 A sequence is a whole dialogue, every turn of which is a tail on the dialogue's one trunk; or a single turn, for a
 layout whose turns share nothing.  Contexts are cut to ``max_length`` turn by turn and before packing, so that packed
-and unpacked training see the same tokens.
+and unpacked training see the same tokens.  A sequence is read in one pass, or where it is long (the turns of a dialogue
+that were cut share nothing) in several, so that memory is bounded by ``max_length`` and not by the dialogue.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from functools import lru_cache
 from typing import Literal
 
 from decoupled_esc.corpus import Turn
-from decoupled_esc.packing import Example, Packed, pack
+from decoupled_esc.packing import Example, Packed, pack, split
 from decoupled_esc.prompts import Layout, Prompt, fit, ids, render
 from decoupled_esc.train.config import TrainingError
 
 Unit = Literal["dialogue", "turn"]
+
+PASS = 2
+"""Tokens of a forward pass, in times ``max_length``: whole dialogues but for those whose turns were cut."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,18 @@ class Sequences:
     """Turns or pairs that lost their oldest messages to ``max_length``."""
     unpacked_tokens: int
     """Tokens that one sequence for every answer would take: what is read where nothing is shared."""
+    pass_tokens: int
+    """Tokens of a sequence that are read at once; a single turn or pair is never divided."""
+
+    @property
+    def passes(self) -> list[list[Packed]]:
+        """Each of ``packed`` as what is read of it at once, one after the other."""
+        return [split(packed, self.pass_tokens) for packed in self.packed]
 
     @property
     def tokens(self) -> int:
         """Tokens that are read."""
-        return sum(map(len, self.packed))
+        return sum(len(packed) for passes in self.passes for packed in passes)
 
     @property
     def target_tokens(self) -> int:
@@ -114,7 +125,7 @@ def _encode(
         names.append(tuple(example.id for example in examples))
         # As in ``pack``, nothing is predicted from an answer's last token.
         unpacked += sum(len(example.prompt) + len(answer) - 1 for example in examples for answer in example.answers)
-    return Sequences(tuple(packed), tuple(names), answers_each, cut, unpacked)
+    return Sequences(tuple(packed), tuple(names), answers_each, cut, unpacked, PASS * max_length)
 
 
 def _fitted(

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
 from decoupled_esc.corpus import Message
-from decoupled_esc.packing import Packed, answer_logps, attention
+from decoupled_esc.packing import Packed, attention, logps_in_passes
 from decoupled_esc.prompts import ids
 from decoupled_esc.train.data import Sequences
 
 
 def held_out_loss(model, sequences: Sequences) -> float:
-    """Mean cross-entropy in nats per learned token of ``sequences``, one sequence at a time."""
+    """Mean cross-entropy in nats per learned token of ``sequences``, one pass at a time."""
     import torch
 
     model.eval()
     with torch.inference_mode():
-        total = sum(answer_logps(model, packed).double().sum().item() for packed in sequences.packed)
+        total = sum(logps_in_passes(model, passes).double().sum().item() for passes in sequences.passes)
     return -total / sequences.target_tokens
 
 
@@ -33,7 +34,7 @@ def divergence(policy, reference, sequences: Sequences) -> float:
     reference.eval()
     total = 0.0
     with torch.inference_mode():
-        for packed in sequences.packed:
+        for packed in itertools.chain.from_iterable(sequences.passes):
             ours, theirs = (torch.log_softmax(_logits(model, packed).double(), -1) for model in (policy, reference))
             total += (ours.exp() * (ours - theirs)).sum().item()
     return total / sequences.target_tokens

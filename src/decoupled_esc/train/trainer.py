@@ -1,7 +1,7 @@
 """Supervised fine-tuning and preference optimisation of packed sequences, on transformers' Trainer and peft.
 
 The trainer is transformers' but for what a batch is (a forest of packed sequences) and what its loss is (a function of
-the answers' log-probabilities).  A killed run resumes from its last checkpoint and ends with the weights of an
+the answers' log-probabilities, read in passes of bounded length).  A killed run resumes from its last checkpoint and ends with the weights of an
 uninterrupted one.
 """
 
@@ -12,9 +12,10 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from decoupled_esc.packing import Packed, answer_logps, join
+from decoupled_esc.packing import Packed, join, logps_in_passes, split
 from decoupled_esc.train import checkpoints, losses
 from decoupled_esc.train.config import Lora, Preference, Training, TrainingError
 from decoupled_esc.train.data import Sequences
@@ -89,7 +90,7 @@ def fine_tune(
             {"packed": packed, "reference": reference[n] if reference else []}
             for n, packed in enumerate(sequences.packed)
         ],
-        data_collator=_collate,
+        data_collator=partial(_collate, pass_tokens=sequences.pass_tokens),
         processing_class=tokenizer,
         callbacks=[checkpoints.callback(folder.name, steps, key)],
     )
@@ -181,8 +182,12 @@ def _trainer_class():
             return batches, self.accelerator.gather(items).sum()
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            forest = inputs["forest"]
-            total, metrics = self.loss(answer_logps(model, forest), forest, inputs["reference"])
+            forest, passes = inputs["forest"], inputs["passes"]
+            if self.accelerator.num_processes > 1:  # processes that share weights read equally often
+                most = self.accelerator.gather(torch.tensor(len(passes), device=self.args.device)).max()
+                passes = passes + passes[:1] * (int(most) - len(passes))
+            logps = logps_in_passes(model, passes)[: forest.answers]
+            total, metrics = self.loss(logps, forest, inputs["reference"])
             for name, values in metrics.items():  # a value a pair: the log's mean weighs pairs, not micro-batches
                 self.pair_metrics[name].extend(gather_object(values.tolist()))
             # Devices average their gradients, and each of them divides by the items of all.
@@ -195,13 +200,18 @@ def _trainer_class():
     return PackedTrainer
 
 
-def _collate(rows: list[dict]) -> dict:
-    """One forest of all ``rows``.  ``input_ids`` [1, L] are there for the trainer to count."""
+def _collate(rows: list[dict], pass_tokens: int) -> dict:
+    """One forest of all ``rows``, and the passes that it is read in, of ``pass_tokens`` for each of its rows.
+
+    ``input_ids`` [1, L] are there for the trainer to count.
+    """
     import torch
 
     forest = join(row["packed"] for row in rows)
     reference = torch.tensor([logp for row in rows for logp in row["reference"]])
-    return {"input_ids": torch.tensor([forest.tokens]), "forest": forest, "reference": reference}
+    passes = split(forest, pass_tokens * len(rows))
+    tokens = [token for packed in passes for token in packed.tokens]
+    return {"input_ids": torch.tensor([tokens]), "forest": forest, "passes": passes, "reference": reference}
 
 
 class _Loss:
@@ -257,7 +267,7 @@ def _check_reference(model, sequences: Sequences, reference: Sequence[Sequence[f
 
     if len(reference) != len(sequences):
         raise ReferenceMismatch(f"{len(reference)} reference sequences for {len(sequences)} to train on")
-    policy = frozen_logps(model, sequences.packed[0], precision)
+    policy = frozen_logps(model, sequences.passes[0], precision)
     apart = (policy - torch.tensor(reference[0], device=policy.device)).abs().max().item()
     allowed = {"float32": 1e-4, "bfloat16": 1e-2}[precision] * max(1.0, policy.abs().max().item() / 100)
     if not apart <= allowed:
