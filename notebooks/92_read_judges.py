@@ -113,7 +113,7 @@ results_table(
     "correlation; medians over dimensions with 95% intervals over conversations or posts.",
 )
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "remove-output"]
 figures.show("fig_published_judges", figures.published_judges(agreement, preferences, f"published judgements, no model of ours; {book.label}"))
 medians = {} if isinstance(agreement, Missing) else {row.raters: row for row in agreement.medians}
 replies = () if isinstance(agreed, Missing) or isinstance(agreed.replies, Missing) else agreed.replies.medians

@@ -123,6 +123,7 @@ def executed(tmp_path_factory):
         (_output("display_data", data={"image/png": f"AA{TMP}/AA", "text/plain": "<Figure>"}), None),  # by chance
         (_set(1, metadata={"tags": ["hide-input"]}), "the first code cell is not tagged `parameters`"),
         (_set(2, metadata={"tags": ["other"]}), "code cell 2 is not tagged `hide-input`"),
+        (_set(2, source='figures.show("x", f)'), "code cell 2 shows a figure that is glued below, and is not tagged"),
         (_set(2, source="print('edited')"), "cell 3 differs from its source 01_a.py"),
         (_set(0, cell_type="raw"), "cell 1 differs from its source 01_a.py"),
         (lambda notebook: notebook.cells.pop(), "cell 3 differs from its source 01_a.py"),

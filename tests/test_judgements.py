@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
 import zipfile
 from collections import Counter
-from xml.sax.saxutils import escape
 
 import numpy as np
+import openpyxl
 import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score
@@ -126,46 +127,17 @@ def test_other_tables_are_refused(tmp_path):
         judgements.read_empathic(tmp_path / "combined.csv")
 
 
-def test_texts_are_read_by_sample_and_conversation(tmp_path):
-    rows = {
-        "sample_empatheticdialogues.csv": "conv_id,full_conversation\ne,I won_comma_ really\ne,I won_comma_ really\n",
-        "sample_epitome.csv": "sp_id,seeker_post,response_post\np,Help,Sure\n",
-        "sample_lend_an_ear_annotations.csv": "conversation_id,full_conversation\nl,Hi\n",
-    }
-    for name, text in rows.items():
-        (tmp_path / name).write_text(text)
-    found = judgements.read_empathic_texts([tmp_path / "combined.csv", *(tmp_path / name for name in rows)])
-    assert found == {
-        ("EmpatheticDialogues", "e"): "I won, really", ("EPITOME", "p"): "Seeker: Help\nSupporter: Sure", ("Lend an Ear", "l"): "Hi",
-    }  # fmt: skip
-
-
 # --- MentalAlign ---
 
 ALL = dict.fromkeys(ATTRIBUTES, 3)
 NAMES = ("Human_judge", "claude_llm_judge", "gemini_llm_judge", "gpt-4o_llm_judge", "o4-mini_llm_judge")
 
 
-def sheet(path, rows, inline=False):
-    """A spreadsheet as it is stored: shared or inline texts, plain numbers, empty cells left away."""
-    texts, lines = [], []
-    for number, row in enumerate(rows, start=1):
-        cells = ""
-        for place, value in enumerate(row):
-            at = f"{chr(65 + place)}{number}"
-            if isinstance(value, int):
-                cells += f'<c r="{at}"><v>{value}</v></c>'
-            elif value and inline:
-                cells += f'<c r="{at}" t="inlineStr"><is><t>{escape(value)}</t></is></c>'
-            elif value:
-                cells += f'<c r="{at}" t="s"><v>{len(texts)}</v></c>'
-                texts.append(f"<si><r><t>{escape(value[:2])}</t></r><r><t>{escape(value[2:])}</t></r></si>")
-        lines.append(f'<row r="{number}">{cells}</row>')
-    space = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("xl/worksheets/sheet1.xml", f"<worksheet {space}><sheetData>{''.join(lines)}</sheetData></worksheet>")
-        if texts:
-            archive.writestr("xl/sharedStrings.xml", f"<sst {space}>{''.join(texts)}</sst>")
+def sheet(path, rows):
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.active.append(row)
+    book.save(path)
     return path
 
 
@@ -179,7 +151,7 @@ def rows_of(posts=("I am <sad>", "Why?"), **cells):
 
 
 def mentalalign(folder, **tables):
-    return [sheet(folder / f"{name}.xlsx", tables.get(rater, rows_of()), inline=name == NAMES[1])
+    return [sheet(folder / f"{name}.xlsx", tables.get(rater, rows_of()))
             for rater, name in zip(("experts", "claude", "gemini", "gpt", "o4"), NAMES, strict=True)]  # fmt: skip
 
 
@@ -209,25 +181,28 @@ def test_replies_of_all_writers_are_read_and_what_is_left_out_is_counted(tmp_pat
     (rows_of(A1="id"), "row 1: expected columns"),
     (rows_of(A3=1), "row 3, ConvID: expected a number of its own, got '1'"),
     (rows_of(A2=""), "row 2, ConvID: expected a number of its own, got ''"),
-    ([], "sheet 1: cannot be read as a spreadsheet .no rows"),
+    ([], "row 1: expected columns ConvID, context"),
 ])  # fmt: skip
 def test_odd_sheets_are_refused(tmp_path, table, says):
     with pytest.raises(CorpusError, match=f"{says}.*decoupled-esc data fetch mentalalign"):
         judgements.read_mentalalign(mentalalign(tmp_path, gemini=table))
 
 
-@pytest.mark.parametrize("damage", ["text", "no sheet", "no xml", "shared"])
+@pytest.mark.parametrize("damage", ["text", "no sheet", "truncated", "no xml"])
 def test_a_damaged_spreadsheet_is_named(tmp_path, damage):
-    path = tmp_path / "x.xlsx"
-    if damage == "text":
-        path.write_text("ConvID,context")
+    paths = mentalalign(tmp_path)
+    whole, path = paths[0].read_bytes(), paths[0]
+    if damage in ("text", "truncated"):
+        path.write_bytes(b"ConvID,context" if damage == "text" else whole[: len(whole) // 2])
     else:
-        bad = '<a xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><row><c r="A1" t="s"><v>9</v></c></row></a>'
-        with zipfile.ZipFile(path, "w") as archive:
-            if damage != "no sheet":
-                archive.writestr("xl/worksheets/sheet1.xml", bad if damage == "shared" else "<a")
-    with pytest.raises(CorpusError, match=r"x\.xlsx, field sheet 1: cannot be read as a spreadsheet"):
-        judgements.read_sheet(path)
+        with zipfile.ZipFile(io.BytesIO(whole)) as old, zipfile.ZipFile(path, "w") as new:
+            for name in old.namelist():
+                if "sheet1.xml" not in name:
+                    new.writestr(name, old.read(name))
+                elif damage == "no xml":
+                    new.writestr(name, "<a")
+    with pytest.raises(CorpusError, match=r"Human_judge\.xlsx, field sheet 1: cannot be read as a spreadsheet"):
+        judgements.read_mentalalign(paths)
 
 
 # --- Agreement ---
@@ -438,9 +413,6 @@ def test_the_published_files_give_the_published_numbers():
     files = {path.name: path for path in paths["empathic_judges"].paths}
     read = judgements.read_empathic(paths["empathic_judges"].paths[0])
     assert len(read.rows) == 8 * 50 * 21 and read.left_out == {}
-    assert {(row.sample, row.conversation) for row in read.rows if row.sample != "Perceived Empathy"} == {
-        *judgements.read_empathic_texts(paths["empathic_judges"].paths)
-    }
     given: dict = {}
     for row in read.rows:
         given.setdefault((row.dimension, row.rater), {})[row.conversation] = row.value

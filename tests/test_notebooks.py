@@ -2,13 +2,14 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 
-from decoupled_esc.experiments.run import Book
+from decoupled_esc.experiments.run import Book, PublishError
 from decoupled_esc.publish import notebooks
 from decoupled_esc.publish.notebooks import check_notebooks
-from decoupled_esc.publish.steps import check_stamps
+from decoupled_esc.publish.steps import check_stamps, publish_notebooks
 
 COMMITTED = sorted(notebooks.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 # What nbval leaves out of its comparison (nbval.plugin.IPyNbFile.skip_compare, and images without --nbdime).
@@ -34,6 +35,20 @@ def test_executed_paired_and_stamped():
 
 def test_fresh():
     assert check_stamps(Book("laptop")) == []
+
+
+def test_results_of_runs_are_not_shown_before_they_are_published(monkeypatch):
+    """A result in ``runs/`` that is newer than the published one would be taken by a chapter, and be nowhere to be found."""
+    monkeypatch.setattr(notebooks, "execute", lambda *_: pytest.fail("a chapter was executed"))
+    own, published = SimpleNamespace(digest="own"), SimpleNamespace(digest="published")
+    store = SimpleNamespace(read=lambda step: published)
+    steps = {name: name for source in notebooks.sources() for name in notebooks.steps_read(source)}
+    book = SimpleNamespace(
+        profile=SimpleNamespace(name="laptop"), published=store, published_steps=steps,
+        stored=lambda name: own if name == "sft-planner" else published,
+    )  # fmt: skip
+    with pytest.raises(PublishError, match="another result of sft-planner than results/laptop/: publish it too"):
+        publish_notebooks(book)
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)

@@ -293,7 +293,7 @@ def test_the_rule_says_how_often_it_is_wrong(tmp_path, monkeypatch):
     assert questions.rule(asked).endswith("not simulated for 3 seeds.")
     cases = [{"trainings": 3, "question": 0.02}, {"trainings": 3, "question": 0.04}, {"trainings": 5, "question": 0.2}]
     (tmp_path / "coverage.json").write_text(json.dumps({"rows": cases}), encoding="utf-8")
-    assert questions.rule_error_rate(3) == 0.04 and "in up to 4.0% of simulated tables" in questions.rule(asked)
+    assert questions.rule_error_rate(3) == 0.04 and "in up to 4.0% of simulated tables of three rows" in questions.rule(asked)
 
 
 def test_csos_claims_are_answered_over_seeds():

@@ -278,6 +278,7 @@ def started(folder: Path, mark: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-c", f"from tests.small_steps import main; main({str(folder)!r})"], cwd=ROOT, env=os.environ | {"MARK": mark},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored in what nohup or a shell's & started
     )  # fmt: skip
 
 

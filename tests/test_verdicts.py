@@ -237,7 +237,7 @@ def test_grid_html():
         "Table 3",
         "profile smoke",
         "n = 1,792 test turns",
-        "95% intervals by bootstrap over dialogues",
+        "brackets: 95% intervals.",
     ):
         assert part in table.caption.text
     top, sub = table.thead.find_all("tr")

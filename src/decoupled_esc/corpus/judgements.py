@@ -13,15 +13,13 @@ import csv
 import io
 import itertools
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree
 
 from decoupled_esc.corpus.errors import CorpusError
-from decoupled_esc.corpus.readers import read_csv, read_list, read_text, text_of
+from decoupled_esc.corpus.readers import read_list, read_text, text_of
 
 BOTS = ("Pink", "Purple", "Yellow", "Green")
 SITUATIONS = ("positive", "negative")
@@ -151,20 +149,6 @@ def read_empathic(path: Path) -> Ratings:
     return Ratings(tuple(found), dict(left_out))
 
 
-def read_empathic_texts(paths: Sequence[Path]) -> dict[tuple[str, str], str]:
-    """(sample, conversation) -> what was said, of the three samples whose texts are published; ``paths`` as registered."""
-    files, found = {path.name: path for path in paths}, {}
-    for sample, name, id, fields in (
-        ("EmpatheticDialogues", "sample_empatheticdialogues.csv", "conv_id", ("full_conversation",)),
-        ("EPITOME", "sample_epitome.csv", "sp_id", ("seeker_post", "response_post")),
-        ("Lend an Ear", "sample_lend_an_ear_annotations.csv", "conversation_id", ("full_conversation",)),
-    ):
-        for _, row in read_csv(files[name], (id, *fields), f"{AGAIN} empathic_judges"):
-            said = [f"{who}: {row[field]}" for who, field in zip(("Seeker", "Supporter"), fields)]
-            found[sample, row[id]] = "\n".join(said) if len(said) == 2 else row[fields[0]].replace("_comma_", ",")
-    return found
-
-
 def read_mentalalign(paths: Sequence[Path]) -> Ratings:
     """Ratings from 1 to 5 by the raters of `JUDGES`, a file each; left out are empty, unread and off-scale ones.
 
@@ -172,18 +156,18 @@ def read_mentalalign(paths: Sequence[Path]) -> Ratings:
     """
     found, left_out, posts = [], Counter(), {}
     for rater, path in zip(JUDGES, paths, strict=True):
-        (header, *lines), seen = read_sheet(path), set()
-        writers = {place: cell.strip().partition("_response_")[2] for place, cell in header.items()}
-        if [header.get("A"), header.get("B")] != ["ConvID", "context"] or [*writers.values()][2:] != [*WRITERS]:
+        (header, *lines), seen = _sheet(path) or [[]], set()
+        writers = [cell.strip().partition("_response_")[2] for cell in header[2:]]
+        if header[:2] != ["ConvID", "context"] or writers != [*WRITERS]:
             problem = f"expected columns ConvID, context and ..._response_ of {', '.join(WRITERS)}"
             raise _odd(problem, path, "row 1", "mentalalign")
-        for number, line in enumerate(lines, start=2):
-            if (id := line.get("A", "")) in seen or not id:
+        for number, (id, post, *replies) in enumerate(lines, start=2):
+            if id in seen or not id:
                 raise _odd(f"expected a number of its own, got {id!r}", path, f"row {number}, ConvID", "mentalalign")
             seen.add(id)
-            same = posts.setdefault(id, post := re.sub(r"\W", "", line.get("B", ""))) == post
-            for place, writer in list(writers.items())[2:]:
-                given = dict(_GIVEN.findall(line.get(place, ""))) if same else {}
+            same = posts.setdefault(id, post := re.sub(r"\W", "", post)) == post
+            for writer, said in zip(writers, replies, strict=True):
+                given = dict(_GIVEN.findall(said)) if same else {}
                 for attribute in ATTRIBUTES:
                     if (value := given.get(attribute, "")) in {"1", "2", "3", "4", "5"}:
                         found.append(Rating("MentalAlign", id, WRITERS[writer], attribute, rater, float(value)))
@@ -193,28 +177,12 @@ def read_mentalalign(paths: Sequence[Path]) -> Ratings:
     return Ratings(tuple(found), dict(left_out))
 
 
-_NAMESPACE = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+def _sheet(path: Path) -> list[list[str]]:
+    """Rows of the first sheet of an ``.xlsx`` file as text, empty cells as ""; all are as long as the longest."""
+    import openpyxl
 
-
-def read_sheet(path: Path) -> list[dict[str, str]]:
-    """Rows of the first sheet of an ``.xlsx`` file: column letters -> text, empty cells absent (ECMA-376, part 1, section 18.3)."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            shared = []
-            if "xl/sharedStrings.xml" in archive.namelist():
-                entries = ElementTree.fromstring(archive.read("xl/sharedStrings.xml"))
-                shared = ["".join(text.text or "" for text in entry.iter(f"{_NAMESPACE}t")) for entry in entries]
-            sheet = ElementTree.fromstring(archive.read("xl/worksheets/sheet1.xml"))
-        rows = list(sheet.iter(f"{_NAMESPACE}row"))
-        if not rows:
-            raise ValueError("no rows")
-        return [{re.sub(r"\d", "", c.attrib["r"]): text for c in row if (text := _cell(c, shared))} for row in rows]
-    except (zipfile.BadZipFile, ElementTree.ParseError, KeyError, ValueError, IndexError, OSError) as error:
+        sheet = openpyxl.load_workbook(path, data_only=True).worksheets[0]
+        return [["" if cell is None else str(cell) for cell in row] for row in sheet.iter_rows(values_only=True)]
+    except Exception as error:  # openpyxl lets through whatever zip, XML or its own descriptors raise
         raise _odd(f"cannot be read as a spreadsheet ({error})", path, "sheet 1", "mentalalign") from None
-
-
-def _cell(cell: ElementTree.Element, shared: Sequence[str]) -> str:
-    if cell.get("t") == "inlineStr":
-        return "".join(text.text or "" for text in cell.iter(f"{_NAMESPACE}t"))
-    value = cell.findtext(f"{_NAMESPACE}v") or ""
-    return shared[int(value)] if cell.get("t") == "s" and value else value

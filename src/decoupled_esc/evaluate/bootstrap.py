@@ -16,6 +16,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 from scipy.stats import t as student
 
+SMALLEST_P = 1e-12
 Z_95 = 1.959963984540054
 """0.975 quantile of the standard normal distribution."""
 
@@ -28,7 +29,7 @@ class Estimate:
     low: float | None = None
     high: float | None = None
     p: float | None = None
-    """How probable a difference at least this large is where there is none; known over several trainings (`over_trainings`)."""
+    """Of a difference over several trainings: how probable one at least as large is where there is none (`over_trainings`)."""
 
 
 def numbered(names: Sequence[Hashable]) -> tuple[np.ndarray, int]:
@@ -116,9 +117,10 @@ def jackknife_interval(value: float, left_out: np.ndarray) -> Estimate:
 
 
 def over_trainings(trainings: Sequence[Resampled]) -> Estimate:
-    """The mean score of S >= 2 trainings, with the 95% interval of what other trainings would score on other dialogues.
+    """The mean score of S trainings, with the 95% interval of what other trainings would score on other dialogues.
 
-    Trainings and dialogues are crossed: every training answered every dialogue.  The margin adds one part for either, each at
+    Trainings and dialogues are crossed: every training answered every dialogue, and the ``copies`` [R] of all are of the same
+    resampled dialogues.  S is at least 2.  The margin adds one part for either, each at
     its own degrees of freedom, as limits for a sum of variances do (Graybill and Wang 1980; Burdick and Graybill 1992,
     section 3.2)::
 
@@ -126,7 +128,8 @@ def over_trainings(trainings: Sequence[Resampled]) -> Estimate:
 
     *between* is the variance of the trainings' scores, *dialogues* the bootstrap variance of their mean, and *both* that of each
     training's distance from it, which *between* holds already.  Few trainings that differ are met by t (4.3 for three, 2.8
-    for five); trainings that are equal have the interval over dialogues.  ``p`` is the level at which the margin reaches 0.
+    for five); trainings that are equal have the interval over dialogues.  ``p`` is one minus the level of the widest interval that
+    leaves out 0, and 1e-12 at the least.
     """
     values, copies = np.array([one.value for one in trainings]), np.array([one.copies for one in trainings])
     number, mean, each = len(values), float(values.mean()), copies.mean(axis=0)
@@ -140,14 +143,8 @@ def over_trainings(trainings: Sequence[Resampled]) -> Estimate:
 
     least = -np.inf if trainings[0].least is None else trainings[0].least
     low, high = max(least, mean - margin(0.05)), mean + margin(0.05)
-    if mean == 0 or dialogues + between == 0:
-        return Estimate(mean, low, high, float(mean == 0))
-    p = brentq(lambda level: margin(level) - abs(mean), tiny, 1.0) if margin(tiny := 1e-12) > abs(mean) else 0.0
+    if margin(SMALLEST_P) <= abs(mean):
+        p = SMALLEST_P if mean else 1.0
+    else:
+        p = brentq(lambda level: margin(level) - abs(mean), SMALLEST_P, 1.0)
     return Estimate(mean, low, high, p)
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """``p`` corrected for their number, so that below 0.05 any one of them is false at most once in twenty times (Holm 1979)."""
-    order = np.argsort(p)
-    stepped = np.maximum.accumulate(np.array(p)[order] * np.arange(len(p), 0, -1)).clip(max=1)
-    return stepped[np.argsort(order)].tolist()

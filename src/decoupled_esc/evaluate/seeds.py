@@ -177,8 +177,12 @@ def _together(
         found = {key: over_trainings([score[key] for score in scores]) for key in scores[0]}
         return found if intervals else {key: Estimate(mean.value) for key, mean in found.items()}
 
+    def level(mean: Estimate) -> Estimate:
+        """Without a p-value: that a score is 0 is nobody's question."""
+        return Estimate(mean.value, mean.low, mean.high)
+
     table = ScoreTable(
-        systems={name: averaged(scores) for name, scores in single.items()},
+        systems={name: {key: level(mean) for key, mean in averaged(scores).items()} for name, scores in single.items()},
         contrasts={name: averaged(scores) for name, scores in differences.items()},
     )
     values = {

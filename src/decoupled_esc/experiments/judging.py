@@ -198,7 +198,7 @@ class ErrorsOverSeeds(SeedMeans):
 class EvaluateErrors(Step):
     """Shares of errors by the offline classifier and their differences, averaged over all seeds, and under each (RQ4)."""
 
-    version = 2
+    version = 3
 
     counts: dict[str, CountErrors]
     """By seed."""

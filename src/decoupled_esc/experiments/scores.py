@@ -146,7 +146,7 @@ class AnswerStrategyTest(Step):
 class EvaluateSeeds(Step):
     """Scores of systems and their differences averaged over all seeds, and the differences under each."""
 
-    version = 2
+    version = 3
 
     counts: dict[str, tuple[CountPerSeed | AnswerStrategyTest, ...]]
     """Seed -> the steps that counted under it."""

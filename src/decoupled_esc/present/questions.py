@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import pandas as pd
 
 from decoupled_esc.evaluate import Estimate
-from decoupled_esc.evaluate.bootstrap import holm
 from decoupled_esc.evaluate.seeds import SeedEvaluation
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import benchmarks
@@ -19,12 +18,12 @@ from decoupled_esc.present.tables import format_estimate
 MIN_SEEDS = 3
 """With fewer, an interval knows how dialogues differ and little of how training runs do: no claim is decided."""
 LEVEL = 0.05
-"""Largest p-value, corrected for the rows of a question, at which a claim is decided."""
+"""Largest p-value, corrected for the rows of a table, at which a claim is decided."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One row of a question: a difference, and the sign that the claim needs (1 or -1)."""
+    """One row of a table: a difference, and the sign that the claim needs (1 or -1)."""
 
     sign: int
     together: Estimate
@@ -57,14 +56,16 @@ def answer(sign: int, together: Estimate, single: Sequence[float], p: float | No
 
 
 def decide(family: Sequence[Claim]) -> list[str]:
-    """`answer` to every row of one question, with p-values corrected for their number (Holm 1979) where all have one."""
+    """`answer` to every row of one table, with p-values corrected for their number (Holm 1979) where all have one."""
+    from statsmodels.stats.multitest import multipletests
+
     p = [one.together.p for one in family]
-    corrected = p if None in p else holm(p)
+    corrected = p if None in p or not p else multipletests(p, method="holm")[1]
     return [answer(one.sign, one.together, one.single, own) for one, own in zip(family, corrected, strict=True)]
 
 
 def rule_error_rate(seeds: int) -> float | Missing:
-    """Share of questions in which `decide` decides any row though nothing has an effect, in the worst case of bench/coverage.py."""
+    """Share of tables in which `decide` decides any row though nothing has an effect, in the worst case of bench/coverage.py."""
     try:
         simulated = benchmarks.load("coverage")["rows"]
     except FileNotFoundError:
@@ -77,7 +78,7 @@ def rule(asked: SeedEvaluation) -> str:
     """How the rows of a table are decided, and how often wrongly where nothing has an effect, in words."""
     rate = rule_error_rate(len(asked.seeds))
     found = (
-        f"in up to {100 * rate:.1f}% of simulated tables under {len(asked.seeds)} seeds"
+        f"in up to {100 * rate:.1f}% of simulated tables of three rows under {len(asked.seeds)} seeds"
         if isinstance(rate, float)
         else rate.reason
     )

@@ -44,7 +44,7 @@ ARROW = {
     "lower": ' <abbr title="lower is better">↓</abbr>',
     None: "",
 }
-INTERVAL = "95% intervals by bootstrap over dialogues"
+INTERVAL = "95% intervals"
 
 LINE = ["table", "row", "column", "paper", "measured", "low", "high", "status", "direction", "why", "source"]
 """What is said of one cell of the papers."""

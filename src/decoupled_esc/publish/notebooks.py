@@ -88,8 +88,8 @@ def execute(source: Path, target: Path, profile: str | None, stamps: Mapping[str
 def check_notebooks(folder: Path) -> list[str]:
     """Problems of the chapters (NN_*.ipynb) in `folder`, each a sentence that names the notebook and the cell.
 
-    A chapter is executed from top to bottom without an error, names its parameters first, folds its code, shows no machine
-    path, and equals its source, the NN_*.py beside it; its stamp names that source and the results that it reads.
+    A chapter is executed from top to bottom without an error, names its parameters first, folds its code, shows a glued
+    figure once and no machine path, and equals its source, the NN_*.py beside it; its stamp names that source and the results that it reads.
     """
     chapters = sorted(Path(folder).glob(CHAPTERS))
     problems = [] if chapters else [f"{folder}: holds no chapter ({CHAPTERS})."]
@@ -113,6 +113,8 @@ def _problems(notebook: nbformat.NotebookNode, source: Path) -> Iterator[str]:
             yield f"code cell {number} has the execution count {cell.execution_count}: not run in order"
         if "hide-input" not in cell.metadata.get("tags", []):
             yield f"code cell {number} is not tagged `hide-input`"
+        if "figures.show(" in cell.source and "remove-output" not in cell.metadata.get("tags", []):
+            yield f"code cell {number} shows a figure that is glued below, and is not tagged `remove-output`"
         for output in cell.outputs:
             if output.output_type == "error":
                 yield f"code cell {number} ended in {output.ename}"

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from decoupled_esc.experiments.run import ROOT, Book
+from decoupled_esc.experiments.run import ROOT, Book, PublishError
 from decoupled_esc.files import file_digest
 from decoupled_esc.pipeline import Step, Work
 from decoupled_esc.publish import notebooks, site
@@ -102,13 +102,31 @@ def book_steps(book: Book) -> dict[str, Step]:
 
 
 def publish_notebooks(book: Book) -> list[str]:
-    """Execute every chapter from the published results into ``notebooks/``; returns their names."""
+    """Execute every chapter from the published results into ``notebooks/``; returns their names.
+
+    Raises PublishError, before anything is executed, where ``runs/`` has another result than ``results/``: a chapter would show it.
+    """
+    read = {source: notebooks.steps_read(source) for source in notebooks.sources()}
+    digests = {
+        name: book.stored(name).digest for name in dict.fromkeys(name for names in read.values() for name in names)
+    }
+    other = [name for name, digest in digests.items() if not _is_published(book, name, digest)]
+    if other:
+        raise PublishError(
+            f"runs/ has another result of {', '.join(other[:8])} than results/{book.profile.name}/: publish it too "
+            "(decoupled-esc publish without --notebooks), or move runs/ away"
+        )
     written = []
-    for source in notebooks.sources():
+    for source, names in read.items():
         profile = notebooks.parameters(source)["profile"]
-        shown = {name: book.stored(name).digest for name in notebooks.steps_read(source)}
+        shown = {name: digests[name] for name in names}
         written.append(notebooks.execute(source, source.with_suffix(".ipynb"), profile, shown).name)
     return written
+
+
+def _is_published(book: Book, name: str, digest: str) -> bool:
+    stored = book.published.read(book.published_steps[name])
+    return stored is not None and stored.digest == digest
 
 
 def check_stamps(book: Book) -> list[str]:
