@@ -222,8 +222,8 @@ def drawn_by_hand(model, tokens: list[int], sampling: Sampling, seed: int, id: s
         p /= p.sum()
         order = np.argsort(-p)
         nucleus = order[: np.searchsorted(np.cumsum(p[order]), sampling.top_p) + 1]
-        line = np.cumsum(np.where(np.isin(np.arange(len(p)), nucleus), p, 0))
-        row.append(int(np.searchsorted(line, u * line[-1], side="right")))
+        line = np.cumsum(p[nucleus])
+        row.append(int(nucleus[np.searchsorted(line, u * line[-1], side="right")]))
     return row
 
 

@@ -199,9 +199,16 @@ def attention_mask(depths: Sequence[int], device=None):
     """What each of ``L`` tokens attends to, as a bool tensor [1, 1, L, L] (query, key)."""
     import torch
 
-    ends = torch.tensor(subtree_ends(depths), device=device)
-    index = torch.arange(len(depths), device=device)
-    return ((index[None, :] <= index[:, None]) & (index[:, None] < ends[None, :]))[None, None]
+    return ancestors(depths, torch.arange(len(depths), device=device))[None, None]
+
+
+def ancestors(depths: Sequence[int], of):
+    """What each of the tokens ``of`` [n] (a tensor of indices) attends to, itself included: bool [n, L]."""
+    import torch
+
+    ends = torch.tensor(subtree_ends(depths), device=of.device)
+    index = torch.arange(len(depths), device=of.device)
+    return (index[None, :] <= of[:, None]) & (of[:, None] < ends[None, :])
 
 
 def answer_logps(model, packed: Packed):
@@ -262,17 +269,20 @@ def register_attention() -> None:
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-def tree_attention(module, query, key, value, attention_mask, tree=None, **kwargs):
+def tree_attention(module, query, key, value, attention_mask, tree=None, branches=None, **kwargs):
     """Attention [1, L, heads, size] over a packed sequence, chunk by chunk of its queries.
 
     A chunk needs its own keys and those of its ancestors; all other tails are left out, not masked.  So time and memory
     grow with what is attended to, where one dense mask would make them grow with L squared.  ``tree`` comes from
     :func:`chunks`; without it this is transformers' "sdpa".  Where a model caps its scores (Gemma 2), which sdpa
-    can't, they are computed in the open.
+    can't, they are computed in the open.  ``branches`` (`generate.branches`) holds what answers see as they are written.
     """
     import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    if branches is not None:
+        options = {name: kwargs[name] for name in ("scaling", "softcap") if kwargs.get(name)}
+        return branches.attend(module.layer_idx, query, key, value, **options), None
     attend = _capped if kwargs.get("softcap") else sdpa_attention_forward
     if tree is None:
         return attend(module, query, key, value, attention_mask, **kwargs)

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from decoupled_esc.generate.branches import Branches
 from decoupled_esc.generate.engine import Completion, Sampling, TokenEngine, stream
-from decoupled_esc.packing import Example, answer_logps, attention, attention_mask, groups, pack
+from decoupled_esc.packing import Example, ancestors, answer_logps, attention, groups, pack
 from decoupled_esc.prompts import Prompt
 
 
@@ -46,7 +47,7 @@ class TransformersEngine(TokenEngine):
         """
         batch: list[Prompt] = []
         size = 0
-        for _, group in itertools.groupby(prompts, key=lambda prompt: prompt.id.rpartition("/")[0]):
+        for _, group in itertools.groupby(prompts, key=_dialogue):
             dialogue = list(group)
             for turns, tree in groups(self._packed(dialogue), self.batch_tokens, new_tokens):
                 takes = len(tree) + len(turns) * new_tokens
@@ -80,7 +81,7 @@ class TransformersEngine(TokenEngine):
         packed = self._packed(prompts)
         ends = torch.tensor(packed.prompt_ends, device=device)
         position = torch.tensor(packed.depths, device=device)[ends]
-        seen = attention_mask(packed.depths, device)[0, 0, ends]  # [prompts, everything in the cache]
+        seen = ancestors(packed.depths, ends)
         streams = [np.random.default_rng(stream(seed, prompt.id, 8)) for prompt in prompts]
         chance = torch.tensor(np.stack([one.random(sampling.max_new_tokens) for one in streams]), device=device)
         printed: list[list[int]] = [[] for _ in prompts]
@@ -95,23 +96,25 @@ class TransformersEngine(TokenEngine):
                 logits_to_keep=ends,
                 **attention(packed.depths, self.model),
             ).logits[0]
+            dialogues = [len(list(turns)) for _, turns in itertools.groupby(prompts, key=_dialogue)]
+            branches = Branches(cache, seen, dialogues)
+            del cache, seen
             for step in range(sampling.max_new_tokens):
                 tokens = choose(logits.float(), chance[running, step])
                 for row, token in zip(running.tolist(), tokens.tolist(), strict=True):
                     printed[row].append(token)
                 going = torch.tensor([token not in self._end for token in tokens.tolist()], device=device)
-                running, tokens = running[going], tokens[going]
+                if not going.all():
+                    branches.keep(going)
+                    running, tokens = running[going], tokens[going]
                 if not len(running) or step + 1 == sampling.max_new_tokens:
                     break
-                own = torch.zeros(len(prompts), len(running), dtype=torch.bool, device=device)
-                own[running, torch.arange(len(running), device=device)] = True
-                seen = torch.cat([seen, own], dim=1)
                 logits = self.model(
                     input_ids=tokens[None],
                     position_ids=(position[running] + step + 1)[None],
-                    attention_mask=seen[running][None, None],
-                    past_key_values=cache,
-                    use_cache=True,
+                    attention_mask=torch.empty(1, 1, 1, 1, device=device),  # taken as it is, and read by nothing
+                    branches=branches,
+                    use_cache=False,
                 ).logits[0]
         finished = [row[-1] in self._end for row in printed]
         kept = [row[:-1] if ended else row for row, ended in zip(printed, finished, strict=True)]
@@ -119,20 +122,44 @@ class TransformersEngine(TokenEngine):
         return list(map(Completion, [prompt.id for prompt in prompts], texts, map(len, printed), finished))
 
 
+def _dialogue(prompt: Prompt) -> str:
+    return prompt.id.rpartition("/")[0]
+
+
 def _decoder(sampling: Sampling):
     """(logits [n, vocabulary], chance [n] in [0, 1)) -> tokens [n]."""
     import torch
-    from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
     if sampling.temperature == 0:
         return lambda logits, chance: logits.argmax(-1)
-    warpers = [TemperatureLogitsWarper(sampling.temperature), TopPLogitsWarper(sampling.top_p)]
 
     def sample(logits, chance):
-        for warper in warpers:
-            logits = warper(None, logits)
-        below = torch.softmax(logits.double(), -1).cumsum(-1)
+        shares, tokens = torch.softmax(logits / sampling.temperature, -1), None
+        if sampling.top_p < 1:
+            shares, tokens = _nucleus(shares, sampling.top_p)
+        below = shares.double().cumsum(-1)
         # The first token whose share of the line from 0 to 1 reaches beyond the chance.
-        return (below <= chance[:, None] * below[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
+        found = (below <= chance[:, None] * below[:, -1:]).sum(-1, keepdim=True).clamp(max=shares.shape[-1] - 1)
+        return (found if tokens is None else tokens.gather(-1, found))[:, 0]
 
     return sample
+
+
+LIKELY = 256
+"""Of so many tokens most nuclei are made; to sort a whole vocabulary takes five times as long as to find them."""
+
+
+def _nucleus(shares, top_p: float):
+    """(shares, tokens) [n, k], falling: those tokens before which less than ``top_p`` lies; 0 for what is beyond.
+
+    Holtzman et al. 2020; as transformers' TopPLogitsWarper.
+    """
+    import torch
+
+    top, tokens = shares.topk(min(LIKELY, shares.shape[-1]))
+    wide = top.sum(-1) < top_p
+    if wide.any():
+        whole = shares.shape[-1] - top.shape[-1]
+        top, tokens = torch.nn.functional.pad(top, (0, whole)), torch.nn.functional.pad(tokens, (0, whole))
+        top[wide], tokens[wide] = shares[wide].sort(descending=True)
+    return top * ((top.cumsum(-1) - top) < top_p), tokens
