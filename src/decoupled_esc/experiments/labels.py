@@ -90,9 +90,10 @@ class TrainingLabels:
 
 
 def _apart(labels: ErrorLabels, *, held_out: bool) -> LabelledReplies | Missing:
-    found, esconv = labels.read(), labels.esconv.read()
+    found = labels.read()
     if isinstance(found, Missing):
         return found
+    esconv = labels.esconv.read()
     names = {dialogue.id for split in ("validation", "test") for dialogue in esconv.split(split)}
     return found.where([(reply.turn.dialogue in names) == held_out for reply in found.replies])
 

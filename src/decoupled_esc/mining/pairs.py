@@ -43,9 +43,9 @@ FILTERS: dict[str, tuple[str, ...]] = {
 }
 """Which labels of the rejected reply let a vanilla pair pass; the gold reply must have none of ``FILTERED`` in each.
 
-Ours asks for a fault of strategy or reply and compares the strategy with the gold one, so that of a wrong strategy the label
-says nothing.  The paper routes pairs by four errors, which drops a wrong strategy in whose reply the judge saw none of them;
-the authors' code has for all replies the filter of response pairs, which leaves no NsPr.
+Ours asks for a fault of strategy or reply and compares the strategy with the gold one, so that the label decides
+nothing where the strategy is wrong.  The paper routes pairs by four errors, which drops a wrong strategy in whose reply
+the judge saw none of them.  The authors' code passes coupled pairs by the filter of response pairs, which leaves no NsPr.
 """
 
 
@@ -166,7 +166,7 @@ def _sorted_out(
 def by_filter(pairs: Sequence[Mined], *, judge_names_mismatch: bool) -> dict[str, dict[str, dict[str, int]]]:
     """Filter of ``FILTERS`` -> quadrant -> label of the rejected reply -> how many vanilla ``pairs`` pass.
 
-    That of ``SECTION_4_1`` is left out where the judge was asked for the three errors alone, as an LLM judge is (Figure 15).
+    That of ``SECTION_4_1`` is left out where the judge was asked for the three errors alone, as an LLM is (Figure 15).
     """
     counts = Counter((pair.quadrant, pair.error) for pair in pairs)
     return {

@@ -60,8 +60,8 @@ def offline_errors(
 ) -> pd.DataFrame | Missing:
     """Shares of each error of systems, or differences ``a - b`` between them, by the offline classifier, in per cent.
 
-    ``titles``: title -> system or difference, all of one kind.  The last row says by how much the classifier has been off for
-    writers from which it did not learn, as it did from none of ours, in the same statistic.
+    ``titles``: title -> system or difference, all of one kind.  The last row says by how much the classifier has been
+    off in the same statistic, for writers from which it did not learn; it learned from none of ours.
     """
     if isinstance(found, Missing):
         return found
@@ -77,7 +77,7 @@ def offline_errors(
 def answer_errors(
     found: ErrorsOverSeeds, worth: ErrorClassifierWorth | Missing, difference: str, label: str, sign: int
 ) -> str:
-    """`questions.answer` on a ``difference`` in the share of ``label``: decided beyond the judge's error for unknown writers alone."""
+    """`questions.answer` to a ``difference`` in the share of ``label``, beyond the judge's error for unknown writers."""
     if isinstance(worth, Missing):
         return "not decided"
     single = [of[difference][label] for of in found.by_seed.values()]
