@@ -242,6 +242,10 @@ figures.show("fig_released_strategies", figure)
 # Where no LLM does, a classifier stands in: logistic regression on the words of the reply, the seeker's last words, the strategy, and a few counts such as the length and the turn, trained in seconds on the labels above.
 # It is called *error classifier* here, never by GPT's name, and its first duty is to say how good it is.
 #
+# Two judges are made in this way, and what separates them is what they learn from.
+# The one of this chapter, and of [RQ4](12_ask_rq4.ipynb), learns from all labels, two thirds of which belong to replies at test dialogues; a reply is judged by a fold that has seen no label at its dialogue.
+# The one that mines pairs and rewards the search shapes our models, so it must know nothing of the test: it learns from the labels of FailedESConv alone, and has its own section below.
+#
 # "New dialogues": it has learned from none of that dialogue's labels.
 # For replies that were matched to their turns by order the dialogue is a guess, so they are also shown apart.
 # "New writers" is harder: it has learned neither from the dialogue nor from the writer, Qwen, Llama or people, and so has to score an unseen system.
@@ -304,7 +308,46 @@ results_table(off_by, "Predicted share of each error in per cent for writers tha
 
 # %% [markdown]
 # {glue:text}`gaps`
+# Our systems are writers that it does not know, so the first of these two errors of a difference is the one that counts ([chapter 12](12_ask_rq4.ipynb) shows it for each error).
 # The intervals below come from resampling dialogues and know nothing of this: a difference has to be larger than both.
+#
+# ## The judge that shapes our models
+#
+# A judge that selects preference pairs ([chapter 04](04_mine_preferences.ipynb)) or rewards a search ([chapter 05](05_search_dialogues.ipynb)) teaches what it knows.
+# It therefore learns from no label of a reply at a test or validation dialogue; of the public labels that leaves GPT's of the people in FailedESConv.
+# The two models' labelled replies at the test dialogues are then a fair test: other dialogues, other writers, and nothing of them was learned from.
+
+# %% tags=["hide-input"]
+if unjudged:
+    fair = one_by_one = classifier
+    figures.glue_numbers(training_worth=f"Its worth is not measured here: {classifier.reason}.")
+else:
+    training = classifier.training
+    fair = pd.DataFrame({NAMES.get(part, "both models"): scored(found) for part, found in training.by_source.items()}).T
+    TITLES = {"any": "any error", "any of three": "any of the three that a response pair is mined by"}
+    one_by_one = pd.DataFrame(
+        {
+            TITLES.get(name, name): {
+                "replies": f"{training.by_source['all'].replies:,}", "by the labels": f"{found.labelled:,}", "by the judge": f"{found.guessed:,}",
+                "Cohen's kappa": format_estimate(found.kappa, 2),
+            }
+            for name, found in training.errors.items()
+        }
+    ).T  # fmt: skip
+    whole, three = training.by_source["all"], training.errors["any of three"]
+    figures.glue_numbers(
+        training_worth=f"Having learned from {classifier.learned_from}, it agrees with the labels of {whole.replies:,} replies at the test dialogues at a kappa of {format_estimate(whole.kappa, 2)}; "
+        f"on whether a reply has one of the three errors that make a response pair, at {format_estimate(three.kappa, 2)}."
+    )
+results_table(fair, "The judge that shapes our models against GPT's labels of replies at the test dialogues; 95% intervals by dialogue.")
+
+# %% tags=["hide-input"]
+results_table(one_by_one, "The same, asked for each error whether a reply has it; 95% intervals by dialogue.")
+
+# %% [markdown]
+# {glue:text}`training_worth`
+# A kappa of 0 is what chance gives, and pairs that this judge selects are labelled no better than this.
+# One thing about it is not new to the test: that a judge should look at words, and at which, was settled on all labels, before the two judges were parted.
 #
 # ## DecoupledESC Figure 2 for our models
 #

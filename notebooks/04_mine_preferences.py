@@ -62,7 +62,8 @@ results_table(sampled, f"What was sampled on the training turns, profile {book.l
 #
 # The error in a reply says which of the two models it is to teach.
 # Here the errors were seen by: {glue:text}`judge`.
-# [Chapter 03](03_observe_errors.ipynb) measures how far an offline judge can be trusted, which is not far: it is measured there on writers that it did not learn from, and these models are such writers.
+# An offline judge has learned from no label of a reply at a test or validation dialogue.
+# [Chapter 03](03_observe_errors.ipynb) measures how far it can be trusted, which is not far: it is tested there on replies at the test dialogues by writers that it did not learn from, and these models are such writers.
 
 # %% tags=["hide-input"]
 total = {who: sum(counts.values()) for who, counts in pairs.candidates.items()}
@@ -161,7 +162,7 @@ figures.show("fig_pair_errors", figures.shares(errors, source, "share of rejecte
 # *PsNr* rejects a right strategy for the sake of a bad reply, *NsPr* a sound reply for the sake of a wrong strategy: these are the entangled pairs, in which a coupled model is told to unlearn what was right.
 
 # %% tags=["hide-input"]
-counted = pairs.quadrants
+counted = {name: sum(labels.values()) for name, labels in pairs.filters["this book"].items()}
 vanilla = sum(counted.values())
 MEANS = {"PsNr": "right strategy, faulty reply", "NsPr": "wrong strategy, sound reply", "NsNr": "wrong strategy, faulty reply"}
 quadrants = pd.DataFrame(
@@ -174,6 +175,47 @@ results_table(quadrants, f"Vanilla pairs by what is wrong with the rejected turn
 # %% [markdown]
 # {glue:text}`entangled`% of the {glue:text}`vanilla_pairs` vanilla pairs are entangled.
 # *Right* means "as the human supporter chose", though other strategies may fit as well; so *NsPr* also holds turns with nothing wrong at all.
+#
+# ### By which filter
+#
+# How large each quadrant is depends on the filter that a pair has to pass.
+# All readings below agree on the chosen side, in which the judge must see none of the three errors of a generator, and on what N means: *Ns* is a strategy that is not the gold one, *Nr* a reply in which the judge sees one of the three.
+# They differ in what lets a pair with a sound reply pass:
+#
+# * *this book*: a wrong strategy is enough, whatever the judge says of the reply. The pairs of the table above, from which the vanilla model learns.
+# * *four errors (section 4.1)*: the paper's text routes pairs by four errors, the three and strategy mismatch. A wrong strategy counts if the judge saw a mismatch as well.
+# * *three errors (authors' code)*: coupled pairs pass the same filter as response pairs, so there is no NsPr. Section 3.2 of the paper compares PsNr and NsNr alone, which fits; Table 5 has models trained on NsPr, which does not.
+#
+# A row is a quadrant and what the judge saw in the rejected reply.
+
+# %% tags=["hide-input"]
+ways = pairs.filters
+by_filter = pd.DataFrame(
+    [
+        {"quadrant": quadrant, "seen in the rejected reply": label, "strategy": "as gold" if quadrant.startswith("Ps") else "not gold"}
+        | {way: f"{ways[way][quadrant].get(label, 0):,}" if way in ways else "mismatch not asked" for way in mining.FILTERS}
+        for quadrant, labels in ways["this book"].items()
+        for label in labels
+    ]
+    or [{"quadrant": "–", "seen in the rejected reply": "no pairs"}]
+).set_index("quadrant")
+results_table(by_filter, f"Vanilla pairs by quadrant, label and filter, profile {book.label}.")
+
+# %% tags=["hide-input"]
+totals = {way: {quadrant: sum(labels.values()) for quadrant, labels in of.items()} for way, of in ways.items()}
+by_way = pd.DataFrame(
+    {
+        way: {"pairs": f"{sum(of.values()):,}", **{f"{name}, %": f"{100 * of[name] / max(1, sum(of.values())):.1f}" for name in mining.QUADRANTS}}
+        for way, of in totals.items()
+    }
+).T
+unlike = {way: f"{100 * of['NsPr'] / max(1, sum(of.values())):.1f}% ({way})" for way, of in totals.items()}
+figures.glue_numbers(nspr_by_filter=", ".join(unlike.values()))
+results_table(by_way, f"Share of each quadrant among the vanilla pairs that pass each filter, profile {book.label}.")
+
+# %% [markdown]
+# NsPr makes up {glue:text}`nspr_by_filter` of the vanilla pairs.
+# Nothing here says which of these mixtures the paper trained on; the quadrants are compared in equal numbers in [chapter 07](07_train_vanilla_baselines.ipynb), whatever the filter.
 #
 # ## Examples, after DecoupledESC Figures 11 to 14
 #

@@ -20,13 +20,10 @@
 profile = "laptop"
 
 # %% tags=["hide-input"]
-import pandas as pd
-
-from decoupled_esc.evaluate.errors import LABELS
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.pipeline import Missing
-from decoupled_esc.present import figures, judge_tables, questions
-from decoupled_esc.present.tables import format_estimate, format_scores, results_table
+from decoupled_esc.present import figures, judge_tables
+from decoupled_esc.present.tables import format_estimate, results_table
 
 book = open_book(globals())
 offline = book["errors"]
@@ -40,6 +37,8 @@ figures.glue_numbers(profile_name=book.label, seeds=seeds)
 #
 # Shares are means over the seed(s) {glue:text}`seeds`, with 95% intervals for other dialogues and other training runs ([chapter 09](09_ask_rq1.ipynb) says how).
 # The judge here is the offline error classifier, unless the profile has an LLM judge, whose shares follow below.
+# It learned from GPT's labels of other systems' replies, and what it says of a reply comes from the fold of dialogues that holds no label at that reply's dialogue.
+# It is not the judge that mined the pairs: where no LLM did, that one learned from the labels of FailedESConv alone ([chapter 03](03_observe_errors.ipynb)).
 
 # %% tags=["hide-input", "remove-output"]
 OURS = {"decoupled-sft": "decoupled, SFT", "decoupled-dpo": "decoupled, DPO", "vanilla-dpo": "vanilla, DPO"}
@@ -60,27 +59,32 @@ figures.show("fig_errors_after_dpo", figure)
 # ```
 
 # %% tags=["hide-input"]
-if isinstance(offline, Missing):
-    table = offline
-    figures.glue_numbers(none="–", verdict="not judged", judges_error="unknown")
-else:
-    contrasts = {"decoupled: DPO minus SFT": "decoupled-dpo - decoupled-sft", "vanilla: DPO minus SFT": "vanilla-dpo - vanilla-sft", "DPO: decoupled minus vanilla": "decoupled-dpo - vanilla-dpo"}
-    table = pd.DataFrame({title: format_scores(offline.contrasts[name], LABELS) for title, name in contrasts.items()}).T
-    gain = offline.contrasts["decoupled-dpo - decoupled-sft"]["None"]
-    single = [of["decoupled-dpo - decoupled-sft"]["None"] for of in offline.by_seed.values()]
-    if isinstance(classifier, Missing):
-        error, verdict = "not measured", "not decided"
-    else:
-        gap = max(abs(share.known - share.labelled) for found in classifier.differences.values() for share in found.values())
-        error = f"{gap:.0f} points between writers that it has learned from"
-        sure = gain.low is not None and (gain.low > gap or gain.high < -gap)
-        verdict = questions.answer(1, gain, single) if sure else "not decided"
-    figures.glue_numbers(none=f"{format_estimate(gain)} ({', '.join(f'{value:+.1f}' for value in single)})", verdict=verdict, judges_error=error)
-results_table(table, f"Differences in the share of each error, in points, by the offline error classifier; seed(s) {seeds}, profile {book.label}; 95% intervals.")
+own = {title: name for name, title in OURS.items()}
+results_table(judge_tables.offline_errors(offline, classifier, own), f"Share of each error by the offline error classifier, in per cent; seed(s) {seeds}, profile {book.label}; 95% intervals. Last row: by how much the share of a writer that it did not learn from has been off, at most.")
 
 # %% [markdown]
-# This judge mined the pairs, too, where the profile has no other: the generator was trained against what this very classifier calls an error.
-# That its shares fall afterwards shows that DPO does what it is told; whether the replies are better is another question, which a judge can't answer about itself.
+# The intervals know other dialogues and other trainings, and nothing of the judge.
+# The last row does: the classifier was made to judge writers that it had not learned from, as it never learned from our systems, and its shares were compared with those by GPT's labels.
+# The same follows for differences between two systems.
+
+# %% tags=["hide-input"]
+contrasts = {"decoupled: DPO minus SFT": "decoupled-dpo - decoupled-sft", "vanilla: DPO minus SFT": "vanilla-dpo - vanilla-sft", "DPO: decoupled minus vanilla": "decoupled-dpo - vanilla-dpo"}
+differences = judge_tables.offline_errors(offline, classifier, contrasts)
+ASKED = "decoupled-dpo - decoupled-sft"
+if isinstance(offline, Missing):
+    figures.glue_numbers(none="–", verdict="not judged", judges_error="an unknown number of")
+else:
+    single = ", ".join(f"{of[ASKED]['None']:+.1f}" for of in offline.by_seed.values())
+    figures.glue_numbers(
+        none=f"{format_estimate(offline.contrasts[ASKED]['None'])} ({single})",
+        verdict=judge_tables.answer_errors(offline, classifier, ASKED, "None", 1),
+        judges_error="an unknown number of" if isinstance(classifier, Missing) else f"{classifier.difference_errors()['None']:.0f}",
+    )  # fmt: skip
+results_table(differences, f"Differences in the share of each error, in points, by the offline error classifier; seed(s) {seeds}, profile {book.label}; 95% intervals. Last row: by how much a difference between writers that it did not learn from has been off, at most.")
+
+# %% [markdown]
+# Where the profile has no LLM judge, the one that mined the pairs is a relative of this one: they share their kind and GPT's labels of FailedESConv, so the generator was trained against much of what this judge calls an error.
+# Where its shares fall, DPO has done what it was told; whether the replies are better is another question, which no relative of the teacher can answer.
 #
 # ## By an LLM judge
 
@@ -91,6 +95,6 @@ results_table(judge_tables.judge_errors(judged), f"Share of each psychological e
 # ## Verdict
 #
 # After Decoupled-DPO the share of *None* differs from that after SFT by {glue:text}`none` points, in brackets under each seed.
-# The classifier's differences between writers have been off by up to {glue:text}`judges_error` ([chapter 03](03_observe_errors.ipynb)), so a difference counts only beyond that: the claim is **{glue:text}`verdict`**.
+# Between writers that it did not learn from, the classifier's difference in *None* has been off by up to {glue:text}`judges_error` points ([chapter 03](03_observe_errors.ipynb)), so a difference counts only if its whole interval lies beyond that: the claim is **{glue:text}`verdict`**.
 #
-# What would change our mind: labels by a judge that did not mine the pairs, best of all by human raters.
+# What would change our mind: labels of our own replies, by a judge unrelated to the one that mined the pairs, best of all by human raters.

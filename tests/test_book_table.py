@@ -10,7 +10,10 @@ from decoupled_esc import models
 from decoupled_esc.corpus import fetch
 from decoupled_esc.experiments import book as table
 from decoupled_esc.experiments import inputs
-from decoupled_esc.experiments.cso import ReadPublishedPairs, SampleRandomPairs, TrainCSO
+from decoupled_esc.experiments.cso import ExtractPairs, GrowTrees, ReadPublishedPairs, SampleRandomPairs, TrainCSO
+from decoupled_esc.experiments.judging import CountErrors, JudgeOffline
+from decoupled_esc.experiments.labels import ErrorLabels, TrainingLabels
+from decoupled_esc.experiments.preferences import MinePairs
 from decoupled_esc.experiments.profiles import FOLDER, load_profile, names, parse_profile
 from decoupled_esc.experiments.replies import Reply
 from decoupled_esc.experiments.run import PUBLISHED, ROOT, Book
@@ -117,6 +120,14 @@ def test_the_systems_of_the_questions_exist_under_each_seed(laptop):
     for name in ("questions", "metrics-cso", "metrics-strategy-test", "errors"):
         assert list(laptop[name].counts) == ["13", *SEEDS], name
     assert laptop["metrics"].seed == 13
+
+
+def test_what_shapes_training_sees_no_label_of_a_test_dialogue_and_rq4_has_another_judge(laptop):
+    shaping = [s.labels for s in laptop.values() if isinstance(s, MinePairs)]
+    shaping += [s.reward.labels for s in laptop.values() if isinstance(s, GrowTrees | ExtractPairs)]
+    assert len(shaping) > 3 and {type(labels) for labels in shaping} == {TrainingLabels}
+    judging = [s.labels for s in laptop.values() if isinstance(s, CountErrors | JudgeOffline)]
+    assert len(judging) > 3 and {type(labels) for labels in judging} == {ErrorLabels}
 
 
 # --- What a field changes ---

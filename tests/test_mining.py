@@ -70,6 +70,24 @@ def test_vanilla_pairs_fall_into_the_quadrants():
     assert left == Counter({"nothing wrong": 1, "no strategy": 1, "gold reply has an error": 1})
 
 
+def test_filters_differ_in_which_wrong_strategies_with_sound_replies_pass():
+    said = [(A, "x"), (B, "y"), (B, "z"), (B, "fine"), (B, "lost"), (A, "w")]
+    seen = [by_turn([("None", LE), ("None", "None"), (SM, TR), ("None", SM), ("None", "Emotion Misread"), ("None", SM)])]
+    pairs, left = mining.vanilla_pairs(TURNS, [by_turn(said)], seen)
+    assert left == Counter({"nothing wrong": 1}), "the gold strategy, whatever the judge calls a mismatch"
+    found = mining.by_filter(pairs, judge_names_mismatch=True)
+    sound = {SM: 1, "Emotion Misread": 1, "None": 1}
+    assert list(found) == list(mining.FILTERS)
+    assert list(found.values()) == [
+        {"PsNr": {LE: 1}, "NsPr": sound, "NsNr": {TR: 1}},
+        {"PsNr": {LE: 1}, "NsPr": {SM: 1}, "NsNr": {TR: 1}},
+        {"PsNr": {LE: 1}, "NsPr": {}, "NsNr": {TR: 1}},
+    ]
+    assert sum(sum(labels.values()) for labels in found["this book"].values()) == len(pairs)
+    unasked = mining.by_filter(pairs, judge_names_mismatch=False)
+    assert list(unasked) == [name for name in mining.FILTERS if "section 4.1" not in name]
+
+
 labels = st.sampled_from([*LABELS, None])
 replies = st.sampled_from(["", "a", "b", "That sounds hard."])
 

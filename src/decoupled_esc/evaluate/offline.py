@@ -1,26 +1,28 @@
 """Judges that need no server: an error classifier and an empathy scale, trained on public labels in seconds.
 
 Neither is the LLM judge, and no number of theirs stands under its name.  What each is worth is measured where it was
-not trained: the classifier on dialogues, and on writers, that it has not seen (`error_validity`); the scale on other
-posts, and on what the seekers of ESConv said of their supporters (`against_seekers`).
+not trained: the classifier on dialogues, and on writers, that it has not seen (`error_validity`), or on another source
+(`out_of_source_validity`); the scale on other posts, and on what the seekers of ESConv said of their supporters (`against_seekers`).
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import combinations, compress
 
 import numpy as np
 import pandas as pd
 
+from decoupled_esc import taxonomy
 from decoupled_esc.corpus import Dialogue
 from decoupled_esc.corpus.empathy import MECHANISMS, RatedReply, by_mechanism
 from decoupled_esc.evaluate.agreement import Undefined, spearman, weighted_kappa
 from decoupled_esc.evaluate.bootstrap import Estimate, bootstrap, cluster_weights, numbered, percentile_interval
 from decoupled_esc.evaluate.errors import LABELS
 from decoupled_esc.evaluate.judged import Means, Reply
+from decoupled_esc.evaluate.judges import FILTERED
 
 FOLDS = 5
 
@@ -216,17 +218,52 @@ class ErrorValidity:
     shares: dict[str, dict[str, LabelShare]]  # Source -> label
     differences: dict[str, dict[str, LabelShare]]  # ``"a - b"`` of two sources -> label
 
+    def share_errors(self) -> dict[str, float]:
+        """Label -> by how many points the predicted share of a writer that was not learned from is off, at most."""
+        return _largest(self.shares)
+
+    def difference_errors(self) -> dict[str, float]:
+        """Label -> the same of a difference between two writers: what a difference between systems has to exceed."""
+        return _largest(self.differences)
+
+
+def _largest(found: Mapping[str, Mapping[str, LabelShare]]) -> dict[str, float]:
+    return {label: max(abs(of[label].predicted - of[label].labelled) for of in found.values()) for label in LABELS}
+
+
+@dataclass(frozen=True)
+class FoundError:
+    """How well a judge finds one error, or any of several."""
+
+    labelled: int  # Replies that have it by the labels
+    guessed: int  # Replies that have it by the judge
+    kappa: Estimate  # Cohen's, of having it or not
+
+
+@dataclass(frozen=True)
+class OutOfSourceValidity:
+    """What a judge is worth on replies of a source, dialogues and writers, from which it learned nothing."""
+
+    by_source: dict[str, LabelValidity]  # And of ``all``
+    errors: dict[str, FoundError]  # Each error; ``any`` of them; and ``any of three``, by which pairs are filtered
+
 
 def label_validity(
-    truth: Sequence[str], guess: Sequence[str], dialogues: Sequence[str], *, replicates: int, seed: int
+    truth: Sequence[str],
+    guess: Sequence[str],
+    dialogues: Sequence[str],
+    *,
+    labels: Sequence = LABELS,
+    replicates: int,
+    seed: int,
 ) -> LabelValidity:
     """The validity of ``guess`` [replies] against ``truth``.
 
     A label that occurs on neither side counts in macro-F1 with 0, as in scikit-learn with ``labels=`` given.
     """
-    (place, groups), size = numbered(dialogues), len(LABELS)
+    (place, groups), size = numbered(dialogues), len(labels)
     tables = np.zeros((groups, size, size))
-    np.add.at(tables, (place, [LABELS.index(x) for x in truth], [LABELS.index(x) for x in guess]), 1)
+    np.add.at(tables, (place, [labels.index(x) for x in truth], [labels.index(x) for x in guess]), 1)
     weights = cluster_weights(groups, replicates, seed)
 
     def of(score: Callable[[np.ndarray], np.ndarray]) -> Estimate:
@@ -295,7 +332,34 @@ def error_validity(
         unseen_dialogues=validities(known, {"all": everyone, **by_source, **by_certainty}),
         unseen_writers=validities(unseen, {"all": everyone, **by_source}),
         shares={source: named(rows) for source, rows in of.items()},
-        differences={f"{a} - {b}": named(of[a] - of[b]) for a, b in itertools.combinations(of, 2)},
+        differences={f"{a} - {b}": named(of[a] - of[b]) for a, b in combinations(of, 2)},
+    )
+
+
+def out_of_source_validity(
+    replies: Sequence[Reply],
+    labels: Sequence[str],
+    sources: Sequence[str],
+    guess: Sequence[str],
+    *,
+    replicates: int,
+    seed: int,
+) -> OutOfSourceValidity:
+    """The validity of ``guess`` [replies] by a judge that learned from none of these dialogues and writers."""
+    dialogues, resampling = [reply.turn.dialogue for reply in replies], {"replicates": replicates, "seed": seed}
+    parts = {"all": [True] * len(labels)} | {name: [one == name for one in sources] for name in dict.fromkeys(sources)}
+    kinds = {name: (name,) for name in taxonomy.ERRORS} | {"any": taxonomy.ERRORS, "any of three": FILTERED}
+    found = {}
+    for name, kind in kinds.items():
+        has = [label in kind for label in labels], [label in kind for label in guess]
+        kappa = label_validity(*has, dialogues, labels=(False, True), **resampling).kappa
+        found[name] = FoundError(sum(has[0]), sum(has[1]), kappa)
+    return OutOfSourceValidity(
+        by_source={
+            name: label_validity(*(list(compress(column, kept)) for column in (labels, guess, dialogues)), **resampling)
+            for name, kept in parts.items()
+        },
+        errors=found,
     )
 
 

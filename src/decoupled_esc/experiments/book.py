@@ -28,7 +28,7 @@ from decoupled_esc.experiments.judging import (
     MeasureEmpathyScale,
     MeasureErrorClassifier,
 )  # fmt: skip
-from decoupled_esc.experiments.labels import EmpathyRatings, ErrorLabels, LLMJudges, RewardModels
+from decoupled_esc.experiments.labels import EmpathyRatings, ErrorLabels, LLMJudges, RewardModels, TrainingLabels
 from decoupled_esc.experiments.preferences import MinePairs, SampleCandidates, TrainPreference
 from decoupled_esc.experiments.profiles import Profile
 from decoupled_esc.experiments.replies import Reply, ReplyArgmax, ReplyCoupled, ReplyDecoupled, ReplyGold, ReplyPrompted
@@ -162,6 +162,7 @@ class Rows:
         self.labels = ErrorLabels(
             esconv, inputs.corpora["failed_esconv"], inputs.files["decoupledesc_release"], profile.scale
         )
+        self.training_labels = TrainingLabels(self.labels)
         self.ratings = EmpathyRatings(inputs.files["empathy_mental_health"], profile.scale)
         self.resampling = {"replicates": profile.bootstrap_replicates, "seed": seed}
         self.judge = profile.judge and LLMJudges(
@@ -205,7 +206,7 @@ class Rows:
             )
             self.steps[f"candidates-{role}"] = candidates[role]
         self.steps["pairs"] = MinePairs(
-            **candidates, turns=self.train, labels=self.labels, ratings=self.ratings, judge=self.judge, profile=self.profile.name,
+            **candidates, turns=self.train, labels=self.training_labels, ratings=self.ratings, judge=self.judge, profile=self.profile.name,
             **self.resampling,
         )  # fmt: skip
 
@@ -232,7 +233,7 @@ class Rows:
 
     def _search(self) -> Step:
         profile, search = self.profile, self.profile.search
-        reward = RewardModels(self.labels, self.ratings, self.train, self.seed)
+        reward = RewardModels(self.training_labels, self.ratings, self.train, self.seed)
         extes = self.inputs.files["extes"] if search.seeds == "extes" else None
         roles = search.roles and {kind: endpoint.model for kind, endpoint in sorted(search.roles.items())}
         self.steps["search"] = GrowTrees(
@@ -341,7 +342,7 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
     found = {
         "data": CountData(esconv, failed),
         "released": ScoreReleased(esconv, failed, release, **resampling),
-        "error-classifier": MeasureErrorClassifier(own.labels, **resampling),
+        "error-classifier": MeasureErrorClassifier(own.labels, own.training_labels, **resampling),
         "empathy-scale": MeasureEmpathyScale(own.ratings, esconv, failed, **resampling),
         "judgement-agreement": MeasureAgreement(
             *(inputs.files[name] for name in ("ieval", "empathic_judges", "mentalalign")), **resampling

@@ -16,7 +16,14 @@ from decoupled_esc.evaluate import judged as shared
 from decoupled_esc.evaluate.judged import Means, ScoreTable
 from decoupled_esc.evaluate.seeds import SeedMeans, mean_over_seeds
 from decoupled_esc.experiments.inputs import Source, Turns
-from decoupled_esc.experiments.labels import EmpathyRatings, ErrorLabels, LabelledReplies, LLMJudges, answers_in
+from decoupled_esc.experiments.labels import (
+    EmpathyRatings,
+    ErrorLabels,
+    LabelledReplies,
+    LLMJudges,
+    TrainingLabels,
+    answers_in,
+)
 from decoupled_esc.experiments.preferences import MinePairs
 from decoupled_esc.experiments.replies import Reply
 from decoupled_esc.experiments.scores import Contrast
@@ -26,15 +33,29 @@ PAIRED = (("decoupled-sft", "vanilla-sft"), ("decoupled-dpo", "vanilla-dpo"))
 """Systems that LLM judges compare reply by reply."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ErrorClassifierWorth(offline.ErrorValidity):
+    """What the classifier of RQ4 is worth, and what that is worth which mines pairs and rewards the search."""
+
+    training: offline.OutOfSourceValidity
+    learned_from: str
+    """What the latter learned from."""
+
+
 @dataclass(frozen=True, eq=False)
 class MeasureErrorClassifier(Step):
-    """What the offline error classifier is worth against the labels that it learns from."""
+    """What the offline error classifiers are worth against GPT's labels.
+
+    That of RQ4 learns from all labels, and is tested on other dialogues and writers; that which shapes training learns from
+    those of FailedESConv, and is tested on replies at test dialogues.
+    """
 
     labels: ErrorLabels
+    training: TrainingLabels
     replicates: int
     seed: int
 
-    def run(self, work: Work) -> offline.ErrorValidity | Missing:
+    def run(self, work: Work) -> ErrorClassifierWorth | Missing:
         found = self.labels.read()
         if isinstance(found, Missing):
             return found
@@ -42,8 +63,13 @@ class MeasureErrorClassifier(Step):
             return Missing(
                 "the labels are invented ones of this project, and a classifier trained on them is worth nothing"
             )
-        return offline.error_validity(
-            found.replies, found.labels, found.sources, found.sure, replicates=self.replicates, seed=self.seed
+        resampling = {"replicates": self.replicates, "seed": self.seed}
+        learned, others = self.training.read(), self.training.read_held_out()
+        guess = offline.ErrorClassifier().fit(learned.replies, learned.labels).errors(others.replies)
+        return ErrorClassifierWorth(
+            **vars(offline.error_validity(found.replies, found.labels, found.sources, found.sure, **resampling)),
+            training=offline.out_of_source_validity(others.replies, others.labels, others.sources, guess, **resampling),
+            learned_from=learned.described,
         )
 
 
@@ -90,7 +116,7 @@ def error_shares(labels: LabelledReplies, written: list, seed: int) -> tuple[np.
     # A turn's own dialogue is kept out of what judges it: GPT's labels of other replies to it would give it away.
     own, asked = ([reply.turn.dialogue for reply in of] for of in (labels.replies, written))
     probable = offline.out_of_fold(labels.replies, labels.labels, own, written, asked, seed=seed)
-    return 100 * probable, f"{len(labels.replies):,} {'INVENTED labels' if labels.are_invented else 'labels by GPT'}"
+    return 100 * probable, labels.described
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 from decoupled_esc.corpus import Turn, empathy, invented
@@ -31,10 +32,21 @@ class LabelledReplies:
         """Whether they are this project's own, which make the steps work and teach nothing."""
         return set(self.sources) == {"invented"}
 
+    @property
+    def described(self) -> str:
+        """How many labels, by whom and of what, in words."""
+        kind = "INVENTED labels" if self.are_invented else "labels by GPT"
+        return f"{len(self.labels):,} {kind}{' on FailedESConv' * (set(self.sources) == {'failed'})}"
+
+    def where(self, kept: Sequence[bool]) -> LabelledReplies:
+        """Those that are ``kept`` [replies]."""
+        columns = (self.replies, self.labels, self.sources, self.sure)
+        return LabelledReplies(*(list(compress(column, kept)) for column in columns))
+
 
 @dataclass(frozen=True)
 class ErrorLabels:
-    """Where labels of psychological errors come from."""
+    """Where labels of psychological errors come from: all that there are, those of replies at test dialogues among them."""
 
     esconv: Source
     failed: Source
@@ -60,6 +72,30 @@ class ErrorLabels:
         return LabelledReplies(
             replies, [row.error for row in found], [row.source for row in found], [row.unique for row in found]
         )
+
+
+@dataclass(frozen=True)
+class TrainingLabels:
+    """The labels that may shape a model, by mining or as a reward: of no reply at a dialogue of validation or test."""
+
+    every: ErrorLabels
+
+    def read(self) -> LabelledReplies | Missing:
+        """The labelled replies, which of the published ones are those of FailedESConv; or why there are none."""
+        return _apart(self.every, held_out=False)
+
+    def read_held_out(self) -> LabelledReplies | Missing:
+        """The others: what a judge that learned from `read` is tested on."""
+        return _apart(self.every, held_out=True)
+
+
+def _apart(labels: ErrorLabels, *, held_out: bool) -> LabelledReplies | Missing:
+    found = labels.read()
+    if isinstance(found, Missing):
+        return found
+    esconv = labels.esconv.read()
+    names = {dialogue.id for split in ("validation", "test") for dialogue in esconv.split(split)}
+    return found.where([(reply.turn.dialogue in names) == held_out for reply in found.replies])
 
 
 @dataclass(frozen=True)
@@ -97,8 +133,8 @@ def answers_in(work: Work) -> Path:
     return work.shared / "answers.sqlite"
 
 
-def error_judge(work: Work, judge: LLMJudges | None, labels: ErrorLabels):
-    """(id of the judge, a function of turns and {turn id: (strategy, reply)} to {turn id: (human reference's label, the reply's)});
+def error_judge(work: Work, judge: LLMJudges | None, labels: TrainingLabels):
+    """(id of the judge that mines, a function of turns and {turn id: (strategy, reply)} to {turn id: (human reference's label, the reply's)});
     or why there is none."""
 
     def both(turns: Sequence[Turn], sampled: dict) -> list[tuple[Reply, Reply]]:
@@ -127,14 +163,14 @@ def error_judge(work: Work, judge: LLMJudges | None, labels: ErrorLabels):
         pairs = zip(classifier.errors(gold), classifier.errors(other), strict=True)
         return dict(zip([t.id for t in turns], pairs, strict=True))
 
-    return classifier.id + " on invented labels" * found.are_invented, classified
+    return f"{classifier.id} ({found.described})", classified
 
 
 @dataclass(frozen=True)
 class RewardModels:
     """The offline judges, whose scores are percentiles among human references of the training split."""
 
-    labels: ErrorLabels
+    labels: TrainingLabels
     ratings: EmpathyRatings
     human: Turns
     seed: int

@@ -13,7 +13,7 @@ from decoupled_esc.corpus.empathy import MECHANISMS
 from decoupled_esc.evaluate import offline
 from decoupled_esc.evaluate.judged import Means, ScoreTable
 from decoupled_esc.experiments.inputs import Decoding, Policy, Turns, weights_of
-from decoupled_esc.experiments.labels import EmpathyRatings, ErrorLabels, LLMJudges, error_judge
+from decoupled_esc.experiments.labels import EmpathyRatings, LLMJudges, TrainingLabels, error_judge
 from decoupled_esc.experiments.sampling import complete, engine_of, fitted
 from decoupled_esc.experiments.sft import FineTune, unit_of
 from decoupled_esc.files import file_digest, read_rows, write_atomically
@@ -106,7 +106,8 @@ class MinedPairs:
     left: dict[str, dict[str, int]]
     """Kind -> why a sample became no pair -> how many."""
     errors: dict[str, dict[str, int]]
-    quadrants: dict[str, int]
+    filters: dict[str, dict[str, dict[str, int]]]
+    """Filter of `mining.FILTERS` -> quadrant -> the judge's label of the rejected reply -> vanilla pairs that pass."""
     characters: Lengths
     strategies: dict[str, Sides]
     candidates: dict[str, dict[str, int]]
@@ -122,12 +123,13 @@ class MinePairs(Step):
     """Preference pairs from the candidates (IPM-PrefDial), written by id."""
 
     leaves = ("strategy.jsonl", "response.jsonl", "vanilla.jsonl")
+    version = 2
 
     planner: SampleCandidates
     generator: SampleCandidates
     vanilla: SampleCandidates
     turns: Turns
-    labels: ErrorLabels
+    labels: TrainingLabels
     ratings: EmpathyRatings
     judge: LLMJudges | None
     profile: str
@@ -164,7 +166,7 @@ class MinePairs(Step):
             digests={kind: file_digest(work.folder / f"{kind}.jsonl")[:16] for kind in found},
             left={kind: dict(counts.most_common()) for kind, counts in left.items()},
             errors={kind: dict(Counter(pair.error for pair in found[kind])) for kind in ("response", "vanilla")},
-            quadrants=dict(Counter(pair.quadrant for pair in found["vanilla"])),
+            filters=mining.by_filter(found["vanilla"], judge_names_mismatch=self.judge is None),
             characters=Lengths(
                 _mean([len(by_id[pair.turn].reply) for pair in found["response"]]),
                 _mean([len(pair.reply) for pair in found["response"]]),

@@ -2,9 +2,11 @@
 
 from decoupled_esc.mining.files import Example, PairsError, data_card, examples, read, with_text, write
 from decoupled_esc.mining.pairs import (
+    FILTERS,
     QUADRANTS,
     ROUTES,
     Mined,
+    by_filter,
     of_quadrant,
     response_pairs,
     strategy_pairs,
@@ -12,6 +14,6 @@ from decoupled_esc.mining.pairs import (
 )
 
 __all__ = [
-    "QUADRANTS", "ROUTES", "Example", "Mined", "PairsError", "data_card", "examples", "of_quadrant", "read",
-    "response_pairs", "strategy_pairs", "vanilla_pairs", "with_text", "write",
+    "FILTERS", "QUADRANTS", "ROUTES", "Example", "Mined", "PairsError", "by_filter", "data_card", "examples",
+    "of_quadrant", "read", "response_pairs", "strategy_pairs", "vanilla_pairs", "with_text", "write",
 ]  # fmt: skip

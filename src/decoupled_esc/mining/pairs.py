@@ -35,6 +35,19 @@ ROUTES: dict[str, str | None] = {
 QUADRANTS = ("PsNr", "NsPr", "NsNr")
 """What a rejected turn has wrong: P or N, positive or negative; s strategy, r response.  The chosen one is PsPr."""
 
+SECTION_4_1 = "four errors (section 4.1)"
+FILTERS: dict[str, tuple[str, ...]] = {
+    "this book": (*ROUTES,),
+    SECTION_4_1: ("Strategy Mismatch", *FILTERED),
+    "three errors (authors' code)": FILTERED,
+}
+"""Which labels of the rejected reply let a vanilla pair pass; the gold reply must have none of ``FILTERED`` in each.
+
+Ours asks for a fault of strategy or reply and compares the strategy with the gold one, so that the label decides
+nothing where the strategy is wrong.  The paper routes pairs by four errors, which drops a wrong strategy in whose reply
+the judge saw none of them.  The authors' code passes coupled pairs by the filter of response pairs, which leaves no NsPr.
+"""
+
 
 @dataclass(frozen=True)
 class Mined:
@@ -148,6 +161,19 @@ def _sorted_out(
                 left[pair] += 1
     place = {turn.id: number for number, turn in enumerate(turns)}
     return sorted(found.values(), key=lambda pair: (place[pair.turn], int(pair.id.rpartition("#")[2]))), left
+
+
+def by_filter(pairs: Sequence[Mined], *, judge_names_mismatch: bool) -> dict[str, dict[str, dict[str, int]]]:
+    """Filter of ``FILTERS`` -> quadrant -> label of the rejected reply -> how many vanilla ``pairs`` pass.
+
+    That of ``SECTION_4_1`` is left out where the judge was asked for the three errors alone, as an LLM is (Figure 15).
+    """
+    counts = Counter((pair.quadrant, pair.error) for pair in pairs)
+    return {
+        name: {q: {label: counts[q, label] for label in passed if counts[q, label]} for q in QUADRANTS}
+        for name, passed in FILTERS.items()
+        if judge_names_mismatch or name != SECTION_4_1
+    }
 
 
 def of_quadrant(pairs: Sequence[Mined], quadrant: str, seed: int) -> list[Mined]:

@@ -1,4 +1,4 @@
-"""What LLM judges said of the systems' replies, as tables of text (chapters 08, 10, 12); `Missing` where none was asked."""
+"""What judges said of the systems' replies, as tables of text (chapters 08, 10, 12); `Missing` where none was asked."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from decoupled_esc.evaluate import Estimate
 from decoupled_esc.evaluate.errors import LABELS
 from decoupled_esc.evaluate.judges import Agreement
 from decoupled_esc.experiments.agreement import JudgementAgreement
-from decoupled_esc.experiments.judging import Judged, JudgeScores
+from decoupled_esc.experiments.judging import ErrorClassifierWorth, ErrorsOverSeeds, Judged, JudgeScores
 from decoupled_esc.pipeline import Missing
+from decoupled_esc.present import questions
 from decoupled_esc.present.replication import JUDGED
 from decoupled_esc.present.tables import format_estimate
 
@@ -49,6 +50,39 @@ def judge_errors(judged: Judged | Missing) -> pd.DataFrame | Missing:
         judged,
         lambda said: [{"system": system, **_cells(row, LABELS, 0)} for system, row in said.errors.systems.items()],
     )
+
+
+JUDGES_ERROR = "judge's error, unknown writer (±)"
+
+
+def offline_errors(
+    found: ErrorsOverSeeds | Missing, worth: ErrorClassifierWorth | Missing, titles: Mapping[str, str]
+) -> pd.DataFrame | Missing:
+    """Shares of each error of systems, or differences ``a - b`` between them, by the offline classifier, in per cent.
+
+    ``titles``: title -> system or difference, all of one kind.  The last row says by how much the classifier has been
+    off in the same statistic, for writers from which it did not learn; it learned from none of ours.
+    """
+    if isinstance(found, Missing):
+        return found
+    single = set(titles.values()) <= set(found.systems)
+    own = found.systems if single else found.contrasts
+    rows = {title: _cells(own[name], LABELS, 1) for title, name in titles.items()}
+    if isinstance(worth, Missing):
+        return pd.DataFrame(rows | {JUDGES_ERROR: dict.fromkeys(LABELS, "not measured")}).T
+    off = worth.share_errors() if single else worth.difference_errors()
+    return pd.DataFrame(rows | {JUDGES_ERROR: {label: f"{off[label]:.1f}" for label in LABELS}}).T
+
+
+def answer_errors(
+    found: ErrorsOverSeeds, worth: ErrorClassifierWorth | Missing, difference: str, label: str, sign: int
+) -> str:
+    """`questions.answer` to a ``difference`` in the share of ``label``, beyond the judge's error for unknown writers."""
+    if isinstance(worth, Missing):
+        return "not decided"
+    single = [of[difference][label] for of in found.by_seed.values()]
+    bar = worth.difference_errors()[label]
+    return questions.answer(sign, found.contrasts[difference][label], single, judge_error=bar)
 
 
 def judge_pairs(judged: Judged | Missing) -> pd.DataFrame | Missing:

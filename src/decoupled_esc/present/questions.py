@@ -38,15 +38,19 @@ def claim(asked: SeedEvaluation, contrast: str, key: str, sign: int) -> Claim:
     return Claim(sign, asked.together.contrasts[contrast]["paper"][key], single)
 
 
-def answer(sign: int, together: Estimate, single: Sequence[float], p: float | None = None) -> str:
+def answer(
+    sign: int, together: Estimate, single: Sequence[float], p: float | None = None, judge_error: float = 0.0
+) -> str:
     """``supported``, ``contradicted`` or ``not decided``: there is an effect, and every seed is on its side.
 
     ``p``: the p-value of no effect corrected for the family of rows, at most ``LEVEL`` where there is one; ``together``'s own
-    by default, and where it has none, its interval excludes 0.  ``sign`` is the direction that the claim needs.  With fewer
+    by default, and where it has none, its interval excludes 0.  ``judge_error``: by how much the judge that measured may itself
+    be off; the whole interval has to lie beyond it.  ``sign`` is the direction that the claim needs.  With fewer
     than ``MIN_SEEDS`` seeds the words are weaker: ``trend for, 1 seed`` and ``trend against, 1 seed``.
     """
     p = together.p if p is None else p
-    sure = together.low is not None and not together.low <= 0 <= together.high if p is None else p <= LEVEL
+    beyond = together.low is not None and (together.low > judge_error or together.high < -judge_error)
+    sure = beyond if p is None else p <= LEVEL and (beyond or not judge_error)
     side = 1 if together.value > 0 else -1
     if not sure or any(side * value <= 0 for value in (together.value, *single)):
         return "not decided"
