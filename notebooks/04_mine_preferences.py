@@ -239,7 +239,9 @@ results_table(shown, f"Mined pairs, one per error; excerpts of ESConv (Liu et al
 #
 # ## Are the chosen replies better? (DecoupledESC Table 2)
 #
-# The paper had its LLM judge score both sides of 100 pairs.
+# The paper had its LLM judge score both sides of 100 pairs, and by all that its appendix tells the judge saw the human reference beside them.
+# Here the chosen reply *is* the human reference, so that the chosen side would be scored beside its own copy; our judge is not shown it.
+# That is another protocol: where this profile has the paper's judge, its scores stand in the table, and nothing of them is compared.
 
 # %% tags=["hide-input"]
 judged = book["judged"]

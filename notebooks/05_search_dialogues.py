@@ -157,7 +157,7 @@ readings = pd.DataFrame(
 results_table(readings, f"Two readings of what is valid, profile {book.label}.")
 
 # %% tags=["hide-input"]
-cso_tables.table_5(pro, book.label) if not missing else results_table(pd.DataFrame({"Table 5": {"–": "not searched"}}), f"Table 5, profile {book.label}.")
+cso_tables.table_5(pro, book.profile.search.seeds, book.label) if not missing else results_table(pd.DataFrame({"Table 5": {"–": "not searched"}}), f"Table 5, profile {book.label}.")
 
 # %% [markdown]
 # CSO's 100 seeds became 423 dialogues.

@@ -23,6 +23,7 @@ profile = "laptop"
 # %% tags=["hide-input"]
 import pandas as pd
 
+from decoupled_esc.evaluate.seeds import GOLD
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.present import figures, questions, replication
 from decoupled_esc.present.tables import format_estimate, format_scores, results_table
@@ -90,8 +91,25 @@ figures.show("fig_controlled", figures.estimates(values, book.source(f"n = {n:,}
 # :name: fig-controlled
 # :alt: Points with intervals of preference bias, weighted F1 and macro F1 for the coupled model after SFT and after DPO on each kind of pair.
 #
-# The coupled model after each kind of pair, after Figure 4 of {cite:t}`zhang2025decoupledesc`; sampled as in the paper.
+# The coupled model after each kind of pair, after Figure 4 (a) of {cite:t}`zhang2025decoupledesc`; sampled as in the paper.
 # Profile {glue:text}`profile_name`; 95% intervals by dialogue.
+# ```
+
+# %% [markdown]
+# B is the spread of eight strengths $p_i$ ([chapter 08](08_evaluate_systems.ipynb)), and the paper's second panel shows the strategies behind it.
+# Look for models whose dots keep close to the line.
+
+# %% tags=["hide-input", "remove-output"]
+strengths = {KINDS[name]: controlled.details[name].preference["paper"] for name in KINDS}
+figures.show("fig_controlled_strategies", figures.strategy_strengths(strengths, book.source(f"n = {n:,} turns")))
+
+# %% [markdown]
+# ```{glue:figure} fig_controlled_strategies
+# :name: fig-controlled-strategies
+# :alt: Dots of the strength of eight strategies for the coupled model after SFT and after DPO on each kind of pair, around a line at 1.
+#
+# How strongly the coupled model prefers each strategy after each kind of pair, after Figure 4 (b) of {cite:t}`zhang2025decoupledesc`; 1 is neither favoured nor avoided.
+# Profile {glue:text}`profile_name`; sampled; one training run each, without intervals.
 # ```
 
 # %% tags=["hide-input"]
@@ -111,6 +129,26 @@ figures.glue_numbers(
 # The claim that B is lower after NsNr pairs: **{glue:text}`verdict_controlled`**.
 # All kinds have the learning rate that was searched for all pairs together ([chapter 06](06_train_decoupled_dpo.ipynb)), and NsNr moved the model by {glue:text}`moved_nsnr` nats per token where PsNr moved it by {glue:text}`moved_psnr`: how far a model is pushed and what it is pushed by are not told apart here.
 # What would change our mind: the same sign under three seeds with an interval that excludes zero, and pairs sorted by a judge that deserves more trust than the offline one.
+#
+# ## Does Vanilla-DPO lean on *Question*? (DecoupledESC section 3.2)
+#
+# The paper says that Vanilla-DPO relies heavily on *Question* and so reduces preference bias little; its Figure 3 shows it beside the human reference, without numbers.
+# Here are our shares over the seeds of the research questions: what exceeds the human reference is leaning, and what exceeds SFT was brought by DPO.
+
+# %% tags=["hide-input"]
+shares = book["strategy-shares"]
+excess = {name: shares.contrasts[name]["Question"] for name in (f"vanilla-dpo - {GOLD}", f"vanilla-sft - {GOLD}", "vanilla-dpo - vanilla-sft")}
+figures.glue_numbers(
+    question_human=format_estimate(shares.systems[GOLD]["Question"]), question_sft=format_estimate(shares.systems["vanilla-sft"]["Question"]),
+    question_dpo=format_estimate(shares.systems["vanilla-dpo"]["Question"]), question_answer=questions.leaning(shares), share_seeds=len(shares.seeds),
+    **dict(zip(("question_excess", "question_before", "question_gain"), (format_estimate(one, sign="+") for one in excess.values()))),
+)  # fmt: skip
+results_table(questions.strategy_shares(shares), f"Share of each strategy, in per cent of all test turns, over {len(shares.seeds)} seed(s); profile {book.label}; 95% intervals.")
+
+# %% [markdown]
+# *Question* is {glue:text}`question_human`% of the human reference's turns, {glue:text}`question_sft`% of Vanilla-SFT's and {glue:text}`question_dpo`% of Vanilla-DPO's.
+# Vanilla-DPO exceeds the human reference by {glue:text}`question_excess` points, where SFT exceeds it by {glue:text}`question_before`; DPO changes the share by {glue:text}`question_gain`.
+# The claim that Vanilla-DPO leans on *Question*: **{glue:text}`question_answer`** over {glue:text}`share_seeds` seed(s), by the rule of [chapter 09](09_ask_rq1.ipynb).
 #
 # ## Prompting instead of training (DecoupledESC Table 3)
 #

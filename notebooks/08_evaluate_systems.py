@@ -163,7 +163,8 @@ figures.glue_numbers(
 # ## What a judge says (columns of DecoupledESC Table 3)
 #
 # Four columns of Table 3 are scores by an LLM: {term}`fluency, professionalism, empathy and helpfulness <Likert judge>`, 0 to 5.
-# They are asked for where the profile has a judge ([what it is shown](92_read_judges.ipynb)), and stand in the tables above only if the paper's judge gave them, asked as the paper asked.
+# They are asked for where the profile has a judge ([what it is shown](92_read_judges.ipynb)), and stand in the tables above only if the paper's judge gave them.
+# Where it was asked under another protocol than the paper's, the caption says so, and no cell is compared.
 # No score of another judge, and none of the offline judges of [chapter 03](03_observe_errors.ipynb), is put in their place.
 
 # %% tags=["hide-input"]
@@ -215,6 +216,15 @@ figures.show("fig_strategy_metrics", figures.estimates(values, book.source(f"n =
 shares = {label: measured.details[name].distribution for name, label in NAMES.items()}
 figures.show("fig_strategies", figures.strategy_distributions(shares, measured.gold_distribution, book.source(f"n = {n_turns:,} turns")))
 
+# %% tags=["hide-input", "remove-output"]
+TRAINED = {
+    f"{paradigm}, {title}": f"{paradigm}-{method}"
+    for paradigm in ("vanilla", "decoupled")
+    for method, title in (("base", "Base"), ("sft", "SFT"), ("dpo", "DPO"))
+}
+by_training = replication.strategy_distributions(measured, TRAINED)
+figures.show("fig_strategies_trained", figures.strategy_distributions(by_training, measured.gold_distribution, book.source(f"n = {n_turns:,} turns"), columns=3))
+
 # %% tags=["hide-input"]
 off = {
     label: 50 * np.abs(np.array(share) - np.array(measured.gold_distribution)).sum() for label, share in shares.items()
@@ -233,6 +243,16 @@ figures.glue_numbers(closest=closest, farthest=farthest, off_closest=f"{off[clos
 #
 # The shares of the *{glue:text}`closest`* system lie closest to the gold: {glue:text}`off_closest`% of its turns would have to change strategy to match.
 # For *{glue:text}`farthest`* it is {glue:text}`off_farthest`%.
+#
+# ```{glue:figure} fig_strategies_trained
+# :name: fig-strategies-trained
+# :alt: Six bar charts of the share of eight strategies, for the vanilla and the decoupled paradigm as a base model, after SFT and after DPO, with diamonds for the gold shares.
+#
+# The paper's Figure 3 shows Base, SFT and DPO; here are both paradigms, sampled as in the paper.
+# Profile {glue:text}`profile_name`; n = {glue:text}`n_turns` turns; invalid answers left out; a system with fewer than 30 valid answers has no bars; shares without intervals.
+# ```
+#
+# That Vanilla-DPO leans on *Question*, which the paper reads off this figure, is asked in [chapter 07](07_train_vanilla_baselines.ipynb).
 # Matching the shares is not the same as choosing well, which the next picture shows.
 
 # %% tags=["hide-input", "remove-output"]

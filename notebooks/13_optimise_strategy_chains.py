@@ -56,12 +56,15 @@ policies = {
     "DPO, a quarter of the trees": book["cso-quarter"], "DPO, half of the trees": book["cso-half"],
     "SFT, adapter": book["cso-lora-sft"], "DPO, adapter": book["cso-lora-dpo"], "IPO, adapter": book["cso-lora-ipo"],
     "SimPO, adapter": book["cso-lora-simpo"], "KTO, adapter": book["cso-lora-kto"], "ORPO, adapter": book["cso-lora-orpo"],
+    "DPO, random rejected, adapter": book["cso-lora-random"], "DPO, a quarter of the trees, adapter": book["cso-lora-quarter"],
+    "DPO, half of the trees, adapter": book["cso-lora-half"],
 }  # fmt: skip
 STEPS = {
     "SFT": "cso-sft", "DPO": "cso-dpo", "IPO": "cso-ipo", "SimPO": "cso-simpo", "KTO": "cso-kto", "ORPO": "cso-orpo",
     "DPO, random rejected": "cso-random", "DPO, a quarter of the trees": "cso-quarter", "DPO, half of the trees": "cso-half",
     "SFT, adapter": "cso-lora-sft", "DPO, adapter": "cso-lora-dpo", "IPO, adapter": "cso-lora-ipo", "SimPO, adapter": "cso-lora-simpo",
-    "KTO, adapter": "cso-lora-kto", "ORPO, adapter": "cso-lora-orpo",
+    "KTO, adapter": "cso-lora-kto", "ORPO, adapter": "cso-lora-orpo", "DPO, random rejected, adapter": "cso-lora-random",
+    "DPO, a quarter of the trees, adapter": "cso-lora-quarter", "DPO, half of the trees, adapter": "cso-lora-half",
 }  # fmt: skip
 
 
@@ -123,10 +126,13 @@ cso_tables.table_2(measured, prompted, tuning, book.label)
 #
 # ## CSO Table 4: are searched rejections better than random ones?
 #
-# The paper's rows are of adapters; ours train {glue:text}`tuned`.
+# The paper's rows are of adapters; first ours of {glue:text}`tuned`, and then of adapters where the profile trains both.
 
 # %% tags=["hide-input"]
-cso_tables.table_4(measured, book.label)
+cso_tables.table_4(measured, tuning, book.label)
+
+# %% tags=["hide-input"]
+cso_tables.table_4(measured, "lora", book.label) if len(cso_tables.tunings(measured, tuning)) > 1 else results_table(Missing("the profile trains CSO in one way"), "CSO Table 4 in the other tuning.")
 
 # %% [markdown]
 # ## CSO Tables 9 to 11: five losses
@@ -147,20 +153,16 @@ cso_tables.losses(measured, "cso/table-11", tuning, book.label)
 # ## CSO Figure 4: how much data?
 
 # %% tags=["hide-input", "remove-output"]
-amounts = {"start": "vanilla-sft" if how.start == "sft-vanilla" else "vanilla-base", "a quarter": "cso-quarter", "half": "cso-half", "all trees": "cso-dpo", "SFT on all": "cso-sft"}
-shown = {
-    {"Q": "macro F1 (Q)", "Q_W": "weighted F1 (Q_W)", "B": "bias (B)"}[key]: {name: measured.systems[system]["paper"][key] for name, system in amounts.items()}
-    for key in ("Q", "Q_W", "B")
-}
+volumes = cso_tables.volumes(measured, tuning, "vanilla-sft" if how.start == "sft-vanilla" else "vanilla-base")
 details = measured.details["cso-dpo"]
-figures.show("fig_volume", figures.estimates(shown, book.source(f"n = {details.turns:,} replies over {len(found.seeds)} seed(s), 95% intervals")))
+figures.show("fig_volume", figures.over_volume(volumes, book.source(f"n = {details.turns:,} replies over {len(found.seeds)} seed(s), 95% intervals")))
 
 # %% [markdown]
 # ```{glue:figure} fig_volume
 # :name: fig-volume
-# :alt: Macro F1, weighted F1 and preference bias with intervals after CSO-DPO on no, a quarter, half and all of the trees, and after fine-tuning on all.
+# :alt: Lines of macro F1, weighted F1 and preference bias with intervals over the share of the trees, for CSO-DPO with all weights and with adapters, and dashed lines for fine-tuning on all trees.
 #
-# CSO-DPO with more and more of the trees, after Figure 4 of {cite:t}`zhao2025cso`; profile {glue:text}`profile_name`, 95% intervals.
+# CSO-DPO with more and more of the trees, with all weights and with adapters where the profile trains both, and dashed SFT on all of them, after Figure 4 of {cite:t}`zhao2025cso`; profile {glue:text}`profile_name`, 95% intervals.
 # ```
 #
 # ## A strategy test set
@@ -246,6 +248,8 @@ searched = {
     "searched rejections give a higher macro F1 than random ones": ("cso-dpo - cso-random", "Q", 1),
     "searched rejections give a lower bias than random ones": ("cso-dpo - cso-random", "B", -1),
 }
+if "cso-lora-random" in measured.systems:
+    searched |= {f"with adapters, {claim}": (contrast.replace("cso-", "cso-lora-"), *rest) for claim, (contrast, *rest) in searched.items()}
 figures.glue_numbers(rule=questions.rule(found))
 results_table(cso_tables.claims(found, claims | searched), f"CSO's claims, seed(s) {seeds}, profile {book.label}; 95% intervals.")
 

@@ -75,6 +75,8 @@ results_table(
 # * one answer says nothing about how steady the judge is (`repeats: 2`);
 # * a score of a single reply is coarser than a choice between two (`pairs: true`, always asked in both orders; a win is one in both).
 #
+# Both sides of mined pairs (DecoupledESC Table 2) are always scored without the human reference, which is the chosen reply itself.
+#
 # ## The choice between two replies
 
 # %% tags=["hide-input"]

@@ -117,7 +117,7 @@ def test_the_systems_of_the_questions_exist_under_each_seed(laptop):
         )
         assert steps["cso-dpo"].pairs is laptop["esc-pro"] and steps["cso-random"].pairs is laptop["esc-pro-random"]
         assert steps["cso-dpo"].start is steps["sft-vanilla"] and steps["dpo-planner"].pairs is steps["pairs"]
-    for name in ("questions", "metrics-cso", "metrics-strategy-test", "errors"):
+    for name in ("questions", "metrics-cso", "metrics-strategy-test", "errors", "strategy-shares"):
         assert list(laptop[name].counts) == ["13", *SEEDS], name
     assert laptop["metrics"].seed == 13
 
@@ -281,3 +281,15 @@ def test_training_starts_from_a_copy_of_the_published_pairs(own_files):
     (own_files / "data" / "esc_pro" / "ESC-Pro.json").write_text('[{"messages": [{"role": "x"}]}]')
     with pytest.raises(Exception, match=r"esc-pro-published: ESC-Pro.json, dialogue 0.*messages"):
         book_of(data, own_files).run(["cso-dpo"], Here(), runs_only=True)
+
+
+def test_what_the_papers_texts_claim_is_measured(laptop):
+    """The +7 over Vanilla-SFT, the share of Question, and CSO's Table 4 and Figure 4 with adapters as well."""
+    assert ("decoupled-dpo", "vanilla-sft") in laptop["errors"].contrasts
+    shares = laptop["strategy-shares"]
+    assert set(shares.contrasts) == {("vanilla-dpo", "vanilla-sft"), ("vanilla-sft", "gold"), ("vanilla-dpo", "gold")}
+    assert {counted for (counted,) in shares.counts.values()} <= {*laptop["questions"].counts["13"], laptop["counts-seed14"], laptop["counts-seed15"]}
+    for name in ("random", "quarter", "half"):
+        own, other = laptop[f"cso-lora-{name}"], laptop[f"cso-{name}"]
+        assert (own.pairs, own.share, own.preference) == (other.pairs, other.share, other.preference) and own.training.lora is not None
+    assert {("cso-lora-random", "cso-lora-sft"), ("cso-lora-dpo", "cso-lora-random")} <= set(laptop["metrics-cso"].contrasts)

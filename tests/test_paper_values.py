@@ -24,6 +24,7 @@ SHAPES = {  # (rows, columns, filled cells)
     "decoupledesc/table-7": (6, 2, 12),
     "decoupledesc/table-8": (0, 0, 0),
     "decoupledesc/in-text": (3, 1, 3),
+    "decoupledesc/claims": (1, 1, 1),
     "cso/table-1": (4, 4, 16),
     "cso/table-2": (24, 4, 96),
     "cso/table-3": (4, 4, 16),
@@ -57,7 +58,8 @@ def test_every_table_of_both_papers_is_there_with_every_cell():
 def test_table_is_well_formed(table):
     assert (table.kind == "text") == (not table.rows)
     assert table.title and table.notes and table.cite in ("zhang2025decoupledesc", "zhao2025cso")
-    assert table.id == f"{table.paper}/" + (f"table-{table.number}" if table.number else "in-text")
+    unnumbered = "claims" if table.kind == "claims" else "in-text"
+    assert table.id == f"{table.paper}/" + (f"table-{table.number}" if table.number else unnumbered)
     keys = [column.key for column in table.columns]
     assert len(set(keys)) == len(keys) and len({row.key for row in table.rows}) == len(table.rows)
     assert all(column.better in ("higher", "lower", None) for column in table.columns)
@@ -73,6 +75,7 @@ def test_table_is_well_formed(table):
 def test_kinds():
     kinds = {t.id: t.kind for t in TABLES.values() if t.kind != "numbers"}
     assert kinds == {
+        "decoupledesc/claims": "claims",
         "decoupledesc/table-8": "text",
         "cso/table-8": "map",
         "cso/table-12": "text",

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,11 +13,13 @@ from test_bootstrap import system
 from decoupled_esc.evaluate import Estimate, EvaluatedTurn, evaluate_systems
 from decoupled_esc.evaluate.judged import ScoreTable
 from decoupled_esc.evaluate.judges import Agreement, Outcome, Protocol
-from decoupled_esc.experiments.judging import Judged, JudgeScores, PairQuality
+from decoupled_esc.evaluate.seeds import SeedCounts, strategy_shares
+from decoupled_esc.experiments.judging import ErrorsOverSeeds, Judged, JudgeScores, PairQuality
 from decoupled_esc.experiments.profiles import load_profile
 from decoupled_esc.pipeline import Missing
-from decoupled_esc.present import benchmarks, cso_tables, judge_tables, questions, replication, settings
+from decoupled_esc.present import benchmarks, cso_tables, figures, judge_tables, questions, replication, settings
 from decoupled_esc.present.paper import Status, load_tables
+from decoupled_esc.present.tables import format_estimate
 from decoupled_esc.taxonomy import STRATEGIES
 
 DATA = SimpleNamespace(
@@ -28,6 +31,19 @@ DATA = SimpleNamespace(
     },
     strategy_counts={name: 100 + i for i, name in enumerate(STRATEGIES)},
 )
+
+
+def shares(excess=3.0, seeds=(13, 14, 15)):
+    """The coupled models' shares of strategies, at 8 dialogues of 16 turns; SFT is right, and Vanilla-DPO turns ``excess`` of the 16 into Question."""
+    gold = [SimpleNamespace(id=f"d{d}/{t:02d}", dialogue=f"d{d}", strategy=STRATEGIES[t % 8]) for d in range(8) for t in range(16)]
+
+    def counts(seed, more):
+        said = [0 if 1 <= t <= more + (d + seed) % 2 else t % 8 for d in range(8) for t in range(16)]
+        return SeedCounts("".join(map(str, said)), [[0.0] * 6] * 8)
+
+    by_seed = {seed: {"vanilla-sft": counts(seed, 0), "vanilla-dpo": counts(seed, excess)} for seed in seeds}
+    contrasts = [("vanilla-dpo", "vanilla-sft"), ("vanilla-sft", "gold"), ("vanilla-dpo", "gold")]
+    return strategy_shares(gold, by_seed, contrasts=contrasts, replicates=100, seed=0)
 
 
 PROMPTED = ("direct-refine", "self-refine", "emotion-cot")
@@ -58,6 +74,7 @@ def tables(result):
         replication.table_3(result, NOBODY, "vanilla", "smoke"), replication.table_3(result, NOBODY, "decoupled", "smoke"),
         replication.table_3(result, NOBODY, "vanilla", "smoke", methods=PROMPTED), replication.table_1_mined(PAIRS, "smoke"),
         replication.table_2(NOBODY, "smoke"), replication.table_4(NOBODY, "smoke"), replication.table_5(controlled(), "smoke"),
+        replication.in_text(NOBODY, NOBODY, "smoke"), replication.text_claims(shares(), "smoke"),
     ]  # fmt: skip
 
 
@@ -65,7 +82,7 @@ def test_every_number_of_both_papers_has_one_status():
     report = replication.report(tables(evaluation(invalid_base=False)))
     printed = sum(
         table.value(row.key, column.key) is not None
-        for table in load_tables().values() if table.kind == "numbers"
+        for table in load_tables().values() if table.kind in ("numbers", "claims")
         for row in table.rows for column in table.columns
     )  # fmt: skip
     assert len(report) == printed
@@ -335,7 +352,8 @@ def judged(**changes):
         for name in (replication.PAPER_JUDGE, "other")
     }
     protocol = Protocol(**replication.PAPER_PROTOCOL, repeats=2, pairs=True)
-    quality = PairQuality({"chosen": {"Emp": Estimate(3.0)}, "rejected": {"Emp": Estimate(2.0)}}, {}, 7, "other")
+    blind = protocol.model_copy(update={"gold": "hidden"})
+    quality = PairQuality({"chosen": {"Emp": Estimate(3.0)}, "rejected": {"Emp": Estimate(2.0)}}, {}, 100, replication.PAPER_JUDGE, blind)
     fields = {"turns": 100, "after_blank": 3, "protocol": protocol, "judges": own, "mined_pairs": quality, "between": {"x ~ y": agreed}}
     return Judged(**fields | {"rows": ()} | changes)
 
@@ -345,12 +363,120 @@ def test_only_the_papers_judge_asked_as_in_the_paper_stands_beside_it():
     assert frame.loc[("qwen2.5-7b/vanilla/sft", "Flu"), "measured"] == 3.0
     assert frame.loc[("qwen2.5-7b/vanilla/sft", "Pro"), "why"] == "no answer of the judge could be read"
     assert set(replication.table_4(judged(), "smoke").to_frame().dropna().column) == {"Flu"}
-    improved = replication.table_2(judged(), "smoke").to_frame().set_index(["row", "column"])
-    assert improved.loc[("qwen2.5-7b/improve", "Emp"), "measured"] == pytest.approx(50)
     others = {name: found for name, found in judged().judges.items() if name == "other"}
-    for other, why in ((judged(judges=others), "scores by other are not comparable"), (judged(turns=12), "asked otherwise than in the paper \\(turns 12")):
-        found = replication.table_3(evaluation(invalid_base=False), other, "vanilla", "smoke").to_frame()
-        assert found[found.column == "Emp"].why.str.contains(why).all()
+    found = replication.table_3(evaluation(invalid_base=False), judged(judges=others), "vanilla", "smoke").to_frame()
+    assert found[found.column == "Emp"].why.str.contains("scores by other are not comparable").all() and found[found.column == "Emp"].measured.isna().all()
+
+
+def test_a_table_under_another_protocol_says_so_and_compares_nothing():
+    """Table 2: its chosen reply is the gold one, which our judge is not shown, and the paper's was."""
+    table = replication.table_2(judged(), "smoke")
+    improved = table.to_frame().set_index(["row", "column"])
+    assert improved.loc[("qwen2.5-7b/improve", "Emp"), "measured"] == pytest.approx(50)
+    assert set(improved.dropna(subset=["measured"]).status) == {"not comparable"} and "gold hidden, there shown" in table.caption
+    whole = {"turns": 12, "protocol": judged().protocol.model_copy(update={"context": "whole"})}
+    for table in (replication.table_3(evaluation(invalid_base=False), judged(**whole), "vanilla", "smoke"), replication.table_4(judged(**whole), "smoke")):
+        found = table.to_frame().dropna(subset=["measured"])
+        found = found[found.column.isin(replication.JUDGED)]
+        assert len(found) and set(found.status) == {"not comparable"} and set(found.direction.dropna()) == {"not comparable"}
+        assert "turns 12, there 100; context whole, there last" in table.caption
+    shown = replace(judged().mined_pairs, protocol=judged().protocol)
+    as_there = replication.table_2(judged(mined_pairs=shown), "smoke")
+    assert "not comparable" not in as_there.counts() and "protocol" not in as_there.caption
+    other = replication.table_2(judged(mined_pairs=replace(shown, judge="other")), "smoke")
+    assert set(other.counts()) == {"not attempted"}, "another judge's scores share no axis with these"
+
+
+def test_a_difference_of_the_judge_that_its_noise_makes_has_no_direction():
+    frame = replication.table_4(judged(), "smoke").to_frame().set_index(["row", "column"])
+    assert frame.loc[("qwen2.5-7b/dpo", "Flu"), "direction"] == "within the paper's noise", "0.11 there, and ±0.40 by as many turns here"
+
+
+# --- What the texts claim ---
+
+
+def errors(share, gain):
+    contrasts = {"decoupled-dpo - vanilla-sft": {"None": Estimate(gain, gain - 1, gain + 1)}}
+    return ErrorsOverSeeds({"decoupled-dpo": {"None": Estimate(share, share - 2, share + 2)}}, contrasts, (13, 14, 15), {}, learned_from="9 labels")
+
+
+def test_the_27_and_the_7_of_the_text_stand_beside_ours_and_are_not_compared():
+    table = replication.in_text(errors(26.5, 7.2), judged(), "smoke")
+    frame = table.to_frame().set_index("row")
+    assert frame.paper.to_dict() == {"figure-7/no-error-share": 27, "figure-7/no-error-gain": 7, "table-2/empathy-gain": 30}
+    assert frame.measured.tolist() == pytest.approx([26.5, 7.2, 50]) and set(frame.status) == {"not comparable"}
+    assert "another judge than the paper's" in frame.why.iloc[0] and "gold hidden" in frame.why.iloc[2]
+    assert set(replication.in_text(NOBODY, NOBODY, "smoke").counts()) == {"not attempted"}
+
+
+@pytest.mark.parametrize(("excess", "seeds", "direction", "answer"), [
+    (3, (13, 14, 15), "same direction", "supported"), (3, (13,), "same direction", "trend for, 1 seed"),
+    (0, (13, 14, 15), "same direction", "supported"), (-1, (13, 14, 15), "undecided", "not decided"),
+])  # fmt: skip
+def test_vanilla_dpo_leans_on_question_or_does_not(excess, seeds, direction, answer):
+    found = shares(excess, seeds)
+    (cell,) = replication.text_claims(found, "smoke").cells()
+    assert (str(cell.verdict.status), questions.leaning(found)) == (direction, answer)
+    table = questions.strategy_shares(found)
+    assert list(table.index) == list(STRATEGIES) and table.loc["Question", "human reference"].startswith("12.5")
+    assert table.loc["Question", "Vanilla-SFT"].startswith("1") and table.loc["Question", "DPO minus human reference"] == format_estimate(cell.measured)
+    assert set(replication.text_claims(NOBODY, "smoke").counts()) == {"not attempted"}
+
+
+def test_a_system_with_few_valid_answers_has_no_distribution():
+    found = replication.strategy_distributions(evaluation(invalid_base=True), {"Base": "vanilla-base", "SFT": "vanilla-sft"})
+    assert found["Base"] == Missing("0 of 64 answers name a strategy") and sum(found["SFT"]) == pytest.approx(1)
+    figure = figures.strategy_distributions(found | dict.fromkeys("abc", found["SFT"]), [0.125] * 8, "source", columns=3)
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title() for axes in panels] == ["Base", "SFT", "a", "b", "c"]
+    assert [len(axes.patches) for axes in panels] == [0, 8, 8, 8, 8] and "0 of 64" in panels[0].texts[0].get_text()
+
+
+def test_figure_4b_shows_the_strengths_behind_bias():
+    own = controlled()
+    strengths = {name: own.details[name].preference["paper"] for name in own.systems}
+    (axes,) = figures.strategy_strengths(strengths, "source").axes
+    drawn = {line.get_label(): line.get_ydata() for line in axes.lines if line.get_label() in strengths}
+    assert drawn.keys() == strengths.keys()
+    for name, values in drawn.items():
+        assert np.std(values) == pytest.approx(own.systems[name]["paper"]["B"].value) and sum(values) == pytest.approx(8)
+
+
+def cso(*fronts):
+    """CSO's systems with the tunings that ``fronts`` begin."""
+    kinds = ("sft", *cso_tables.LOSSES, "random", "quarter", "half")
+    names = ("vanilla-base", "vanilla-sft", *(f"{front}-{kind}" for front in fronts for kind in kinds))
+    pairs = [(f"{front}-{kind}", f"{front}-sft") for front in fronts for kind in kinds[1:]]
+    return evaluate_systems({name: system(n) for n, name in enumerate(names)}, contrasts=pairs, replicates=50, seed=0)
+
+
+def test_csos_table_4_has_adapters_as_well_as_all_weights():
+    both, one = cso("cso", "cso-lora"), cso("cso")
+    for found, tuning, front in ((both, "full", "cso"), (both, "lora", "cso-lora"), (one, "lora", "cso"), (one, "full", "cso")):
+        frame = cso_tables.table_4(found, tuning, "test").to_frame().dropna(subset=["measured"]).set_index(["row", "column"])
+        for row, name in (("sft", "sft"), ("cso", "dpo"), ("cso-random", "random")):
+            assert frame.loc[(f"llama3.1-8b/{row}", "Q"), "measured"] == found.systems[f"{front}-{name}"]["paper"]["Q"].value
+        assert frame.loc[("llama3.1-8b/cso-random", "Q"), "direction"] is not None
+
+
+def test_csos_figure_4_has_adapters_as_well_as_all_weights():
+    both = cso("cso", "cso-lora")
+    found = cso_tables.volumes(both, "full", "vanilla-sft")
+    points, sft = found["macro F1 (Q)"]["adapters"]
+    q = {name: scores["paper"]["Q"] for name, scores in both.systems.items()}
+    assert points == {0: q["vanilla-sft"], 25: q["cso-lora-quarter"], 50: q["cso-lora-half"], 100: q["cso-lora-dpo"]} and sft is q["cso-lora-sft"]
+    assert set(cso_tables.volumes(cso("cso"), "lora", "vanilla-sft")["bias (B)"]) == {"adapters"}
+    panels = figures.over_volume(found, "source").axes
+    assert [axes.get_title() for axes in panels] == list(found) and panels[-1].get_legend() is not None
+    assert sorted(text.get_text() for text in panels[-1].get_legend().texts) == ["DPO, adapters", "DPO, all weights", "SFT, adapters", "SFT, all weights"]
+
+
+@pytest.mark.parametrize(("seeds_of", "statuses"), [("esconv", {"not comparable"}), ("extes", {"exact", "differs"})])
+def test_sizes_of_what_grew_from_other_seeds_are_not_compared(seeds_of, statuses):
+    statistics = SimpleNamespace(dialogues=423, utterances={"preferred": 10, "rejected": 8157}, length=9.0, words={"preferred": 9.0, "rejected": 9.0}, words_all=9.0)
+    pro = SimpleNamespace(seeds=SimpleNamespace(dialogues=100, utterances=2000, length=20.0, words=9.0), statistics={"released": statistics})
+    frame = cso_tables.table_5(pro, seeds_of, "test").to_frame().dropna(subset=["paper", "measured"])
+    assert set(frame.status) == statuses
 
 
 def test_tables_of_judges_have_a_row_for_each_and_dashes_for_what_is_not_there():

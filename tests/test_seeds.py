@@ -18,6 +18,7 @@ from decoupled_esc.evaluate.seeds import (
     evaluate_seeds,
     mean_over_seeds,
     seed_counts,
+    strategy_shares,
 )
 from decoupled_esc.taxonomy import STRATEGIES
 
@@ -87,6 +88,24 @@ def test_seeds_that_disagree_widen_the_interval():
     q = evaluate_seeds(GOLD, seeds, contrasts=[], replicates=2000, seed=0).together.systems["a"]["paper"]["Q"]
     # t of two degrees of freedom times the standard error of 100, 0 and 100
     assert q.value == pytest.approx(200 / 3) and q.high - q.value == pytest.approx(4.3027 * 100 / 3, rel=0.01)
+
+
+def test_shares_of_strategies_stand_beside_the_human_references():
+    found = strategy_shares(GOLD, COUNTS, contrasts=[("a", "b"), ("a", "gold")], replicates=100, seed=7)
+    for k, name in enumerate(STRATEGIES):
+        human = 100 * np.mean([turn.strategy == name for turn in GOLD])
+        own = [100 * np.mean([sign == str(k) for sign in COUNTS[seed]["a"].strategies]) for seed in TURNS]
+        assert found.systems["gold"][name].value == pytest.approx(human)
+        assert found.systems["a"][name].value == pytest.approx(np.mean(own))
+        excess = found.contrasts["a - gold"][name]
+        assert excess.value == pytest.approx(np.mean(own) - human) and excess.low <= excess.value <= excess.high and excess.p is not None
+        assert [found.by_seed[str(seed)]["a - gold"][name] for seed in TURNS] == pytest.approx([one - human for one in own])
+
+
+def test_an_answer_without_a_strategy_is_none_of_the_eight():
+    silent = {13: {"a": SeedCounts("-" * len(GOLD), COUNTS[13]["a"].text)}}
+    found = strategy_shares(GOLD, silent, contrasts=[], replicates=20, seed=0).systems
+    assert {one.value for one in found["a"].values()} == {0} and sum(one.value for one in found["gold"].values()) == pytest.approx(100)
 
 
 # --- The interval over trainings ---

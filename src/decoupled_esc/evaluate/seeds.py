@@ -102,8 +102,7 @@ def evaluate_seeds(
     for name in next(iter(by_seed.values())):
         single[name], tables = [], []
         for counts in by_seed.values():
-            said = [None if sign == INVALID else STRATEGIES[int(sign)] for sign in counts[name].strategies]
-            w, invalid = strategy.grouped_confusion(said, truth, dialogue, len(names))
+            w, invalid = strategy.grouped_confusion(_said(counts[name]), truth, dialogue, len(names))
             means = mean_scores(text.METRICS, np.array(counts[name].text), turns, weights)
             single[name].append(means | strategy_scores(w, invalid, weights, "paper"))
             tables.append((w, invalid))
@@ -118,6 +117,45 @@ def evaluate_seeds(
         seed=seed,
     )
     return SeedEvaluation(tuple(by_seed), together, values)
+
+
+GOLD = "gold"
+"""What `strategy_shares` calls the human reference."""
+
+
+def strategy_shares(
+    gold: Sequence[Turn],
+    by_seed: Mapping[int, Mapping[str, SeedCounts]],
+    *,
+    contrasts: Sequence[tuple[str, str]],
+    replicates: int,
+    seed: int,
+) -> SeedMeans:
+    """Share of the turns at which each strategy was chosen, in per cent, averaged over seeds; the system ``gold`` is the human
+    reference.  An answer without a strategy is none of the eight.  Arguments and errors as in `evaluate_seeds`."""
+    gold = sorted(gold, key=lambda turn: turn.id)
+    dialogue = np.unique([turn.dialogue for turn in gold], return_inverse=True)[1]
+    turns = np.bincount(dialogue)
+    _check(by_seed, len(gold), len(turns))
+
+    def sums(chosen: Sequence[str]) -> np.ndarray:
+        """Float [dialogues, 8], in per cent of a turn."""
+        found = np.zeros((len(turns), len(STRATEGIES)))
+        places = strategy.strategy_indices(chosen)
+        np.add.at(found, (dialogue[places >= 0], places[places >= 0]), 100.0)
+        return found
+
+    own = {
+        number: {name: sums(_said(counts)) for name, counts in systems.items()}
+        | {GOLD: sums([turn.strategy for turn in gold])}
+        for number, systems in by_seed.items()
+    }
+    return mean_over_seeds(turns, own, STRATEGIES, contrasts=contrasts, replicates=replicates, seed=seed)
+
+
+def _said(counts: SeedCounts) -> list[str | None]:
+    """The strategy at each turn, in the order of ids; None: none of the eight."""
+    return [None if sign == INVALID else STRATEGIES[int(sign)] for sign in counts.strategies]
 
 
 def _check(by_seed: Mapping[int, Mapping[str, SeedCounts]], turns: int, dialogues: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from decoupled_esc.evaluate.seeds import GOLD
 from decoupled_esc.experiments.agreement import MeasureAgreement
 from decoupled_esc.experiments.cso import (
     ExtractPairs,
@@ -38,6 +39,7 @@ from decoupled_esc.experiments.scores import (
     CountPerSeed,
     Evaluate,
     EvaluateSeeds,
+    ShareStrategies,
     SweepTemperatures,
 )
 from decoupled_esc.experiments.sft import DescribeBase, FineTune, layout_of
@@ -65,6 +67,12 @@ SEEDED_SYSTEMS = (
 
 ERROR_SYSTEMS = ("vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo")
 """Systems whose psychological errors are asked about under every seed (RQ4)."""
+
+ERROR_CONTRAST = ("decoupled-dpo", "vanilla-sft")
+"""The gain of the paper's text: over the fine-tuned models of Observation 1, which are coupled."""
+
+LEANING = ("vanilla-sft", "vanilla-dpo")
+"""Systems whose share of each strategy is asked about under every seed (section 3.2)."""
 
 CONTROLLED = ("vanilla-sft", "vanilla-psnr", "vanilla-nspr", "vanilla-nsnr", "vanilla-dpo")
 """Observation 2: the coupled model after pairs of one quadrant each, and after all."""
@@ -97,6 +105,9 @@ CSO_RUNS = {
     "cso-half": CSORun("dpo", share=0.5),
     "cso-lora-sft": CSORun(None, lora=True),
     **{f"cso-lora-{loss}": CSORun(loss, lora=True) for loss in LOSSES},
+    "cso-lora-random": CSORun("dpo", random=True, lora=True),
+    "cso-lora-quarter": CSORun("dpo", share=0.25, lora=True),
+    "cso-lora-half": CSORun("dpo", share=0.5, lora=True),
 }
 CSO_SYSTEMS = ("vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo", "vanilla-base", *CSO_RUNS)
 STRATEGY_TESTED = ("vanilla-sft", "cso-sft", "cso-dpo", "cso-lora-sft", "cso-lora-dpo")
@@ -134,6 +145,8 @@ CSO_CONTRASTS = (
     ("cso-sft", "vanilla-sft"),
     *((f"cso-{name}", "cso-sft") for name in ("ipo", "simpo", "kto", "orpo", "random", "quarter", "half")),
     *((f"cso-lora-{loss}", "cso-lora-sft") for loss in LOSSES),
+    ("cso-lora-random", "cso-lora-sft"),
+    ("cso-lora-dpo", "cso-lora-random"),
     ("cso-lora-sft", "vanilla-sft"),
     ("cso-lora-dpo", "vanilla-sft"),
     ("cso-lora-dpo", "cso-dpo"),
@@ -357,7 +370,14 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
         "questions": over_seeds(SEEDED_SYSTEMS, between(SEEDED_SYSTEMS), "counts"),
         "metrics-cso": over_seeds(CSO_SYSTEMS, CSO_CONTRASTS, "counts", "counts-cso", "counts-cso-lora"),
         "metrics-strategy-test": over_seeds(STRATEGY_TESTED, tested, "strategy-test", strategy_test=True),
-        "errors": EvaluateErrors(errors, between(ERROR_SYSTEMS), test, **resampling),
+        "errors": EvaluateErrors(errors, (*between(ERROR_SYSTEMS), ERROR_CONTRAST), test, **resampling),
+        "strategy-shares": ShareStrategies(
+            {seed: (rows.steps["counts"],) for seed, rows in by_seed.items()},
+            LEANING,
+            (LEANING[::-1], *((name, GOLD) for name in LEANING)),
+            test,
+            **resampling,
+        ),  # fmt: skip
         "decoding": SweepTemperatures(own.replies(PLANNERS), own.train, test, **resampling),
         "judged-offline": JudgeOffline(judged, between(JUDGED_SYSTEMS), test, own.labels, own.ratings, **resampling),
         "judged": AskJudges(

@@ -264,6 +264,8 @@ class PairQuality(ScoreTable):
 
     pairs: int
     judge: str | None
+    protocol: judges.Protocol
+    """The judge's, but without the gold reply, which is the chosen one."""
 
 
 @dataclass(frozen=True)
@@ -292,6 +294,8 @@ class Judged:
 @dataclass(frozen=True, eq=False)
 class AskJudges(Step):
     """Every system's replies by the LLM judges of the profile."""
+
+    version = 2
 
     judge: LLMJudges | None
     systems: dict[str, Reply]
@@ -403,9 +407,10 @@ class AskJudges(Step):
         by_id = {turn.id: turn for turn in self.train.read()}
         mined = mining.read(work.path(self.pairs, "response.jsonl"))
         some = random.Random(self.seed).sample(mined, min(100, len(mined)))
+        protocol = judge.protocol.model_copy(update={"gold": "hidden"})
         if not some:
-            return PairQuality({}, {}, 0, None), 0
-        blind = judges.LLMJudge(judge.client, judge.protocol.model_copy(update={"gold": "hidden"}))
+            return PairQuality({}, {}, 0, None, protocol), 0
+        blind = judges.LLMJudge(judge.client, protocol)
         texts = {"chosen": lambda pair: by_id[pair.turn].reply, "rejected": lambda pair: pair.reply}
         sides = {
             side: [shared.Reply(f"{side}/{p.id}", by_id[p.turn], by_id[p.turn].strategy, text(p)) for p in some]
@@ -414,7 +419,7 @@ class AskJudges(Step):
         values = {side: judges.as_numbers(blind.scores(replies)) for side, replies in sides.items()}
         means = Means([by_id[pair.turn].dialogue for pair in some], **self._resampling)
         table = means.table(values, [dimension.key for dimension in judges.DIMENSIONS], [("chosen", "rejected")])
-        return PairQuality(**vars(table), pairs=len(some), judge=judge.id), blind.tokens
+        return PairQuality(**vars(table), pairs=len(some), judge=judge.id, protocol=protocol), blind.tokens
 
 
 def _orders(chosen: list) -> tuple[list, list]:

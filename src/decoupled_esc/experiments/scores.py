@@ -159,14 +159,41 @@ class EvaluateSeeds(Step):
     seed: int
 
     def run(self, work: Work) -> seeds.SeedEvaluation:
-        by_seed: dict[int, dict[str, seeds.SeedCounts]] = {}
-        for seed, steps in self.counts.items():
-            rows = {row.id: row.counts for step in steps for row in work[step].rows}
-            by_seed[int(seed)] = {name: rows[name] for name in rows if name in self.systems}
+        by_seed = _by_seed(work, self.counts, self.systems)
         made = set.intersection(*map(set, by_seed.values()))
         contrasts = [pair for pair in self.contrasts if made.issuperset(pair)]
         turns = test_windows(self.turns) if self.strategy_test else self.turns.read()
         return seeds.evaluate_seeds(turns, by_seed, contrasts=contrasts, replicates=self.replicates, seed=self.seed)
+
+
+def _by_seed(work: Work, counts: Mapping[str, tuple[Step, ...]], systems: tuple[str, ...]) -> dict:
+    """Seed -> system -> its `evaluate.seeds.SeedCounts`."""
+    found = {}
+    for seed, steps in counts.items():
+        rows = {row.id: row.counts for step in steps for row in work[step].rows}
+        found[int(seed)] = {name: rows[name] for name in rows if name in systems}
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class ShareStrategies(Step):
+    """How often systems and the human reference use each strategy, averaged over all seeds (DecoupledESC, section 3.2)."""
+
+    counts: dict[str, tuple[CountPerSeed, ...]]
+    """Seed -> the step that counted under it."""
+    systems: tuple[str, ...]
+    contrasts: tuple[Contrast, ...]
+    """Of ``systems`` and `evaluate.seeds.GOLD`."""
+    turns: Turns
+    replicates: int
+    seed: int
+
+    def run(self, work: Work) -> seeds.SeedMeans:
+        by_seed, resampling = (
+            _by_seed(work, self.counts, self.systems),
+            {"replicates": self.replicates, "seed": self.seed},
+        )
+        return seeds.strategy_shares(self.turns.read(), by_seed, contrasts=self.contrasts, **resampling)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ BACKBONES = {"cso/table-9": "llama3.1-8b", "cso/table-10": "qwen2.5-7b", "cso/ta
 LOSSES = ("dpo", "simpo", "ipo", "kto", "orpo")
 SETTING = (
     "Test turns and strategies are ESConv's here, and in CSO those of ExTES and of a test set after Kang et al. (2024), so that levels "
-    "can't be equal, and the direction of a difference is all that compares. Intervals are for other training runs as well, where there are several seeds."
+    "can't be equal, and the direction of a difference is all that compares; how many turns CSO tests on it does not say, so that how much of "
+    "its differences is chance is unknown. Intervals are for other training runs as well, where there are several seeds."
 )
 
 
@@ -46,12 +47,39 @@ def table_2(measured: Evaluation, prompted: Evaluation, tuning: str, profile: st
     )
 
 
-def table_4(measured: Evaluation, profile: str) -> ComparisonTable:
-    """Table 4 of CSO: what the search's rejected turns are worth against random ones."""
-    systems = {"base": "vanilla-base", "sft": "cso-sft", "cso": "cso-dpo", "cso-random": "cso-random"}
+def table_4(measured: Evaluation, tuning: str, profile: str) -> ComparisonTable:
+    """Table 4 of CSO, whose rows are of adapters: what the search's rejected turns are worth against random ones.
+
+    ``tuning``: which of `tunings` stands beside it.
+    """
+    front = tunings(measured, tuning)[tuning]
+    systems = {"base": "vanilla-base", "sft": f"{front}-sft", "cso": f"{front}-dpo", "cso-random": f"{front}-random"}
     return _table(
         "cso/table-4", measured, systems, {"cso": "sft", "cso-random": "sft"}, tuple(BACKBONES.values()), profile
     )
+
+
+def volumes(
+    measured: Evaluation, tuning: str, start: str
+) -> dict[str, dict[str, tuple[dict[float, Estimate], Estimate]]]:
+    """Figure 4 of CSO for `figures.over_volume`, for the profile's ``tuning``, or both; ``start``: the system with no pair at all."""
+    metrics = {"Q": "macro F1 (Q)", "Q_W": "weighted F1 (Q_W)", "B": "bias (B)"}
+    names = {"full": "all weights", "lora": "adapters"}
+
+    def score(system: str, key: str) -> Estimate:
+        return measured.systems[system]["paper"][key]
+
+    shares = {0: start, 25: "{}-quarter", 50: "{}-half", 100: "{}-dpo"}
+    return {
+        title: {
+            names[name]: (
+                {share: score(system.format(front), key) for share, system in shares.items()},
+                score(f"{front}-sft", key),
+            )
+            for name, front in tunings(measured, tuning).items()
+        }
+        for key, title in metrics.items()
+    }
 
 
 def losses(measured: Evaluation, table: str, tuning: str, profile: str) -> ComparisonTable:
@@ -78,8 +106,8 @@ def _table(
     )
 
 
-def table_5(pro: SearchedPairs | Missing, profile: str) -> ComparisonTable:
-    """Table 5 of CSO: how large ESC-Pro is; the seeds are ESConv's, not ExTES's."""
+def table_5(pro: SearchedPairs | Missing, seeds_of: str, profile: str) -> ComparisonTable:
+    """Table 5 of CSO: how large ESC-Pro is.  ``seeds_of``: esconv or extes; sizes of what grew from ESConv compare with nothing."""
     table = load_tables()["cso/table-5"]
     if isinstance(pro, Missing):
         return compare(table, pro, profile=profile, n="no search")
@@ -95,8 +123,10 @@ def table_5(pro: SearchedPairs | Missing, profile: str) -> ComparisonTable:
         row: {key: nothing if value is None else Estimate(value) for key, value in cells.items()}
         for row, cells in own.items()
     }
-    note = "Seeds of ESConv stand where CSO has ExTES; lengths in words."
-    return compare(table, measured, profile=profile, n=f"{seeds.dialogues} seed dialogues of ESConv", note=note)
+    named = {"esconv": "ESConv", "extes": "ExTES"}[seeds_of]
+    levels = None if seeds_of == "extes" else Missing("seeds of ESConv stand where CSO has ExTES")
+    n, note = f"{seeds.dialogues} seed dialogues of {named}", "Lengths in words."
+    return compare(table, measured, profile=profile, n=n, levels=levels, note=note)
 
 
 def table_7(pro: SearchedPairs | Missing) -> pd.DataFrame | Missing:

@@ -183,21 +183,69 @@ def reliability(calibrations: Mapping[str, Calibration], source: str) -> Figure:
     return source_line(figure, source)
 
 
-def strategy_distributions(shares: Mapping[str, Sequence[float]], gold: Sequence[float], source: str) -> Figure:
+def strategy_distributions(
+    shares: Mapping[str, Sequence[float] | Missing], gold: Sequence[float], source: str, columns: int = 4
+) -> Figure:
     """Figure 3 of DecoupledESC: how often each system uses each strategy, against the gold annotation.
 
-    ``shares``: system -> [8] summing to 1; ``gold`` [8].
+    ``shares``: system -> [8] summing to 1, or why there are none; ``gold`` [8].  At most 8 systems, ``columns`` in a line.
     """
-    figure, (panels,) = plt.subplots(1, len(shares), figsize=(7.6, 3.6), sharey=True, sharex=True, squeeze=False)
+    lines, columns = -(-len(shares) // columns), min(columns, len(shares))
+    figure, grid = plt.subplots(
+        lines, columns, figsize=(7.6, 0.6 + 3.0 * lines), sharey=True, sharex=True, squeeze=False
+    )
     rows = np.arange(len(SHORT))[::-1]
-    for axes, (name, share), colour in zip(panels, shares.items(), PALETTE, strict=False):
-        axes.barh(rows, 100 * np.asarray(share), color=colour, height=0.62)
+    for axes, (name, share), colour in zip(grid.flat, shares.items(), PALETTE, strict=False):
+        if isinstance(share, Missing):
+            axes.text(0.5, 0.15, share.reason, transform=axes.transAxes, ha="center", fontsize=7.5, wrap=True)
+        else:
+            axes.barh(rows, 100 * np.asarray(share), color=colour, height=0.62)
         axes.plot(100 * np.asarray(gold), rows, "d", color="black", markersize=4.5, label="gold")
         axes.set_title(name.replace(", ", ",\n"), fontsize=9)
         axes.grid(axis="y", visible=False)
-    panels[0].set_yticks(rows, [f"{s.name.split(' or ')[0]} ({s.abbreviation})" for s in ESCONV], fontsize=8)
-    panels[0].legend(loc="lower right", fontsize=7.5, handletextpad=0.2)
+    grid[0, 0].set_yticks(rows, [f"{s.name.split(' or ')[0]} ({s.abbreviation})" for s in ESCONV], fontsize=8)
+    grid[0, 0].legend(loc="lower right", fontsize=7.5, handletextpad=0.2)
     figure.supxlabel("share of valid strategies (%)", fontsize=9)
+    return source_line(figure, source)
+
+
+def strategy_strengths(strengths: Mapping[str, Sequence[float]], source: str) -> Figure:
+    """Figure 4 (b) of DecoupledESC: how strongly each system prefers each strategy.
+
+    ``strengths``: system -> [8] with sum 8, the strengths whose standard deviation is B; 1 is neither favoured nor avoided.
+    """
+    figure, axes = plt.subplots(figsize=(7.6, 3.4))
+    places = np.arange(len(SHORT))
+    axes.axhline(1, color="black", linewidth=0.8)
+    for number, ((name, own), colour, marker) in enumerate(zip(strengths.items(), PALETTE, "os^Dv*PX", strict=False)):
+        apart = places + 0.14 * (number - (len(strengths) - 1) / 2)
+        axes.vlines(apart, 1, own, color=colour, linewidth=1.2)
+        axes.plot(apart, own, marker, color=colour, markersize=5, label=name)
+    axes.set_xticks(places, [s.name.split(" or ")[0].replace(" ", "\n", 1) for s in ESCONV], fontsize=7.5)
+    axes.set(ylabel="strength $p_i$", ylim=(0, None))
+    axes.grid(axis="x", visible=False)
+    axes.legend(fontsize=8, ncols=len(strengths))
+    return source_line(figure, source)
+
+
+def over_volume(values: Mapping[str, Mapping[str, tuple[Mapping[float, Estimate], Estimate]]], source: str) -> Figure:
+    """Figure 4 of CSO: scores over the share of the trees that were trained on, with 95% intervals, and those after SFT on all.
+
+    ``values``: metric -> tuning -> (share in per cent -> score, score after SFT), the latter dashed.
+    """
+    figure, (panels,) = plt.subplots(1, len(values), figsize=(7.6, 3.2), squeeze=False)
+    for axes, (metric, tunings) in zip(panels, values.items(), strict=True):
+        for number, ((name, (points, sft)), colour, marker) in enumerate(
+            zip(tunings.items(), PALETTE, "os^", strict=False)
+        ):
+            apart = np.array(list(points)) + 1.5 * number  # intervals beside each other
+            axes.plot(apart, [e.value for e in points.values()], marker=marker, color=colour, label=f"DPO, {name}")
+            for place, e in zip(apart, points.values(), strict=True):
+                if e.low is not None:
+                    axes.plot([place, place], [e.low, e.high], color=colour, linewidth=1.6)
+            axes.axhline(sft.value, color=colour, linestyle="--", linewidth=1, label=f"SFT, {name}")
+        axes.set(title=metric, xlabel="share of the trees (%)", xticks=list(points))
+    panels[-1].legend(fontsize=7)
     return source_line(figure, source)
 
 

@@ -55,7 +55,8 @@ class Row:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One table of one paper. `kind` is "numbers", "map" (strings) or "text" (rows not kept: it is wording)."""
+    """One table of one paper. `kind` is "numbers", "claims" (of differences, without a number: 1 is higher and -1 lower), "map"
+    (strings) or "text" (rows not kept: it is wording)."""
 
     id: str
     paper: str
@@ -226,6 +227,14 @@ def verdict(
     if direction is not None:
         return Verdict(direction, _reason(contrast) if isinstance(contrast, Missing) else None, direction)
     return Verdict(Status.DIFFERS) if level is None else Verdict(Status.NOT_COMPARABLE, _reason(level))
+
+
+def claimed(sign: float, measured: Estimate | Missing) -> Verdict:
+    """What a measured difference says of a claim that has a direction, ``sign``, and no number."""
+    if isinstance(measured, Missing):
+        return Verdict(Status.NOT_ATTEMPTED, _reason(measured))
+    said = _direction(sign, measured, None)
+    return Verdict(said, None, said)
 
 
 def _direction(theirs: float, ours: Estimate | Missing, noise: float | None) -> Status:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from decoupled_esc.evaluate import Estimate
-from decoupled_esc.evaluate.seeds import SeedEvaluation
+from decoupled_esc.evaluate.seeds import GOLD, SeedEvaluation, SeedMeans
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import benchmarks
 from decoupled_esc.present.paper import PaperTable, load_tables
@@ -134,6 +134,24 @@ def texts(one: Claim, decimals: int) -> dict[str, str]:
         "ours": format_estimate(one.together, decimals),
         "by seed": ", ".join(f"{value:+.{decimals}f}" for value in one.single),
     }
+
+
+def strategy_shares(shares: SeedMeans) -> pd.DataFrame:
+    """How often the human reference and the coupled models use each strategy, in per cent of all turns, and the differences; text."""
+    differences = {f"vanilla-dpo - {GOLD}": "DPO minus human reference", "vanilla-dpo - vanilla-sft": "DPO minus SFT"}
+    systems = {GOLD: "human reference", "vanilla-sft": "Vanilla-SFT", "vanilla-dpo": "Vanilla-DPO"}
+    columns = {title: shares.systems[name] for name, title in systems.items()}
+    columns |= {title: shares.contrasts[name] for name, title in differences.items()}
+    return pd.DataFrame(
+        {title: {key: format_estimate(found) for key, found in column.items()} for title, column in columns.items()}
+    )
+
+
+def leaning(shares: SeedMeans) -> str:
+    """The answer to section 3.2 of DecoupledESC: Vanilla-DPO uses *Question* more than people do."""
+    name = f"vanilla-dpo - {GOLD}"
+    single = tuple(by[name]["Question"] for by in shares.by_seed.values())
+    return decide([Claim(1, shares.contrasts[name]["Question"], single)])[0]
 
 
 def answers(table: pd.DataFrame) -> str:

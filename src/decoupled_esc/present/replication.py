@@ -13,13 +13,16 @@ import pandas as pd
 
 from decoupled_esc.evaluate import STRATEGY_METRICS, Estimate, Evaluation
 from decoupled_esc.evaluate.judged import ScoreTable
+from decoupled_esc.evaluate.judges import Protocol
+from decoupled_esc.evaluate.seeds import GOLD, SeedMeans
 from decoupled_esc.experiments.data import DataCounts
-from decoupled_esc.experiments.judging import Judged
+from decoupled_esc.experiments.judging import ErrorsOverSeeds, Judged
 from decoupled_esc.experiments.preferences import MinedPairs
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import settings
-from decoupled_esc.present.paper import Status, load_tables
+from decoupled_esc.present.paper import PaperTable, Status, load_tables
 from decoupled_esc.present.tables import ComparisonTable, Label, compare, format_estimate
+from decoupled_esc.taxonomy import NO_ERROR
 
 BACKBONES = ("qwen2.5-7b", "llama3.1-8b")
 MIN_VALID = 30
@@ -33,12 +36,11 @@ JUDGED = ("Flu", "Pro", "Emp", "Hel")
 """Columns of an LLM judge."""
 PAPER_JUDGE = "gpt-4.1-mini-2025-04-14"
 PAPER_PROTOCOL = {"turns": 100, "gold": "shown", "calls": "each", "context": "last"}
-"""How the paper's scores were made.  Others are other scores, and are not set beside them."""
+"""How the paper's scores were made.  Scores that were made otherwise are shown, and nothing of them is compared."""
 UNREAD = dict.fromkeys(JUDGED, Missing("no answer of the judge could be read"))
 
 NOT_YET: dict[str, str] = {
     "decoupledesc/table-1": "sums over two backbones, where a profile has one",
-    "decoupledesc/in-text": "needs the DPO models, mined pairs or human evaluation",
     "cso/table-1": "people's judgements; chapter 05 has those of the offline judges, which are no people",
     "cso/table-2": "needs both tunings, and this profile has one",
     "cso/table-3": "human evaluation",
@@ -65,6 +67,7 @@ def compare_systems(
     shown: Sequence[str] | None = None,
     backbones: Sequence[str] = BACKBONES,
     judged: ScoreTable | Missing | None = None,
+    otherwise: Missing | None = None,
     levels: Missing | None = None,
     note: str | None = None,
 ) -> ComparisonTable:
@@ -72,7 +75,7 @@ def compare_systems(
 
     ``starts``: row -> the row that it starts from: a number that misses the paper's can still differ from that row's in
     the paper's direction.  ``shown``: the rows to show, all by default.  ``judged``: the scores in the columns of an LLM
-    judge, or why there are none; None where the table has no such columns.
+    judge, or why there are none; None where the table has no such columns.  ``otherwise``: `asked_otherwise`.
     ``levels``: why numbers can't be compared with the paper's, where only differences can.  A system that follows no
     instruction is compared in nothing, and nothing is compared with it.
     """
@@ -94,6 +97,8 @@ def compare_systems(
         contrasts[row] = (start, {key: found[key] for key in columns if key in found and key not in absent})
         if isinstance(judged, ScoreTable):
             contrasts[row][1].update(judged.contrasts.get(name, {}))
+    if isinstance(judged, ScoreTable):
+        printed = with_judge_noise(printed, judged)
     silent = {row: why for row, name in systems.items() if (why := follows_nothing(evaluation, name))}
     return compare(
         printed,
@@ -104,7 +109,7 @@ def compare_systems(
         rows=list(rows) if shown is None else list(shown),
         contrasts=contrasts,
         levels=levels,
-        incomparable=silent,
+        incomparable=silent | unlike(otherwise),
         sources={row: f"{name}, {{column}}" for row, name in systems.items()},
         note=note,
     )
@@ -146,6 +151,16 @@ def valid_answers(evaluation: Evaluation, system: str) -> int:
     """How many answers of ``system`` name one of the eight strategies."""
     details = evaluation.details[system]
     return round((1 - details.invalid_rate) * details.turns)
+
+
+def strategy_distributions(evaluation: Evaluation, systems: Mapping[str, str]) -> dict[str, list[float] | Missing]:
+    """Title -> share of each strategy among a system's valid answers, or why these are too few to say.  ``systems``: title -> name."""
+    return {
+        title: evaluation.details[name].distribution
+        if (valid := valid_answers(evaluation, name)) >= MIN_VALID
+        else Missing(f"{valid} of {evaluation.details[name].turns:,} answers name a strategy")
+        for title, name in systems.items()
+    }
 
 
 def counted_turns(evaluation: Evaluation | Missing, system: str) -> str:
@@ -202,17 +217,68 @@ def table_1_mined(pairs: MinedPairs | Missing, profile: str) -> ComparisonTable:
 
 def table_2(judged: Judged | Missing, profile: str) -> ComparisonTable:
     """Table 2 of DecoupledESC: an LLM judge's scores of the chosen and rejected replies of mined pairs."""
-    scores = paper_judge(judged)
-    measured, n = scores, "no pairs were judged"
-    if not isinstance(scores, Missing):
-        measured = {side: UNREAD | judged.mined_pairs.systems.get(side, {}) for side in ("chosen", "rejected")}
-        chosen, rejected = measured.values()
-        both = [key for key in JUDGED if isinstance(chosen[key], Estimate) and isinstance(rejected[key], Estimate)]
-        improved = {key: Estimate(100 * (chosen[key].value / rejected[key].value - 1)) for key in both}
-        measured["improve"], n = UNREAD | improved, f"{judged.mined_pairs.pairs} pairs"
-    rows = ["chosen", "rejected", "improve"]
-    table = load_tables()["decoupledesc/table-2"]
-    return compare(table, measured, profile=profile, n=n, backbones=BACKBONES, rows=rows).transposed()
+    measured, n, otherwise = pair_scores(judged), "no pairs were judged", None
+    if not isinstance(measured, Missing):
+        n = f"{judged.mined_pairs.pairs} pairs"
+        otherwise = asked_otherwise(judged.mined_pairs.protocol, judged.mined_pairs.pairs)
+    return compare(
+        load_tables()["decoupledesc/table-2"], measured, profile=profile, n=n, backbones=BACKBONES,
+        rows=["chosen", "rejected", "improve"], incomparable=unlike(otherwise), note=otherwise and otherwise.reason,
+    ).transposed()  # fmt: skip
+
+
+def pair_scores(judged: Judged | Missing) -> dict[str, dict[str, Estimate | Missing]] | Missing:
+    """Table 2's rows by the paper's judge: its scores of either side of mined pairs, and the improvement in per cent."""
+    if isinstance(judged, Missing):
+        return paper_judge(judged)
+    found = judged.mined_pairs
+    if found.judge != PAPER_JUDGE:
+        return Missing(
+            f"scores by {found.judge} are not comparable with those of {PAPER_JUDGE}"
+            if found.judge
+            else "there is no pair"
+        )
+    chosen, rejected = (UNREAD | found.systems.get(side, {}) for side in ("chosen", "rejected"))
+    both = [key for key in JUDGED if isinstance(chosen[key], Estimate) and isinstance(rejected[key], Estimate)]
+    improved = {key: Estimate(100 * (chosen[key].value / rejected[key].value - 1)) for key in both}
+    return {"chosen": chosen, "rejected": rejected, "improve": UNREAD | improved}
+
+
+def in_text(errors: ErrorsOverSeeds | Missing, judged: Judged | Missing, profile: str) -> ComparisonTable:
+    """The numbers that DecoupledESC's text alone states: replies without an error after Decoupled-DPO, how many more these are than
+    after Vanilla-SFT (section 6.2), and how much more empathy the chosen replies have (section 4.3)."""
+    measured, incomparable, n = (
+        {"figure-7/no-error-share": errors, "figure-7/no-error-gain": errors},
+        {},
+        "nothing judged",
+    )
+    if not isinstance(errors, Missing):
+        share, gain = errors.systems["decoupled-dpo"], errors.contrasts["decoupled-dpo - vanilla-sft"]
+        measured = {key: {"value": row[NO_ERROR]} for key, row in zip(measured, (share, gain), strict=True)}
+        other = Missing(f"by an offline classifier ({errors.learned_from}), which is another judge than the paper's")
+        incomparable, n = dict.fromkeys(measured, other), f"replies of {len(errors.seeds)} seed(s) to all test turns"
+    scores = pair_scores(judged)
+    gained = scores if isinstance(scores, Missing) else scores["improve"]["Emp"]
+    measured["table-2/empathy-gain"] = {"value": gained}
+    if isinstance(gained, Estimate) and (
+        otherwise := asked_otherwise(judged.mined_pairs.protocol, judged.mined_pairs.pairs)
+    ):
+        incomparable["table-2/empathy-gain"] = otherwise
+    table = load_tables()["decoupledesc/in-text"]
+    note = "Error shares in per cent of replies, by the offline error classifier."
+    return compare(table, measured, profile=profile, n=n, incomparable=incomparable, note=note)
+
+
+def text_claims(shares: SeedMeans | Missing, profile: str) -> ComparisonTable:
+    """What DecoupledESC's text claims without a number: that Vanilla-DPO leans on *Question* (section 3.2).
+
+    Measured is by how many points of all turns it exceeds the human reference.
+    """
+    measured, n = shares, "no turns"
+    if not isinstance(shares, Missing):
+        measured = {"section-3.2/question": {"sign": shares.contrasts[f"vanilla-dpo - {GOLD}"]["Question"]}}
+        n = f"replies of {len(shares.seeds)} seed(s) to all test turns"
+    return compare(load_tables()["decoupledesc/claims"], measured, profile=profile, n=n)
 
 
 COMPARATORS = {"sft": "base", "dpo": "sft", "direct-refine": "base", "self-refine": "base", "emotion-cot": "base"}
@@ -238,8 +304,11 @@ def table_3(
         counted_turns(evaluation, f"{paradigm}-{methods[0]}"),
         [note] if note else [],
     )
+    otherwise = None
     if isinstance(scores, ScoreTable):
         notes.append(f"Judge: {PAPER_JUDGE}, on {judged.turns} of the turns, asked in our own words.")
+        otherwise = asked_otherwise(judged.protocol, judged.turns)
+        notes += [otherwise.reason] if otherwise else []
     if isinstance(evaluation, Evaluation):
         counted = [f"{valid_answers(evaluation, f'{paradigm}-{method}'):,} ({method})" for method in methods]
         n += f", strategy metrics on the valid answers: {', '.join(counted)}"
@@ -252,6 +321,7 @@ def table_3(
         n=n,
         shown=shown,
         judged=scores,
+        otherwise=otherwise,
         note=" ".join(notes),
     )
     return table.transposed()
@@ -259,15 +329,16 @@ def table_3(
 
 def table_4(judged: Judged | Missing, profile: str) -> ComparisonTable:
     """Table 4 of DecoupledESC: an LLM judge's scores of the generator under the gold strategy, before and after DPO."""
-    scores = paper_judge(judged)
-    measured, contrasts, n = scores, {}, "no replies were judged"
+    scores, table = paper_judge(judged), load_tables()["decoupledesc/table-4"]
+    measured, contrasts, n, otherwise = scores, {}, "no replies were judged", None
     if not isinstance(scores, Missing):
+        table, otherwise = with_judge_noise(table, scores), asked_otherwise(judged.protocol, judged.turns)
         measured = {method: UNREAD | scores.systems[f"gold-{method}"] for method in ("sft", "dpo")}
         contrasts, n = {"dpo": ("sft", scores.contrasts["gold-dpo - gold-sft"])}, f"{judged.turns} test turns"
-    table = load_tables()["decoupledesc/table-4"]
     return compare(
-        table, measured, profile=profile, n=n, backbones=BACKBONES, rows=["sft", "dpo"], contrasts=contrasts
-    ).transposed()
+        table, measured, profile=profile, n=n, backbones=BACKBONES, rows=["sft", "dpo"], contrasts=contrasts,
+        incomparable=unlike(otherwise), note=otherwise and otherwise.reason,
+    ).transposed()  # fmt: skip
 
 
 def table_5(evaluation: Evaluation | Missing, profile: str, note: str | None = None) -> ComparisonTable:
@@ -300,18 +371,40 @@ def table_6(data: DataCounts, profile: str) -> ComparisonTable:
 
 
 def paper_judge(judged: Judged | Missing) -> ScoreTable | Missing:
-    """The scores of the paper's judge, asked as the paper asked; or why there are none to compare."""
+    """The scores of the paper's judge, or why there are none; whether it was asked as in the paper says `asked_otherwise`."""
     if isinstance(judged, Missing):
         return Missing(f"needs an LLM judge, and {judged.reason}")
     found = judged.judges.get(PAPER_JUDGE)
     if found is None or found.resolved != [PAPER_JUDGE]:
         resolved = sorted({model for one in judged.judges.values() for model in one.resolved})
         return Missing(f"scores by {' and '.join(resolved)} are not comparable with those of {PAPER_JUDGE}")
-    asked = judged.protocol.model_dump() | {"turns": judged.turns}
-    other = [f"{key} {asked[key]}" for key, value in PAPER_PROTOCOL.items() if asked[key] != value]
-    if other:
-        return Missing(f"the judge was asked otherwise than in the paper ({', '.join(other)})")
     return found.scores
+
+
+def asked_otherwise(protocol: Protocol, items: int) -> Missing | None:
+    """Why scores of ``items`` turns or pairs under ``protocol`` can't be compared with the paper's; None if it asked like that."""
+    asked = protocol.model_dump() | {"turns": items}
+    other = [f"{key} {asked[key]}, there {value}" for key, value in PAPER_PROTOCOL.items() if asked[key] != value]
+    if not other:
+        return None
+    return Missing(
+        f"The judge was asked under another protocol than the paper's, and nothing of it is compared: {'; '.join(other)}."
+    )
+
+
+def unlike(otherwise: Missing | None) -> dict[str, Missing]:
+    """For `compare`: that no column of the judge can be compared."""
+    return dict.fromkeys(JUDGED, otherwise) if otherwise else {}
+
+
+def with_judge_noise(table: PaperTable, scores: ScoreTable) -> PaperTable:
+    """``table`` with its noise in the judge's columns: half the widest 95% interval of a difference by the same judge here."""
+    widths: dict[str, float] = {}
+    for row in scores.contrasts.values():
+        for key, found in row.items():
+            if found.low is not None:
+                widths[key] = max(widths.get(key, 0.0), (found.high - found.low) / 2)
+    return replace(table, noise={**table.noise, **widths})
 
 
 def released_table_3(evaluation: Evaluation, profile: str) -> ComparisonTable:
@@ -372,7 +465,7 @@ def report(measured: Sequence[ComparisonTable]) -> pd.DataFrame:
     rest = [
         compare(table, Missing(NOT_YET.get(table.id, unknown)), profile="", n="").to_frame()
         for table in load_tables().values()
-        if table.kind == "numbers" and table.id not in settings.KEYS
+        if table.kind in ("numbers", "claims") and table.id not in settings.KEYS
     ]
     frame, every = (
         pd.concat(frames, ignore_index=True)

@@ -23,7 +23,7 @@ import pandas as pd
 
 from decoupled_esc.evaluate.bootstrap import Estimate
 from decoupled_esc.pipeline import Missing
-from decoupled_esc.present.paper import MEANING, PaperTable, Status, Verdict, unknown, verdict
+from decoupled_esc.present.paper import MEANING, PaperTable, Status, Verdict, claimed, unknown, verdict
 
 # Distinguishable without colour, and saying nothing about up or down: that is the metric's business.
 SYMBOL: dict[Status, str] = {
@@ -212,8 +212,8 @@ def compare(
       for a whole row, or for everything.
     * `contrasts`: row -> (comparison row, column -> our paired difference, row minus comparison row). The paper's
       difference is computed from its cells. It decides between *same direction* and *opposite*.
-    * `levels`: why no number of ours can be compared with the paper's, where only differences can; `incomparable`: row -> why
-      neither it nor a difference from it can.
+    * `levels`: why no number of ours can be compared with the paper's, where only differences can; `incomparable`: row, or
+      column -> why neither it nor a difference in it or from it can.
     * `sources`: row -> what was measured in it, where several cells of the papers stand beside one measurement; "{column}" in
       it stands for the column.
     * `profile`, `n` (what was counted, in words) and `note` go into the caption.
@@ -310,7 +310,7 @@ class _Comparison:
     sources: Mapping[str, str]
 
     def __post_init__(self):
-        if self.table.kind != "numbers":
+        if self.table.kind not in ("numbers", "claims"):
             raise ValueError(f"{self.table.id} holds no numbers (kind {self.table.kind!r})")
         fronts = {row.key.split("/")[0] for row in self.table.rows}
         for backbone in self.backbones:
@@ -361,9 +361,12 @@ class _Comparison:
         if found is None:
             raise ValueError(f"{where} has neither a measured number nor a reason")
         measured = found if isinstance(found, Estimate) else None
-        level = self.incomparable.get(row, self.levels)
+        if self.table.kind == "claims":
+            return cell(measured, claimed(paper, found))
+        unlike = self.incomparable.get(row) or self.incomparable.get(column)
+        level = unlike or self.levels
         other, differences = self.contrasts.get(row, (row, {}))
-        ours = self.incomparable.get(row) or self.incomparable.get(other) or differences.get(column)
+        ours = unlike or self.incomparable.get(other) or differences.get(column)
         theirs = self.table.contrast(key, self.full(backbone, other), column) if measured and other != row else None
         if theirs is None or ours is None:
             return cell(measured, verdict(paper, found, decimals=decimals, level=level))
