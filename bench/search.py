@@ -35,7 +35,7 @@ LATENCY = 0.2  # seconds
 TREES = 32
 ROUNDS = 7  # of a gold dialogue, as in ESC-Pro
 CSO = {
-    "exploration": 1.0, "prior_temperature": 5.0, "strategy_weight": 7.0, "bias": -3.0, "rollout": 4, "gold_value": 1.0, "gold_visits": 100,
+    "exploration": 1.0, "prior_temperature": 5.0, "strategy_weight": 7.0, "bias": -3.0, "rollout": 4, "own_turn": False, "gold_value": 1.0, "gold_visits": 100,
     "max_terminal_nodes": 25, "max_depth": 40, "parallel_simulations": 1,
 }  # fmt: skip
 

@@ -60,6 +60,10 @@ if missing:
 # from scores between 0 and 4 for empathy, information, humanity and the fit of the strategy, with $\alpha = 7$.
 # The mean of the path's rewards goes up to the root.
 # The gold dialogue is a path of the tree from the start.
+# In CSO its nodes have the best reward there is and a hundred visits, and the leaf's own turn earns nothing: $Q$ is the mean of what follows a turn.
+# That fits an LLM that looks ahead well.
+# With small models it finds next to nothing: few branches are worth as much as the gold path's fixed $Q$, and what follows a turn says little of the turn.
+# A profile with `own_turn` judges every turn that is said; with `gold_value: null` the gold dialogue earns what its own turns earn, as if one simulation had gone through it.
 #
 # `decoupled_esc.search.tree` is this and nothing more: it says what it wants to be told, and takes answers in any order.
 # There is no model, no network and no clock in it, so that the same answers always give the same tree.
@@ -70,10 +74,24 @@ constants = constants if len(constants) else pd.DataFrame({"value": {"–": "not
 results_table(constants, f"Constants of the search, profile {book.label}; the profile's file says where they differ from CSO's, and why.")
 
 # %% [markdown]
+# One choice, by hand: a child that was never visited wins against a good one while $c P \sqrt{N}$ is large.
+
+# %%
+from decoupled_esc.search.tree import Constants, Node, pucb
+
+hand = Constants(exploration=3.0, prior_temperature=1.0, strategy_weight=7.0, bias=-1.5, rollout=1, own_turn=True, gold_value=None, gold_visits=1,
+                 min_iterations=100, max_iterations=200, max_terminal_nodes=25, max_depth=20, parallel_simulations=1)  # fmt: skip
+root = Node("r", None, 1.0, visits=9)
+tried, untried = (Node(f"r.{k}", None, prior, value=value, visits=visits, parent=root) for k, (prior, value, visits) in enumerate([(0.5, 0.8, 8), (0.2, 0.0, 0)]))
+assert np.isclose(pucb(tried, hand), 0.8 + 3 * 0.5 * 3 / 9) and np.isclose(pucb(untried, hand), 0 + 3 * 0.2 * 3 / 1)
+print(f"tried {pucb(tried, hand):.2f}, untried {pucb(untried, hand):.2f}")
+
+# %% [markdown]
 # ## The four roles
 #
 # CSO asks an LLM behind a server for all four roles; a profile with a `roles` section does the same, with instructions of our own (`decoupled_esc.search.roles`), answers as JSON, and the end of a dialogue as a field of it.
 # Without such a section the profile's own models have the roles: the fine-tuned generator is the supporter, the planner's probabilities are the adviser's, a model fine-tuned on what seekers said in ESConv is the seeker, and the offline judges of [chapter 03](03_observe_errors.ipynb) are the reward.
+# The seeker learns every answer that people gave, the last one too, and that a conversation is over only where the supporter had the last word.
 # A reply's scores are then its percentiles among human references under the same strategy, times four; information and humanity, which these reward models don't see, are left out of {eq}`eq-reward`.
 #
 # What that can show: that the search, its data and the training from them work, and where they lead when the roles are weak.
@@ -139,6 +157,9 @@ figures.show("fig_tree", shown)
 # A path is *valid* if every node on it has $Q > 0.5$ (the paper, Eq. 5), or, in the released code, if its end has $Q \ge 0.5$ and two visits.
 # The nodes of valid paths are preferred, and their siblings with $Q \le 0.5$ rejected.
 # Training takes the second reading, as the authors' data do.
+#
+# Under `own_turn` these readings say which paths are valid, and the rewards of the two turns themselves tell a pair apart: preferred above 0.5, rejected at most that.
+# Then no pair is inverted by construction, and the question is whether another judge sees the difference too (below).
 
 # %% tags=["hide-input"]
 stats = {} if missing else pro.statistics
@@ -149,6 +170,7 @@ readings = pd.DataFrame(
             "preferred turns, each once": f"{s.turns:,}",
             "pairs": f"{s.pairs:,}",
             "pairs whose preferred turn is a human reference": f"{s.pairs_of_gold:,}",
+            "pairs whose preferred turn was searched, %": "–" if s.searched is None else f"{100 * s.searched:.0f}",
             "pairs whose preferred turn is worth no more than the rejected one": f"{s.inverted:,}",
         }
         for name, s in stats.items()
@@ -161,7 +183,7 @@ cso_tables.table_5(pro, book.profile.search.seeds, book.label) if not missing el
 
 # %% [markdown]
 # CSO's 100 seeds became 423 dialogues.
-# Where our number is smaller, three things are behind it: fewer iterations per tree, a gold path that is hard to leave because it starts with the best reward there is and a hundred visits, and reward models that put few of a small model's turns above half of the human references.
+# Numbers of pairs and dialogues depend on the iterations of a tree, on how often the seeker ends a conversation, and on how many of a model's turns the reward models put above half of the human references.
 #
 # ## CSO Figures 3 and 9: strategies by stage
 
@@ -188,7 +210,7 @@ for key, name in (("fig_pro_stages", "preferred"), ("fig_seed_stages", "seeds"))
 # ```
 #
 # The paper reads from its two figures that ESC-Pro is more diverse than its seeds.
-# Where nearly all preferred turns of the pairs are human references (the table of the two readings), ours can hardly be: it is the gold dialogues again.
+# How far ours can be depends on the share of pairs whose preferred turn was searched (the table of the two readings).
 
 # %% tags=["hide-input"]
 kinds = {} if missing else vars(pro.strategies)
@@ -201,7 +223,7 @@ results_table(pd.DataFrame(sides or {"–": {"strategies": "not searched"}}), f"
 # ## Are the preferred turns better? (CSO Tables 1 and 6)
 #
 # CSO had human raters.
-# Here are the reward models of the search, on each pair's own turns.
+# Here are the reward models of the search, on each pair's own turns, and a judge that did not reward it: a classifier that learned from GPT's labels of replies at test dialogues, which no tree, pair or model has seen.
 
 # %% tags=["hide-input"]
 quality = None if missing else pro.quality
@@ -210,11 +232,44 @@ if quality:
     shown = pd.DataFrame({name: {key: format_estimate(e, 2) for key, e in row.items()} for name, row in rows.items()}).T
 else:
     shown = pd.DataFrame({"pairs": {"–": "none to judge"}})
-results_table(shown, f"Scores (0 to 4, percentiles among human references) by the reward models of the search, profile {book.label}; 95% intervals by seed dialogue.")
+results_table(shown, f"The reward of a turn, and the scores that it is made of (0 to 4, percentiles among human references), by the reward models of the search, profile {book.label}; 95% intervals by seed dialogue.")
+
+# %% tags=["hide-input"]
+other = None if missing else pro.other
+if other:
+    rows = {**other.systems, "preferred minus rejected": other.contrasts["preferred - rejected"]}
+    shown = pd.DataFrame({name: {key: format_estimate(e, 1) for key, e in row.items()} for name, row in rows.items()}).T
+else:
+    shown = pd.DataFrame({"pairs": {"–": "none to judge"}})
+results_table(shown, f"Probabilities, per cent, by a judge that did not reward the search: {'none' if missing else pro.other_judge}; profile {book.label}; 95% intervals by seed dialogue.")
 
 # %% [markdown]
-# A difference near zero would be no error of ours: a node's reward comes from what follows it, not from its own turn, and the gold path is preferred whatever the reward models give it.
-# But then the pairs do not teach what the reward models value.
+# Where a pair is told apart by the rewards of its turns, the first table must show a difference: it is how the pairs were made.
+# The second one need not.
+# Where it shows none, the pairs teach what the reward models like and nothing that another judge would miss.
+# Where pairs are told apart by $Q$, a difference near zero is no error: a node's reward comes from what follows it, and the gold path is preferred whatever the reward models give it.
+#
+# ## Several searches
+#
+# One search is one sample of dialogues and of random numbers.
+# The searches below have other seed dialogues, planners and supporters; [chapter 13](13_optimise_strategy_chains.ipynb) trains on them by turns.
+
+# %% tags=["hide-input"]
+compared = {} if missing else book["searches"].searches
+seconds = None if missing else book.stored("search").provenance["wall_seconds"]
+lines = {
+    f"seed {seed}": {
+        "pairs": f"{one.pairs:,}",
+        "searched, %": "–" if one.searched is None else f"{100 * one.searched:.0f}",
+        "reward, preferred minus rejected": "–" if one.reward is None else format_estimate(one.reward, 2),
+        "no error (other judge), points": "–" if one.other is None else format_estimate(one.other, 1),
+        "answers of the roles per pair": f"{one.calls / one.pairs:.0f}" if one.pairs else "–",
+    }
+    for seed, one in compared.items()
+}
+results_table(pd.DataFrame(lines or {"–": {"pairs": "not searched"}}).T, f"Searches by seed, profile {book.label}; 95% intervals by seed dialogue.")
+if seconds and pairs:
+    print(f"The first search took {seconds / 60:.0f} minutes, {seconds / pairs:.1f} seconds per pair (other jobs beside it).")
 
 # %% tags=["hide-input"]
 examples = [
@@ -263,7 +318,7 @@ results_table(pd.DataFrame({f"{n} at once": {"seconds": f"{s['seconds']:.1f}", "
 # %% [markdown]
 # ## The files
 #
-# `decoupled-esc run --profile laptop esc-pro` leaves `pairs.jsonl` and `sft.jsonl` in `runs/laptop/esc-pro/`, with their whole text, and the search's logs in `runs/laptop/search/logs/`.
+# `decoupled-esc run --profile laptop esc-pro` leaves `pairs.jsonl`, `gold.jsonl` and `sft.jsonl` in `runs/laptop/esc-pro/`, with their whole text, and the search's logs in `runs/laptop/search/logs/`.
 # What is committed with this book are numbers and our models' turns.
 # `decoupled_esc.corpus.extes` reads ExTES, with its fifteen strategies merged into CSO's eight (Table 8), and the published ESC-Pro.
 # Neither can be had from a fixed address, so nothing here was computed from them: with a copy of yours, `search: {seeds: extes}` in a profile grows the trees around ExTES, and `cso: {pairs: published}` trains on the published pairs.

@@ -46,13 +46,16 @@ figures.glue_numbers(
 # ## What was trained
 #
 # Each model starts from {glue:text}`start`, under each of {glue:text}`n_seeds` seed(s) ({glue:text}`seeds`) from that seed's own.
-# The trees were searched once, under the first seed: ESC-Pro is a data set, and what differs between seeds is what was trained on it.
+# Where a profile has several searches, the seeds take their turn of them: seed $i$ learns from search $i$ mod their number, so that intervals are for other searches as well, at no cost in training.
+# Beside the searched pairs stand three others: *random*, the same preferred turns, pair by pair, against a reply under a strategy sampled at random; *gold*, as many pairs (where there are) of the same trees in which a person's turn is preferred because it is a person's; and *mined*, as many of DecoupledESC's pairs for the coupled model ([chapter 04](04_mine_preferences.ipynb)), of whole dialogues.
+# KTO takes no pairs: they are split, and an answer that several of them share counts once, as CSO's appendix G says.
 # The table shows the training runs of the first seed.
 
 # %% tags=["hide-input"]
 policies = {
     "SFT": book["cso-sft"], "DPO": book["cso-dpo"], "IPO": book["cso-ipo"], "SimPO": book["cso-simpo"],
     "KTO": book["cso-kto"], "ORPO": book["cso-orpo"], "DPO, random rejected": book["cso-random"],
+    "DPO, gold pairs": book["cso-gold"], "DPO, mined pairs": book["cso-mined"],
     "DPO, a quarter of the trees": book["cso-quarter"], "DPO, half of the trees": book["cso-half"],
     "SFT, adapter": book["cso-lora-sft"], "DPO, adapter": book["cso-lora-dpo"], "IPO, adapter": book["cso-lora-ipo"],
     "SimPO, adapter": book["cso-lora-simpo"], "KTO, adapter": book["cso-lora-kto"], "ORPO, adapter": book["cso-lora-orpo"],
@@ -61,7 +64,7 @@ policies = {
 }  # fmt: skip
 STEPS = {
     "SFT": "cso-sft", "DPO": "cso-dpo", "IPO": "cso-ipo", "SimPO": "cso-simpo", "KTO": "cso-kto", "ORPO": "cso-orpo",
-    "DPO, random rejected": "cso-random", "DPO, a quarter of the trees": "cso-quarter", "DPO, half of the trees": "cso-half",
+    "DPO, random rejected": "cso-random", "DPO, gold pairs": "cso-gold", "DPO, mined pairs": "cso-mined", "DPO, a quarter of the trees": "cso-quarter", "DPO, half of the trees": "cso-half",
     "SFT, adapter": "cso-lora-sft", "DPO, adapter": "cso-lora-dpo", "IPO, adapter": "cso-lora-ipo", "SimPO, adapter": "cso-lora-simpo",
     "KTO, adapter": "cso-lora-kto", "ORPO, adapter": "cso-lora-orpo", "DPO, random rejected, adapter": "cso-lora-random",
     "DPO, a quarter of the trees, adapter": "cso-lora-quarter", "DPO, half of the trees, adapter": "cso-lora-half",
@@ -93,7 +96,7 @@ results_table(pd.DataFrame({name: line(name) for name in policies}).T.fillna("â€
 # CSO's learning rates belong to large models.
 # For the small one, rates of DPO were tried on 40 validation dialogues, and the one with the best macro F1 was taken, for all losses, and for adapters likewise where the profile trains both; the other constants were not searched.
 # The rates of SFT were not searched either, and how much bias SFT adds may depend on them.
-# The search leaves far fewer pairs than the mining of [chapter 04](04_mine_preferences.ipynb), and so far fewer steps: at the rate that suits the coupled model of [chapter 07](07_train_vanilla_baselines.ipynb) next to nothing was learned.
+# The search leaves fewer pairs than the mining of [chapter 04](04_mine_preferences.ipynb), and so fewer steps, which is why the rate is not that of the coupled model of [chapter 07](07_train_vanilla_baselines.ipynb).
 
 # %% tags=["hide-input"]
 tried = sorted((entry for entry in benchmarks.load("preference_search") if entry["role"] in ("cso", *["cso-lora"] * (how.lora is not None))), key=lambda entry: (entry["role"], entry["learning_rate"]))
@@ -241,6 +244,19 @@ results_table(cso_tables.differences(measured, asked), f"Paired differences on t
 # Less bias than after SFT on ESC-Pro is not less bias than before ESC-Pro.
 # Where SFT adds bias and CSO-DPO adds little, CSO-DPO wins by having moved less: look at the rows against fine-tuning on ESConv alone, and at the column KL above.
 #
+# ## What kind of pairs?
+#
+# The same start, loss and rate on four kinds of pairs.
+# If searched pairs taught more than pairs as such, the first row would differ from the others; if any pairs do, all differ from where they started and not from each other.
+
+# %% tags=["hide-input"]
+kinds = {"searched": "cso-dpo", "random rejected": "cso-random", "gold preferred": "cso-gold", "mined": "cso-mined"}
+asked_of = {f"{system} - vanilla-sft": f"{kind} pairs against fine-tuning on ESConv alone" for kind, system in kinds.items()}
+asked_of |= {f"cso-dpo - {system}": f"searched pairs against {kind} ones" for kind, system in kinds.items() if kind != "searched"}
+there = {name: question for name, question in asked_of.items() if name in measured.contrasts}
+results_table(cso_tables.differences(measured, there), f"CSO-DPO by kind of pairs, mean over seed(s) {seeds}, profile {book.label}; 95% intervals.")
+
+# %% [markdown]
 # ## Verdict
 
 # %% tags=["hide-input"]
@@ -256,9 +272,9 @@ results_table(cso_tables.claims(found, claims | searched), f"CSO's claims, seed(
 # %% [markdown]
 # {glue:text}`rule`
 #
-# All seeds learn from the same searched pairs, so that nothing here says what another search would have given.
-# And what was searched here was searched by small models with weak judges as reward models, so that an answer against the claim is no answer about a search by good ones.
+# A seed's training and its search vary together, so that these intervals do not say which of the two matters more.
+# What was searched here was searched by small models with weak judges as reward models, so that an answer against the claim is no answer about a search by good ones.
 #
-# What would change our mind: the same chapter with roles played by an LLM (a `roles` section in the profile), more trees, and searches under several seeds.
+# What would change our mind: the same chapter with roles played by an LLM (a `roles` section in the profile), and more trees.
 #
 # Not run here: CSO's human evaluation (CSO Tables 3 and 6), and its own test sets, whose strategies are those of ExTES.

@@ -10,7 +10,7 @@
 # # All search trees
 #
 # The trees of [chapter 05](05_search_dialogues.ipynb), branch by branch: click to open.
-# A line is a round of the dialogue: strategy, mean reward $Q$ and visits $N$, what the supporter says and the seeker answers.
+# A line is a round of the dialogue: strategy, mean reward $Q$, visits $N$ and what its own turn earned where that was judged, what the supporter says and the seeker answers.
 # Rounds of the gold dialogue belong to ESConv and show numbers only.
 #
 # :::{admonition} Research output

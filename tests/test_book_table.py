@@ -20,6 +20,7 @@ from decoupled_esc.experiments.run import PUBLISHED, ROOT, Book
 from decoupled_esc.pipeline import Missing, closure
 from decoupled_esc.pipeline.store import Store, Stores, result_type
 from decoupled_esc.publish import notebooks
+from decoupled_esc.search import escpro
 from tests.small_steps import Here
 
 SEEDS = ("14", "15")
@@ -112,10 +113,12 @@ def test_the_systems_of_the_questions_exist_under_each_seed(laptop):
     for seed, steps in own.items():
         for name, step in steps.items():
             assert step.key != laptop[name].key and getattr(step, "seed", int(seed)) == int(seed)
-        assert not {"search", "esc-pro", "esc-pro-random", "sft-seeker"} & steps.keys(), (
-            "what is searched is searched once"
-        )
-        assert steps["cso-dpo"].pairs is laptop["esc-pro"] and steps["cso-random"].pairs is laptop["esc-pro-random"]
+        assert "sft-seeker" not in steps, "one seeker for all searches"
+        assert steps["search"].seeker is laptop["sft-seeker"] and steps["search"].generator is steps["sft-generator"]
+        assert steps["cso-dpo"].pairs is steps["cso-gold"].pairs is steps["esc-pro"] and steps["cso-gold"].gold
+        assert steps["cso-random"].pairs is steps["esc-pro-random"] and steps["esc-pro-random"].pairs is steps["esc-pro"]
+        mined = steps["cso-mined"].pairs
+        assert mined is steps["cso-mined-pairs"] and mined.mined is steps["pairs"] and mined.like is steps["esc-pro"]
         assert steps["cso-dpo"].start is steps["sft-vanilla"] and steps["dpo-planner"].pairs is steps["pairs"]
     for name in ("questions", "metrics-cso", "metrics-strategy-test", "errors", "strategy-shares"):
         assert list(laptop[name].counts) == ["13", *SEEDS], name
@@ -128,6 +131,22 @@ def test_what_shapes_training_sees_no_label_of_a_test_dialogue_and_rq4_has_anoth
     assert len(shaping) > 3 and {type(labels) for labels in shaping} == {TrainingLabels}
     judging = [s.labels for s in laptop.values() if isinstance(s, CountErrors | JudgeOffline)]
     assert len(judging) > 3 and {type(labels) for labels in judging} == {ErrorLabels}
+
+
+def test_seeds_take_their_turn_of_the_searches():
+    """Seed i learns from search i mod the number of searches."""
+    data = put(plain("laptop") | {"other_seeds": [14, 15, 16, 17]}, "search.searches", 3)
+    steps = build(data)
+    searched = [steps["esc-pro"], steps["esc-pro-seed14"], steps["esc-pro-seed15"]]
+    assert len({step.search.seeds.seed for step in searched}) == 3, "around other dialogues"
+    assert not {"search-seed16", "esc-pro-seed17", "esc-pro-random-seed16"} & steps.keys()
+    learned = [steps[name].pairs for name in ("cso-dpo", *(f"cso-dpo-seed{seed}" for seed in (14, 15, 16, 17)))]
+    assert all(pairs is searched[n % 3] for n, pairs in enumerate(learned))
+    assert steps["cso-random-seed16"].pairs is steps["esc-pro-random"]
+    assert steps["cso-mined-seed16"].pairs.mined is steps["pairs-seed16"] and steps["cso-mined-seed16"].pairs.like is searched[0]
+    assert list(steps["searches"].searches) == ["13", "14", "15"]
+    once = build(put(data, "search.searches", 1))
+    assert {once[f"cso-dpo-seed{seed}"].pairs for seed in (14, 17)} == {once["esc-pro"]}
 
 
 # --- What a field changes ---
@@ -146,7 +165,8 @@ CHANGES = [
     ("search.constants.exploration", 2.0, {"search"}),
     ("search.max_gold_turns", 11, {"search"}),
     ("search.threshold", 0.6, {"esc-pro"}),
-    ("cso.losses.dpo.loss.beta", 0.2, {"cso-dpo", "cso-random", "cso-quarter", "cso-half"}),
+    ("search.constants.gold_visits", 2, {"search"}),
+    ("cso.losses.dpo.loss.beta", 0.2, {"cso-dpo", "cso-random", "cso-gold", "cso-mined", "cso-quarter", "cso-half"}),
     ("cso.lora.losses.kto.learning_rate", 1e-3, {"cso-lora-kto"}),
     ("cso.lora.sft.epochs", 2, {"cso-lora-sft"}),
     ("cso.sft.warmup_ratio", 0.2, {"cso-sft"}),
@@ -278,6 +298,17 @@ def test_training_starts_from_a_copy_of_the_published_pairs(own_files):
     assert (sft.pairs, sft.turns, sft.trees, sft.loss) == (0, 6, 3, None)
     policy = Stores(book.runs).path(book.steps["cso-dpo"], "policy")
     assert models.weights_digest(policy) != models.weights_digest(ROOT / "data" / "esc-nano")
+    assert book.run(["cso-random", "cso-mined"], Here(), runs_only=True)
+    where = {"searched": step, "random": book.steps["esc-pro-random"], "mined": book.steps["cso-mined-pairs"]}
+    found = {kind: escpro.read(Stores(book.runs).path(one, "pairs.jsonl")) for kind, one in where.items()}
+    assert [pair.turn for pair in found["random"]] == [pair.turn for pair in found["searched"]], "pair by pair"
+    assert all(pair.strategy != pair.turn.strategy for pair in found["random"])
+    said = [(pair.turn.id, pair.strategy) for pair in found["random"]]
+    assert len(set(said)) == len(said) == book["cso-random"].pairs == 9
+    train = {turn.id: turn for turn in book.steps["pairs"].turns.read()}
+    assert len(found["mined"]) == min(9, book["pairs"].pairs["vanilla"]) and all(p.turn == train[p.turn.id] for p in found["mined"])
+    book.run(["cso-gold"], Here(), runs_only=True)
+    assert isinstance(book["cso-gold"], Missing)
     (own_files / "data" / "esc_pro" / "ESC-Pro.json").write_text('[{"messages": [{"role": "x"}]}]')
     with pytest.raises(Exception, match=r"esc-pro-published: ESC-Pro.json, dialogue 0.*messages"):
         book_of(data, own_files).run(["cso-dpo"], Here(), runs_only=True)

@@ -23,7 +23,7 @@ from decoupled_esc.search.grow import RoleError, grow
 from decoupled_esc.search.tree import Constants, Quality, SeekerTurn, Tree
 
 CONSTANTS = Constants(
-    exploration=1, prior_temperature=1, strategy_weight=7, bias=-1.5, rollout=1, gold_value=2.5, gold_visits=10, min_iterations=8,
+    exploration=1, prior_temperature=1, strategy_weight=7, bias=-1.5, rollout=1, own_turn=True, gold_value=None, gold_visits=1, min_iterations=8,
     max_iterations=8, max_terminal_nodes=25, max_depth=4, parallel_simulations=1,
 )  # fmt: skip
 TURN = Turn("d/1", "d", (Message("seeker", "I'm lost. "),), "Question", "Where do you live?")
@@ -119,10 +119,21 @@ def test_the_seekers_turns_answer_the_supporters():
     assert prompt.target == "My dog."
 
 
-def test_every_training_dialogue_ends_once():
-    for dialogue in corpus.load("esconv", download=False).dialogues[:30]:
-        found = embedded.seeker_turns(dialogue)
-        assert [turn.reply for turn in found].count(embedded.ENDS) == 1 and found[-1].reply == embedded.ENDS
+def test_a_seeker_who_has_the_last_word_has_not_ended_the_talk_before():
+    """The answer that the chat form drops is learned; the end only where the dialogue ends with the supporter."""
+    said = [("seeker", "I'm sad."), ("supporter", "Why?"), ("seeker", "My dog."), ("supporter", "Oh."), ("seeker", "Thanks."), ("seeker", "Bye.")]
+    said = tuple(Utterance(f"d/{n}", role, text, "Question" if role == "supporter" else None) for n, (role, text) in enumerate(said))
+    assert [turn.reply for turn in embedded.seeker_turns(Dialogue("d", said))] == ["My dog.", "Thanks. Bye."]
+    assert [turn.reply for turn in embedded.seeker_turns(Dialogue("d", said[:4]))] == ["My dog.", embedded.ENDS]
+
+
+def test_a_dialogue_ends_where_it_ends():
+    dialogues = corpus.load("esconv", download=False).dialogues
+    found = [embedded.seeker_turns(dialogue) for dialogue in dialogues]
+    ends = [[turn.reply for turn in turns].count(embedded.ENDS) for turns in found]
+    assert ends == [int(dialogue.utterances[-1].role == "supporter") for dialogue in dialogues]
+    assert 0 < sum(ends) < len(dialogues)
+    assert all((turns[-1].reply == embedded.ENDS) == bool(end) for turns, end in zip(found, ends, strict=True))
 
 
 @given(st.text(max_size=40))

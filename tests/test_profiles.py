@@ -102,6 +102,25 @@ def test_paper_profiles_hold_csos_numbers(name):
         assert found == {key: without[key] if value is None else value for key, value in said.items()}
 
 
+@pytest.mark.parametrize("name", [*PAPER, "laptop", "smoke", "smollm2-135m"])
+def test_csos_adapters_are_csos(name):
+    """CSO, appendix F.2: "LoRA fine-tuning is conducted with an alpha of 8, and a dropout rate of 0"; the rank is ours."""
+    cso = load_profile(name).cso
+    tuning = cso.lora or cso
+    for how in (tuning.sft, tuning.training):
+        assert (how.lora.alpha, how.lora.dropout, how.lora.rank) == (8, 0.0, 8)
+
+
+def test_backbones_search_as_cso_does_and_small_models_so_that_something_is_found():
+    said = {"exploration": 1.0, "rollout": 4, "own_turn": False, "gold_value": 1.0, "gold_visits": 100, "min_iterations": 100}
+    for name in PAPER:
+        search = load_profile(name).search
+        assert said.items() <= search.constants.model_dump().items() and search.searches == 1
+    for name in ("laptop", "smoke"):
+        constants = load_profile(name).search.constants
+        assert constants.own_turn and constants.gold_value is None and constants.gold_visits == 1
+
+
 @pytest.mark.parametrize("name", FULL)
 def test_a_full_profile_is_the_other_but_for_csos_tuning(name):
     full, other = load_profile(name), load_profile(name.removesuffix("-full"))

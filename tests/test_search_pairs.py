@@ -100,10 +100,55 @@ def test_no_pair_contradicts_the_search(condition, seed):
     assert sum(len(path) for path in paths) >= len(once)
 
 
-def test_random_negatives_use_another_strategy_and_the_same_seed_samples_the_same():
+def own_turns(tree, worth):
+    """``tree`` as if every turn had been judged: node -> what its own turn earned."""
+    tree.constants = tree.constants.model_copy(update={"own_turn": True})
+    for node in tree.nodes():
+        node.own = worth.get(node.id)
+    return tree
+
+
+def test_a_pair_is_told_apart_by_its_own_turns(tree):
+    """Q says which paths are valid; a turn that earned little itself is preferred to nothing."""
+    tree = own_turns(tree, {"r.0": 0.2, "r.0.0": 0.4, "r.0.1": 0.9, "r.0.2": 0.6, "r.1.0": 0.8, "r.1.1": 0.1, "r.2": 0.0})
+    found = pairs.dialogues(tree, "d", "released", 0.5)
+    assert ids(found) == [
+        [("d/r.0", []), ("d/r.0.1", ["d/r.0.0"])],
+        [("d/r.1", []), ("d/r.1.0", ["d/r.1.1"])],
+    ]
+    kept = pairs.distinct(found)
+    assert [turn.value for turn in kept] == [0.2, 0.9, None, 0.8]
+    assert all(other.value <= 0.5 < turn.value for turn in kept for other in turn.rejected)
+    counted = pairs.statistics(found)
+    assert (counted.pairs, counted.pairs_of_gold, counted.searched, counted.inverted) == (2, 1, 0.5, 0)
+    assert pairs.statistics([]).searched is None
+
+
+def test_gold_pairs_prefer_people_whatever_they_are_worth(tree):
+    tree = own_turns(tree, {"r.0": 0.2, "r.0.0": 0.4, "r.0.1": 0.3, "r.0.2": 0.6, "r.1": 0.1, "r.2": 0.0})
+    found = pairs.gold_pairs(tree, "d", 0.5)
+    assert ids([found]) == [[("d/r.0", ["d/r.1", "d/r.2"]), ("d/r.0.1", ["d/r.0.0"])]] and all(turn.gold for turn in found)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_own_turns_never_contradict_a_pair(seed):
+    numbers = constants(min_iterations=60, exploration=3, own_turn=True, gold_value=None, gold_visits=1, bias=-1.5, rollout=1)
+    tree, _ = grown(Tree(GOLD, STRATEGIES, numbers), seed)
+    found = pairs.dialogues(tree, "d", "released", 0.5)
+    counted = pairs.statistics(found)
+    assert counted.pairs > 0 and counted.inverted == 0 and counted.searched > 0.5
+    nodes = {f"d/{node.id}": node for node in tree.nodes()}
+    for turn in pairs.distinct(found):
+        assert all(nodes[other.id].own <= 0.5 < nodes[turn.turn.id].own for other in turn.rejected)
+
+
+def test_random_negatives_use_other_strategies_pair_by_pair():
+    """As many as pairs; those of one turn under different strategies; the same seed samples the same."""
     tree, _ = grown(Tree(GOLD, STRATEGIES, constants(min_iterations=30, exploration=2)), 1)
     once = pairs.distinct(pairs.dialogues(tree, "d", "released", 0.5))
-    turns = [one.turn for one in once]
+    turns = [one.turn for one in once for _ in one.rejected]
     others = pairs.other_strategies(turns, STRATEGIES, 7)
-    assert others == pairs.other_strategies(turns, STRATEGIES, 7)
+    assert len(others) == len(turns) > len({turn.id for turn in turns}) and others == pairs.other_strategies(turns, STRATEGIES, 7)
     assert all(name in STRATEGIES and name != turn.strategy for name, turn in zip(others, turns, strict=True))
+    asked = [(turn.id, name) for turn, name in zip(turns, others, strict=True)]
+    assert len(set(asked)) == len(asked)

@@ -14,7 +14,7 @@ from decoupled_esc.search.tree import Constants, Failed, Quality, SearchError, S
 
 STRATEGIES = ("ask", "feel", "tell")
 CSO = {
-    "exploration": 1.0, "prior_temperature": 5.0, "strategy_weight": 7.0, "bias": -3.0, "rollout": 4, "gold_value": 1.0,
+    "exploration": 1.0, "prior_temperature": 5.0, "strategy_weight": 7.0, "bias": -3.0, "rollout": 4, "own_turn": False, "gold_value": 1.0,
     "gold_visits": 100, "min_iterations": 100, "max_iterations": 200, "max_terminal_nodes": 25, "max_depth": 40,
     "parallel_simulations": 1,
 }  # fmt: skip
@@ -226,10 +226,13 @@ def test_the_tree_is_that_of_the_plain_version(seed):
         assert found[id].value == pytest.approx(node["Q"]) and found[id].prior == pytest.approx(node["P"])
 
 
-@given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(1, 4), st.floats(0, 0.3))
+@given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(1, 4), st.floats(0, 0.3), st.booleans())
 @settings(max_examples=30, deadline=None)
-def test_the_order_of_answers_is_irrelevant(seed, shuffle, parallel_simulations, fails):
-    numbers = constants(min_iterations=12, max_iterations=20, parallel_simulations=parallel_simulations)
+def test_the_order_of_answers_is_irrelevant(seed, shuffle, parallel_simulations, fails, own_turn):
+    numbers = constants(
+        min_iterations=12, max_iterations=20, parallel_simulations=parallel_simulations, own_turn=own_turn,
+        gold_value=None if own_turn else 1.0,
+    )  # fmt: skip
     one, _ = grown(Tree(GOLD, STRATEGIES, numbers), seed, fails=fails)
     other, told = grown(Tree(GOLD, STRATEGIES, numbers), seed, shuffle=shuffle, fails=fails)
     assert list(one.nodes()) == list(other.nodes()) and one.finished == other.finished
@@ -290,6 +293,43 @@ def test_a_talk_that_never_ends_is_closed_when_it_is_too_long():
     assert max(len(node.path()) - 1 for node in tree.nodes()) == 3
 
 
+def test_the_gold_dialogue_is_one_candidate_among_others():
+    """Judged as any other is, visited once, and each turn knows what it earned itself."""
+    tree = Tree(GOLD, STRATEGIES, constants(own_turn=True, gold_value=None, gold_visits=1))
+    kinds = {task.id: task.kind for task in tree.ask()}
+    assert sorted(kinds.values()) == ["reward"] * 2 + ["strategies"] * 2
+    judged = [task for task in tree.ask() if task.kind == "reward"]
+    assert [task.history for task in judged] == [GOLD[:2], GOLD]
+    for task in tree.ask():
+        score = 4.0 if task.history == GOLD else 3.0
+        tree.tell(task.id, [1, 2, 3] if task.kind == "strategies" else Quality(score, score, score, score))
+    (end,) = tree.terminal_nodes()
+    assert [node.own for node in end.path()] == [None, 0.0, 1.0]
+    assert {(node.value, node.visits) for node in end.path()} == {(0.5, 1)}, "the mean of its turns, as of one simulation"
+
+
+def test_every_turn_that_is_said_is_judged_under_own_turn():
+    numbers = constants(own_turn=True, gold_value=None, gold_visits=1, min_iterations=20, rollout=1)
+    tree, told = grown(Tree(GOLD, STRATEGIES, numbers), 3)
+    expanded = [node for node in tree.nodes() if node.reply is not None]
+    assert len(expanded) > 20 and all(-3 <= node.own <= 1 for node in expanded)
+    plain, _ = grown(Tree(GOLD, STRATEGIES, constants(min_iterations=20)), 3)
+    assert any(node.own is None for node in plain.nodes() if node.kind == "expanded" and not node.gold), "CSO: not the leaf"
+    again = Tree(GOLD, STRATEGIES, numbers)
+    for id, said in told:
+        again.tell(id, said)
+    assert list(again.nodes()) == list(tree.nodes())
+
+
+def test_a_gold_dialogue_that_nobody_judges_is_no_tree():
+    tree = Tree(GOLD, STRATEGIES, constants(own_turn=True, gold_value=None))
+    for task in tree.ask():
+        tree.tell(task.id, [1, 2, 3] if task.kind == "strategies" else Failed("refused"))
+    assert tree.finished == "nothing is left to try (the gold dialogue: no reward)" and not tree.ask()
+    with pytest.raises(ValidationError, match="own_turn"):
+        constants(gold_value=None)
+
+
 def test_simulations_side_by_side_take_different_leaves():
     tree = Tree(GOLD, STRATEGIES, constants(parallel_simulations=3))
     for task in tree.ask():
@@ -332,7 +372,7 @@ def test_an_answer_of_another_form(kind, given):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [(name, bad) for name in CSO for bad in (math.nan, math.inf, "1", True)]
+    [(name, bad) for name in CSO for bad in (math.nan, math.inf, "1", *([True] if name != "own_turn" else []))]
     + [(name, bad) for name in COUNTS for bad in (0, -1, 1.5)]
     + [
         ("exploration", -0.1),

@@ -6,15 +6,17 @@ rows are built again, and those that something reads over seeds are named ``<nam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from decoupled_esc.evaluate.seeds import GOLD
 from decoupled_esc.experiments.agreement import MeasureAgreement
 from decoupled_esc.experiments.cso import (
+    CompareSearches,
     ExtractPairs,
     GrowTrees,
     ReadPublishedPairs,
+    SampleMinedPairs,
     SampleRandomPairs,
     SeedDialogues,
     TrainCSO,
@@ -42,7 +44,7 @@ from decoupled_esc.experiments.scores import (
     ShareStrategies,
     SweepTemperatures,
 )
-from decoupled_esc.experiments.sft import DescribeBase, FineTune, layout_of
+from decoupled_esc.experiments.sft import DescribeBase, FineTune, FineTuneSeeker, layout_of
 from decoupled_esc.pipeline import Step, closure
 
 SYSTEMS = (
@@ -89,8 +91,8 @@ class CSORun:
     """A training on ESC-Pro.  ``loss`` None: fine-tuning on the preferred turns."""
 
     loss: str | None
-    random: bool = False
-    """Against random rejected turns (section 5.3)."""
+    pairs: str = "searched"
+    """Or ``random``: random rejected turns (section 5.3); ``gold``: people's turns preferred; ``mined``: DecoupledESC's pairs."""
     share: float = 1.0
     """Of the trees (Figure 4)."""
     lora: bool = False
@@ -100,7 +102,7 @@ class CSORun:
 CSO_RUNS = {
     "cso-sft": CSORun(None),
     **{f"cso-{loss}": CSORun(loss) for loss in LOSSES},
-    "cso-random": CSORun("dpo", random=True),
+    **{f"cso-{kind}": CSORun("dpo", pairs=kind) for kind in ("random", "gold", "mined")},
     "cso-quarter": CSORun("dpo", share=0.25),
     "cso-half": CSORun("dpo", share=0.5),
     "cso-lora-sft": CSORun(None, lora=True),
@@ -136,7 +138,8 @@ CONTROLLED_CONTRASTS = (
 )  # fmt: skip
 CSO_CONTRASTS = (
     ("cso-dpo", "cso-sft"),
-    ("cso-dpo", "cso-random"),
+    *(("cso-dpo", f"cso-{kind}") for kind in ("random", "gold", "mined")),
+    *((f"cso-{kind}", "vanilla-sft") for kind in ("random", "gold", "mined")),
     ("cso-dpo", "vanilla-sft"),
     ("cso-dpo", "vanilla-dpo"),
     ("cso-dpo", "decoupled-sft"),
@@ -161,8 +164,8 @@ def between(systems) -> tuple[tuple[str, str], ...]:
 class Rows:
     """The steps that a profile trains and samples under one seed, by name."""
 
-    def __init__(self, profile: Profile, inputs: Inputs, seed: int, first: Rows | None = None):
-        """``first``: the rows of the profile's own seed, which has what is made once: trees and the pairs from them."""
+    def __init__(self, profile: Profile, inputs: Inputs, seed: int, earlier: Sequence[Rows] = ()):
+        """``earlier``: the rows of the seeds before: there are ``search.searches`` searches, and this takes its turn of them."""
         self.profile, self.inputs, self.seed = profile, inputs, seed
         data, generation = profile.data, profile.generation
         esconv = inputs.corpora["esconv"]
@@ -186,20 +189,27 @@ class Rows:
         self._fine_tune()
         self._mine()
         self._prefer()
-        self.searched = first.searched if first else self._search()
-        self.random = first.random if first else self._random()
+        number = len(earlier)
+        searches = 1 if profile.cso.pairs == "published" else profile.search.searches
+        again = earlier[number % searches] if number >= searches else None
+        self.pairs = dict(again.pairs) if again else self._search(earlier)
+        self.pairs["mined"] = self.steps["cso-mined-pairs"] = SampleMinedPairs(
+            self.steps["pairs"], self.pairs["searched"], self.seed
+        )
         self._train_cso()
         self._reply()
         self._count()
 
     def _fine_tune(self) -> None:
         sft, search = self.profile.sft, self.profile.search
-        trainings = {role: getattr(sft, role) for role in ROLES} | {"seeker": search.seeker}
-        for role, training in trainings.items():
+        for role in ROLES:
             self.steps[f"sft-{role}"] = FineTune(
                 **self._policy(), role=role, layout=layout_of(role, self.profile.generator_layout), turns=self.train,
-                held_out=self.validation, training=training,
+                held_out=self.validation, training=getattr(sft, role),
             )  # fmt: skip
+        self.steps["sft-seeker"] = FineTuneSeeker(
+            **self._policy(), turns=self.train, held_out=self.validation, training=search.seeker
+        )
 
     def _policy(self) -> dict:
         return {
@@ -244,29 +254,26 @@ class Rows:
                 held_out=self.validation, preference=(other or own).loss, training=training,
             )  # fmt: skip
 
-    def _search(self) -> Step:
+    def _search(self, earlier: Sequence[Rows]) -> dict[str, Step]:
+        """The pairs of this seed's own search, by kind; other dialogues and models, and one seeker for all searches."""
         profile, search = self.profile, self.profile.search
+        seeker = (earlier[0] if earlier else self).steps["sft-seeker"]
         reward = RewardModels(self.training_labels, self.ratings, self.train, self.seed)
         extes = self.inputs.files["extes"] if search.seeds == "extes" else None
         roles = search.roles and {kind: endpoint.model for kind, endpoint in sorted(search.roles.items())}
         self.steps["search"] = GrowTrees(
             SeedDialogues(self.train, extes, search.dialogues, search.max_gold_turns, self.seed),
-            self.steps["sft-planner"], self.steps["sft-generator"], self.steps["sft-seeker"], reward, search.constants,
+            self.steps["sft-planner"], self.steps["sft-generator"], seeker, reward, search.constants,
             profile.generation.reply, self.decoding, roles, self.seed, endpoints=search.roles,
         )  # fmt: skip
-        searched = ExtractPairs(self.steps["search"], search.threshold, reward, **self.resampling)
-        self.steps["esc-pro"] = searched
-        if profile.cso.pairs == "searched":
-            return searched
-        self.steps["esc-pro-published"] = ReadPublishedPairs(self.inputs.files["esc_pro"])
-        return self.steps["esc-pro-published"]
-
-    def _random(self) -> Step:
-        reply = self.profile.generation.reply
+        pairs = ExtractPairs(self.steps["search"], search.threshold, reward, self.labels, **self.resampling)
+        self.steps["esc-pro"] = pairs
+        if profile.cso.pairs == "published":
+            self.steps["esc-pro-published"] = pairs = ReadPublishedPairs(self.inputs.files["esc_pro"])
         self.steps["esc-pro-random"] = SampleRandomPairs(
-            self.searched, self.steps["sft-generator"], reply, self.decoding, self.seed
+            pairs, self.steps["sft-generator"], profile.generation.reply, self.decoding, self.seed
         )
-        return self.steps["esc-pro-random"]
+        return {"searched": pairs, "gold": pairs, "random": self.steps["esc-pro-random"]}
 
     def _train_cso(self) -> None:
         cso = self.profile.cso
@@ -280,7 +287,7 @@ class Rows:
                 preference = getattr(tuning.losses, run.loss).loss
             self.steps[name] = TrainCSO(
                 **self._policy(), start=self.steps["sft-vanilla"] if cso.start == "sft-vanilla" else None,
-                pairs=self.random if run.random else self.searched, share=run.share, held_out=held_out, preference=preference,
+                pairs=self.pairs[run.pairs], gold=run.pairs == "gold", share=run.share, held_out=held_out, preference=preference,
                 training=training,
             )  # fmt: skip
 
@@ -340,7 +347,9 @@ class Rows:
 def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
     """Every step of the book under ``profile``, by name."""
     own = Rows(profile, inputs, profile.seed)
-    by_seed = {str(profile.seed): own} | {str(seed): Rows(profile, inputs, seed, own) for seed in profile.other_seeds}
+    by_seed = {str(profile.seed): own}
+    for seed in profile.other_seeds:
+        by_seed[str(seed)] = Rows(profile, inputs, seed, list(by_seed.values()))
     esconv, failed = (inputs.corpora[name] for name in ("esconv", "failed_esconv"))
     release, test, resampling = inputs.files["decoupledesc_release"], own.test, own.resampling
     judged = own.replies(JUDGED_SYSTEMS)
@@ -362,6 +371,9 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
         ),
         "base-model": DescribeBase(own.base, own.validation),
         **own.steps,
+        "searches": CompareSearches(
+            {seed: rows.steps["esc-pro"] for seed, rows in by_seed.items() if "esc-pro" in rows.steps}
+        ),
         "metrics": Evaluate(own.replies(SYSTEMS), CONTRASTS, test, **resampling),
         "metrics-controlled": Evaluate(own.replies(CONTROLLED), CONTROLLED_CONTRASTS, test, **resampling),
         "metrics-losses": Evaluate(

@@ -20,7 +20,7 @@ from decoupled_esc.experiments.profiles import Profile, nearest
 from decoupled_esc.experiments.replies import Reply
 from decoupled_esc.experiments.run import Book
 from decoupled_esc.experiments.scores import AnswerStrategyTest
-from decoupled_esc.experiments.sft import FineTune, unit_of
+from decoupled_esc.experiments.sft import FineTune, FineTuneSeeker, unit_of
 from decoupled_esc.generate.client import Endpoint
 from decoupled_esc.pipeline import Missing, Step
 from decoupled_esc.train import Preferred
@@ -101,10 +101,15 @@ def made(book: Book) -> dict[str, Made]:
 
 
 GROUPS = {
-    "fine-tuning": FineTune,
+    "fine-tuning": FineTune | FineTuneSeeker,
     "candidates and pairs": SampleCandidates | MinePairs,
     "preference optimisation": TrainPreference,
-    "search and ESC-Pro": cso.GrowTrees | cso.ExtractPairs | cso.ReadPublishedPairs | cso.SampleRandomPairs,
+    "search and ESC-Pro": cso.GrowTrees
+    | cso.ExtractPairs
+    | cso.CompareSearches
+    | cso.ReadPublishedPairs
+    | cso.SampleRandomPairs
+    | cso.SampleMinedPairs,
     "CSO": cso.TrainCSO | AnswerStrategyTest,
     "replies": Reply,
     "metrics, judges and counts": Step,
@@ -290,7 +295,7 @@ def checked(found: Mapping[str, Made], by: str = "sft-vanilla") -> dict[str, dic
     rows = {
         name: (result.parameters * result.tokens * (8 if isinstance(result, Preferred) else 6), said["wall_seconds"])
         for name, (step, result, said) in found.items()
-        if isinstance(step, FineTune | TrainPreference) and not isinstance(result, Missing)
+        if isinstance(step, FineTune | FineTuneSeeker | TrainPreference) and not isinstance(result, Missing)
     }
     rate = rows[by][0] / rows[by][1] if by in rows else None
     return {name: {"operations": n, "planned": n / rate, "took": took} for name, (n, took) in rows.items() if rate}

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from decoupled_esc import corpus, prompts, taxonomy, train
+from decoupled_esc import corpus, mining, prompts, taxonomy, train
 from decoupled_esc.corpus import Dialogue, Turn
+from decoupled_esc.evaluate import errors, offline
 from decoupled_esc.evaluate.bootstrap import Estimate
 from decoupled_esc.evaluate.judged import Means, Reply, ScoreTable
 from decoupled_esc.experiments.inputs import Decoding, Files, Policy, Turns, weights_of
-from decoupled_esc.experiments.labels import RewardModels, answers_in
+from decoupled_esc.experiments.labels import ErrorLabels, RewardModels, answers_in
+from decoupled_esc.experiments.preferences import MinePairs
 from decoupled_esc.experiments.sampling import engine_of, replies_under
-from decoupled_esc.experiments.sft import FineTune
+from decoupled_esc.experiments.sft import FineTune, FineTuneSeeker
 from decoupled_esc.files import file_digest, read_rows
 from decoupled_esc.generate.client import Endpoint
 from decoupled_esc.generate.engine import Sampling
 from decoupled_esc.pipeline import Missing, Step, Work, unkeyed
 from decoupled_esc.search import embedded, escpro, pairs
+from decoupled_esc.search import tree as search_tree
 from decoupled_esc.search.export import SearchTree, TreeSize, counted, exported, summary, task_kind
 from decoupled_esc.search.grow import growing, replay
 from decoupled_esc.search.roles import grow_served
@@ -82,11 +85,12 @@ class GrowTrees(Step):
 
     leaves = ("logs",)
     uses_model = True
+    version = 2
 
     seeds: SeedDialogues
     planner: FineTune
     generator: FineTune
-    seeker: FineTune
+    seeker: FineTuneSeeker
     reward: RewardModels
     constants: Constants
     sampling: Sampling
@@ -127,8 +131,7 @@ class GrowTrees(Step):
         """Grow ``trees`` by models of the profile."""
 
         def paid(turns: list[Turn]) -> list[Quality]:
-            found = reward.scores([Reply(turn.id, turn, turn.strategy, turn.reply) for turn in turns])
-            return [Quality(round(warmth, 3), None, None, round(fit, 3)) for warmth, fit in found]
+            return _qualities(reward, [Reply(turn.id, turn, turn.strategy, turn.reply) for turn in turns])
 
         policies = {"supporter": self.generator, "planner": self.planner, "seeker_model": self.seeker}
         with ExitStack() as stack:
@@ -148,6 +151,11 @@ class GrowTrees(Step):
                 seed=self.seed,
             )
             asyncio.run(growing(trees, roles, logs))
+
+
+def _qualities(reward, replies: list[Reply]) -> list[Quality]:
+    """What the offline judges give each of ``replies``: the other two scores they don't know."""
+    return [Quality(round(warmth, 3), None, None, round(fit, 3)) for warmth, fit in reward.scores(replies)]
 
 
 @dataclass(frozen=True)
@@ -195,25 +203,37 @@ class SearchedPairs(ProPairs):
     by_stage: StrategyCounts
     strategies: PreferredRejected
     quality: ScoreTable | None
-    """Percentiles of both sides by the reward models."""
+    """Both sides by the reward models: the reward of Eq. 2, and the percentiles that it is made of."""
+    other: ScoreTable | None
+    """Both sides by a judge that did not reward the search, in per cent."""
+    other_judge: str
+    calls: int
+    """Answers of all roles of the search."""
+    gold_pairs: int
+    """In ``gold.jsonl``: a person's turn preferred, whatever it is worth; as many as pairs, where there are."""
     toxicity: dict[str, Estimate | None]
     examples: tuple[ProExample, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class ExtractPairs(Step):
-    """Preference pairs from the grown trees (CSO, section 3.2): ``pairs.jsonl``, and all preferred turns in ``sft.jsonl``."""
+    """Preference pairs from the grown trees (CSO, section 3.2): ``pairs.jsonl``, and all preferred turns in ``sft.jsonl``.
 
-    leaves = ("pairs.jsonl", "sft.jsonl")
+    ``gold.jsonl`` has as many pairs in which a person's turn is preferred because it is a person's.
+    """
+
+    leaves = ("pairs.jsonl", "sft.jsonl", "gold.jsonl")
 
     search: GrowTrees
     threshold: float
     reward: RewardModels
+    other: ErrorLabels
+    """Labels of replies at test dialogues: a judge learns from them that did not reward the search, and measures only."""
     replicates: int
     seed: int
 
     def run(self, work: Work) -> SearchedPairs | Missing:
-        work[self.search]
+        calls = sum(work[self.search].tasks.values())
         seeds, logs = self.search.seeds.read(), work.path(self.search, "logs")
         trees = _trees(seeds, self.search.constants)
         for name, tree in trees.items():
@@ -228,8 +248,16 @@ class ExtractPairs(Step):
         used = found["released"]
         distinct = pairs.distinct(used)
         own = escpro.pairs(distinct)
+        learned = [one for one in distinct if not self.search.constants.own_turn or (one.value or 0) > self.threshold]
+        by_people = escpro.pairs(
+            one for name, tree in trees.items() for one in pairs.gold_pairs(tree, name, self.threshold)
+        )
+        kept = set(random.Random(self.seed).sample(range(len(by_people)), min(len(own), len(by_people))))
+        gold = [pair for n, pair in enumerate(by_people) if n in kept]
         escpro.write(work.folder / "pairs.jsonl", own)
-        escpro.write_turns(work.folder / "sft.jsonl", [one.turn for one in distinct])
+        escpro.write(work.folder / "gold.jsonl", gold)
+        escpro.write_turns(work.folder / "sft.jsonl", [one.turn for one in learned])
+        quality, (other, other_judge) = self._quality(own), self._other(own)
         by_human = {one.turn.id for one in distinct if one.gold}
         stages = (
             [[turn.strategy for turn in corpus.turns(dialogue)] for dialogue in seeds],
@@ -245,7 +273,11 @@ class ExtractPairs(Step):
                 [sum(one.turn.strategy == name for one in distinct) for name in taxonomy.STRATEGIES],
                 [sum(pair.strategy == name for pair in own) for name in taxonomy.STRATEGIES],
             ),
-            quality=self._quality(own),
+            quality=quality,
+            other=other,
+            other_judge=other_judge,
+            calls=calls,
+            gold_pairs=len(gold),
             toxicity={
                 part: Means(where, replicates=self.replicates, seed=self.seed).of(values)
                 for part, (where, values) in pairs.toxicity_by_part(seeds, used).items()
@@ -258,16 +290,85 @@ class ExtractPairs(Step):
         )
 
     def _quality(self, own: list[escpro.ProPair]) -> ScoreTable | None:
-        reward = self.reward.fit()
-        if not own or isinstance(reward, Missing):
+        model = self.reward.fit()
+        if not own or isinstance(model, Missing):
             return None
+
+        def scored(replies: list[Reply]) -> list[tuple[float, ...]]:
+            constants = self.search.constants
+            found = _qualities(model, replies)
+            return [(search_tree.reward(one, constants), one.empathy, one.strategy) for one in found]
+
+        return self._compared(own, scored, ["reward", "empathy", "strategy"])
+
+    def _other(self, own: list[escpro.ProPair]) -> tuple[ScoreTable | None, str]:
+        """(both sides by a judge whose labels no part of the search has seen, its name)."""
+        labels = self.other.read()
+        if isinstance(labels, Missing):
+            return None, f"none: {labels.reason}"
+        kept = [n for n, source in enumerate(labels.sources) if source != "failed"]
+        judge = offline.ErrorClassifier().fit([labels.replies[n] for n in kept], [labels.labels[n] for n in kept])
+        name = f"{judge.id} ({len(kept):,} {'INVENTED labels' if labels.are_invented else 'labels by GPT at test dialogues'})"
+        if not own:
+            return None, name
+        none, mismatch = (errors.LABELS.index(label) for label in (taxonomy.NO_ERROR, "Strategy Mismatch"))
+
+        def scored(replies: list[Reply]) -> np.ndarray:
+            found = judge.probabilities(replies)
+            return 100 * np.stack([found[:, none], 1 - found[:, mismatch]], axis=1)
+
+        return self._compared(own, scored, ["no error", "no strategy mismatch"]), name
+
+    def _compared(self, own: list[escpro.ProPair], scored: Callable, columns: list[str]) -> ScoreTable:
+        """Both sides of the pairs, and their difference.  ``scored``: of replies, [replies, columns]."""
         sides = {
             "preferred": [Reply(f"p/{pair.id}", pair.turn, pair.turn.strategy, pair.turn.reply) for pair in own],
             "rejected": [Reply(f"r/{pair.id}", pair.turn, pair.strategy, pair.reply) for pair in own],
         }
-        values = {side: np.array(reward.scores(replies)) for side, replies in sides.items()}
+        values = {side: np.array(scored(replies), dtype=float) for side, replies in sides.items()}
         means = Means([pair.turn.dialogue for pair in own], replicates=self.replicates, seed=self.seed)
-        return means.table(values, ["empathy", "strategy"], [("preferred", "rejected")])
+        return means.table(values, columns, [("preferred", "rejected")])
+
+
+@dataclass(frozen=True)
+class SearchFound:
+    """What one search gave, in the released code's reading of what is valid."""
+
+    pairs: int
+    searched: float | None
+    """The share of pairs whose preferred turn was found by the search."""
+    reward: Estimate | None
+    """Preferred minus rejected, by the reward models."""
+    other: Estimate | None
+    """The same by a judge that did not reward the search: probability of no error, in points."""
+    calls: int
+
+
+@dataclass(frozen=True)
+class SearchesFound:
+    """What the searches gave, by seed."""
+
+    searches: dict[str, SearchFound]
+
+
+@dataclass(frozen=True, eq=False)
+class CompareSearches(Step):
+    """The searches under several seeds, side by side."""
+
+    searches: dict[str, ExtractPairs]
+
+    def run(self, work: Work) -> SearchesFound:
+        def difference(table: ScoreTable | None, column: str) -> Estimate | None:
+            return table and table.contrasts["preferred - rejected"].get(column)
+
+        found = {seed: work[step] for seed, step in self.searches.items()}
+        return SearchesFound({
+            seed: SearchFound(
+                one.pairs, one.statistics["released"].searched, difference(one.quality, "reward"),
+                difference(one.other, "no error"), one.calls,
+            )
+            for seed, one in found.items()
+        })  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,10 +391,11 @@ class ReadPublishedPairs(Step):
 
 @dataclass(frozen=True, eq=False)
 class SampleRandomPairs(Step):
-    """ESC-Pro-Random: each turn of the pairs against a reply under another strategy, sampled at random (CSO, section 5.3)."""
+    """ESC-Pro-Random: each pair with a reply under another strategy, sampled at random, as what is rejected (CSO, section 5.3)."""
 
     leaves = ("pairs.jsonl",)
     uses_model = True
+    version = 2
 
     pairs: Step
     generator: FineTune
@@ -303,9 +405,12 @@ class SampleRandomPairs(Step):
 
     def run(self, work: Work) -> ProPairs | Missing:
         work[self.pairs]
-        turns = escpro.turns_of(escpro.read(work.path(self.pairs, "pairs.jsonl")))
-        strategies = pairs.other_strategies(turns, taxonomy.STRATEGIES, self.seed)
-        others = [replace(turn, strategy=strategy) for turn, strategy in zip(turns, strategies, strict=True)]
+        searched = escpro.read(work.path(self.pairs, "pairs.jsonl"))
+        strategies = pairs.other_strategies([pair.turn for pair in searched], taxonomy.STRATEGIES, self.seed)
+        others = [
+            replace(pair.turn, id=f"{pair.id}/random", strategy=strategy)
+            for pair, strategy in zip(searched, strategies, strict=True)
+        ]
         written: dict[str, dict] = {}
         if others:
             work[self.generator]
@@ -314,10 +419,35 @@ class SampleRandomPairs(Step):
                 layout = prompts.LAYOUTS[self.generator.layout]
                 written = replies_under(work, engine, others, planned, layout, self.sampling, self.decoding, self.seed)
         found = [
-            escpro.ProPair(f"{turn.id}#random", turn, other.strategy, written[turn.id]["reply"])
-            for turn, other in zip(turns, others, strict=True)
+            escpro.ProPair(other.id, pair.turn, other.strategy, written[other.id]["reply"])
+            for pair, other in zip(searched, others, strict=True)
         ]
         found = [pair for pair in found if pair.reply]
+        escpro.write(work.folder / "pairs.jsonl", found)
+        return ProPairs(len(found), file_digest(work.folder / "pairs.jsonl")[:16])
+
+
+@dataclass(frozen=True, eq=False)
+class SampleMinedPairs(Step):
+    """As many of DecoupledESC's pairs for the coupled model as a search gave, of whole dialogues in random order."""
+
+    leaves = ("pairs.jsonl",)
+
+    mined: MinePairs
+    like: Step
+    """Whose number of pairs is asked for."""
+    seed: int
+
+    def run(self, work: Work) -> ProPairs | Missing:
+        wanted, by_id = work[self.like].pairs, {turn.id: turn for turn in self.mined.turns.read()}
+        work[self.mined]
+        mined = mining.read(work.path(self.mined, "vanilla.jsonl"))
+        by_dialogue: dict[str, list[escpro.ProPair]] = {}
+        for pair in mined:
+            turn = by_id[pair.turn]
+            by_dialogue.setdefault(turn.dialogue, []).append(escpro.ProPair(pair.id, turn, pair.strategy, pair.reply))
+        order = random.Random(self.seed).sample(list(by_dialogue), len(by_dialogue))
+        found = [pair for dialogue in order for pair in by_dialogue[dialogue]][:wanted]
         escpro.write(work.folder / "pairs.jsonl", found)
         return ProPairs(len(found), file_digest(work.folder / "pairs.jsonl")[:16])
 
@@ -341,9 +471,13 @@ class CSOTrained(train.Log):
 class TrainCSO(Policy):
     """The coupled model taught to prefer the turns that the search preferred (CSO, Eq. 7 to 9), or fine-tuned on them."""
 
+    version = 2
+
     start: FineTune | None
     """None: the base model."""
     pairs: Step
+    gold: bool
+    """Learn from its pairs in ``gold.jsonl`` instead."""
     share: float
     """Of the trees (Figure 4)."""
     held_out: Turns
@@ -355,10 +489,13 @@ class TrainCSO(Policy):
     def run(self, work: Work) -> CSOTrained | Missing:
         if self.training is None:
             return Missing("the profile has one tuning for CSO, and no section cso.lora")
+        if self.gold and not isinstance(self.pairs, ExtractPairs):
+            return Missing("published pairs come without the trees that say which turns are people's")
         work[self.pairs]
         if self.start is not None:
             work[self.start]
-        found = escpro.some(escpro.read(work.path(self.pairs, "pairs.jsonl")), self.share)
+        found = escpro.read(work.path(self.pairs, "gold.jsonl" if self.gold else "pairs.jsonl"))
+        found = escpro.some(found, self.share)
         options = {
             "folder": work.folder, "seed": self.seed, "max_length": self.max_length, "held_out": self.held_out.read(),
             "launch": self.launch, "min_turns": 2,

@@ -230,6 +230,8 @@ class TrainPreference(Policy):
     """A fine-tuned model taught to prefer what a person did to its own error: SP-DPO (Eq. 5), RG-DPO (Eq. 6), Vanilla-DPO,
     or another loss in their place."""
 
+    version = 2
+
     start: FineTune
     pairs: MinePairs
     quadrant: str | None

@@ -128,7 +128,9 @@ class Search(Section):
     seeds: Literal["esconv", "extes"]
     """Where the gold dialogues come from: ESConv's training split, or a copy of ExTES, as in CSO."""
     dialogues: PositiveInt
-    """Gold dialogues that a tree is grown around."""
+    """Gold dialogues that a tree is grown around, in each search."""
+    searches: PositiveInt
+    """Searches, under the first so many seeds, of other dialogues by other models; the seeds train on them by turns."""
     max_gold_turns: int = Field(ge=2)
     """Supporter turns of the longest of them."""
     constants: Constants

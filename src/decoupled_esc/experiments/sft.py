@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from decoupled_esc import corpus, models, prompts, train
+from decoupled_esc.corpus import Dialogue, Turn
 from decoupled_esc.experiments.inputs import Base, Policy, Turns
 from decoupled_esc.pipeline import Missing, Step, Work
 from decoupled_esc.search import embedded
 from decoupled_esc.train.held_out import perplexity
 
-Role = Literal["vanilla", "planner", "generator", "seeker"]
+Role = Literal["vanilla", "planner", "generator"]
 """Vanilla: one model for strategy and reply (the coupled baseline); planner (DecoupledESC, Eq. 3); generator, under the gold
-strategy (Eq. 4); seeker: what seekers said next, or that the conversation was over (CSO, appendix A)."""
+strategy (Eq. 4)."""
 
 
 @dataclass(frozen=True)
@@ -84,28 +86,41 @@ class FineTune(Policy):
     layout: str
     turns: Turns
     held_out: Turns
+    training: train.Training
+
+    def run(self, work: Work) -> FineTuned:
+        return _fine_tuned(self, work, corpus.turns, prompts.LAYOUTS[self.layout], self.layout)
+
+
+@dataclass(frozen=True, eq=False)
+class FineTuneSeeker(Policy):
+    """The base model fine-tuned on what seekers said next, or that the conversation was over (CSO, appendix A)."""
+
+    turns: Turns
+    held_out: Turns
     training: train.Training | None
     """None where the role is a server's."""
 
     def run(self, work: Work) -> FineTuned | Missing:
         if self.training is None:
             return Missing("the profile has its seeker's role behind a server")
-        seeker = self.role == "seeker"
-        turns_of = embedded.seeker_turns if seeker else corpus.turns
-        learned, unseen = (
-            [turn for one in some.dialogues() for turn in turns_of(one)] for some in (self.turns, self.held_out)
-        )
-        found = train.train_sft(
-            self.base.weights(),
-            learned,
-            embedded.seeker if seeker else prompts.LAYOUTS[self.layout],
-            self.training,
-            folder=work.folder,
-            seed=self.seed,
-            max_length=self.max_length,
-            held_out=unseen,
-            unit=unit_of(self.layout),
-            launch=self.launch,
-        )
-        work.tokens = found.tokens
-        return FineTuned(**vars(found), layout=self.layout)
+        return _fine_tuned(self, work, embedded.seeker_turns, embedded.seeker, "seeker")
+
+
+def _fine_tuned(
+    step: FineTune | FineTuneSeeker,
+    work: Work,
+    turns_of: Callable[[Dialogue], list[Turn]],
+    shown: prompts.Layout,
+    layout: str,
+) -> FineTuned:
+    """The base model of ``step`` fine-tuned on ``turns_of`` its dialogues as they are ``shown``."""
+    learned, unseen = (
+        [turn for one in some.dialogues() for turn in turns_of(one)] for some in (step.turns, step.held_out)
+    )
+    found = train.train_sft(
+        step.base.weights(), learned, shown, step.training, folder=work.folder, seed=step.seed, max_length=step.max_length,
+        held_out=unseen, unit=unit_of(layout), launch=step.launch,
+    )  # fmt: skip
+    work.tokens = found.tokens
+    return FineTuned(**vars(found), layout=layout)

@@ -89,7 +89,8 @@ def _children(name: str, below: Mapping[str, list[VisitedNode]]) -> str:
 
 
 def _node(node: VisitedNode, below: Mapping[str, list[VisitedNode]]) -> str:
-    numbers = f"Q {node.value:.2f}, N {node.visits}" + (f", closed: {node.closed}" if node.closed else "")
+    own = "" if node.own is None else f", own turn {node.own:.2f}"
+    numbers = f"Q {node.value:.2f}, N {node.visits}{own}" + (f", closed: {node.closed}" if node.closed else "")
     said = "a person's turn, not shown"
     if isinstance(node, ExpandedNode):
         said = node.reply if node.seeker is None else f"{node.reply} — seeker: {node.seeker}"

@@ -7,6 +7,7 @@ people who sought support said next.  Reward: any function of replies, such as t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -32,12 +33,15 @@ def seeker(turn: Turn) -> Prompt:
 def seeker_turns(dialogue: Dialogue) -> list[Turn]:
     """What the seeker does after each supporter's message, as turns from the other side.
 
-    After the last one the seeker ends the conversation (``ENDS``).  Where the supporter goes on without an answer there
-    is nothing to learn, and no turn.
+    After the last one that is what the seeker still says (the chat form drops it); where the supporter has the last word
+    the seeker ends the conversation (``ENDS``).  Where the supporter goes on without an answer there is nothing to learn,
+    and no turn.
     """
     messages, found = chat_form(dialogue), []
+    after = itertools.takewhile(lambda utterance: utterance.role == "seeker", reversed(dialogue.utterances))
+    last = " ".join(reversed([utterance.text for utterance in after])) or ENDS
     for k in range(1, len(messages), 2):
-        said = messages[k + 1].text if k + 1 < len(messages) else ENDS
+        said = messages[k + 1].text if k + 1 < len(messages) else last
         if said.strip():
             found.append(Turn(f"{dialogue.id}/after-{k:02d}", dialogue.id, messages[: k + 1], "", said))
     return found

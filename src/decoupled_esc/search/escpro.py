@@ -178,18 +178,6 @@ def turns_of(found: Sequence[ProPair]) -> list[Turn]:
     return list({pair.turn.id: pair.turn for pair in found}.values())
 
 
-def kto_rows(found: Sequence[ProPair]) -> list[dict]:
-    """Rows for trainers that take single answers: ``context``, ``completion`` and whether it is the preferred one."""
-    rows = {}
-    for pair in found:
-        turn = pair.turn
-        said = [{"role": m.role, "content": tagged(m) if m.role == "supporter" else m.text} for m in turn.context]
-        preferred = tagged(Message("supporter", turn.reply, turn.strategy))
-        rows[turn.id] = {"context": said, "completion": preferred, "label": True}
-        rows[pair.id] = {"context": said, "completion": pair.rejected, "label": False}
-    return list(rows.values())
-
-
 def some(found: Sequence[ProPair], share: float) -> list[ProPair]:
     """The pairs of the first ``share`` of the trees that have any (Figure 4)."""
     trees = list(dict.fromkeys(pair.turn.dialogue for pair in found))

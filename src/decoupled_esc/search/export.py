@@ -36,6 +36,7 @@ class VisitedNode(UnexpandedNode):
     """One with a value; without text, it is a gold one."""
 
     value: float
+    own: float | None  # the reward of its own turn
     visits: int
     gold: bool
     ends: bool  # it is terminal
@@ -85,7 +86,8 @@ def _node(node: Node) -> UnexpandedNode:
     head = (node.id, node.strategy, round(node.prior, 4))
     if node.kind == "unexpanded":
         return ClosedNode(*head, node.closed) if node.closed else UnexpandedNode(*head)
-    counts = (round(node.value, 4), node.visits, node.gold, node.is_terminal, node.closed)
+    own = None if node.own is None else round(node.own, 4)
+    counts = (round(node.value, 4), own, node.visits, node.gold, node.is_terminal, node.closed)
     return VisitedNode(*head, *counts) if node.gold else ExpandedNode(*head, *counts, node.reply, node.seeker)
 
 

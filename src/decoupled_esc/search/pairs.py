@@ -4,6 +4,10 @@ Two readings of what is valid are kept apart by name.  ``paper``: every node of 
 (Eq. 5), and a rejected sibling is below it (Eq. 6).  ``released``: as the authors' code does it, the terminal node
 alone must have Q of at least the threshold, and two visits; a rejected sibling is at most at it, and on no valid path.
 A node on the way may then be worth less than what it is preferred to: `statistics` counts such pairs.
+
+A Q is the mean of what follows a turn, and says little of the turn itself.  Where a search judged every turn
+(``own_turn``), Q decides which paths are valid as above, and the reward of its own turn what a node is worth in a pair:
+preferred above the threshold, rejected below.
 """
 
 from __future__ import annotations
@@ -38,7 +42,8 @@ class Preferred:
     """A turn on a valid path, and the siblings that are rejected for it."""
 
     turn: Turn
-    value: float
+    value: float | None
+    """Q, or the reward of its own turn; None where that could not be judged."""
     gold: bool
     rejected: tuple[Alternative, ...]
 
@@ -60,31 +65,65 @@ def dialogues(tree: Tree, name: str, condition: Condition, threshold: float) -> 
     A turn that several paths share stands in each of them, as in CSO's Table 5; `distinct` has each once.  A sibling
     that no reward has reached is not rejected: nobody has said that it is worse.
     """
-    paths = valid_paths(tree, condition, threshold)
+    paths, own = valid_paths(tree, condition, threshold), tree.constants.own_turn
     chosen = {node.id for path in paths for node in path}
 
     def rejected(node: Node) -> bool:
-        worse = node.value < threshold if condition == "paper" else node.value <= threshold
-        return worse and node.reply is not None and node.visits > 0 and node.id not in chosen
+        worth = _worth(tree, node)
+        worse = worth is not None and (worth < threshold if condition == "paper" else worth <= threshold)
+        return worse and node.id not in chosen
 
     def preferred(node: Node) -> Preferred:
-        turn = Turn(f"{name}/{node.id}", name, node.parent.history(), node.strategy, node.reply)
-        others = [other for other in node.parent.children if rejected(other)]
-        worse = tuple(Alternative(f"{name}/{one.id}", one.strategy, one.reply, one.value) for one in others)
-        return Preferred(turn, node.value, node.gold, worse)
+        worth = _worth(tree, node)
+        good = not own or worth is not None and worth > threshold
+        others = [other for other in node.parent.children if good and rejected(other)]
+        return _preferred(tree, name, node, others)
 
     return [[preferred(node) for node in path] for path in paths]
 
 
+def gold_pairs(tree: Tree, name: str, threshold: float) -> list[Preferred]:
+    """Each turn of the gold dialogue, whatever it is worth, preferred to its siblings that are worth no more than ``threshold``."""
+    found = []
+    for node in tree.nodes():
+        if node.gold and node.parent is not None:
+            worth = {other.id: _worth(tree, other) for other in node.parent.children}
+            others = [
+                other for other in node.parent.children
+                if not other.gold and worth[other.id] is not None and worth[other.id] <= threshold
+            ]  # fmt: skip
+            found.append(_preferred(tree, name, node, others))
+    return found
+
+
+def _worth(tree: Tree, node: Node) -> float | None:
+    """What ``node`` is worth in a pair; None where no reward has reached it."""
+    if tree.constants.own_turn:
+        return node.own
+    return node.value if node.reply is not None and node.visits else None
+
+
+def _preferred(tree: Tree, name: str, node: Node, rejected: Iterable[Node]) -> Preferred:
+    turn = Turn(f"{name}/{node.id}", name, node.parent.history(), node.strategy, node.reply)
+    worse = tuple(Alternative(f"{name}/{one.id}", one.strategy, one.reply, _worth(tree, one)) for one in rejected)
+    return Preferred(turn, _worth(tree, node), node.gold, worse)
+
+
 def distinct(paths: Iterable[Sequence[Preferred]]) -> list[Preferred]:
-    """Each preferred turn once, in order of first appearance: what is trained on.  Those of ESC-Pro-SFT, too."""
+    """Each preferred turn once, in order of first appearance."""
     return list({turn.turn.id: turn for path in paths for turn in path}.values())
 
 
-def other_strategies(turns: Sequence[Turn], strategies: Sequence[str], seed: int) -> list[str]:
-    """For each turn one other strategy, sampled: what ESC-Pro-Random lets a supporter say instead (section 5.3)."""
-    random_ = random.Random(seed)
-    return [random_.choice([name for name in strategies if name != turn.strategy]) for turn in turns]
+def other_strategies(chosen: Sequence[Turn], strategies: Sequence[str], seed: int) -> list[str]:
+    """For each pair, by its chosen turn, another strategy, sampled, and for the pairs of one turn different ones while there
+    are: what ESC-Pro-Random lets a supporter say instead (section 5.3)."""
+    random_, left, found = random.Random(seed), {}, []
+    for turn in chosen:
+        if not left.get(turn.id):
+            others = [name for name in strategies if name != turn.strategy]
+            left[turn.id] = random_.sample(others, len(others))
+        found.append(left[turn.id].pop())
+    return found
 
 
 @dataclass(frozen=True)
@@ -101,6 +140,11 @@ class PathStatistics:
     inverted: int  # pairs whose preferred side is worth no more than the rejected one
     gold_turns: int
     pairs_of_gold: int
+
+    @property
+    def searched(self) -> float | None:
+        """The share of pairs whose preferred turn was found by the search."""
+        return 1 - self.pairs_of_gold / self.pairs if self.pairs else None
 
 
 def statistics(paths: Sequence[Sequence[Preferred]]) -> PathStatistics:

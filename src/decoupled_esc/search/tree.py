@@ -17,11 +17,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from decoupled_esc.corpus import Message
 from decoupled_esc.errors import KnownError
@@ -45,8 +53,12 @@ class Constants(BaseModel):
     )
     bias: float  # b of Eq. 2 (-3)
     rollout: NonNegativeInt  # rounds of the greedy simulation (4)
-    gold_value: float  # Q of the gold dialogue's nodes (1: the best reward, 4 + b; in the released code) ...
-    gold_visits: PositiveInt  # ... and their N (100, in the released code)
+    own_turn: (
+        bool  # judge every turn that is said, those of the gold dialogue and of a leaf too (CSO: what follows a leaf)
+    )
+    gold_value: float | None  # Q of the gold dialogue's nodes (1: the best reward, 4 + b; in the released code); None:
+    # what its own turns earn, as if a simulation had gone through them
+    gold_visits: PositiveInt  # and their N (100, in the released code)
     # A search goes on for min_iterations (100), and then until there is a terminal node: the gold dialogue has one, so
     # this is its length, unless max_iterations (200) is less, or max_terminal_nodes (25, the gold one too) come first.
     min_iterations: PositiveInt
@@ -54,6 +66,12 @@ class Constants(BaseModel):
     max_terminal_nodes: PositiveInt
     max_depth: PositiveInt  # rounds of a branch, where the gold dialogue has not more (CSO: no bound)
     parallel_simulations: PositiveInt  # of one tree under way at the same time (1), counted where they pass (WU-UCT)
+
+    @model_validator(mode="after")
+    def _paid(self) -> Constants:
+        if self.gold_value is None and not self.own_turn:
+            raise ValueError("gold_value: the gold dialogue's own turns are judged under own_turn alone")
+        return self
 
 
 class SeekerTurn(NamedTuple):
@@ -107,6 +125,7 @@ class Node:
     gold: bool = False
     value: float = 0.0  # Q: the mean reward of the simulations that went through here
     visits: int = 0  # N
+    own: float | None = None  # the reward of its own turn, once that was judged
     closed: str | None = None  # why nothing more is tried here
     children: list[Node] = field(default_factory=list)
     parent: Node | None = field(default=None, repr=False, compare=False)
@@ -254,37 +273,57 @@ class Tree:
 
     def _simulate(self, simulation: _Simulation) -> Iterator[set[str]]:
         """One iteration from its leaf on (CSO, sections 3.1.3 and 3.1.4); yields the tasks that it waits for."""
+        judged: dict[str, Node] = {}
+        rewards: list[str] = []
+        child = yield from self._explore(simulation, judged, rewards)
+        mean = yield from self._earned(judged, rewards)
+        if child is None:
+            return
+        if mean is not None:
+            simulation.start, simulation.reward = child, mean
+        else:
+            self._close(child, "no reward")
+
+    def _explore(self, simulation: _Simulation, judged: dict[str, Node], rewards: list[str]) -> Iterator[set[str]]:
+        """Expand the leaf and follow its best child; returns where the reward starts, or None where a role failed.
+
+        Opens the tasks of the rewards: into ``judged`` those of nodes, into ``rewards`` those of the greedy simulation.
+        """
         leaf = simulation.leaf
         if leaf.kind == "unexpanded":
             yield from self._speak(simulation, leaf)
             if leaf.closed:
-                return
+                return None
+        if leaf.is_terminal or self.constants.own_turn and leaf.own is None:
+            judged[self._judge(simulation, leaf)] = leaf
         if leaf.is_terminal:
-            child, rewards = leaf, [self._judge(simulation, leaf)]
-        else:
-            if len(leaf.path()) > self._max_depth:
-                self._close(leaf, "too long")
-                return
-            scores = yield from self._answer(simulation, "strategies", leaf.history())
-            if isinstance(scores, Failed):
-                self._close(leaf, f"strategies: {scores.why}")
-                return
-            self._grow(leaf, scores)
-            child = max(leaf.children, key=lambda child: child.prior)
-            yield from self._speak(simulation, child)
-            if child.closed:
-                return
-            rewards = [self._judge(simulation, child)]
-            if not child.is_terminal:
-                rewards += yield from self._roll_out(simulation, child.history())
-        yield set(rewards)
-        found = [
-            reward(answer, self.constants) for answer in map(self._told.get, rewards) if isinstance(answer, Quality)
-        ]
-        if found := [value for value in found if value is not None]:
-            simulation.start, simulation.reward = child, sum(found) / len(found)  # Eq. 3
-        else:
-            self._close(child, "no reward")
+            return leaf
+        if len(leaf.path()) > self._max_depth:
+            self._close(leaf, "too long")
+            return None
+        scores = yield from self._answer(simulation, "strategies", leaf.history())
+        if isinstance(scores, Failed):
+            self._close(leaf, f"strategies: {scores.why}")
+            return None
+        self._grow(leaf, scores)
+        child = max(leaf.children, key=lambda child: child.prior)
+        yield from self._speak(simulation, child)
+        if child.closed:
+            return None
+        judged[self._judge(simulation, child)] = child
+        if not child.is_terminal:
+            rewards += yield from self._roll_out(simulation, child.history())
+        return child
+
+    def _earned(self, judged: Mapping[str, Node], others: Sequence[str] = ()) -> Iterator[set[str]]:
+        """Wait for rewards; the mean of those that came, None where none did (Eq. 3).  ``judged``: task -> whose turn."""
+        yield {*judged, *others}
+        answers = {id: self._told[id] for id in (*judged, *others)}
+        found = {id: reward(one, self.constants) for id, one in answers.items() if isinstance(one, Quality)}
+        for id, node in judged.items():
+            node.own = found.get(id)
+        values = [value for value in found.values() if value is not None]
+        return sum(values) / len(values) if values else None
 
     def _answer(
         self, simulation: _Simulation, kind: Kind, history: tuple[Message, ...], strategy: str | None = None
@@ -335,7 +374,9 @@ class Tree:
         """Make the gold dialogue a path of the tree, each of its nodes among a sibling for each other strategy."""
         supporters = range(1, len(self._gold), 2)
         asked = [self._task(simulation, "strategies", self._gold[:k]) for k in supporters]
-        yield set(asked)
+        own = self.constants.own_turn
+        judges = [self._task(simulation, "reward", self._gold[: k + 1]) for k in supporters] if own else []
+        yield {*asked, *judges}
         node = self.root
         for k, id in zip(supporters, asked, strict=True):
             scores = self._told[id]
@@ -347,8 +388,15 @@ class Tree:
             node.gold, node.reply = True, self._gold[k].text
             node.seeker = self._gold[k + 1].text if k + 1 < len(self._gold) else None
         node.is_terminal = True
+        value = self.constants.gold_value
+        if own:
+            mean = yield from self._earned(dict(zip(judges, node.path()[1:], strict=True)))
+            value = mean if value is None else value
+        if value is None:
+            self.root.closed = "the gold dialogue: no reward"
+            return
         for gold in node.path():
-            gold.value, gold.visits = self.constants.gold_value, self.constants.gold_visits
+            gold.value, gold.visits = value, self.constants.gold_visits
 
     def _grow(self, node: Node, scores: Sequence[float]) -> None:
         """Give ``node`` an unexpanded child for each strategy (CSO, section 3.1.3)."""

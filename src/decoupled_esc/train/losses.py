@@ -65,15 +65,15 @@ def kto(
     policy_mismatched_logps: Tensor,
     reference_mismatched_logps: Tensor,
     beta: float,
-    chosen_weight: float,
-    rejected_weight: float,
+    chosen_weight: float | Tensor,
+    rejected_weight: float | Tensor,
 ) -> Tensor:
     """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, Eqs. 7 and 8); a pair is a wanted and an unwanted answer.
 
     ``w_chosen * (1 - sigma(beta (r_chosen - z))) + w_rejected * (1 - sigma(beta (z - r_rejected)))``, where the
     reference point ``z``, an estimate of the divergence from the reference, is the mean log-ratio of answers that
     belong to other prompts (``*_mismatched_logps``), at least 0 and without gradient.  Half the sum, so that the mean
-    over pairs is the mean over answers.
+    over pairs is the mean over answers.  A weight may be a tensor [n], for answers that several pairs share.
     """
     from torch import sigmoid
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -61,7 +61,7 @@ def fine_tune(
     """Train ``model`` on ``sequences``; the policy (adapter, or all weights) is saved to ``folder/policy``.
 
     Without ``preference`` the loss is the cross-entropy of the targets, averaged over the target tokens of an optimiser
-    step; with it the preference loss, averaged over its pairs, with dropout off.  A model that already carries an
+    step; with it the preference loss, averaged over its pairs (KTO: distinct answers), with dropout off.  A model that already carries an
     adapter goes on training that one: the policy before and after is base and adapter together.
 
     Resumes from the last checkpoint under ``folder/checkpoints`` that is whole and of this training from weights
@@ -220,9 +220,13 @@ class _Loss:
     def __init__(self, preference: Preference | None, answers_each: int):
         self.preference, self.answers_each = preference, answers_each
 
-    def items(self, forest: Packed) -> int:
-        """What an optimiser step's loss is averaged over: target tokens, or pairs."""
-        return len(forest.targets) if self.preference is None else forest.answers // self.answers_each
+    def items(self, forest: Packed) -> float:
+        """What an optimiser step's loss is averaged over: target tokens, or pairs; for KTO half of the distinct answers."""
+        if self.preference is None:
+            return len(forest.targets)
+        if self.preference.loss == "kto":
+            return sum(map(sum, distinct_shares(forest, self.answers_each))) / 2
+        return forest.answers // self.answers_each
 
     def __call__(self, logps, forest: Packed, reference):
         import torch
@@ -246,9 +250,25 @@ class _Loss:
             (chosen, rejected), reference = (logps / lengths).unbind(1), reference / lengths
         four = (chosen, rejected, reference[:, 0], reference[:, 1])
         if preference.loss == "kto":
-            weights = (preference.chosen_weight, preference.rejected_weight)
+            shares = torch.tensor(distinct_shares(forest, self.answers_each), device=logps.device)
+            weights = torch.tensor((preference.chosen_weight, preference.rejected_weight), device=logps.device)
+            weights = (weights * shares).unbind(1)
             return losses.kto(*four, mismatched[0], reference[:, 2], preference.beta, *weights).sum(), metrics
         return {"dpo": losses.dpo, "ipo": losses.ipo}[preference.loss](*four, preference.beta).sum(), metrics
+
+
+def distinct_shares(forest: Packed, answers_each: int) -> list[tuple[float, float]]:
+    """For chosen and rejected of each pair of ``forest`` one over how often this answer stands there on this side.
+
+    KTO learns from single answers, each once: pairs are split, and what several of them share counts in parts that make
+    one (CSO, appendix G).  Equal answers to one prompt are the same places of a tree, and ask for the same tokens.
+    """
+    answers: list[list[tuple[int, int]]] = [[] for _ in range(forest.answers)]
+    for owner, place, token in zip(forest.completion_index, forest.predict_positions, forest.targets, strict=True):
+        answers[owner].append((place, token))
+    sides = [[tuple(answer) for answer in answers[side::answers_each]] for side in (0, 1)]
+    counts = [Counter(side) for side in sides]
+    return [tuple(1 / count[one] for count, one in zip(counts, pair, strict=True)) for pair in zip(*sides, strict=True)]
 
 
 def _check_answers(sequences: Sequences, preference: Preference | None, reference) -> None:
