@@ -107,7 +107,7 @@ CSO_RUNS = {
     "cso-half": CSORun("dpo", share=0.5),
     "cso-lora-sft": CSORun(None, lora=True),
     **{f"cso-lora-{loss}": CSORun(loss, lora=True) for loss in LOSSES},
-    "cso-lora-random": CSORun("dpo", random=True, lora=True),
+    "cso-lora-random": CSORun("dpo", pairs="random", lora=True),
     "cso-lora-quarter": CSORun("dpo", share=0.25, lora=True),
     "cso-lora-half": CSORun("dpo", share=0.5, lora=True),
 }
