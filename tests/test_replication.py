@@ -427,8 +427,8 @@ def test_a_system_with_few_valid_answers_has_no_distribution():
     found = replication.strategy_distributions(evaluation(invalid_base=True), {"Base": "vanilla-base", "SFT": "vanilla-sft"})
     assert found["Base"] == Missing("0 of 64 answers name a strategy") and sum(found["SFT"]) == pytest.approx(1)
     figure = figures.strategy_distributions(found | dict.fromkeys("abc", found["SFT"]), [0.125] * 8, "source", columns=3)
-    panels = [axes for axes in figure.axes if axes.get_title()]
-    assert [axes.get_title() for axes in panels] == ["Base", "SFT", "a", "b", "c"]
+    panels = [axes for axes in figure.axes if axes.get_title(loc="left")]
+    assert [axes.get_title(loc="left") for axes in panels] == ["Base", "SFT", "a", "b", "c"]
     assert [len(axes.patches) for axes in panels] == [0, 8, 8, 8, 8] and "0 of 64" in panels[0].texts[0].get_text()
 
 
@@ -467,13 +467,13 @@ def test_csos_figure_4_has_adapters_as_well_as_all_weights():
     assert points == {0: q["vanilla-sft"], 25: q["cso-lora-quarter"], 50: q["cso-lora-half"], 100: q["cso-lora-dpo"]} and sft is q["cso-lora-sft"]
     assert set(cso_tables.volumes(cso("cso"), "lora", "vanilla-sft")["bias (B)"]) == {"adapters"}
     panels = figures.over_volume(found, "source").axes
-    assert [axes.get_title() for axes in panels] == list(found) and panels[-1].get_legend() is not None
+    assert [axes.get_title(loc="left") for axes in panels] == list(found) and panels[-1].get_legend() is not None
     assert sorted(text.get_text() for text in panels[-1].get_legend().texts) == ["DPO, adapters", "DPO, all weights", "SFT, adapters", "SFT, all weights"]
 
 
 @pytest.mark.parametrize(("seeds_of", "statuses"), [("esconv", {"not comparable"}), ("extes", {"exact", "differs"})])
 def test_sizes_of_what_grew_from_other_seeds_are_not_compared(seeds_of, statuses):
-    statistics = SimpleNamespace(dialogues=423, utterances={"preferred": 10, "rejected": 8157}, length=9.0, words={"preferred": 9.0, "rejected": 9.0}, words_all=9.0)
+    statistics = SimpleNamespace(dialogues=423, utterances={"seeker": 10, "preferred": 10, "rejected": 8157}, length=9.0, words={"seeker": 9.0, "preferred": 9.0, "rejected": 9.0}, words_all=9.0)
     pro = SimpleNamespace(seeds=SimpleNamespace(dialogues=100, utterances=2000, length=20.0, words=9.0), statistics={"released": statistics})
     frame = cso_tables.table_5(pro, seeds_of, "test").to_frame().dropna(subset=["paper", "measured"])
     assert set(frame.status) == statuses
