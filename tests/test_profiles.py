@@ -132,10 +132,11 @@ def test_a_full_profile_is_the_other_but_for_csos_tuning(name):
     assert full.preference.generator == other.preference.generator and full.preference.vanilla.training.batch_size == 4
 
 
-def test_the_laptop_reads_all_data_as_often_as_the_paper():
+def test_the_laptop_reads_all_data_once():
+    """The paper: three times; one pass of a base that knows the dialogues is as good (the profile says by how much)."""
     laptop, paper = load_profile("laptop"), load_profile("qwen2.5-7b")
     for role in ("vanilla", "planner", "generator"):
-        assert getattr(laptop.sft, role).epochs == getattr(paper.sft, role).epochs == 3
+        assert (getattr(laptop.sft, role).epochs, getattr(paper.sft, role).epochs) == (1, 3)
         assert getattr(laptop.sft, role).batch_size == 2 and laptop.generator_layout == "trunk"
     assert laptop.generation.reply.temperature == paper.generation.reply.temperature
     assert laptop.data == paper.data and laptop.data.train_dialogues is laptop.data.test_dialogues is None
