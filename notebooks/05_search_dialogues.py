@@ -158,7 +158,7 @@ figures.show("fig_tree", shown)
 # The nodes of valid paths are preferred, and their siblings with $Q \le 0.5$ rejected.
 # Training takes the second reading, as the authors' data do.
 #
-# Under `own_turn` these readings say which paths are valid, and the rewards of the two turns themselves tell a pair apart: preferred above 0.5, rejected at most that.
+# Under `own_turn` these readings say which paths are valid, wherever they end (a conversation need not be over; the longest paths are taken), and the rewards of the two turns themselves tell a pair apart: preferred above 0.5, rejected at most that.
 # Then no pair is inverted by construction, and the question is whether another judge sees the difference too (below).
 
 # %% tags=["hide-input"]

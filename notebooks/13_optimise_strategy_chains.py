@@ -47,7 +47,7 @@ figures.glue_numbers(
 #
 # Each model starts from {glue:text}`start`, under each of {glue:text}`n_seeds` seed(s) ({glue:text}`seeds`) from that seed's own.
 # Where a profile has several searches, the seeds take their turn of them: seed $i$ learns from search $i$ mod their number, so that intervals are for other searches as well, at no cost in training.
-# Beside the searched pairs stand three others: *random*, the same preferred turns, pair by pair, against a reply under a strategy sampled at random; *gold*, as many pairs (where there are) of the same trees in which a person's turn is preferred because it is a person's; and *mined*, as many of DecoupledESC's pairs for the coupled model ([chapter 04](04_mine_preferences.ipynb)), of whole dialogues.
+# Beside the searched pairs stand three others: *random*, the same preferred turns, pair by pair, against a reply under a strategy sampled at random; *gold*, as many pairs (where there are) of the same trees in which a person's turn is preferred to what models said in its place, whatever any judge gives them; and *mined*, as many of DecoupledESC's pairs for the coupled model ([chapter 04](04_mine_preferences.ipynb)), of whole dialogues.
 # KTO takes no pairs: they are split, and an answer that several of them share counts once, as CSO's appendix G says.
 # The table shows the training runs of the first seed.
 

@@ -118,6 +118,8 @@ def test_a_pair_is_told_apart_by_its_own_turns(tree):
     ]
     kept = pairs.distinct(found)
     assert [turn.value for turn in kept] == [0.2, 0.9, None, 0.8]
+    tree.root.children[2].visits = 2
+    assert ids(pairs.dialogues(tree, "d", "released", 0.5))[2:] == [[("d/r.2", [])]], "a conversation need not be over"
     assert all(other.value <= 0.5 < turn.value for turn in kept for other in turn.rejected)
     counted = pairs.statistics(found)
     assert (counted.pairs, counted.pairs_of_gold, counted.searched, counted.inverted) == (2, 1, 0.5, 0)
@@ -126,8 +128,8 @@ def test_a_pair_is_told_apart_by_its_own_turns(tree):
 
 def test_gold_pairs_prefer_people_whatever_they_are_worth(tree):
     tree = own_turns(tree, {"r.0": 0.2, "r.0.0": 0.4, "r.0.1": 0.3, "r.0.2": 0.6, "r.1": 0.1, "r.2": 0.0})
-    found = pairs.gold_pairs(tree, "d", 0.5)
-    assert ids([found]) == [[("d/r.0", ["d/r.1", "d/r.2"]), ("d/r.0.1", ["d/r.0.0"])]] and all(turn.gold for turn in found)
+    found = pairs.gold_pairs(tree, "d")
+    assert ids([found]) == [[("d/r.0", ["d/r.1", "d/r.2"]), ("d/r.0.1", ["d/r.0.0", "d/r.0.2"])]] and all(turn.gold for turn in found)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -288,13 +288,15 @@ def test_preference_optimisation_is_trls(tokenizer, pairs, folder, tmp_path, los
 
 
 def test_kto_is_trls_with_the_same_mismatched_answers(tokenizer, pairs, folder, tmp_path):
-    sequences = train.encode_pairs(pairs("vanilla"), prompts.vanilla, tokenizer, MAX_LENGTH, mismatched=4)
+    """On pairs that share no answer; what several share counts once (test_losses)."""
+    apart = list({pair.turn.id: pair for pair in pairs("vanilla")}.values())
+    sequences = train.encode_pairs(apart, prompts.vanilla, tokenizer, MAX_LENGTH, mismatched=4)
     reference = train.reference_logps(load(folder, "full"), sequences, "full", tmp_path)
     preference = train.Preference(loss="kto", beta=0.1, chosen_weight=1.0, rejected_weight=0.7)
     mine = ours(load(folder, "full"), tokenizer, sequences, preference=preference, reference=reference)
     third = [targets(packed, n) for packed in sequences.packed for n in range(2, packed.answers, 3)]
     plain_rows = []
-    for pair, other in zip(pairs("vanilla"), third, strict=True):
+    for pair, other in zip(apart, third, strict=True):
         row = answered("vanilla", pair, tokenizer)
         for answer, wanted in (("chosen_ids", True), ("rejected_ids", False)):
             both = {"prompt_ids": row["prompt_ids"], "completion_ids": row[answer]}

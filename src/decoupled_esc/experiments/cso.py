@@ -249,9 +249,7 @@ class ExtractPairs(Step):
         distinct = pairs.distinct(used)
         own = escpro.pairs(distinct)
         learned = [one for one in distinct if not self.search.constants.own_turn or (one.value or 0) > self.threshold]
-        by_people = escpro.pairs(
-            one for name, tree in trees.items() for one in pairs.gold_pairs(tree, name, self.threshold)
-        )
+        by_people = escpro.pairs(one for name, tree in trees.items() for one in pairs.gold_pairs(tree, name))
         kept = set(random.Random(self.seed).sample(range(len(by_people)), min(len(own), len(by_people))))
         gold = [pair for n, pair in enumerate(by_people) if n in kept]
         escpro.write(work.folder / "pairs.jsonl", own)

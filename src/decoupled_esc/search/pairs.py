@@ -6,8 +6,8 @@ alone must have Q of at least the threshold, and two visits; a rejected sibling 
 A node on the way may then be worth less than what it is preferred to: `statistics` counts such pairs.
 
 A Q is the mean of what follows a turn, and says little of the turn itself.  Where a search judged every turn
-(``own_turn``), Q decides which paths are valid as above, and the reward of its own turn what a node is worth in a pair:
-preferred above the threshold, rejected below.
+(``own_turn``), Q decides which paths are valid as above, but for where they end: a conversation need not be over to be worth
+something.  The reward of its own turn is what a node is worth in a pair: preferred above the threshold, rejected below.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Alternative:
     id: str
     strategy: str
     reply: str
-    value: float
+    value: float | None
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,22 @@ class Preferred:
 
 
 def valid_paths(tree: Tree, condition: Condition, threshold: float) -> list[list[Node]]:
-    """Paths from below the root to a terminal node that are valid (Eq. 5); the root has no strategy."""
+    """Paths from below the root to a terminal node that are valid (Eq. 5); the root has no strategy.
+
+    Where every turn was judged, a path may end at any node, and the longest valid ones are taken.
+    """
 
     def valid(path: list[Node]) -> bool:
         if condition == "paper":
             return all(node.value > threshold for node in path)
         return path[-1].value >= threshold and path[-1].visits >= RELEASED_VISITS
 
-    return [path for path in (node.path()[1:] for node in tree.terminal_nodes()) if valid(path)]
+    ends = (
+        [node for node in tree.nodes() if node.reply is not None] if tree.constants.own_turn else tree.terminal_nodes()
+    )
+    found = [path for path in (node.path()[1:] for node in ends) if valid(path)]
+    inner = {node.id for path in found for node in path[:-1]}
+    return [path for path in found if path[-1].id not in inner]
 
 
 def dialogues(tree: Tree, name: str, condition: Condition, threshold: float) -> list[list[Preferred]]:
@@ -82,18 +90,13 @@ def dialogues(tree: Tree, name: str, condition: Condition, threshold: float) -> 
     return [[preferred(node) for node in path] for path in paths]
 
 
-def gold_pairs(tree: Tree, name: str, threshold: float) -> list[Preferred]:
-    """Each turn of the gold dialogue, whatever it is worth, preferred to its siblings that are worth no more than ``threshold``."""
-    found = []
-    for node in tree.nodes():
-        if node.gold and node.parent is not None:
-            worth = {other.id: _worth(tree, other) for other in node.parent.children}
-            others = [
-                other for other in node.parent.children
-                if not other.gold and worth[other.id] is not None and worth[other.id] <= threshold
-            ]  # fmt: skip
-            found.append(_preferred(tree, name, node, others))
-    return found
+def gold_pairs(tree: Tree, name: str) -> list[Preferred]:
+    """Each turn of the gold dialogue preferred to all that models said in its place: no reward is asked."""
+    gold = [node for node in tree.nodes() if node.gold and node.parent is not None]
+    return [
+        _preferred(tree, name, node, [one for one in node.parent.children if one.reply is not None and not one.gold])
+        for node in gold
+    ]
 
 
 def _worth(tree: Tree, node: Node) -> float | None:
