@@ -108,8 +108,9 @@ def test_the_systems_of_the_questions_exist_under_each_seed(laptop):
         for seed in SEEDS
     }
     assert own["14"].keys() == own["15"].keys()
-    wanted = {*table.SEEDED_SYSTEMS, *table.CSO_SYSTEMS, *table.STRATEGY_TESTED}
+    wanted = {*table.SEEDED_SYSTEMS, *table.CSO_MAIN, *table.STRATEGY_TESTED}
     assert {f"replies-{name}" for name in wanted} <= own["14"].keys() and "metrics" not in own["14"]
+    assert {n for n in own["14"] if n.startswith("cso-")} - {"cso-mined-pairs"} == set(table.CSO_MAIN), "the rest under one seed"
     for seed, steps in own.items():
         for name, step in steps.items():
             assert step.key != laptop[name].key and getattr(step, "seed", int(seed)) == int(seed)
@@ -121,7 +122,7 @@ def test_the_systems_of_the_questions_exist_under_each_seed(laptop):
         assert mined is steps["cso-mined-pairs"] and mined.mined is steps["pairs"] and mined.like is steps["esc-pro"]
         assert steps["cso-dpo"].start is steps["sft-vanilla"] and steps["dpo-planner"].pairs is steps["pairs"]
     for name in ("questions", "metrics-cso", "metrics-strategy-test", "errors", "strategy-shares"):
-        assert list(laptop[name].counts) == ["13", *SEEDS], name
+        assert list(laptop[name].counts) == ["13", "14", "15", "16", "17"], name
     assert laptop["metrics"].seed == 13
 
 
@@ -319,7 +320,7 @@ def test_what_the_papers_texts_claim_is_measured(laptop):
     assert ("decoupled-dpo", "vanilla-sft") in laptop["errors"].contrasts
     shares = laptop["strategy-shares"]
     assert set(shares.contrasts) == {("vanilla-dpo", "vanilla-sft"), ("vanilla-sft", "gold"), ("vanilla-dpo", "gold")}
-    assert {counted for (counted,) in shares.counts.values()} <= {*laptop["questions"].counts["13"], laptop["counts-seed14"], laptop["counts-seed15"]}
+    assert {seed: counted for seed, (counted,) in shares.counts.items()} == {seed: counted for seed, (counted,) in laptop["questions"].counts.items()}
     for name in ("random", "quarter", "half"):
         own, other = laptop[f"cso-lora-{name}"], laptop[f"cso-{name}"]
         assert (own.pairs, own.share, own.preference) == (other.pairs, other.share, other.preference) and own.training.lora is not None

@@ -160,11 +160,22 @@ def test_counts_are_in_the_order_of_ids_and_results_read_back():
 def test_what_does_not_fit_together_is_refused():
     with pytest.raises(ValueError, match="no reply to .* turns"):
         seed_counts(system(1, replies=False))
-    with pytest.raises(ValueError, match=r"seed 14 has the systems \['a'\]"):
-        evaluate_seeds(GOLD, {13: COUNTS[13], 14: {"a": COUNTS[14]["a"]}}, **HOW)
+    with pytest.raises(ValueError, match="a and b were made under no seed together"):
+        evaluate_seeds(GOLD, {13: {"b": COUNTS[13]["b"]}, 14: {"a": COUNTS[14]["a"]}}, **HOW | {"contrasts": [("a", "b")]})
     short = COUNTS[13] | {"a": replace(COUNTS[13]["a"], strategies="01")}
     with pytest.raises(ValueError, match="a under seed 13: 2 turns of 20 dialogues, and the test set has"):
         evaluate_seeds(GOLD, {13: short}, **HOW)
+
+
+def test_a_system_of_one_seed_stands_beside_those_of_several():
+    """It has its own scores and differences under that seed, and changes nothing of the others."""
+    how = HOW | {"contrasts": [("a", "b")]}
+    whole = evaluate_seeds(GOLD, COUNTS, **how)
+    part = evaluate_seeds(GOLD, {13: COUNTS[13], 14: {"a": COUNTS[14]["a"]}, **{n: COUNTS[n] for n in COUNTS if n > 14}}, **how)
+    alone = evaluate_seeds(GOLD, {n: counts for n, counts in COUNTS.items() if n != 14}, **how)
+    assert part.together.systems["a"] == whole.together.systems["a"]
+    assert part.together.systems["b"] == alone.together.systems["b"]
+    assert part.together.contrasts == alone.together.contrasts and part.by_seed["14"] == {}
 
 
 def test_one_dialogue_has_no_interval():

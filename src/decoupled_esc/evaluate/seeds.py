@@ -90,8 +90,9 @@ def evaluate_seeds(
 ) -> SeedEvaluation:
     """Every metric under each seed and averaged; ``by_seed``: seed -> system -> its counts at the turns ``gold``.
 
+    A system that was made under some of the seeds is averaged over those, and so is a difference over the seeds of both.
     Confusion counts in the details are of all seeds.  With one seed these are `evaluate_systems`'s scores.  Raises
-    ValueError where seeds differ in their systems or counts are not of these turns.
+    ValueError where counts are not of these turns, or two systems of a contrast share no seed.
     """
     gold = sorted(gold, key=lambda turn: turn.id)
     truth = [turn.strategy for turn in gold]
@@ -99,12 +100,14 @@ def evaluate_seeds(
     _check(by_seed, len(gold), len(names))
     weights, turns = cluster_weights(len(names), replicates, seed), np.bincount(dialogue)
     single, details = {}, {}
-    for name in next(iter(by_seed.values())):
-        single[name], tables = [], []
-        for counts in by_seed.values():
+    for name in dict.fromkeys(name for counts in by_seed.values() for name in counts):
+        single[name], tables = {}, []
+        for number, counts in by_seed.items():
+            if name not in counts:
+                continue
             w, invalid = strategy.grouped_confusion(_said(counts[name]), truth, dialogue, len(names))
             means = mean_scores(text.METRICS, np.array(counts[name].text), turns, weights)
-            single[name].append(means | strategy_scores(w, invalid, weights, "paper"))
+            single[name][number] = means | strategy_scores(w, invalid, weights, "paper")
             tables.append((w, invalid))
         details[name] = system_details(*(sum(parts) for parts in zip(*tables, strict=True)))
     averages, values = _together(single, contrasts, list(by_seed), intervals=len(names) > 1)
@@ -159,10 +162,7 @@ def _said(counts: SeedCounts) -> list[str | None]:
 
 
 def _check(by_seed: Mapping[int, Mapping[str, SeedCounts]], turns: int, dialogues: int) -> None:
-    systems = sorted(next(iter(by_seed.values())))
     for number, counts in by_seed.items():
-        if sorted(counts) != systems:
-            raise ValueError(f"seed {number} has the systems {sorted(counts)}, and another one {systems}")
         for name, found in counts.items():
             if (len(found.strategies), len(found.text)) != (turns, dialogues):
                 raise ValueError(
@@ -188,7 +188,7 @@ def mean_over_seeds(
     """
     weights = cluster_weights(len(counts), replicates, seed)
     single = {
-        name: [mean_scores(columns, sums[name], counts, weights) for sums in by_seed.values()]
+        name: {number: mean_scores(columns, sums[name], counts, weights) for number, sums in by_seed.items()}
         for name in next(iter(by_seed.values()))
     }
     averages, values = _together(single, contrasts, list(by_seed), intervals=len(counts) > 1)
@@ -196,23 +196,29 @@ def mean_over_seeds(
 
 
 def _together(
-    single: Mapping[str, Sequence[dict[str, Resampled]]],
+    single: Mapping[str, Mapping[int, dict[str, Resampled]]],
     contrasts: Sequence[tuple[str, str]],
     seeds: Sequence[int],
     *,
     intervals: bool,
 ) -> tuple[ScoreTable, BySeed]:
-    """Averages and the differences under each seed; ``single``: system -> its scores under each of ``seeds``."""
-    differences = {
-        f"{a} - {b}": [{key: one[key] - two[key] for key in one} for one, two in zip(single[a], single[b], strict=True)]
-        for a, b in contrasts
-    }
+    """Averages and the differences under each of ``seeds``; ``single``: system -> seed -> its scores under that seed."""
+    differences: dict[str, dict[int, dict[str, Resampled]]] = {}
+    for a, b in contrasts:
+        both = [number for number in seeds if number in single[a] and number in single[b]]
+        if not both:
+            raise ValueError(f"{a} and {b} were made under no seed together")
+        differences[f"{a} - {b}"] = {
+            number: {key: single[a][number][key] - single[b][number][key] for key in single[a][number]}
+            for number in both
+        }
 
-    def averaged(scores: Sequence[dict[str, Resampled]]) -> dict[str, Estimate]:
+    def averaged(scores: Mapping[int, dict[str, Resampled]]) -> dict[str, Estimate]:
         """Means over the seeds; of one seed, its own scores."""
-        if len(scores) == 1:
-            return {key: score.estimate(interval=intervals) for key, score in scores[0].items()}
-        found = {key: over_trainings([score[key] for score in scores]) for key in scores[0]}
+        first, *others = scores.values()
+        if not others:
+            return {key: score.estimate(interval=intervals) for key, score in first.items()}
+        found = {key: over_trainings([score[key] for score in scores.values()]) for key in first}
         return found if intervals else {key: Estimate(mean.value) for key, mean in found.items()}
 
     def level(mean: Estimate) -> Estimate:
@@ -225,8 +231,10 @@ def _together(
     )
     values = {
         str(number): {
-            name: {key: score.value for key, score in scores[place].items()} for name, scores in differences.items()
+            name: {key: score.value for key, score in scores[number].items()}
+            for name, scores in differences.items()
+            if number in scores
         }
-        for place, number in enumerate(seeds)
+        for number in seeds
     }
     return table, values

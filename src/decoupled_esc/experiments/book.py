@@ -111,7 +111,10 @@ CSO_RUNS = {
     "cso-lora-quarter": CSORun("dpo", share=0.25, lora=True),
     "cso-lora-half": CSORun("dpo", share=0.5, lora=True),
 }
-CSO_SYSTEMS = ("vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo", "vanilla-base", *CSO_RUNS)
+CSO_MAIN = ("cso-sft", "cso-dpo", "cso-random", "cso-gold", "cso-mined", "cso-lora-sft", "cso-lora-dpo")
+"""The runs of CSO's main claims, which are made under every seed; the others under the first alone."""
+
+CSO_SYSTEMS = ("vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo", *CSO_RUNS)
 STRATEGY_TESTED = ("vanilla-sft", "cso-sft", "cso-dpo", "cso-lora-sft", "cso-lora-dpo")
 """Systems that answer the strategy test set, too."""
 
@@ -185,6 +188,7 @@ class Rows:
             tuple(endpoint.model for endpoint in profile.judge.endpoints), profile.judge.protocol,
             endpoints=tuple(profile.judge.endpoints), mode=profile.judge.mode,
         )  # fmt: skip
+        self.runs = CSO_MAIN if earlier else tuple(CSO_RUNS)
         self.steps: dict[str, Step] = {}
         self._fine_tune()
         self._mine()
@@ -278,7 +282,8 @@ class Rows:
     def _train_cso(self) -> None:
         cso = self.profile.cso
         held_out = Turns(self.validation.esconv, "validation", self.profile.data.test_dialogues or 40)
-        for name, run in CSO_RUNS.items():
+        for name in self.runs:
+            run = CSO_RUNS[name]
             tuning = cso.lora if run.lora else cso
             training = tuning and (tuning.sft if run.loss is None else tuning.training)
             preference = None
@@ -303,7 +308,7 @@ class Rows:
         asked, steps = self._asked(), self.steps
         policies = {"vanilla-base": None, "vanilla-sft": steps["sft-vanilla"], "vanilla-dpo": steps["dpo-vanilla"]}
         policies |= {f"vanilla-{name}": steps[f"dpo-vanilla-{name}"] for name in QUADRANTS}
-        policies |= {name: steps[name] for name in CSO_RUNS}
+        policies |= {name: steps[name] for name in self.runs}
         found: dict[str, Reply] = {name: ReplyCoupled(**asked, policy=policy) for name, policy in policies.items()}
         most_probable = asked | {"sampling": greedy(asked["sampling"])}
         for name in ("vanilla-sft", "vanilla-dpo"):
@@ -334,8 +339,7 @@ class Rows:
 
     def _count(self) -> None:
         """What is counted under each seed, for scores over seeds."""
-        cso = ("vanilla-base", *(name for name, run in CSO_RUNS.items() if not run.lora))
-        lora = tuple(name for name, run in CSO_RUNS.items() if run.lora)
+        cso, lora = ([name for name in self.runs if CSO_RUNS[name].lora == adapter] for adapter in (False, True))
         for name, systems in {"counts": SEEDED_SYSTEMS, "counts-cso": cso, "counts-cso-lora": lora}.items():
             self.steps[name] = CountPerSeed(self.replies(systems), self.test)
         policies = {name: self.steps[f"replies-{name}"].policy for name in STRATEGY_TESTED}

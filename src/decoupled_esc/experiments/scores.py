@@ -160,8 +160,7 @@ class EvaluateSeeds(Step):
 
     def run(self, work: Work) -> seeds.SeedEvaluation:
         by_seed = _by_seed(work, self.counts, self.systems)
-        made = set.intersection(*map(set, by_seed.values()))
-        contrasts = [pair for pair in self.contrasts if made.issuperset(pair)]
+        contrasts = [pair for pair in self.contrasts if any(found.keys() >= set(pair) for found in by_seed.values())]
         turns = test_windows(self.turns) if self.strategy_test else self.turns.read()
         return seeds.evaluate_seeds(turns, by_seed, contrasts=contrasts, replicates=self.replicates, seed=self.seed)
 

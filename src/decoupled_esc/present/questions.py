@@ -34,7 +34,7 @@ class Claim:
 
 def claim(asked: SeedEvaluation, contrast: str, key: str, sign: int) -> Claim:
     """That the difference ``contrast`` (``a - b`` of ``asked``) has ``sign`` in metric ``key``."""
-    single = tuple(by[contrast][key] for by in asked.by_seed.values())
+    single = tuple(by[contrast][key] for by in asked.by_seed.values() if contrast in by)
     return Claim(sign, asked.together.contrasts[contrast]["paper"][key], single)
 
 
