@@ -184,7 +184,7 @@ SCRIPT, IMAGE = "<script>alert(1)</script>", "<img src=x onerror=alert(1)>"
 def shown() -> dict[str, str]:
     """Every way in which text of others reaches a page, given markup."""
     frame = pd.DataFrame({IMAGE: [SCRIPT, [IMAGE]], SCRIPT: [1.5, 2]}, index=pd.Index([SCRIPT, IMAGE], name=IMAGE))
-    tree = SearchTree(IMAGE, 1, None, tuple(ExpandedNode(id, SCRIPT, 1.0, 0.0, 1, False, False, IMAGE, SCRIPT, IMAGE) for id in ("r", "r.0", "r.0.0")))
+    tree = SearchTree(IMAGE, 1, None, tuple(ExpandedNode(id, SCRIPT, 1.0, 0.0, None, 1, False, False, IMAGE, SCRIPT, IMAGE) for id in ("r", "r.0", "r.0.0")))
     table = next(table for table in load_tables().values() if table.kind == "numbers")
     compared = compare(table, Missing(SCRIPT), profile=IMAGE, n=SCRIPT, note=IMAGE)
     tables = {"frame": results_table(frame, SCRIPT), "numbers": results_table(frame, IMAGE, "{:.1f}"), "compared": compared}
