@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from decoupled_esc.corpus import Message, Turn
 from decoupled_esc.evaluate import Estimate, judges
 from decoupled_esc.evaluate.errors import LABELS
 from decoupled_esc.evaluate.judged import Means, Reply
+from decoupled_esc.experiments import judging
 from decoupled_esc.generate.client import Client, Endpoint
 from decoupled_esc.generate.record import Record
 from tests.misbehaving_server import serving
@@ -288,3 +290,29 @@ def test_intervals_of_means_cover_the_truth():
         )
         hits += found.low <= 3 <= found.high
     assert 104 <= hits <= 120
+
+
+def test_mined_pairs_are_scored_without_the_gold_reply_and_their_scores_say_so(monkeypatch):
+    """The chosen reply is the gold one: shown beside itself, it would be scored against its own copy."""
+    asked = []
+
+    class Blind:
+        def __init__(self, client, protocol):
+            self.protocol, self.tokens = protocol, 7
+
+        def scores(self, replies):
+            asked.append((self.protocol.gold, [reply.text for reply in replies]))
+            return [dict.fromkeys(("Flu", "Pro", "Emp", "Hel"), 3) for _ in replies]
+
+    turns = [turn(k) for k in range(3)]
+    mined = [SimpleNamespace(id=f"p{k}", turn=one.id, reply="ok") for k, one in enumerate(turns)]
+    monkeypatch.setattr(judging.mining, "read", lambda path: mined)
+    monkeypatch.setattr(judging.judges, "LLMJudge", Blind)
+    step = SimpleNamespace(pairs="pairs", train=SimpleNamespace(read=lambda: turns), seed=0, _resampling=FEW)
+    judge = SimpleNamespace(id="a", client=None, protocol=PAPER)
+    work = type("Work", (), {"__getitem__": lambda self, step: None, "path": lambda self, step, name: name})()
+    quality, tokens = judging.AskJudges._pair_quality(step, work, judge)
+    assert {gold for gold, _ in asked} == {"hidden"} and (quality.pairs, quality.judge, tokens) == (3, "a", 7)
+    assert quality.protocol == PAPER.model_copy(update={"gold": "hidden"})
+    mined.clear()
+    assert judging.AskJudges._pair_quality(step, work, judge)[0].protocol.gold == "hidden"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -197,14 +198,15 @@ def strategy_distributions(
     rows = np.arange(len(SHORT))[::-1]
     for axes, (name, share), colour in zip(grid.flat, shares.items(), PALETTE, strict=False):
         if isinstance(share, Missing):
-            axes.text(0.5, 0.15, share.reason, transform=axes.transAxes, ha="center", fontsize=7.5, wrap=True)
+            axes.text(0.5, 0.5, fill(share.reason, 18), transform=axes.transAxes, ha="center", va="center", fontsize=8)
         else:
             axes.barh(rows, 100 * np.asarray(share), color=colour, height=0.62)
-        axes.plot(100 * np.asarray(gold), rows, "d", color="black", markersize=4.5, label="gold")
+            axes.plot(100 * np.asarray(gold), rows, "d", color="black", markersize=4.5, label="gold")
         axes.set_title(name.replace(", ", ",\n"), fontsize=9)
         axes.grid(axis="y", visible=False)
     grid[0, 0].set_yticks(rows, [f"{s.name.split(' or ')[0]} ({s.abbreviation})" for s in ESCONV], fontsize=8)
-    grid[0, 0].legend(loc="lower right", fontsize=7.5, handletextpad=0.2)
+    for axes in [axes for axes in grid.flat if axes.lines][:1]:
+        axes.legend(loc="lower right", fontsize=7.5, handletextpad=0.2)
     figure.supxlabel("share of valid strategies (%)", fontsize=9)
     return source_line(figure, source)
 
