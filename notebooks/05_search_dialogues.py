@@ -79,11 +79,11 @@ results_table(constants, f"Constants of the search, profile {book.label}; the pr
 # %%
 from decoupled_esc.search.tree import Constants, Node, pucb
 
-hand = Constants(exploration=3.0, prior_temperature=1.0, strategy_weight=7.0, bias=-1.5, rollout=1, own_turn=True, gold_value=None, gold_visits=1,
+hand = Constants(exploration=6.0, prior_temperature=1.0, strategy_weight=7.0, bias=-1.5, rollout=1, own_turn=True, gold_value=None, gold_visits=1,
                  min_iterations=100, max_iterations=200, max_terminal_nodes=25, max_depth=20, parallel_simulations=1)  # fmt: skip
 root = Node("r", None, 1.0, visits=9)
 tried, untried = (Node(f"r.{k}", None, prior, value=value, visits=visits, parent=root) for k, (prior, value, visits) in enumerate([(0.5, 0.8, 8), (0.2, 0.0, 0)]))
-assert np.isclose(pucb(tried, hand), 0.8 + 3 * 0.5 * 3 / 9) and np.isclose(pucb(untried, hand), 0 + 3 * 0.2 * 3 / 1)
+assert np.isclose(pucb(tried, hand), 0.8 + 6 * 0.5 * 3 / 9) and np.isclose(pucb(untried, hand), 0 + 6 * 0.2 * 3 / 1)
 print(f"tried {pucb(tried, hand):.2f}, untried {pucb(untried, hand):.2f}")
 
 # %% [markdown]

@@ -110,19 +110,19 @@ def own_turns(tree, worth):
 
 def test_a_pair_is_told_apart_by_its_own_turns(tree):
     """Q says which paths are valid; a turn that earned little itself is preferred to nothing."""
-    tree = own_turns(tree, {"r.0": 0.2, "r.0.0": 0.4, "r.0.1": 0.9, "r.0.2": 0.6, "r.1.0": 0.8, "r.1.1": 0.1, "r.2": 0.0})
+    tree = own_turns(tree, {"r.0": 0.2, "r.0.0": 0.4, "r.0.1": 0.9, "r.0.2": 0.6, "r.1": 0.9, "r.1.0": 0.8, "r.1.1": 0.1, "r.2": 0.0})
     found = pairs.dialogues(tree, "d", "released", 0.5)
     assert ids(found) == [
         [("d/r.0", []), ("d/r.0.1", ["d/r.0.0"])],
-        [("d/r.1", []), ("d/r.1.0", ["d/r.1.1"])],
-    ]
+        [("d/r.1", ["d/r.0", "d/r.2"]), ("d/r.1.0", ["d/r.1.1"])],
+    ], "r.0 is on a valid path, and yet worth less than its sibling"
     kept = pairs.distinct(found)
-    assert [turn.value for turn in kept] == [0.2, 0.9, None, 0.8]
+    assert [turn.value for turn in kept] == [0.2, 0.9, 0.9, 0.8]
     tree.root.children[2].visits = 2
     assert ids(pairs.dialogues(tree, "d", "released", 0.5))[2:] == [[("d/r.2", [])]], "a conversation need not be over"
     assert all(other.value <= 0.5 < turn.value for turn in kept for other in turn.rejected)
     counted = pairs.statistics(found)
-    assert (counted.pairs, counted.pairs_of_gold, counted.searched, counted.inverted) == (2, 1, 0.5, 0)
+    assert (counted.pairs, counted.pairs_of_gold, counted.searched, counted.inverted) == (4, 1, 0.75, 0)
     assert pairs.statistics([]).searched is None
 
 
@@ -134,7 +134,7 @@ def test_gold_pairs_prefer_people_whatever_they_are_worth(tree):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_own_turns_never_contradict_a_pair(seed):
-    numbers = constants(min_iterations=60, exploration=3, own_turn=True, gold_value=None, gold_visits=1, bias=-1.5, rollout=1)
+    numbers = constants(min_iterations=60, exploration=6, own_turn=True, gold_value=None, gold_visits=1, bias=-1.5, rollout=1)
     tree, _ = grown(Tree(GOLD, STRATEGIES, numbers), seed)
     found = pairs.dialogues(tree, "d", "released", 0.5)
     counted = pairs.statistics(found)

@@ -7,7 +7,8 @@ A node on the way may then be worth less than what it is preferred to: `statisti
 
 A Q is the mean of what follows a turn, and says little of the turn itself.  Where a search judged every turn
 (``own_turn``), Q decides which paths are valid as above, but for where they end: a conversation need not be over to be worth
-something.  The reward of its own turn is what a node is worth in a pair: preferred above the threshold, rejected below.
+something.  The reward of its own turn is what a node is worth in a pair: preferred above the threshold, rejected below, be it
+on a valid path or not.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def dialogues(tree: Tree, name: str, condition: Condition, threshold: float) -> 
     def rejected(node: Node) -> bool:
         worth = _worth(tree, node)
         worse = worth is not None and (worth < threshold if condition == "paper" else worth <= threshold)
-        return worse and node.id not in chosen
+        return worse and (own or node.id not in chosen)
 
     def preferred(node: Node) -> Preferred:
         worth = _worth(tree, node)
