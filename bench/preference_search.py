@@ -119,7 +119,7 @@ def _validation(book: Book, role: str, policy) -> dict:
     layout = prompts.LAYOUTS[book.steps["sft-vanilla" if role in CSO else f"sft-{role}"].layout]
     sampling = profile.generation.reply
     asked = fitted(engine, turns, layout, sampling, policy.max_length)
-    texts = {c.id: c.text for batch in engine.complete(asked, sampling, seed=profile.seed) for c in batch}
+    texts = {c.id: c.text for batch in engine.complete(asked, sampling, seed=profile.seed, purpose="preference_search") for c in batch}
     rows = []
     for turn in turns:
         said, reply = (

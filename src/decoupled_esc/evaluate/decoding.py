@@ -49,13 +49,30 @@ class Calibration:
     bins: tuple[CalibrationBin, ...]  # Those that are not empty
 
 
-def probabilities(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """[turns, 8] from scores [turns, 8] (log-probabilities up to a constant per turn): softmax of scores / T."""
+def probabilities(scores: np.ndarray, temperature: float, top_p: float) -> np.ndarray:
+    """[turns, 8] from scores [turns, 8] (log-probabilities up to a constant per turn): temperature, then top-p.
+
+    Softmax of scores / T, of which the least probable strategies with at most 1 - ``top_p`` together are left out (Holtzman
+    et al. 2020), the most probable never.  Temperature 0 is argmax.  This is an approximation: a language model that prints a
+    name applies both token by token, where a nucleus is of tokens, and names that begin alike share theirs.
+    """
     if temperature == 0:
-        best = scores == scores.max(axis=1, keepdims=True)
-        return best / best.sum(axis=1, keepdims=True)
-    sharp = np.exp((scores - scores.max(axis=1, keepdims=True)) / temperature)
-    return sharp / sharp.sum(axis=1, keepdims=True)
+        p = (scores == scores.max(axis=1, keepdims=True)).astype(float)
+        return p / p.sum(axis=1, keepdims=True)
+    p = np.exp((scores - scores.max(axis=1, keepdims=True)) / temperature)
+    p /= p.sum(axis=1, keepdims=True)
+    rising = p.argsort(axis=1)
+    out = np.take_along_axis(p, rising, 1).cumsum(axis=1) <= 1 - top_p
+    out[:, -1] = False
+    np.put_along_axis(p, rising, np.where(out, 0.0, np.take_along_axis(p, rising, 1)), 1)
+    return p / p.sum(axis=1, keepdims=True)
+
+
+def samples(p: np.ndarray, chance: np.ndarray) -> np.ndarray:
+    """int [S, turns]: strategies sampled with probabilities ``p`` [turns, 8], from ``chance`` [turns, S] in [0, 1)."""
+    line = p.cumsum(axis=1)
+    # Scaled to the line's end, which rounding may leave short of 1, so that nothing with probability 0 is sampled.
+    return (line[:, None] <= (chance * line[:, -1:])[:, :, None]).sum(axis=2).T
 
 
 def sweep(

@@ -18,6 +18,7 @@ Policy = Literal["wrong", "drop"]
 Variant = Literal["paper", "standard"]
 
 N = len(STRATEGIES)
+INVALID = "-"
 PAPER_SWEEPS = 20
 TOLERANCE = 1e-10
 """Largest change of log p in one sweep at which the ``standard`` iteration stops."""
@@ -38,23 +39,52 @@ def strategy_indices(names: Sequence[str | None]) -> np.ndarray:
     return np.array([-1 if name is None else _INDEX[name] for name in names], dtype=np.int64)
 
 
+def signs(names: Sequence[str | None]) -> str:
+    """One character per strategy: its position in `STRATEGIES`, or ``-`` for ``None``."""
+    return "".join(INVALID if place < 0 else str(place) for place in strategy_indices(names))
+
+
+def places(rows: Sequence[str]) -> np.ndarray:
+    """int [len(rows), length]: what `signs` wrote in each of ``rows``, -1 for ``-``.
+
+    Raises ValueError for rows of different lengths, or a character that is no sign.
+    """
+    if len({len(row) for row in rows}) > 1 or set("".join(rows)) - set(f"{INVALID}01234567"):
+        raise ValueError("rows of different lengths, or with a character that stands for no strategy")
+    return np.array([[-1 if sign == INVALID else int(sign) for sign in row] for row in rows], dtype=np.int64)
+
+
 def grouped_confusion(
     predicted: Sequence[str | None], gold: Sequence[str], group: np.ndarray, groups: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Counts over turns: (w int [groups, 8, 8] by predicted and gold, invalid predictions by gold int [groups, 8]).
 
-    ``group`` int [turns] numbers the group (the dialogue) of each turn from 0.  Raises ValueError on unequal lengths,
-    an unknown name, or a gold strategy that is None.
+    Arguments and errors as `sampled_confusion`, of one sample, by name.
     """
-    if len(predicted) != len(gold):
-        raise ValueError(f"{len(predicted)} predictions for {len(gold)} gold strategies")
-    row, column = strategy_indices(predicted), strategy_indices(gold)
+    w, invalid = sampled_confusion(strategy_indices(predicted)[None], gold, group, groups)
+    return w[0], invalid[0]
+
+
+def sampled_confusion(
+    predicted: np.ndarray, gold: Sequence[str], group: np.ndarray, groups: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The counts of S samples of the predictions: w int [S, groups, 8, 8] and invalid int [S, groups, 8].
+
+    ``predicted`` int [S, turns] are positions in `STRATEGIES` or -1; ``group`` int [turns] numbers the group (the
+    dialogue) of each turn from 0.  Raises ValueError on unequal lengths, an unknown name, or a gold strategy that is None.
+    """
+    samples, turns = predicted.shape
+    if turns != len(gold):
+        raise ValueError(f"{turns} predictions for {len(gold)} gold strategies")
+    column = strategy_indices(gold)
     if (column < 0).any():
         raise ValueError("a gold strategy is None")
     # Invalid predictions go to a ninth row, which is then cut off.
-    table = np.zeros((groups, N + 1, N), dtype=np.int64)
-    np.add.at(table, (group, np.where(row < 0, N, row), column), 1)
-    return table[:, :N], table[:, N]
+    cell = (np.asarray(group) * (N + 1) + np.where(predicted < 0, N, predicted)) * N + column
+    size = groups * (N + 1) * N
+    counted = np.bincount((np.arange(samples)[:, None] * size + cell).ravel(), minlength=samples * size)
+    table = counted.reshape(samples, groups, N + 1, N)
+    return table[:, :, :N], table[:, :, N]
 
 
 def distribution(predicted: Sequence[str | None]) -> np.ndarray:
