@@ -23,7 +23,7 @@ from filelock import FileLock
 from pydantic_core import to_jsonable_python
 
 from decoupled_esc import corpus, models, prompts, taxonomy
-from decoupled_esc.evaluate import EvaluatedTurn, evaluate_systems, strategy
+from decoupled_esc.evaluate import EvaluatedTurn, decoding, evaluate_systems, strategy
 from decoupled_esc.experiments.cso import TrainCSO
 from decoupled_esc.experiments.inputs import weights_of
 from decoupled_esc.experiments.labels import error_judge
@@ -119,7 +119,8 @@ def _validation(book: Book, role: str, policy) -> dict:
     layout = prompts.LAYOUTS[book.steps["sft-vanilla" if role in CSO else f"sft-{role}"].layout]
     sampling = profile.generation.reply
     asked = fitted(engine, turns, layout, sampling, policy.max_length)
-    texts = {c.id: c.text for batch in engine.complete(asked, sampling, seed=profile.seed, purpose="preference_search") for c in batch}
+    batches = engine.complete(asked, sampling, seed=profile.seed, purpose="preference_search")
+    texts = {one.id: one.text for batch in batches for one in batch}
     rows = []
     for turn in turns:
         said, reply = (
@@ -152,12 +153,11 @@ def _planned(book: Book, engine, turns) -> dict:
     }
     logits = np.array([scores[turn.id] for turn in turns], dtype=float)
     gold = np.array([taxonomy.STRATEGIES.index(turn.strategy) for turn in turns])
-    p = np.exp(logits - logits.max(axis=1, keepdims=True))
-    p /= p.sum(axis=1, keepdims=True)
-    sharp = p ** (1 / book.profile.generation.plan.temperature)
-    sharp /= sharp.sum(axis=1, keepdims=True)
-    draws = np.random.default_rng(0).random((20, len(turns)))
-    sampled = [np.minimum((sharp.cumsum(axis=1) < draw[:, None]).sum(axis=1), 7) for draw in draws]
+    plan = book.profile.generation.plan
+    p = decoding.probabilities(logits, 1.0, 1.0)
+    as_decoded = decoding.probabilities(logits, plan.temperature, plan.top_p)
+    counts = decoding.counts(as_decoded, np.random.default_rng(0).random((len(turns), 50)))
+    sampled = strategy.shuffled(counts, 0)
     found = {"nats": round(float(-np.log(p[np.arange(len(gold)), gold]).mean()), 4)}
     for name, plans in (("argmax", [p.argmax(axis=1)]), ("drawn", sampled)):
         rows = [_strategy_scores(plan, gold) for plan in plans]

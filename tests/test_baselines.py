@@ -28,7 +28,7 @@ class Asked:
     (baselines.direct_refine, ["draft", "refined"]),
     (baselines.self_refine, ["draft", "feedback", "refined"]),
     (baselines.emotion_cot, ["feeling", "refined"]),
-    (lambda ask: baselines.with_example(ask, turn(9, "My dog died.", reply="I am sorry.")), ["refined"]),
+    (lambda ask: baselines.with_example(ask, lambda _: turn(9, "My dog died.", reply="I am sorry.")), ["refined"]),
 ])  # fmt: skip
 def test_every_step_sees_the_talk_and_what_the_model_said_of_this_turn(baseline, steps):
     ask = Asked([turn(1), turn(2)])
@@ -45,8 +45,9 @@ def test_every_step_sees_the_talk_and_what_the_model_said_of_this_turn(baseline,
 
 
 def test_the_example_stands_in_the_instruction():
-    ask = Asked([turn(1)])
-    baselines.with_example(ask, turn(9, "My dog died."))
+    ask = Asked([turn(1), turn(2)])
+    baselines.with_example(ask, lambda asked: turn(9, "My dog died." if asked.id == "d/1" else "I was fired."))
+    assert "I was fired." in ask.shown["refined"]["d/2"][0][1], "each turn its own"
     (role, instruction), *rest = ask.shown["refined"]["d/1"]
     assert role == "system" and "seeker: My dog died." in instruction and "[Question] What keeps you awake?" in instruction
     assert [content for _, content in rest] == ["Hello.", "[Others] Hi.", "I can't sleep."]

@@ -26,7 +26,7 @@ from decoupled_esc.evaluate.bootstrap import (
 from decoupled_esc.taxonomy import STRATEGIES
 
 WORDS = "i you feel sad that is hard maybe talk to someone about it . ? and so we can try again now".split()
-ALL_METRICS = ["D-1", "D-2", "B-1", "B-2", "F1", "R-L", "Q_W", "Q", "B"]
+ALL_METRICS = ["D-1", "D-2", "B-1", "B-2", "F1", "R-L", "Q_W", "Q", "B", "Q_W1", "Q1", "B1"]
 
 
 def system(seed, *, accuracy=0.4, invalid=0.05, replies=True, dialogues=20):

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from decoupled_esc.evaluate import decoding
+from decoupled_esc.evaluate import decoding, strategy
 from decoupled_esc.taxonomy import STRATEGIES
 
-FEW = {"samples": 3, "replicates": 30, "seed": 0}
+FEW = {"top_p": 1.0, "samples": 3, "replicates": 30, "seed": 0}
 
 
 def planner(turns=200, skill=2.0, seed=0):
@@ -51,17 +51,40 @@ def test_sampling_hides_a_favourite_and_costs_accuracy():
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.lists(st.floats(-5, 5, width=16), min_size=8, max_size=8), min_size=1, max_size=6),
-    st.sampled_from(decoding.TEMPERATURES),
+    st.sampled_from(decoding.TEMPERATURES), st.sampled_from([1.0, 0.9]),
 )
-def test_probabilities_are_probabilities_and_keep_the_order(rows, temperature):
+def test_probabilities_are_probabilities_and_keep_the_order(rows, temperature, top_p):
     scores = np.array(rows)
-    p = decoding.probabilities(scores, temperature)
+    p = decoding.probabilities(scores, temperature, top_p)
     assert p.sum(axis=1) == pytest.approx(1) and (p >= 0).all()
     assert (np.take_along_axis(p, scores.argmax(axis=1)[:, None], 1)[:, 0] >= p.max(axis=1) - 1e-12).all()
     coarse = scores.round(3)  # of very close ones, a constant would round the difference away
-    assert decoding.probabilities(coarse + 7.0, temperature) == pytest.approx(
-        decoding.probabilities(coarse, temperature), abs=1e-6
+    assert decoding.probabilities(coarse + 7.0, temperature, top_p) == pytest.approx(
+        decoding.probabilities(coarse, temperature, top_p), abs=1e-6
     )
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.7, 0.95), (1.0, 0.6), (1.5, 1.0)])
+def test_temperature_and_top_p_are_those_of_transformers(temperature, top_p):
+    import torch
+    from transformers import TemperatureLogitsWarper, TopPLogitsWarper
+
+    scores = planner()[0]
+    logits = torch.tensor(scores)
+    for warper in [TemperatureLogitsWarper(temperature), *[TopPLogitsWarper(top_p)] * (top_p < 1)]:
+        logits = warper(None, logits)
+    found = decoding.probabilities(scores, temperature, top_p)
+    np.testing.assert_allclose(found, torch.softmax(logits, -1).numpy(), atol=1e-9)
+    assert (found == 0).any() == (top_p < 1), "leaving top-p out keeps what is never sampled"
+
+
+def test_counts_are_those_of_the_probabilities():
+    p = decoding.probabilities(planner()[0][:5], 0.7, 0.95)
+    counts = decoding.counts(p, np.random.default_rng(0).random((5, 20_000)))
+    assert (counts.sum(axis=1) == 20_000).all() and (counts[p == 0] == 0).all()
+    np.testing.assert_allclose(counts / 20_000, p, atol=0.02)
+    again = strategy.shuffled(counts[:, :], 3)
+    assert again.shape == (20_000, 5) and (np.array([np.bincount(column, minlength=8) for column in again.T]) == counts).all()
 
 
 def test_calibration_by_hand():

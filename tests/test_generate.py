@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import json
 import math
 from dataclasses import replace
 
@@ -15,6 +17,7 @@ from pydantic import ValidationError
 
 from decoupled_esc import models
 from decoupled_esc.generate import Sampling, open_engine
+from decoupled_esc.generate.engine import stream
 from decoupled_esc.generate.local import TransformersEngine
 from decoupled_esc.packing import Example, pack
 from decoupled_esc.prompts import Prompt, ids, render
@@ -72,7 +75,7 @@ def encoded(prompt: Prompt, tokenizer) -> list[int]:
 
 
 def everything(engine, prompts, sampling, **kwargs) -> dict:
-    return {c.id: c for batch in engine.complete(prompts, sampling, **kwargs) for c in batch}
+    return {c.id: c for batch in engine.complete(prompts, sampling, purpose="t", **kwargs) for c in batch}
 
 
 # Batches --------------------------------------------------------------------------------------------------------
@@ -153,7 +156,6 @@ def test_a_seed_decides_the_text(engine, prompts):
     state = torch.get_rng_state()
     first = everything(engine, prompts, SAMPLED, seed=7)
     assert torch.equal(torch.get_rng_state(), state)  # the caller's generator is left alone
-    assert everything(engine, prompts, SAMPLED, seed=7, choices=STRATEGIES) == first, "servers alone enforce choices"
     torch.manual_seed(2)
     assert everything(engine, prompts[::-1], SAMPLED, seed=7) == first
     other = everything(engine, prompts, SAMPLED, seed=8)
@@ -192,14 +194,14 @@ def test_sampling_draws_from_the_models_own_probabilities(model, tokenizer):
 
 def test_done_skips_whole_batches_and_the_rest_is_as_before(model, tokenizer, prompts):
     engine = TransformersEngine(model, tokenizer, batch_tokens=300)
-    whole = list(engine.complete(prompts, SAMPLED, seed=7))
+    whole = list(engine.complete(prompts, SAMPLED, seed=7, purpose="t"))
     assert len(whole) >= 3
     for stopped in range(len(whole) + 1):
         done = frozenset(c.id for batch in whole[:stopped] for c in batch)
-        assert list(engine.complete(prompts, SAMPLED, seed=7, done=done)) == whole[stopped:]
+        assert list(engine.complete(prompts, SAMPLED, seed=7, purpose="t", done=done)) == whole[stopped:]
     big = max(range(len(whole)), key=lambda i: len(whole[i]))
     half = frozenset({whole[big][0].id})  # a batch that is done in part is made again, and comes out the same
-    assert list(engine.complete(prompts, SAMPLED, seed=7, done=half)) == whole
+    assert list(engine.complete(prompts, SAMPLED, seed=7, purpose="t", done=half)) == whole
 
 
 @pytest.fixture
@@ -211,9 +213,22 @@ def hasty(model, tokenizer):
     model.generation_config.eos_token_id = before
 
 
+def test_a_plan_and_its_reply_share_no_random_numbers(engine, prompts):
+    """With one stream for both, the uniform that picks the strategy picks the reply's first token, too."""
+    uniforms = {
+        purpose: np.array([np.random.default_rng(stream(7, purpose, f"d/{n}", 8)).random() for n in range(2000)])
+        for purpose in ("ReplyDecoupled/plans", "ReplyDecoupled/replies", "ReplyCoupled/replies")
+    }
+    for one, other in itertools.combinations(uniforms.values(), 2):
+        assert abs(np.corrcoef(one, other)[0, 1]) < 0.08
+    plans = everything(engine, prompts, SAMPLED, seed=7)
+    replies = {c.id: c for batch in engine.complete(prompts, SAMPLED, seed=7, purpose="other") for c in batch}
+    assert any(plans[id].text != replies[id].text for id in plans)
+
+
 def drawn_by_hand(model, tokens: list[int], sampling: Sampling, seed: int, id: str) -> list[int]:
     """Token after token from the whole sequence, without a cache; it goes on beyond an end of turn."""
-    chance = np.random.default_rng(int.from_bytes(hashlib.sha256(f"{seed}/{id}".encode()).digest()[:8], "big"))
+    chance = np.random.default_rng(int.from_bytes(hashlib.sha256(json.dumps([seed, "t", id]).encode()).digest()[:8], "big"))
     row: list[int] = []
     for u in chance.random(sampling.max_new_tokens):
         with torch.no_grad():
@@ -246,7 +261,7 @@ def test_replies_end_at_the_end_of_turn_or_at_the_limit(hasty, model, tokenizer,
 
 
 def test_no_prompts_no_batches(engine):
-    assert list(engine.complete([], SAMPLED, seed=1)) == []
+    assert list(engine.complete([], SAMPLED, seed=1, purpose="t")) == []
     assert list(engine.score_choices([], STRATEGIES)) == []
 
 

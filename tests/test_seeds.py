@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter
 from test_bootstrap import system
 
-from decoupled_esc.evaluate import TEXT_METRICS, evaluate_systems
+from decoupled_esc.evaluate import SINGLE_METRICS, TEXT_METRICS, evaluate_systems
 from decoupled_esc.evaluate.bootstrap import Resampled, over_trainings
 from decoupled_esc.evaluate.judged import Means
 from decoupled_esc.evaluate.seeds import (
@@ -42,7 +42,7 @@ def test_one_seed_is_what_evaluate_systems_says():
     theirs = evaluate_systems(TURNS[13], **HOW)
     for part in ("systems", "contrasts"):
         for name, scores in getattr(ours, part).items():
-            assert list(scores["paper"]) == [*TEXT_METRICS, "Q_W", "Q", "B"]
+            assert list(scores["paper"]) == [*TEXT_METRICS, *SINGLE_METRICS, *SINGLE_METRICS.values()]
             for key, estimate in scores["paper"].items():
                 expected = getattr(theirs, part)[name]["paper"][key]
                 assert (estimate.value, estimate.low, estimate.high) == pytest.approx(
@@ -223,3 +223,52 @@ def test_means_under_several_seeds_are_averaged():
         found = together.contrasts["a - b"][label]
         assert found.value == pytest.approx(np.mean([of["a - b"][label] for of in together.by_seed.values()]))
         assert found.low < found.value < found.high
+
+
+# --- Expectations ---
+
+
+def expected(seed: int, size: int = 50):
+    """A planner that names the gold strategy half of the time, sampled once, and again and again."""
+    random, rows = np.random.default_rng(seed), []
+    for turn in system(1):
+        said = [STRATEGIES.index(turn.gold_strategy) if random.random() < 0.5 else int(random.integers(8)) for _ in range(1 + size)]
+        counts = tuple(np.bincount(said[1:], minlength=8).tolist())
+        rows.append(replace(turn, predicted_strategy=STRATEGIES[said[0]], sampled=counts))
+    return rows
+
+
+def test_an_expectation_hardly_changes_with_the_sample():
+    found = [evaluate_seeds(GOLD, {13: {"a": seed_counts(expected(n))}}, contrasts=[], replicates=50, seed=0).together for n in range(8)]
+    for key in ("Q", "Q_W", "B"):
+        many = [one.systems["a"]["paper"][key] for one in found]
+        once = [one.systems["a"]["paper"][SINGLE_METRICS[key]].value for one in found]
+        assert np.std([one.value for one in many]) < 0.35 * np.std(once)
+        assert abs(np.mean([one.value for one in many]) - np.mean(once)) < 3 * np.std(once)
+        assert all(one.low < one.value < one.high for one in many)
+
+
+def test_what_is_always_the_same_is_its_own_expectation():
+    turns = system(1)
+    sure = [
+        replace(turn, sampled=tuple(50 * (name == turn.predicted_strategy) for name in STRATEGIES)) for turn in turns
+    ]
+    again = evaluate_seeds(GOLD, {13: {"a": seed_counts(sure)}}, contrasts=[], replicates=50, seed=0).together.systems["a"]["paper"]
+    alone = evaluate_seeds(GOLD, {13: {"a": seed_counts(turns)}}, contrasts=[], replicates=50, seed=0).together.systems["a"]["paper"]
+    for key, single in SINGLE_METRICS.items():
+        assert again[key].value == pytest.approx(again[single].value) == pytest.approx(alone[key].value) == alone[single].value
+        assert again[key].low == pytest.approx(alone[key].low)
+
+
+def test_systems_and_seeds_agree_on_expectations():
+    turns = expected(1)
+    over = evaluate_seeds(GOLD, {7: {"a": seed_counts(turns)}}, contrasts=[], replicates=50, seed=0).together
+    (one,) = evaluate_systems({"a": turns}, contrasts=[], replicates=50, seed=0).systems.values()
+    for key in (*SINGLE_METRICS, *SINGLE_METRICS.values()):
+        assert one["paper"][key].value == pytest.approx(over.systems["a"]["paper"][key].value)
+
+
+def test_turns_sampled_unequally_often_are_refused():
+    turns = expected(1)
+    with pytest.raises(ValueError, match=r"turns were sampled \[3, 50\] times"):
+        evaluate_systems({"a": [replace(turns[0], sampled=(3, *[0] * 7)), *turns[1:]]}, contrasts=[], replicates=5, seed=0)

@@ -68,17 +68,25 @@ def probabilities(scores: np.ndarray, temperature: float, top_p: float) -> np.nd
     return p / p.sum(axis=1, keepdims=True)
 
 
-def samples(p: np.ndarray, chance: np.ndarray) -> np.ndarray:
-    """int [S, turns]: strategies sampled with probabilities ``p`` [turns, 8], from ``chance`` [turns, S] in [0, 1)."""
+def counts(p: np.ndarray, chance: np.ndarray) -> np.ndarray:
+    """int [turns, 8]: how often each strategy is sampled with probabilities ``p`` [turns, 8], ``chance`` [turns, S] in [0, 1)."""
     line = p.cumsum(axis=1)
     # Scaled to the line's end, which rounding may leave short of 1, so that nothing with probability 0 is sampled.
-    return (line[:, None] <= (chance * line[:, -1:])[:, :, None]).sum(axis=2).T
+    drawn = (line[:, None] <= (chance * line[:, -1:])[:, :, None]).sum(axis=2)
+    return (drawn[:, :, None] == np.arange(p.shape[1])).sum(axis=1)
 
 
 def sweep(
-    scores: np.ndarray, gold: Sequence[str], dialogues: Sequence[str], *, samples: int, replicates: int, seed: int
+    scores: np.ndarray,
+    gold: Sequence[str],
+    dialogues: Sequence[str],
+    *,
+    top_p: float,
+    samples: int,
+    replicates: int,
+    seed: int,
 ) -> tuple[StrategyScores, ...]:
-    """Scores with 95% intervals at each of ``TEMPERATURES``, from ``scores`` [turns, 8].
+    """Scores with 95% intervals at each of ``TEMPERATURES`` with ``top_p``, from ``scores`` [turns, 8].
 
     Above temperature 0 a score is the mean over ``samples`` sets of sampled strategies, each with the same resampled
     dialogues; the interval is about one such mean.
@@ -88,7 +96,7 @@ def sweep(
     truth, random, none_invalid = strategy.strategy_indices(gold), np.random.default_rng(seed), np.zeros((1, 8))
     found = []
     for temperature in TEMPERATURES:
-        p, copies = probabilities(scores, temperature), []
+        p, copies = probabilities(scores, temperature, top_p), []
         for _ in range(samples if temperature else 1):
             chance = random.random((len(p), 1))
             predicted = (
@@ -106,7 +114,7 @@ def sweep(
 
 def calibration(scores: np.ndarray, gold: Sequence[str]) -> Calibration:
     """The calibration of ``scores`` [turns, 8] on the ``gold`` strategies [turns]."""
-    p, truth = probabilities(scores, 1.0), strategy.strategy_indices(gold)
+    p, truth = probabilities(scores, 1.0, 1.0), strategy.strategy_indices(gold)
     confidence, right = p.max(axis=1), p.argmax(axis=1) == truth
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
     bins = tuple(

@@ -11,6 +11,7 @@ few kilobytes (`SeedCounts`), and seeds that were trained on different days or m
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,9 +22,10 @@ from decoupled_esc.evaluate import (
     Estimate,
     EvaluatedTurn,
     Evaluation,
+    expected_scores,
     mean_scores,
+    sampled_again,
     strategy,
-    strategy_scores,
     system_details,
     text,
 )
@@ -32,6 +34,7 @@ from decoupled_esc.evaluate.judged import ScoreTable
 from decoupled_esc.taxonomy import STRATEGIES
 
 INVALID = "-"
+DIGITS = string.digits + string.ascii_letters
 DECIMALS = 6
 
 BySeed = dict[str, dict[str, dict[str, float]]]
@@ -45,6 +48,8 @@ class SeedCounts:
     strategies: str
     """One character per turn, in the order of ids: the strategy's place in `taxonomy.STRATEGIES`, or ``-``."""
     text: list[list[float]]  # [dialogues][6] sums of `TEXT_METRICS` over a dialogue's replies, dialogues by name
+    sampled: str = ""
+    """Eight characters per turn, a digit of ``DIGITS`` each: how often each strategy came when it was sampled again."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ def seed_counts(turns: Sequence[EvaluatedTurn]) -> SeedCounts:
     return SeedCounts(
         strategies="".join(INVALID if place < 0 else str(place) for place in places),
         text=[np.round(sums[name], DECIMALS).tolist() for name in sorted(sums)],
+        sampled="".join(DIGITS[n] for turn in turns for n in turn.sampled or ()),
     )
 
 
@@ -107,7 +113,8 @@ def evaluate_seeds(
                 continue
             w, invalid = strategy.grouped_confusion(_said(counts[name]), truth, dialogue, len(names))
             means = mean_scores(text.METRICS, np.array(counts[name].text), turns, weights)
-            single[name][number] = means | strategy_scores(w, invalid, weights, "paper")
+            again = _again(counts[name], seed)
+            single[name][number] = means | expected_scores(w, invalid, again, truth, dialogue, weights, "paper")
             tables.append((w, invalid))
         details[name] = system_details(*(sum(parts) for parts in zip(*tables, strict=True)))
     averages, values = _together(single, contrasts, list(by_seed), intervals=len(names) > 1)
@@ -161,10 +168,19 @@ def _said(counts: SeedCounts) -> list[str | None]:
     return [None if sign == INVALID else STRATEGIES[int(sign)] for sign in counts.strategies]
 
 
+def _again(counts: SeedCounts, seed: int) -> np.ndarray | None:
+    """int [S, turns]: the samples of the strategies, if there are any."""
+    digits = [DIGITS.index(digit) for digit in counts.sampled]
+    return sampled_again(np.array(digits).reshape(-1, 8), seed) if digits else None
+
+
 def _check(by_seed: Mapping[int, Mapping[str, SeedCounts]], turns: int, dialogues: int) -> None:
     for number, counts in by_seed.items():
         for name, found in counts.items():
-            if (len(found.strategies), len(found.text)) != (turns, dialogues):
+            if (len(found.strategies), len(found.text)) != (turns, dialogues) or len(found.sampled) not in (
+                0,
+                8 * turns,
+            ):
                 raise ValueError(
                     f"{name} under seed {number}: {len(found.strategies)} turns of {len(found.text)} dialogues, "
                     f"and the test set has {turns} of {dialogues}"

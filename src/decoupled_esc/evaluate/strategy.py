@@ -18,7 +18,6 @@ Policy = Literal["wrong", "drop"]
 Variant = Literal["paper", "standard"]
 
 N = len(STRATEGIES)
-INVALID = "-"
 PAPER_SWEEPS = 20
 TOLERANCE = 1e-10
 """Largest change of log p in one sweep at which the ``standard`` iteration stops."""
@@ -39,19 +38,18 @@ def strategy_indices(names: Sequence[str | None]) -> np.ndarray:
     return np.array([-1 if name is None else _INDEX[name] for name in names], dtype=np.int64)
 
 
-def signs(names: Sequence[str | None]) -> str:
-    """One character per strategy: its position in `STRATEGIES`, or ``-`` for ``None``."""
-    return "".join(INVALID if place < 0 else str(place) for place in strategy_indices(names))
+def shuffled(counts: np.ndarray, seed: int) -> np.ndarray:
+    """int [S, turns]: samples of all turns side by side, from how often each strategy was sampled at each, ``counts`` [turns, 8].
 
-
-def places(rows: Sequence[str]) -> np.ndarray:
-    """int [len(rows), length]: what `signs` wrote in each of ``rows``, -1 for ``-``.
-
-    Raises ValueError for rows of different lengths, or a character that is no sign.
+    Turns are sampled independently, so that any order within a turn will do; it is drawn from ``seed``.  A turn without
+    counts is -1 in every sample.  Raises ValueError where turns were sampled unequally often.
     """
-    if len({len(row) for row in rows}) > 1 or set("".join(rows)) - set(f"{INVALID}01234567"):
-        raise ValueError("rows of different lengths, or with a character that stands for no strategy")
-    return np.array([[-1 if sign == INVALID else int(sign) for sign in row] for row in rows], dtype=np.int64)
+    sizes = set(counts.sum(axis=1).tolist()) - {0}
+    if len(sizes) != 1:
+        raise ValueError(f"turns were sampled {sorted(sizes)} times, and all need as many")
+    (size,) = sizes
+    rows = [np.repeat(np.arange(N), row) if row.any() else np.full(size, -1) for row in counts]
+    return np.random.default_rng(seed).permuted(np.stack(rows), axis=1).T
 
 
 def grouped_confusion(

@@ -394,7 +394,9 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
             test,
             **resampling,
         ),  # fmt: skip
-        "decoding": SweepTemperatures(own.replies(PLANNERS), own.train, test, **resampling),
+        "decoding": SweepTemperatures(
+            own.replies(PLANNERS), own.train, test, profile.generation.plan.top_p, **resampling
+        ),
         "judged-offline": JudgeOffline(judged, between(JUDGED_SYSTEMS), test, own.labels, own.ratings, **resampling),
         "judged": AskJudges(
             own.judge, judged, between(JUDGED_SYSTEMS), own.steps["pairs"], own.train, test, profile.name, **resampling

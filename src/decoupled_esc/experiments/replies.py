@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from decoupled_esc import prompts, taxonomy
 from decoupled_esc.corpus import Turn, turns
-from decoupled_esc.experiments.data import example_dialogue
 from decoupled_esc.experiments.inputs import Base, Decoding, Policy, Source, Turns
-from decoupled_esc.experiments.sampling import complete, engine_of, fitted, greedy, replies_under
+from decoupled_esc.experiments.sampling import complete, engine_of, fitted, greedy, purpose, replies_under, score
 from decoupled_esc.generate import baselines
-from decoupled_esc.generate.engine import Sampling
+from decoupled_esc.generate.engine import Engine, Sampling, stream
 from decoupled_esc.pipeline import Missing, Step, Work
+from decoupled_esc.prompts import Prompt
 
 
 @dataclass(frozen=True)
 class SystemReply:
-    """What a system answered at a turn.  ``strategy`` None: none of the eight."""
+    """What a system answered at a turn.  ``strategy`` None: none of the eight.
+
+    ``scores`` [8]: log-probabilities of the tags of the eight, where they were sampled from, not normalised.
+    """
 
     id: str
     strategy: str | None
     reply: str
     tokens: int
     finished: bool
+    scores: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,10 +106,17 @@ class Reply(Step):
     decoding: Decoding
     seed: int
 
+    @property
+    def strategy_sampling(self) -> Sampling:
+        """How the strategies were sampled from the scores of its rows."""
+        return self.sampling
+
 
 @dataclass(frozen=True, eq=False)
 class ReplyCoupled(Reply):
     """A coupled model, printing ``[Strategy] reply``; ``policy`` None is the base model."""
+
+    version = 2
 
     policy: Policy | None
 
@@ -113,18 +127,30 @@ class ReplyCoupled(Reply):
         with engine_of(work, self.base, self.policy, self.decoding, self.seed) as engine:
             asked = fitted(engine, asked_at, prompts.vanilla, self.sampling, self.decoding.max_length)
             written = complete(work, engine, asked, self.sampling, "replies", self.seed)
-        return counted(Replies, [tagged(turn.id, written[turn.id]) for turn in asked_at], work)
+            scores = tag_scores(work, engine, asked, self.sampling)
+        rows = [tagged(turn.id, written[turn.id], scores=scores.get(turn.id)) for turn in asked_at]
+        return counted(Replies, rows, work)
 
 
-def tagged(id: str, row: dict, text: str | None = None) -> SystemReply:
+def tag_scores(
+    work: Work, engine: Engine, asked: Sequence[Prompt], sampling: Sampling, what: str = "scores"
+) -> dict[str, list[float]]:
+    """By id: the log-probabilities of a coupled model's eight tags, where it is sampled."""
+    names = [f"[{name}]" for name in taxonomy.STRATEGIES]
+    return score(work, engine, asked, names, whole=False, what=what) if sampling.temperature else {}
+
+
+def tagged(id: str, row: dict, text: str | None = None, scores: list[float] | None = None) -> SystemReply:
     """The answer of a coupled model, read from its tag."""
     strategy, reply = prompts.parse_tagged(row["text"] if text is None else text)
-    return SystemReply(id, strategy, reply, row["tokens"], row["finished"])
+    return SystemReply(id, strategy, reply, row["tokens"], row["finished"], scores)
 
 
 @dataclass(frozen=True, eq=False)
 class ReplyPrompted(Reply):
     """The base model under a prompting baseline; the baseline's steps are in the step's folder."""
+
+    version = 2
 
     baseline: str
     """A function of `generate.baselines`."""
@@ -139,10 +165,10 @@ class ReplyPrompted(Reply):
             def ask(step: str, layout) -> dict[str, str]:
                 asked = fitted(engine, asked_at, layout, self.sampling, self.decoding.max_length)
                 read[step] = sum(engine.count(prompt) for prompt in asked)
-                steps[step] = complete(work, engine, asked, self.sampling, step, self.seed, number=len(steps))
+                steps[step] = complete(work, engine, asked, self.sampling, step, self.seed)
                 return {id: row["text"] for id, row in steps[step].items()}
 
-            shown = (self._example(),) if self.baseline == "with_example" else ()
+            shown = (self._examples(work),) if self.baseline == "with_example" else ()
             answers = getattr(baselines, self.baseline)(ask, *shown)
         rows = [tagged(turn.id, steps["refined"][turn.id], answers[turn.id]) for turn in asked_at]
         written = {step: sum(row["tokens"] for row in done.values()) for step, done in steps.items()}
@@ -150,14 +176,23 @@ class ReplyPrompted(Reply):
         cost = {step: StepCost(read[step], written[step]) for step in steps}
         return counted(PromptedReplies, rows, work, cost=cost, transcripts=transcripts)
 
-    def _example(self) -> Turn:
-        """The turn that *w/ Example* shows."""
-        return turns(example_dialogue(self.esconv.read().split("train")))[1]
+    def _examples(self, work: Work) -> Callable[[Turn], Turn]:
+        """The turn of a training dialogue that *w/ Example* shows, sampled for every turn that is asked about."""
+        dialogues = self.esconv.read().split("train")
+
+        def example(turn: Turn) -> Turn:
+            random = np.random.default_rng(stream(self.seed, purpose(work, "example"), turn.id, 8))
+            known = turns(dialogues[random.integers(len(dialogues))])
+            return known[random.integers(min(1, len(known) - 1), len(known))]  # not the first, which nothing precedes
+
+        return example
 
 
 @dataclass(frozen=True, eq=False)
 class ReplyGold(Reply):
     """A generator under the gold strategy (Table 4)."""
+
+    version = 2
 
     generator: Policy
     layout: str
@@ -181,10 +216,17 @@ def _under(id: str, planned: dict[str, str | None], written: dict[str, dict]) ->
 class ReplyDecoupled(Reply):
     """A planner, and a generator under the planner's strategies; None is the base model."""
 
+    version = 2
+
     planner: Policy | None
     generator: Policy | None
     plan: Sampling
     layout: str
+
+    @property
+    def strategy_sampling(self) -> Sampling:
+        """Of the planner."""
+        return self.plan
 
     def run(self, work: Work) -> PlannedReplies | Missing:
         for policy in (self.planner, self.generator):
@@ -193,18 +235,15 @@ class ReplyDecoupled(Reply):
         asked_at, others = self.turns.read(), (self.planner, self.generator)
         with engine_of(work, self.base, self.planner, self.decoding, self.seed, others) as engine:
             asked = fitted(engine, asked_at, prompts.planner, self.plan, self.decoding.max_length)
-            plans = complete(work, engine, asked, self.plan, "plans", self.seed, choices=taxonomy.STRATEGIES)
-            scored = work.rows("scores")
-            left = [prompt for prompt in asked if prompt.id not in scored.by_id]
-            for ids, scores in engine.score_choices(left, taxonomy.STRATEGIES):
-                scored.append({"id": id, "scores": row} for id, row in zip(ids, scores.round(4).tolist(), strict=True))
+            plans = complete(work, engine, asked, self.plan, "plans", self.seed)
+            scores = score(work, engine, asked, taxonomy.STRATEGIES)
         planned = {turn.id: prompts.parse_strategy(plans[turn.id]["text"]) for turn in asked_at}
         with engine_of(work, self.base, self.generator, self.decoding, self.seed, others) as engine:
             layout = prompts.LAYOUTS[self.layout]
             written = replies_under(work, engine, asked_at, planned, layout, self.sampling, self.decoding, self.seed)
         rows = [
             PlannedReply(
-                turn.id, planned[turn.id], plans[turn.id]["text"], scored.by_id[turn.id]["scores"],
+                turn.id, planned[turn.id], plans[turn.id]["text"], scores[turn.id],
                 written[turn.id]["reply"], written[turn.id]["tokens"], written[turn.id]["finished"],
             )
             for turn in asked_at

@@ -6,16 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 
-from decoupled_esc import models, progress, prompts, taxonomy
+from decoupled_esc import models, progress, prompts
 from decoupled_esc.corpus import Turn
-from decoupled_esc.evaluate import strategy
 from decoupled_esc.experiments.inputs import Base, Decoding, Policy, weights_of
 from decoupled_esc.generate.engine import Engine, Sampling, open_engine
 from decoupled_esc.pipeline import Work
 from decoupled_esc.prompts import Prompt
-
-TAG_SAMPLES = 8
-"""Further samples of a coupled model's strategy at each turn: one alone moves Q by about a point."""
 
 
 @contextmanager
@@ -67,28 +63,21 @@ def complete(
     return written.by_id
 
 
-def tags(
-    work: Work, engine: Engine, asked: Sequence[Prompt], sampling: Sampling, what: str, seed: int
-) -> dict[str, str]:
-    """By turn id: the strategies of ``TAG_SAMPLES`` more answers of a coupled model, as `strategy.signs`.
-
-    Only the tag of each answer is generated.  The samples of a turn read one prompt, which packing and prefix caches
-    read once.  Greedy decoding has nothing to sample: no signs.
-    """
-    if sampling.temperature == 0:
-        return {prompt.id: "" for prompt in asked}
-
-    def read(text: str) -> int:
-        return engine.count(Prompt("", (("user", text),), ""))
-
-    longest = max(read(f"[{name}]") for name in taxonomy.STRATEGIES) - read("")
-    short = sampling.model_copy(update={"max_new_tokens": min(longest + 2, sampling.max_new_tokens)})
-    copies = [replace(prompt, id=f"{prompt.id}+{n}") for prompt in asked for n in range(TAG_SAMPLES)]
-    written = complete(work, engine, copies, short, what, seed)
-    said = [prompts.parse_tagged(written[copy.id]["text"])[0] for copy in copies]
-    return {
-        prompt.id: strategy.signs(said[k * TAG_SAMPLES : (k + 1) * TAG_SAMPLES]) for k, prompt in enumerate(asked)
-    }
+def score(
+    work: Work,
+    engine: Engine,
+    asked: Sequence[Prompt],
+    choices: Sequence[str],
+    *,
+    whole: bool = True,
+    what: str = "scores",
+) -> dict[str, list[float]]:
+    """By id: the log-probability of each of ``choices`` (`Engine.score_choices`), written down batch by batch in ``what``."""
+    scored = work.rows(what)
+    left = [prompt for prompt in asked if prompt.id not in scored.by_id]
+    for ids, scores in engine.score_choices(left, choices, whole=whole):
+        scored.append({"id": id, "scores": row} for id, row in zip(ids, scores.round(4).tolist(), strict=True))
+    return {prompt.id: scored.by_id[prompt.id]["scores"] for prompt in asked}
 
 
 def greedy(sampling: Sampling) -> Sampling:

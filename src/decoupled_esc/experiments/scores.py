@@ -12,27 +12,45 @@ from decoupled_esc import prompts
 from decoupled_esc.corpus import Turn, windows
 from decoupled_esc.evaluate import EvaluatedTurn, Evaluation, decoding, evaluate_systems, seeds
 from decoupled_esc.experiments.inputs import Base, Decoding, Policy, Turns
-from decoupled_esc.experiments.replies import Replies, Reply, ReplyDecoupled
+from decoupled_esc.experiments.replies import Replies, Reply, ReplyDecoupled, counted, tag_scores, tagged
 from decoupled_esc.experiments.sampling import complete, engine_of, fitted
 from decoupled_esc.generate import baselines
-from decoupled_esc.generate.engine import Sampling
+from decoupled_esc.generate.engine import Sampling, stream
 from decoupled_esc.pipeline import Missing, Step, Work
 
 Contrast = tuple[str, str]
 """The first system minus the second."""
 
 
-def evaluated(replies: Replies, gold: Mapping[str, Turn]) -> list[EvaluatedTurn]:
-    """What a system answered, beside what people did."""
-    turns = ((gold[row.id], row) for row in replies.rows)
+SAMPLES = 50
+"""Of the strategies of each turn: the expectation's own error is then a seventh of one sample's."""
+
+
+def evaluated(replies: Replies, gold: Mapping[str, Turn], sampling: Sampling, seed: int) -> list[EvaluatedTurn]:
+    """What a system answered, beside what people did; ``sampling`` is how its strategies were sampled from its scores.
+
+    Where the printed answer named none of the eight strategies the samples name none: scores are of the eight alone.
+    """
+    sampled = [None] * len(replies.rows)
+    if sampling.temperature and all(getattr(row, "scores", None) for row in replies.rows):
+        p = decoding.probabilities(np.array([row.scores for row in replies.rows]), sampling.temperature, sampling.top_p)
+        streams = [np.random.default_rng(stream(seed, "strategies", row.id, 8)) for row in replies.rows]
+        counts = decoding.counts(p, np.stack([one.random(SAMPLES) for one in streams]))
+        sampled = [
+            tuple(own) if row.strategy else (0,) * 8 for row, own in zip(replies.rows, counts.tolist(), strict=True)
+        ]
+    turns = ((gold[row.id], row, own) for row, own in zip(replies.rows, sampled, strict=True))
     return [
-        EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, row.strategy, row.reply) for turn, row in turns
+        EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, row.strategy, row.reply, own)
+        for turn, row, own in turns
     ]
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluate(Step):
     """Every automatic and strategy metric of systems, both variants, with intervals and paired differences."""
+
+    version = 2
 
     systems: dict[str, Reply]
     contrasts: tuple[Contrast, ...]
@@ -42,7 +60,9 @@ class Evaluate(Step):
 
     def run(self, work: Work) -> Evaluation | Missing:
         gold = {turn.id: turn for turn in self.turns.read()}
-        found = {name: evaluated(work[replies], gold) for name, replies in self.systems.items()}
+        found = {
+            name: evaluated(work[step], gold, step.strategy_sampling, step.seed) for name, step in self.systems.items()
+        }
         return evaluate_systems(found, contrasts=self.contrasts, replicates=self.replicates, seed=self.seed)
 
 
@@ -53,11 +73,12 @@ class SystemCounts:
     id: str
     strategies: str
     text: list[list[float]]
+    sampled: str = ""
 
     @property
     def counts(self) -> seeds.SeedCounts:
         """Without the name."""
-        return seeds.SeedCounts(self.strategies, self.text)
+        return seeds.SeedCounts(self.strategies, self.text, self.sampled)
 
 
 @dataclass(frozen=True)
@@ -73,6 +94,8 @@ class PerSeedCounts:
 class CountPerSeed(Step):
     """Counts of systems under one seed; those that are Missing are left out."""
 
+    version = 2
+
     systems: dict[str, Reply]
     turns: Turns
 
@@ -80,10 +103,11 @@ class CountPerSeed(Step):
         turns = self.turns.read()
         gold = {turn.id: turn for turn in turns}
         rows = []
-        for name, replies in self.systems.items():
-            found = work.get(replies)
+        for name, step in self.systems.items():
+            found = work.get(step)
             if not isinstance(found, Missing):
-                rows.append(SystemCounts(name, **vars(seeds.seed_counts(evaluated(found, gold)))))
+                answered = evaluated(found, gold, step.strategy_sampling, step.seed)
+                rows.append(SystemCounts(name, **vars(seeds.seed_counts(answered))))
         return PerSeedCounts([row.id for row in rows], len(turns), tuple(rows))
 
 
@@ -115,6 +139,7 @@ class AnswerStrategyTest(Step):
     """What coupled models answer at the strategy test set of `corpus.windows`, sampled as at the test turns."""
 
     uses_model = True
+    version = 2
 
     policies: dict[str, Policy]
     base: Base
@@ -131,13 +156,12 @@ class AnswerStrategyTest(Step):
             with engine_of(work, self.base, policy, self.decoding, self.seed) as engine:
                 asked = fitted(engine, turns, prompts.vanilla, self.sampling, self.decoding.max_length)
                 written = complete(work, engine, asked, self.sampling, system, self.seed)
-            answers = {turn.id: prompts.parse_tagged(written[turn.id]["text"]) for turn in turns}
-            found = [
-                EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, *answers[turn.id]) for turn in turns
-            ]
-            rows.append(SystemCounts(system, **vars(seeds.seed_counts(found))))
-            invalid = sum(strategy is None for strategy, _ in answers.values())
-            counts[system] = TestSetAnswers(invalid, sum(row["tokens"] for row in written.values()))
+                scores = tag_scores(work, engine, asked, self.sampling, f"scores/{system}")
+            answers = [tagged(turn.id, written[turn.id], scores=scores.get(turn.id)) for turn in turns]
+            found = counted(Replies, answers, work)
+            answered = evaluated(found, {turn.id: turn for turn in turns}, self.sampling, self.seed)
+            rows.append(SystemCounts(system, **vars(seeds.seed_counts(answered))))
+            counts[system] = TestSetAnswers(found.invalid, work.tokens)
         work.tokens = sum(one.tokens for one in counts.values())
         return StrategyTestCounts(len(turns), dict(Counter(turn.strategy for turn in turns)), counts, tuple(rows))
 
@@ -146,7 +170,7 @@ class AnswerStrategyTest(Step):
 class EvaluateSeeds(Step):
     """Scores of systems and their differences averaged over all seeds, and the differences under each."""
 
-    version = 3
+    version = 4
 
     counts: dict[str, tuple[CountPerSeed | AnswerStrategyTest, ...]]
     """Seed -> the steps that counted under it."""
@@ -208,9 +232,12 @@ class Sweep:
 class SweepTemperatures(Step):
     """Strategy scores of every planner from argmax to high temperatures."""
 
+    version = 2
+
     planners: dict[str, ReplyDecoupled]
     train: Turns
     turns: Turns
+    top_p: float
     replicates: int
     seed: int
 
@@ -224,7 +251,7 @@ class SweepTemperatures(Step):
             rows = {row.id: row.scores for row in work[replies].rows}
             scores[name] = np.array([rows[turn.id] for turn in turns])
         gold, dialogues = [turn.strategy for turn in turns], [turn.dialogue for turn in turns]
-        options = {"samples": 10, "replicates": min(500, self.replicates), "seed": self.seed}
+        options = {"top_p": self.top_p, "samples": 10, "replicates": min(500, self.replicates), "seed": self.seed}
         return Sweep(
             len(turns),
             {name: decoding.sweep(values, gold, dialogues, **options) for name, values in scores.items()},

@@ -48,12 +48,13 @@ def emotion_cot(ask: Ask) -> Mapping[str, str]:
     return ask("refined", lambda turn: _before(turn, NAME_FEELING, feeling[turn.id], ANSWER))
 
 
-def with_example(ask: Ask, example: Turn) -> Mapping[str, str]:
+def with_example(ask: Ask, example: Callable[[Turn], Turn]) -> Mapping[str, str]:
     """w/ Example: one turn of another dialogue, and the human reply there, stands in the instruction."""
-    shown = [*example.context, Message("supporter", example.reply, example.strategy)]
-    talk = "\n".join(f"{m.role}: {tagged(m) if m.strategy else m.text}" for m in shown)
 
     def layout(turn: Turn) -> Prompt:
+        other = example(turn)
+        shown = [*other.context, Message("supporter", other.reply, other.strategy)]
+        talk = "\n".join(f"{m.role}: {tagged(m) if m.strategy else m.text}" for m in shown)
         prompt = vanilla(turn)
         (role, instruction), *rest = prompt.messages
         return replace(prompt, messages=((role, f"{instruction}\n{LIKE_THIS}\n{talk}"), *rest))

@@ -63,11 +63,12 @@ class Engine(Protocol):
         ...
 
     def score_choices(
-        self, prompts: Sequence[Prompt], choices: Sequence[str]
+        self, prompts: Sequence[Prompt], choices: Sequence[str], *, whole: bool = True
     ) -> Iterator[tuple[list[str], np.ndarray]]:
         """(ids, log-probabilities float32 [batch, len(choices)]) some at a time.
 
-        Summed over a choice's tokens, end of turn included, given the prompt; not normalised over the choices.
+        Summed over a choice's tokens, end of turn included unless it is not the ``whole`` answer, given the prompt; not
+        normalised over the choices.
         """
         ...
 
@@ -92,8 +93,10 @@ class TokenEngine:
         text = self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         return ids(text, self.tokenizer)
 
-    def encode_answer(self, prompt: Prompt, choice: str) -> list[int]:
-        """The token ids of ``choice`` as an answer, end of turn included: the same after every prompt."""
+    def encode_answer(self, prompt: Prompt, choice: str, whole: bool = True) -> list[int]:
+        """The token ids of ``choice`` as an answer, end of turn included, or as its beginning: the same after every prompt."""
+        if not whole:
+            return ids(choice, self.tokenizer)
         return ids(render(Prompt(prompt.id, prompt.messages, choice), self.tokenizer)[1], self.tokenizer)
 
 

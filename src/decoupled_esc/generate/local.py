@@ -58,11 +58,11 @@ class TransformersEngine(TokenEngine):
         if batch:
             yield batch
 
-    def score_choices(self, prompts, choices) -> Iterator[tuple[list[str], np.ndarray]]:
+    def score_choices(self, prompts, choices, *, whole=True) -> Iterator[tuple[list[str], np.ndarray]]:
         """See ``Engine``."""
         import torch
 
-        answers = [self.encode_answer(prompts[0], choice) for choice in choices] if prompts else []
+        answers = [self.encode_answer(prompts[0], choice, whole) for choice in choices] if prompts else []
         for batch in self.batches(prompts, sum(map(len, answers))):
             packed = self._packed(batch, answers)
             with torch.inference_mode():

@@ -192,13 +192,13 @@ class VLLMEngine(TokenEngine):
 
         yield from self._each([prompt for prompt in prompts if prompt.id not in done], one)
 
-    def score_choices(self, prompts, choices) -> Iterator[tuple[list[str], np.ndarray]]:
+    def score_choices(self, prompts, choices, *, whole=True) -> Iterator[tuple[list[str], np.ndarray]]:
         """See ``Engine``.  vLLM reads without its prefix cache here, so that each choice costs its whole prompt."""
         more = {"max_tokens": 1, "temperature": 0.0, "extra_body": {"prompt_logprobs": 0}}
 
         def one(prompt: Prompt) -> tuple[str, list[float]]:
             start = self.encode(prompt)
-            answers = [self.encode_answer(prompt, choice) for choice in choices]
+            answers = [self.encode_answer(prompt, choice, whole) for choice in choices]
             read = self._ask(prompt.id, prompt=[start + answer for answer in answers], **more)
             rows = sorted(read.choices, key=lambda choice: choice.index)
             return prompt.id, [
