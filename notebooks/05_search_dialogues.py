@@ -69,7 +69,7 @@ if missing:
 # There is no model, no network and no clock in it, so that the same answers always give the same tree.
 
 # %% tags=["hide-input"]
-constants = pd.DataFrame({"value": {name.replace("_", " "): f"{value:g}" for name, value in ({} if missing else vars(searched.constants)).items()}})
+constants = pd.DataFrame({"value": {name.replace("_", " "): "none" if value is None else f"{value:g}" for name, value in ({} if missing else vars(searched.constants)).items()}})
 constants = constants if len(constants) else pd.DataFrame({"value": {"–": "not searched"}})
 results_table(constants, f"Constants of the search, profile {book.label}; the profile's file says where they differ from CSO's, and why.")
 

@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 
 from decoupled_esc import taxonomy
-from decoupled_esc.evaluate import strategy
+from decoupled_esc.evaluate import SINGLE_METRICS, strategy
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.present import figures, judge_tables, replication
 from decoupled_esc.present.tables import format_estimate, format_scores, results_table
@@ -124,6 +124,18 @@ figures.glue_numbers(
     f1_gain=format_estimate(gain), split_f1=format_estimate(same["F1"]), split_q=format_estimate(split["Q"]),
     valid_vanilla=f"{valid['vanilla-sft']:,}", valid_decoupled=f"{valid['decoupled-sft']:,}",
 )
+
+# %% [markdown]
+# Sampled at T = 0.7, the same model names another strategy the next time, and Q and B move with it.
+# Q_W, Q and B are therefore expectations: from a model's scores of the eight strategies at every turn (a coupled model's: of the eight tags) they are sampled 50 times, with the paper's temperature and top-p, and the metrics averaged.
+# The papers report one sample.
+# Here is ours, of the answers that were printed, beside the expectation.
+
+# %% tags=["hide-input"]
+columns = {**{key: f"{key}, expected" for key in SINGLE_METRICS}, **{key: f"{metric}, one sample" for metric, key in SINGLE_METRICS.items()}}
+sampled = ("vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo")
+single = pd.DataFrame({name: format_scores(measured.systems[name]["paper"], list(columns)) for name in sampled}).T.rename(columns=columns)
+results_table(single, f"Strategy metrics over 50 samples and of the one that was printed, profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # Of {glue:text}`cells` cells: {glue:text}`verdicts`.

@@ -204,8 +204,10 @@ def strategy_scores(w: np.ndarray, invalid: np.ndarray, weights: np.ndarray, var
 
 
 def sampled_again(counts: Sequence[Sequence[int] | None], seed: int) -> np.ndarray | None:
-    """int [S, turns]: the samples of a system's strategies, from [8] counts a turn; None for a system without."""
-    return None if any(row is None for row in counts) else strategy.shuffled(np.array(counts), seed)
+    """int [S, turns]: the samples of a system's strategies, from [8] counts a turn; None where it was not sampled again."""
+    if any(row is None for row in counts) or not np.any(counts):
+        return None
+    return strategy.shuffled(np.array(counts), seed)
 
 
 def expected_scores(

@@ -294,7 +294,7 @@ def format_estimate(estimate: Estimate | None, decimals: int = 1, sign: str = ""
 
 def format_scores(scores: Mapping[str, Estimate], keys: Sequence[str]) -> dict[str, str]:
     """`format_estimate` of each of ``keys``, a dash where it is absent: B has two decimals, all others one."""
-    return {key: format_estimate(scores.get(key), 2 if key == "B" else 1) for key in keys}
+    return {key: format_estimate(scores.get(key), 2 if key in ("B", "B1") else 1) for key in keys}
 
 
 @dataclass(frozen=True)
