@@ -183,7 +183,7 @@ class ReplyPrompted(Reply):
         def example(turn: Turn) -> Turn:
             random = np.random.default_rng(stream(self.seed, purpose(work, "example"), turn.id, 8))
             known = turns(dialogues[random.integers(len(dialogues))])
-            return known[random.integers(min(1, len(known) - 1), len(known))]  # not the first, which nothing precedes
+            return known[min(random.integers(1, 4), len(known) - 1)]  # an early one, which fits beside the talk
 
         return example
 
