@@ -16,19 +16,20 @@ help:
 	@echo "make status   say which results hold, and why others do not"
 	@echo "make publish  replace the committed results and notebooks by those of the last run"
 
-# The pins, made anew from pyproject.toml (needs uv in the environment).  CUDA's libraries come with a torch that wants them.
+# The pins, made anew from both pyproject.toml (needs uv in the environment).  CUDA's libraries come with a torch that wants them.
 lock:
-	@$(BIN)/python -m uv pip compile pyproject.toml --extra test --extra slurm --python-version 3.11.7 --constraint requirements.lock \
+	@grep -v '"turn-trees' pyproject.toml > $(VENV)/pyproject.toml
+	@$(BIN)/python -m uv pip compile $(VENV)/pyproject.toml packages/turn_trees/pyproject.toml --extra test --extra slurm --python-version 3.11.7 --constraint requirements.lock \
 	  --no-annotate --no-header --quiet | grep -vE '^(nvidia-|cuda-|triton|setuptools|wheel)' > $(VENV)/lock
 	@{ head -1 requirements.lock; cat $(VENV)/lock; } > $(VENV)/lock.new && mv $(VENV)/lock.new requirements.lock
 
 # The environment, made anew when the pins change.  Packages come from wherever pip is set up to look.
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock pyproject.toml packages/turn_trees/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=..."; exit 1; }
 	@echo "setting up $(VENV) (a few minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock 2>$(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . 2>>$(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable packages/turn_trees --editable . 2>>$(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
 	@touch $@
 
 book: $(READY)
@@ -43,7 +44,7 @@ nbval: $(READY)
 
 lint: $(READY)
 	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check src
+	@$(BIN)/ruff format --check src packages
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 
 site: $(READY)

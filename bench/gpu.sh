@@ -51,7 +51,7 @@ take)
 run)
   export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 DECOUPLED_ESC_CACHE=$scratch/gpu-cache
   python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target $scratch/gpu-site .whl/*.whl
-  export PYTHONPATH=$PWD/src:$scratch/gpu-site:$PWD/.gpu
+  export PYTHONPATH=$PWD/src:$PWD/packages/turn_trees/src:$scratch/gpu-site:$PWD/.gpu
   if [ -f .gpu/data.tar.gz ]; then
     mkdir -p $scratch/gpu-data && tar xzf .gpu/data.tar.gz -C $scratch/gpu-data && export DECOUPLED_ESC_DATA=$scratch/gpu-data
   fi

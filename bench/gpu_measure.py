@@ -15,9 +15,10 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+import turn_trees
+from turn_trees import losses
 
-from decoupled_esc import corpus, models, packing, prompts, train
-from decoupled_esc.train import losses
+from decoupled_esc import corpus, models, prompts, train
 
 SEED, WINDOW, REPEATS, BETA = 13, 4096, 3, 0.1
 SHAPES = {  # hidden, layers, heads, key-value heads, feed-forward, vocabulary (None: the tokenizer's)
@@ -53,7 +54,6 @@ def made(shape: str, vocabulary: int, dtype: str, attention: str, architecture: 
     """A causal language model with random weights sampled from SEED, the same for all who ask."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    packing.register_attention()
     hidden, layers, heads, key_heads, forward, own = SHAPES[shape]
     options = {"head_dim": 256 if hidden > 256 else 8, "query_pre_attn_scalar": 256 if hidden > 256 else 8,
                "attn_logit_softcapping": 2.0, "final_logit_softcapping": 30.0, "sliding_window": 2 * WINDOW}  # fmt: skip
@@ -88,7 +88,7 @@ def examples(pairs: list, tokenizer, task: str) -> list:
     for pair in pairs:
         asked, answer = prompts.render(prompts.generator_trunk(pair.turn), tokenizer)
         answers = [answer, pair.rejected + answer[len(pair.turn.reply) :]][: 1 if task == "sft" else 2]
-        found.append(packing.Example(pair.id, prompts.ids(asked, tokenizer), [prompts.ids(a, tokenizer) for a in answers]))
+        found.append(turn_trees.Example(pair.id, prompts.ids(asked, tokenizer), [prompts.ids(a, tokenizer) for a in answers]))
     return found
 
 
@@ -110,7 +110,7 @@ def gradients(model, asked: list, passes: list, reference, packed: bool) -> tupl
     model.zero_grad(set_to_none=True)
     total, at, targets = 0.0, 0, sum(len(answer) for example in asked for answer in example.answers)
     for example in asked[: 1 if packed else None]:
-        logps = packing.logps_in_passes(model, passes) if packed else alone(model, example)
+        logps = turn_trees.logps_in_passes(model, passes) if packed else alone(model, example)
         if reference is None:
             loss = -logps.sum() / targets
         else:
@@ -124,13 +124,13 @@ def gradients(model, asked: list, passes: list, reference, packed: bool) -> tupl
 def correctness(part, architecture: str, tiny: bool) -> None:
     pairs, tokenizer = material(None, tiny)
     # Fresh weights are so small that attention hardly matters: wider ones; bfloat16, so that all types start alike.
-    model = made("tiny" if tiny else architecture, len(tokenizer), "bfloat16", packing.ATTENTION, architecture, 0.3 if tiny else 0.06).train()
+    model = made("tiny" if tiny else architecture, len(tokenizer), "bfloat16", turn_trees.ATTENTION, architecture, 0.3 if tiny else 0.06).train()
     plain = "eager" if architecture == "gemma2" else "sdpa"  # transformers' sdpa leaves the soft cap out
     flex = "flex_attention"
     for which, dialogue in zip(("median", "longest"), dict.fromkeys(pair.turn.dialogue for pair in pairs), strict=False):
         for task in ("sft", "dpo"):
             asked = examples([pair for pair in pairs if pair.turn.dialogue == dialogue], tokenizer, task)
-            passes = packing.split(packing.pack(asked), train.data.PASS * WINDOW)
+            passes = turn_trees.split(turn_trees.pack(asked), train.data.PASS * WINDOW)
             exact = reference = None
             for dtype in ("float32", "bfloat16", "autocast"):  # autocast: float32 weights; bfloat16: as LoRA on a large model
                 if part.left < 5:
@@ -154,8 +154,8 @@ def correctness(part, architecture: str, tiny: bool) -> None:
                         read(packed=True)  # compiled now, and measured below
                     except Exception as error:
                         part.save(flex_attention_missing=[*part.found.get("flex_attention_missing", []), {**about, "why": last_line(error)}])
-                        model.set_attn_implementation(packing.ATTENTION)
-                        flex = flex if device() == "cuda" else packing.ATTENTION  # which has no backward pass on a CPU
+                        model.set_attn_implementation(turn_trees.ATTENTION)
+                        flex = flex if device() == "cuda" else turn_trees.ATTENTION  # which has no backward pass on a CPU
                     row["attention"] = model.config._attn_implementation
                     with measured(row, "packed_"):
                         row["packed_loss"], packed = read(packed=True)
@@ -165,7 +165,7 @@ def correctness(part, architecture: str, tiny: bool) -> None:
                     row |= {"same": row["packed_error"] <= row["bound"], "loss_difference": abs(row["packed_loss"] / row["apart_loss"] - 1)}
                     if dtype == "float32" and len(passes) == 1:  # a tree read as a plain sequence must be seen
                         model.set_attn_implementation(plain)
-                        with mock.patch.object(packing, "attention", lambda depths, model: {}):
+                        with mock.patch("turn_trees.attention.attention_kwargs", lambda depths, model: {}):
                             row["error_without_the_tree"] = distance(read(packed=True)[1], own)
 
 

@@ -217,8 +217,9 @@ def llamafactory(task: str, size: str, count: int | None, by_length: bool = Fals
 def score(size: str, contender: str) -> dict:
     """Log-probabilities of the eight names for every turn of the test split."""
     import torch
+    import turn_trees
 
-    from decoupled_esc import corpus, models, packing, prompts, taxonomy
+    from decoupled_esc import corpus, models, prompts, taxonomy
     from decoupled_esc.generate.local import TransformersEngine
 
     model, tokenizer = models.load(folder(size)), models.load_tokenizer(folder(size))
@@ -247,7 +248,7 @@ def score(size: str, contender: str) -> dict:
             total += sum(logps[n, k, token].item() for n, name in enumerate(names) for k, token in enumerate(name))
     seconds = time.perf_counter() - started
     if contender == "packed":
-        read = sum(len(packing.pack([packing.Example(p.id, before(p), names) for p in group])) for group in asked)
+        read = sum(len(turn_trees.pack([turn_trees.Example(p.id, before(p), names) for p in group])) for group in asked)
     turns = sum(map(len, asked))
     return {"seconds": seconds, "tokens": read, "turns": turns, "loss": -total / turns / 8}
 

@@ -9,12 +9,12 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
+from turn_trees import ATTENTION, Example, pack
 
-from decoupled_esc import models, packing, prompts, taxonomy
+from decoupled_esc import models, prompts
 from decoupled_esc.corpus import Message, Turn
 from decoupled_esc.generate.engine import Sampling
 from decoupled_esc.generate.local import TransformersEngine
-from decoupled_esc.packing import Example, answer_logps, pack
 from decoupled_esc.prompts import ids, render
 
 SMALL = {
@@ -84,8 +84,7 @@ def tokenizers():
     return found
 
 
-def model(kind: str, size: int, attention: str = packing.ATTENTION):
-    packing.register_attention()
+def model(kind: str, size: int, attention: str = ATTENTION):
     torch.manual_seed(7)
     made = AutoModelForCausalLM.from_config(CONFIGS[kind](size), attn_implementation=attention).eval()
     with torch.no_grad():  # enough for attention to matter, and for a cap to bite
@@ -130,23 +129,6 @@ def test_a_system_message_that_a_template_refuses_joins_the_next_users(tokenizer
         and "Providing Suggestions" in trunk[-1]["content"]
     )
     assert prompts.chat_for(prompts.generator(TURN), tokenizers["llama3.1"]) == prompts.generator(TURN).chat()
-
-
-@KINDS
-def test_packed_attention_is_the_models_own(tokenizers, kind):
-    """A tree of answers at once gives each the log-probability that transformers' eager attention gives it alone."""
-    tokenizer = tokenizers[kind]
-    prompt = prompts.vanilla(TURN)
-    asked, _ = render(prompt, tokenizer)
-    answers = [ids(f"[{name}] yes{tokenizer.eos_token}", tokenizer) for name in taxonomy.STRATEGIES]
-    ours, eager = model(kind, len(tokenizer)), model(kind, len(tokenizer), "eager")
-    with torch.inference_mode():
-        packed = answer_logps(ours, pack([Example("a", ids(asked, tokenizer), answers)]))
-        for k, answer in enumerate(answers):
-            tokens = torch.tensor([ids(asked, tokenizer) + answer])
-            logps = eager(input_ids=tokens).logits[0, :-1].float().log_softmax(-1)
-            alone = logps.gather(1, tokens[0, 1:, None])[-len(answer) :].sum()
-            assert packed[k].item() == pytest.approx(alone.item(), abs=2e-3)
 
 
 @KINDS

@@ -56,10 +56,10 @@ def test_status_names_damage_and_what_changed(capsys, tmp_path):
 
 
 def test_what_changed_is_advice_of_a_few_lines_by_room():
-    changed = {f"step-{n}": {"packing.py", *(f"corpus/{name}.py" for name in "edcba")} for n in range(9)}
+    changed = {f"step-{n}": {"turn_trees/trees.py", *(f"corpus/{name}.py" for name in "edcba")} for n in range(9)}
     changed |= {"judged": {"evaluate/judges.py"}, "kept": set()}
     assert list(cli._advice(changed)) == [
-        "advice: corpus/ (a, b, c and 2 more), packing changed since 9 results were made (step-0, step-1, step-2 and 6 more): "
+        "advice: corpus/ (a, b, c and 2 more), turn_trees/ (trees) changed since 9 results were made (step-0, step-1, step-2 and 6 more): "
         "was a `version` to be raised?",
         "advice: evaluate/ (judges) changed since a result was made (judged): was a `version` to be raised?",
     ]

@@ -14,12 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from turn_trees import Example, pack
 
 from decoupled_esc import models
 from decoupled_esc.generate import Sampling, open_engine
 from decoupled_esc.generate.engine import stream
 from decoupled_esc.generate.local import TransformersEngine
-from decoupled_esc.packing import Example, pack
 from decoupled_esc.prompts import Prompt, ids, render
 from decoupled_esc.taxonomy import STRATEGIES
 

@@ -1,26 +1,20 @@
-"""Long trees are read in passes of bounded length, and nothing else changes: losses, gradients, scores, weights."""
+"""Long dialogues are read in passes of bounded length, and nothing else changes: references, weights, scores."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from test_packing import attending, cut_examples, off, one_by_one, shaken
 from training_cases import FULL, dialogues, fresh, talk, weights  # noqa: F401 (a fixture)
+from tree_cases import off, shaken
 
-from decoupled_esc import models, packing, taxonomy, train
+from decoupled_esc import models, taxonomy, train
 from decoupled_esc.corpus import turns
 from decoupled_esc.generate import Sampling
 from decoupled_esc.generate.local import TransformersEngine
-from decoupled_esc.packing import Example, answer_logps, groups, join, logps_in_passes, pack, split
 from decoupled_esc.prompts import Prompt
-from decoupled_esc.train.trainer import _Loss
 
 WHOLE = 10**9
 """Tokens of a pass that divides nothing."""
@@ -29,161 +23,6 @@ LOSSES = {
     "sft": None,
     **{name: train.Preference(loss=name, beta=0.3, gamma=0.2) for name in ("dpo", "ipo", "simpo", "kto", "orpo")},
 }
-"""KTO's reference point is a mean over all pairs of a step, so they can't be summed pass by pass."""
-
-
-# Trees --------------------------------------------------------------------------------------------------------------
-
-
-@settings(deadline=None)
-@given(st.lists(cut_examples(answers=4, least=4), min_size=1, max_size=3), st.integers(0, 4), st.integers(1, 60))
-def test_each_part_is_the_tree_of_some_examples_and_fits(batch, each, budget):
-    trees = [[replace(example, answers=example.answers[:each]) for example in tree] for tree in batch]
-    forest = join(map(pack, trees))
-    numbered = [(number, example) for number, tree in enumerate(trees) for example in tree]
-
-    def packed(part: Sequence[tuple[int, Example]]):
-        return join(pack([example for tree, example in part if tree == number]) for number in range(len(trees)))
-
-    parts, at = split(forest, budget), 0
-    for part in parts:
-        count = len(part.prompt_ends)
-        assert part == packed(numbered[at : at + count])
-        assert len(part) <= budget or count == 1
-        at += count
-        if at < len(numbered):  # no room was left
-            assert len(packed(numbered[at - count : at + 1])) > budget
-    assert at == len(numbered)
-    assert split(forest, len(forest)) == [forest]
-
-
-@settings(deadline=None)
-@given(cut_examples(answers=0), st.integers(1, 60), st.integers(0, 9))
-def test_groups_leave_room_for_each_example(examples, budget, each):
-    found, at = list(groups(pack(examples), budget, each)), 0
-    for members, tree in found:
-        assert members.start == at and len(tree) == len(pack([examples[n] for n in members]))
-        assert len(tree) + each * len(members) <= budget or len(members) == 1
-        at = members.stop
-    assert at == len(examples)
-    assert sum(len(tree) for _, tree in found) >= len(pack(examples))
-
-
-def test_by_hand():
-    """A trunk of four and three answers below it, two tokens each, one of which is read."""
-    tree = pack([Example(f"d/{n}", [1, 2, 3, 4][: n + 2], [[7, n]]) for n in range(3)])
-    assert tree.tokens == [1, 2, 3, 4, 7, 7, 7] and tree.depths == [0, 1, 2, 3, 4, 3, 2]
-    first, second = split(tree, 6)
-    assert (first.tokens, first.targets) == ([1, 2, 3, 7, 7], [7, 0, 7, 1])
-    assert (second.tokens, second.depths, second.prompt_ends) == ([1, 2, 3, 4, 7], [0, 1, 2, 3, 4], [3])
-    assert (second.predict_positions, second.targets, second.completion_index) == ([3, 4], [7, 2], [0, 0])
-    assert list(map(len, split(tree, 1))) == [3, 4, 5]  # a turn is never divided
-
-
-def test_prompts_with_unlike_numbers_of_answers_are_refused():
-    with pytest.raises(packing.PackingError, match="3 answers to 2 prompts"):
-        split(pack([Example("a", [1], [[2]]), Example("b", [1, 3], [[2], [4]])]), 1)
-
-
-# Losses and gradients -----------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def exact():
-    """float64 all the way, where the library and the model round to float32."""
-    to = torch.Tensor.to
-
-    def never_32(tensor, *what, **options):
-        return to(tensor, *(torch.float64 if one is torch.float32 else one for one in what), **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
-        patch.setattr(torch.Tensor, "to", never_32)
-        torch.set_default_dtype(torch.float64)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(torch.float32)
-
-
-@pytest.fixture(scope="module")
-def model(tokenizer):
-    return shaken(models.create(SHAPE, tokenizer, seed=3)).double()
-
-
-@st.composite
-def long_dialogues(draw, answers: int) -> list[Example]:
-    """Turns that see a window of the messages before them, cut at a message: the early ones share, the late do not."""
-    token, window = st.integers(0, 399), draw(st.integers(12, 40))
-    instruction = draw(st.lists(token, min_size=1, max_size=4))
-    said, made = [], []
-    for turn in range(draw(st.integers(2, 14))):
-        said.append(draw(st.lists(token, min_size=1, max_size=8)))
-        first = 0
-        while first < turn and sum(map(len, said[first:])) > window:
-            first += 1
-        asked = st.lists(st.lists(token, min_size=1, max_size=4), min_size=answers, max_size=answers)
-        made.append(Example(f"d/{turn}", instruction + sum(said[first:], []), draw(asked)))
-    return made
-
-
-def learned(model, loss: _Loss, logps: torch.Tensor, forest, reference) -> tuple[torch.Tensor, dict, torch.Tensor]:
-    """(loss, metrics, gradient of all weights)."""
-    total, metrics = loss(logps, forest, reference)
-    gradient = torch.autograd.grad(total, list(model.parameters()))
-    return total.detach(), metrics, torch.cat([part.flatten() for part in gradient])
-
-
-@pytest.mark.parametrize("name", LOSSES)
-@settings(deadline=None, max_examples=15)
-@given(data=st.data(), budget=st.integers(1, 120), random=st.randoms(use_true_random=False))
-def test_losses_and_gradients_are_those_of_one_turn_at_a_time(model, name, data, budget, random):
-    answers = {"sft": 1, "kto": 3}.get(name, 2)
-    examples = data.draw(long_dialogues(answers))
-    order = random.sample(range(len(examples)), len(examples))
-    shuffled, plain = [examples[n] for n in order], attending(model, "sdpa")
-    forest, other, loss = pack(examples), pack(shuffled), _Loss(LOSSES[name], answers)
-    with exact():
-        reference = torch.tensor([[random.uniform(-20, -5) for _ in range(answers)] for _ in examples])
-        passes = split(forest, budget)
-        total, metrics, gradient = learned(model, loss, logps_in_passes(model, passes), forest, reference)
-        # From the definition, and in another order: each answer in a plain sequence of its own.
-        expected = learned(plain, loss, one_by_one(plain, shuffled), other, reference[order])
-        assert total.item() == pytest.approx(expected[0].item(), rel=1e-9, abs=1e-9)
-        assert (gradient - expected[2]).norm() <= 1e-9 * max(1, expected[2].norm())
-        for key, values in metrics.items():
-            torch.testing.assert_close(values[order], expected[1][key])
-        with torch.no_grad():
-            assert off(logps_in_passes(model, passes), answer_logps(model, forest)) < 1e-9
-
-
-def test_one_pass_at_a_time_is_held_for_the_gradient(tokenizer):
-    """What a forward pass leaves for the backward one is dropped and made again, with the same dropout."""
-    model = shaken(models.create(SHAPE, tokenizer, seed=3))
-    said = list(range(3, 303))
-    passes = split(pack([Example(f"d/{n}", said[10 * n : 10 * n + 100], [[n + 5, 2]]) for n in range(20)]), 210)
-    assert len(passes) == 10
-    model.train()
-    for layer in model.model.layers:  # a layer that drops out, as an adapter's
-        layer.mlp.down_proj = torch.nn.Sequential(layer.mlp.down_proj, torch.nn.Dropout(0.3))
-
-    def outcome(logps) -> tuple[torch.Tensor, int]:
-        held = 0
-
-        def keep(tensor):
-            nonlocal held
-            held += tensor.numel()
-            return tensor
-
-        torch.manual_seed(4)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            made = logps()
-        return torch.cat([g.flatten() for g in torch.autograd.grad(made.sum(), list(model.parameters()))]), held
-
-    whole, all_of_them = outcome(lambda: torch.cat([answer_logps(model, packed) for packed in passes]))
-    found, few = outcome(lambda: logps_in_passes(model, passes))
-    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
-    assert few < all_of_them / 100
 
 
 # Training, references, held-out losses ------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from turn_trees import answer_logps
 
-from decoupled_esc import models, packing, prompts, taxonomy, train
+from decoupled_esc import models, prompts, taxonomy, train
 from decoupled_esc.corpus import Turn, read_raw, turns
 from decoupled_esc.corpus.split import MANIFEST
 
@@ -73,9 +74,9 @@ def test_a_reference_is_the_answers_log_probabilities_without_dropout(model, seq
     assert all(module.training for module in model.modules())  # as it was handed over
     assert all(p.grad is None for p in model.parameters())
     with torch.no_grad():
-        dropped = packing.answer_logps(model, sequences.packed[0]).tolist()
+        dropped = answer_logps(model, sequences.packed[0]).tolist()
         model.eval()
-        expected = [packing.answer_logps(model, packed).tolist() for packed in sequences.packed]
+        expected = [answer_logps(model, packed).tolist() for packed in sequences.packed]
     assert found == expected
     assert dropped != pytest.approx(expected[0], rel=1e-3)  # the dropout was there
     assert [len(row) for row in found] == [packed.answers for packed in sequences.packed]
@@ -104,7 +105,7 @@ def test_each_precision_has_its_own_reference(model, sequences, tmp_path):
     for a, b in zip(exact, rounded, strict=True):
         assert a != b and a == pytest.approx(b, rel=1e-2)
     with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
-        assert packing.answer_logps(model.eval(), sequences.packed[0]).tolist() == rounded[0]
+        assert answer_logps(model.eval(), sequences.packed[0]).tolist() == rounded[0]
     assert train.reference_logps(None, sequences, "w", tmp_path, "bfloat16") == rounded
 
 

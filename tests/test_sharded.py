@@ -8,8 +8,9 @@ DeepSpeed is no part of the usual installation: where it is absent, as in CI, it
 import pytest
 import torch
 import torch.multiprocessing as processes
+import turn_trees
 
-from decoupled_esc import corpus, models, packing, prompts, train
+from decoupled_esc import corpus, models, prompts, train
 
 BASE = models.EMBEDDED / "esc-nano"
 STEPS, WORLD = 3, 2
@@ -28,9 +29,9 @@ def learn(model, steps, share: int) -> dict[str, torch.Tensor]:
     optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
     for batch in steps:
         for packed in batch:
-            passes = packing.split(packed, len(packed) * 3 // 4)
+            passes = turn_trees.split(packed, len(packed) * 3 // 4)
             passes += passes[:1] * (PASSES - len(passes))
-            logps = packing.logps_in_passes(model, passes)[: packed.answers]
+            logps = turn_trees.logps_in_passes(model, passes)[: packed.answers]
             (-logps.sum() / len(packed.targets) / share).backward()
         optimiser.step()
         optimiser.zero_grad()
@@ -84,7 +85,7 @@ def one_of_two_by_deepspeed(rank: int, folder: str, adapter: bool) -> None:
     optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimiser, config=config)
     for packed in sequences()[rank::WORLD]:
-        engine.backward(-packing.answer_logps(engine, packed).sum() / len(packed.targets))
+        engine.backward(-turn_trees.answer_logps(engine, packed).sum() / len(packed.targets))
         engine.step()
     if rank == 0:
         torch.save({name: value.clone() for name, value in model.state_dict().items()}, f"{folder}/weights.pt")

@@ -26,10 +26,10 @@ from training_cases import (  # noqa: F401
     talk,
     weights,
 )
+from turn_trees import Packed
 
 from decoupled_esc import models, prompts, train
 from decoupled_esc.corpus import Turn, turns
-from decoupled_esc.packing import Packed
 from decoupled_esc.prompts import ids, render
 
 

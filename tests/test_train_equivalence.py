@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+from turn_trees import Packed, attention_mask
 
-from decoupled_esc import models, packing, prompts, taxonomy, train
+from decoupled_esc import models, prompts, taxonomy, train
 from decoupled_esc.corpus import BLANK, OPENING, Dialogue, Message, Turn, Utterance, read_raw, tagged, turns
 from decoupled_esc.corpus.split import MANIFEST
 from decoupled_esc.prompts import fit, ids, render
@@ -307,7 +308,7 @@ def test_kto_is_trls_with_the_same_mismatched_answers(tokenizer, pairs, folder, 
     assert mine.logged(*REWARDS[:2]) == pytest.approx(trls.logged(*TRLS_REWARDS[:2]), **REWARD)
 
 
-def targets(packed: packing.Packed, answer: int) -> list[int]:
+def targets(packed: Packed, answer: int) -> list[int]:
     return [token for token, owner in zip(packed.targets, packed.completion_index, strict=True) if owner == answer]
 
 
@@ -378,9 +379,9 @@ def test_a_small_length_cuts_packed_and_plain_alike(tokenizer, dialogues, folder
             assert loss == pytest.approx(-expected.item() / sequences.target_tokens, rel=1e-5)
 
 
-def read(packed: packing.Packed) -> list[tuple[list[int], list[int]]]:
+def read(packed: Packed) -> list[tuple[list[int], list[int]]]:
     """(prompt, answer) of every answer, read off the tree by the mask that attention is given."""
-    allowed = packing.attention_mask(packed.depths)[0, 0]
+    allowed = attention_mask(packed.depths)[0, 0]
     found = []
     for answer in range(packed.answers):
         seen = allowed[packed.predict_positions[packed.completion_index.index(answer)]]

@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from decoupled_esc.errors import DISK, KnownError
+from decoupled_esc.errors import DISK, KNOWN
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads what is printed has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
         return 1
-    except KnownError as error:
+    except KNOWN as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import turn_trees
 from pydantic import BaseModel, PositiveInt, StringConstraints
 
-from decoupled_esc import packaged, packing
+from decoupled_esc import packaged
 from decoupled_esc.errors import KnownError
 from decoupled_esc.files import file_digest
 
@@ -199,10 +200,9 @@ def create(shape: Shape, tokenizer, seed: int):
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    packing.register_attention()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Qwen2ForCausalLM._from_config(config, attn_implementation=packing.ATTENTION)
+        return Qwen2ForCausalLM._from_config(config, attn_implementation=turn_trees.ATTENTION)
 
 
 def load_tokenizer(weights: Weights | str | Path):
@@ -266,14 +266,13 @@ def load(weights: Weights | str | Path, *, for_training: bool = False):
     from transformers import AutoModelForCausalLM
 
     weights = weights if isinstance(weights, Weights) else Weights(weights)
-    packing.register_attention()
     gpu = torch.cuda.is_available()
     with _explained(weights.source):
         model = AutoModelForCausalLM.from_pretrained(
             weights.source,
             revision=weights.revision,
             dtype=getattr(torch, weights.dtype),
-            attn_implementation="flex_attention" if gpu and for_training else packing.ATTENTION,
+            attn_implementation="flex_attention" if gpu and for_training else turn_trees.ATTENTION,
             trust_remote_code=False,
         )
     if weights.adapter is not None:

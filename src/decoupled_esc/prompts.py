@@ -7,7 +7,7 @@ Three layouts, after DecoupledESC section 5 (wording ours):
 * *generator*: the system message names the strategy; the dialogue follows as chat, without tags.
 
 The generator has a second form, *trunk*, in which the strategy stands after the dialogue.  A dialogue's turns then share
-all that comes before, and can be trained and sampled in one pass (``packing``); the paper's form shares almost nothing.
+all that comes before, and can be trained and sampled in one pass (``turn_trees``); the paper's form shares almost nothing.
 """
 
 from __future__ import annotations

@@ -192,18 +192,18 @@ def changed_since(stored: Stored, step: Step) -> list[str]:
     text = Path(sys.modules[type(step).__module__].__file__).read_text(encoding="utf-8")
     changed = _changed_files((stored.provenance.get("commit") or "").rstrip("+"))
     rooms = {name.split("/")[0].removesuffix(".py") for name in changed}
-    behind = {room for room in rooms if room in ("packing", "prompts") or f"decoupled_esc.{room}" in text}
+    behind = {room for room in rooms if room in ("turn_trees", "prompts") or f"decoupled_esc.{room}" in text}
     return [name for name in changed if name.split("/")[0].removesuffix(".py") in behind]
 
 
 @cache
 def _changed_files(commit: str) -> list[str]:
-    """Modules of this library that differ from those of ``commit``, from its folder."""
+    """Modules of this library, from its folder, and of turn_trees that differ from those of ``commit``."""
     if not commit or shutil.which("git") is None:
         return []
-    command = ["git", "diff", "--name-only", commit, "--", "src/decoupled_esc"]
+    command = ["git", "diff", "--name-only", commit, "--", "src/decoupled_esc", "packages/turn_trees/src"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.split()
-    return [Path(line).relative_to("src/decoupled_esc").as_posix() for line in listed if line.endswith(".py")]
+    return [line.partition("src/")[2].removeprefix("decoupled_esc/") for line in listed if line.endswith(".py")]
 
 
 class PublishError(KnownError):

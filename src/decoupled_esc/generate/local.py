@@ -10,17 +10,17 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import turn_trees
 
 from decoupled_esc.generate.branches import Branches
 from decoupled_esc.generate.engine import Completion, Sampling, TokenEngine, stream
-from decoupled_esc.packing import Example, ancestors, answer_logps, attention, groups, pack
 from decoupled_esc.prompts import Prompt
 
 
 class TransformersEngine(TokenEngine):
     """A causal language model and its tokenizer, answering the prompts of whole dialogues at once.
 
-    The prompts of a batch are read as one tree of prefixes (``packing``), so a dialogue is read once for all its turns.
+    The prompts of a batch are read as one tree of prefixes (``turn_trees``), so a dialogue is read once for all its turns.
     ``batch_tokens`` bounds what a batch reads and writes, and with it the memory.
     """
 
@@ -49,7 +49,7 @@ class TransformersEngine(TokenEngine):
         size = 0
         for _, group in itertools.groupby(prompts, key=_dialogue):
             dialogue = list(group)
-            for turns, tree in groups(self._packed(dialogue), self.batch_tokens, new_tokens):
+            for turns, tree in turn_trees.groups(self._packed(dialogue), self.batch_tokens, new_tokens):
                 takes = len(tree) + len(turns) * new_tokens
                 if batch and size + takes > self.batch_tokens:
                     yield batch
@@ -66,11 +66,13 @@ class TransformersEngine(TokenEngine):
         for batch in self.batches(prompts, sum(map(len, answers))):
             packed = self._packed(batch, answers)
             with torch.inference_mode():
-                scores = answer_logps(self.model, packed).view(len(batch), len(choices))
+                scores = turn_trees.answer_logps(self.model, packed).view(len(batch), len(choices))
             yield [prompt.id for prompt in batch], scores.cpu().numpy()
 
     def _packed(self, prompts: list[Prompt], answers: Sequence[list[int]] = ()):
-        return pack([Example(prompt.id, self.encode(prompt), list(answers)) for prompt in prompts])
+        return turn_trees.pack(
+            [turn_trees.Example(prompt.id, self.encode(prompt), list(answers)) for prompt in prompts]
+        )
 
     def _sample(self, prompts: list[Prompt], sampling: Sampling, seed: int, purpose: str) -> list[Completion]:
         """Answers to all of ``prompts``, token by token side by side, each seeing its own prompt and answer alone."""
@@ -81,7 +83,7 @@ class TransformersEngine(TokenEngine):
         packed = self._packed(prompts)
         ends = torch.tensor(packed.prompt_ends, device=device)
         position = torch.tensor(packed.depths, device=device)[ends]
-        seen = ancestors(packed.depths, ends)
+        seen = turn_trees.ancestors(packed.depths, ends)
         streams = [np.random.default_rng(stream(seed, purpose, prompt.id, 8)) for prompt in prompts]
         chance = torch.tensor(np.stack([one.random(sampling.max_new_tokens) for one in streams]), device=device)
         printed: list[list[int]] = [[] for _ in prompts]
@@ -94,7 +96,7 @@ class TransformersEngine(TokenEngine):
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=ends,
-                **attention(packed.depths, self.model),
+                **turn_trees.attention_kwargs(packed.depths, self.model),
             ).logits[0]
             dialogues = [len(list(turns)) for _, turns in itertools.groupby(prompts, key=_dialogue)]
             branches = Branches(cache, seen, dialogues)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from decoupled_esc.errors import DISK, KnownError
+from decoupled_esc.errors import DISK, KNOWN, KnownError
 from decoupled_esc.pipeline.schedule import Outcome
 from decoupled_esc.pipeline.step import Missing, Step, UpstreamMissing, Work
 from decoupled_esc.pipeline.store import Stores
@@ -45,7 +45,7 @@ def perform(step: Step, name: str, stores: Stores, provenance: Callable[[], dict
                 stores.runs.write(
                     step, result, {"name": name, "wall_seconds": seconds, "tokens": work.tokens, **provenance()}
                 )
-    except KnownError as error:
+    except KNOWN as error:
         return Outcome(time.perf_counter() - started, str(error))
     except OSError as error:
         if error.errno not in DISK:

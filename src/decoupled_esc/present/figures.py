@@ -15,11 +15,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
+from turn_trees import subtree_ends
 
 from decoupled_esc.evaluate.bootstrap import Estimate
 from decoupled_esc.evaluate.decoding import Calibration, StrategyScores
 from decoupled_esc.evaluate.published_judges import AgreementTable, PairAccuracy
-from decoupled_esc.packing import subtree_ends
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.taxonomy import ESCONV
 from decoupled_esc.train import Preferred

@@ -2,9 +2,8 @@
 
 config    what a profile says of a training
 data      from turns and pairs to packed sequences
-losses    DPO, IPO, SimPO, KTO, ORPO as functions of log-probabilities
 reference the log-probabilities of the policy that preference optimisation starts from, computed once
-trainer   one trainer for all of it; checkpoints: what it resumes from
+trainer   turn_trees' trainer for all of it; checkpoints: what it resumes from
 held_out  loss, divergence and perplexity on held-out text
 launch    the same in several processes
 policies  from beginning to end: train_sft, train_preference

@@ -61,7 +61,7 @@ class Training(BaseModel):
 
 
 class Preference(BaseModel):
-    """Which preference loss, and its constants.  The losses are those of :mod:`decoupled_esc.train.losses`."""
+    """Which preference loss, and its constants.  The losses are those of :mod:`turn_trees.losses`."""
 
     model_config = STRICT
 

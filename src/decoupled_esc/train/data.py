@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
+from turn_trees import Example, Packed, pack, split
+
 from decoupled_esc.corpus import Turn
-from decoupled_esc.packing import Example, Packed, pack, split
 from decoupled_esc.prompts import Layout, Prompt, fit, ids, render
 from decoupled_esc.train.config import TrainingError
 

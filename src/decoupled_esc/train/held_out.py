@@ -6,8 +6,9 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import turn_trees
+
 from decoupled_esc.corpus import Message
-from decoupled_esc.packing import Packed, attention, logps_in_passes
 from decoupled_esc.prompts import ids
 from decoupled_esc.train.data import Sequences
 
@@ -18,7 +19,7 @@ def held_out_loss(model, sequences: Sequences) -> float:
 
     model.eval()
     with torch.inference_mode():
-        total = sum(logps_in_passes(model, passes).double().sum().item() for passes in sequences.passes)
+        total = sum(turn_trees.logps_in_passes(model, passes).double().sum().item() for passes in sequences.passes)
     return -total / sequences.target_tokens
 
 
@@ -35,23 +36,10 @@ def divergence(policy, reference, sequences: Sequences) -> float:
     total = 0.0
     with torch.inference_mode():
         for packed in itertools.chain.from_iterable(sequences.passes):
-            ours, theirs = (torch.log_softmax(_logits(model, packed).double(), -1) for model in (policy, reference))
+            both = (turn_trees.answer_logits(model, packed) for model in (policy, reference))
+            ours, theirs = (torch.log_softmax(logits.double(), -1) for logits in both)
             total += (ours.exp() * (ours - theirs)).sum().item()
     return total / sequences.target_tokens
-
-
-def _logits(model, packed: Packed):
-    """[P, vocabulary]: what ``model`` predicts where an answer's tokens are asked for."""
-    import torch
-
-    device = model.device
-    return model(
-        input_ids=torch.tensor([packed.tokens], device=device),
-        position_ids=torch.tensor([packed.depths], device=device),
-        logits_to_keep=torch.tensor(packed.predict_positions, device=device),
-        use_cache=False,
-        **attention(packed.depths, model),
-    ).logits[0]
 
 
 def conversation_ids(messages: Sequence[Message], tokenizer) -> list[int]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
+
+import turn_trees
 
 from decoupled_esc import progress
 from decoupled_esc.files import Rows
-from decoupled_esc.packing import Packed, logps_in_passes
 from decoupled_esc.train.data import Sequences
 
 
@@ -40,18 +40,6 @@ def reference_logps(
     rows = Rows(folder / f"reference-{key}.jsonl", key)
     with progress.bar(len(sequences), "reference", initial=len(rows.by_id)) as bar:
         for number, passes in list(enumerate(sequences.passes))[len(rows.by_id) :]:
-            rows.append([{"id": str(number), "logps": frozen_logps(model, passes, precision).tolist()}])
+            rows.append([{"id": str(number), "logps": turn_trees.frozen_logps(model, passes, precision).tolist()}])
             bar.update()
     return [row["logps"] for row in rows.by_id.values()]
-
-
-def frozen_logps(model, passes: Sequence[Packed], precision: str):
-    """[answers] float32: ``logps_in_passes`` without dropout or gradient, in the arithmetic that training uses."""
-    import torch
-
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        logps = logps_in_passes(model, passes)
-    model.train(was_training)
-    return logps

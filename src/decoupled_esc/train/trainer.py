@@ -1,27 +1,27 @@
-"""Supervised fine-tuning and preference optimisation of packed sequences, on transformers' Trainer and peft.
+"""Supervised fine-tuning and preference optimisation of packed sequences, on turn_trees' trainer and peft.
 
-The trainer is transformers' but for what a batch is (a forest of packed sequences) and what its loss is (a function of
-the answers' log-probabilities, read in passes of bounded length).  A killed run resumes from its last checkpoint and ends with the weights of an
-uninterrupted one.
+A killed run resumes from its last checkpoint and ends with the weights of an uninterrupted one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from decoupled_esc.packing import Packed, join, logps_in_passes, split
-from decoupled_esc.train import checkpoints, losses
+import turn_trees
+
+from decoupled_esc.train import checkpoints
 from decoupled_esc.train.config import Lora, Preference, Training, TrainingError
 from decoupled_esc.train.data import Sequences
-from decoupled_esc.train.reference import frozen_logps, reference_key
+from decoupled_esc.train.reference import reference_key
 
-REWARDS = ("reward_chosen", "reward_rejected", "accuracy")
+REWARDS = {
+    "reward_chosen": "rewards/chosen", "reward_rejected": "rewards/rejected", "accuracy": "rewards/accuracies",
+}  # fmt: skip
+"""What a Log calls what turn_trees logs under trl's names."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +83,18 @@ def fine_tune(
         _check_reference(model, sequences, reference, training.precision)
 
     steps = math.ceil(len(sequences) / training.batch_size) * training.epochs
-    trainer = _trainer_class()(
+    trainer = turn_trees.TreeTrainer(
         model=_adapted(model, training.lora, preference, seed),
         args=_arguments(training, folder / "checkpoints", steps, accumulation, seed),
         train_dataset=[
             {"packed": packed, "reference": reference[n] if reference else []}
             for n, packed in enumerate(sequences.packed)
         ],
-        data_collator=partial(_collate, pass_tokens=sequences.pass_tokens),
+        data_collator=turn_trees.TreeCollator(sequences.pass_tokens),
         processing_class=tokenizer,
         callbacks=[checkpoints.callback(folder.name, steps, key)],
+        loss=_loss(preference),
     )
-    trainer.loss = _Loss(preference, sequences.answers_each)
     # Ours reports; transformers' own printing would fill the logs with one dictionary a step.
     trainer.remove_callback(PrinterCallback)
     with checkpoints.no_space_is_said(folder):
@@ -163,122 +163,21 @@ def _arguments(training: Training, checkpoints_at: Path, steps: int, accumulatio
     )
 
 
-def _trainer_class():
-    import torch
-    from accelerate.utils import gather_object
-    from transformers import Trainer
-
-    class PackedTrainer(Trainer):
-        loss: _Loss
-        loss_is_scaled_for_ga = True  # ours is a share of the whole optimiser step's mean
-
-        def __init__(self, **options):
-            super().__init__(**options)
-            self.pair_metrics = defaultdict(list)
-
-        def get_batch_samples(self, epoch_iterator, num_batches, device):
-            batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-            items = torch.tensor(sum(self.loss.items(batch["forest"]) for batch in batches), device=device)
-            return batches, self.accelerator.gather(items).sum()
-
-        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            forest, passes = inputs["forest"], inputs["passes"]
-            if self.accelerator.num_processes > 1:  # processes that share weights read equally often
-                most = self.accelerator.gather(torch.tensor(len(passes), device=self.args.device)).max()
-                passes = passes + passes[:1] * (int(most) - len(passes))
-            logps = logps_in_passes(model, passes)[: forest.answers]
-            total, metrics = self.loss(logps, forest, inputs["reference"])
-            for name, values in metrics.items():  # a value a pair: the log's mean weighs pairs, not micro-batches
-                self.pair_metrics[name].extend(gather_object(values.tolist()))
-            # Devices average their gradients, and each of them divides by the items of all.
-            return total / num_items_in_batch * self.accelerator.num_processes
-
-        def log(self, logs, start_time=None):
-            super().log(logs | {name: sum(found) / len(found) for name, found in self.pair_metrics.items()}, start_time)
-            self.pair_metrics.clear()
-
-    return PackedTrainer
-
-
-def _collate(rows: list[dict], pass_tokens: int) -> dict:
-    """One forest of all ``rows``, and the passes that it is read in, of ``pass_tokens`` for each of its rows.
-
-    ``input_ids`` [1, L] are there for the trainer to count.
-    """
-    import torch
-
-    forest = join(row["packed"] for row in rows)
-    reference = torch.tensor([logp for row in rows for logp in row["reference"]])
-    passes = split(forest, pass_tokens * len(rows))
-    tokens = [token for packed in passes for token in packed.tokens]
-    return {"input_ids": torch.tensor([tokens]), "forest": forest, "passes": passes, "reference": reference}
-
-
-class _Loss:
-    """(log-probabilities [answers], forest, reference [answers] or [0]) -> (sum of losses, metrics [pairs])."""
-
-    def __init__(self, preference: Preference | None, answers_each: int):
-        self.preference, self.answers_each = preference, answers_each
-
-    def items(self, forest: Packed) -> float:
-        """What an optimiser step's loss is averaged over: target tokens, or pairs; for KTO half of the distinct answers."""
-        if self.preference is None:
-            return len(forest.targets)
-        if self.preference.loss == "kto":
-            return sum(map(sum, distinct_shares(forest, self.answers_each))) / 2
-        return forest.answers // self.answers_each
-
-    def __call__(self, logps, forest: Packed, reference):
-        import torch
-
-        if self.preference is None:
-            return -logps.sum(), {}
-        preference = self.preference
-        lengths = torch.bincount(torch.tensor(forest.completion_index, device=logps.device)).view(-1, self.answers_each)
-        logps = logps.view(-1, self.answers_each)
-        chosen, rejected, *mismatched = logps.unbind(1)
-        if not preference.has_reference:
-            chosen, rejected = (logps / lengths).unbind(1)
-            if preference.loss == "simpo":
-                return losses.simpo(chosen, rejected, preference.beta, preference.gamma).sum(), {}
-            return losses.orpo(chosen, rejected, preference.beta).sum(), {}
-        reference = reference.to(logps.device).view(-1, self.answers_each)
-        rewards = preference.beta * (logps - reference).detach()
-        accuracy = (rewards[:, 0] > rewards[:, 1]).float()
-        metrics = dict(zip(REWARDS, (rewards[:, 0], rewards[:, 1], accuracy), strict=True))
-        if preference.loss == "ipo":
-            (chosen, rejected), reference = (logps / lengths).unbind(1), reference / lengths
-        four = (chosen, rejected, reference[:, 0], reference[:, 1])
-        if preference.loss == "kto":
-            shares = torch.tensor(distinct_shares(forest, self.answers_each), device=logps.device)
-            weights = torch.tensor((preference.chosen_weight, preference.rejected_weight), device=logps.device)
-            weights = (weights * shares).unbind(1)
-            return losses.kto(*four, mismatched[0], reference[:, 2], preference.beta, *weights).sum(), metrics
-        return {"dpo": losses.dpo, "ipo": losses.ipo}[preference.loss](*four, preference.beta).sum(), metrics
-
-
-def distinct_shares(forest: Packed, answers_each: int) -> list[tuple[float, float]]:
-    """For chosen and rejected of each pair of ``forest`` one over how often this answer stands there on this side.
-
-    KTO learns from single answers, each once: pairs are split, and what several of them share counts in parts that make
-    one (CSO, appendix G).  Equal answers to one prompt are the same places of a tree, and ask for the same tokens.
-    """
-    answers: list[list[tuple[int, int]]] = [[] for _ in range(forest.answers)]
-    for owner, place, token in zip(forest.completion_index, forest.predict_positions, forest.targets, strict=True):
-        answers[owner].append((place, token))
-    sides = [[tuple(answer) for answer in answers[side::answers_each]] for side in (0, 1)]
-    counts = [Counter(side) for side in sides]
-    return [tuple(1 / count[one] for count, one in zip(counts, pair, strict=True)) for pair in zip(*sides, strict=True)]
+def _loss(preference: Preference | None):
+    """What turn_trees calls ``preference``; without one, supervised fine-tuning."""
+    if preference is None:
+        return turn_trees.Loss("sft")
+    constants = preference.model_dump(exclude={"loss"})
+    return turn_trees.Loss(preference.loss, **constants)
 
 
 def _check_answers(sequences: Sequences, preference: Preference | None, reference) -> None:
     """Raises TrainingError where the loss takes another number of answers, or lacks its reference."""
-    loss = "sft" if preference is None else preference.loss
-    needed, has = {"sft": 1, "kto": 3}.get(loss, 2), sequences.answers_each
-    if has != needed:
-        raise TrainingError(f"{loss} takes {needed} answers a prompt, and these sequences have {has}")
-    if preference is not None and preference.has_reference and reference is None:
-        raise TrainingError(f"{loss} needs reference log-probabilities (train.reference_logps)")
+    loss, has = _loss(preference), sequences.answers_each
+    if has != loss.answers_each:
+        raise TrainingError(f"{loss.name} takes {loss.answers_each} answers a prompt, and these sequences have {has}")
+    if loss.has_reference and reference is None:
+        raise TrainingError(f"{loss.name} needs reference log-probabilities (train.reference_logps)")
 
 
 def _check_reference(model, sequences: Sequences, reference: Sequence[Sequence[float]], precision: str) -> None:
@@ -287,7 +186,7 @@ def _check_reference(model, sequences: Sequences, reference: Sequence[Sequence[f
 
     if len(reference) != len(sequences):
         raise ReferenceMismatch(f"{len(reference)} reference sequences for {len(sequences)} to train on")
-    policy = frozen_logps(model, sequences.passes[0], precision)
+    policy = turn_trees.frozen_logps(model, sequences.passes[0], precision)
     apart = (policy - torch.tensor(reference[0], device=policy.device)).abs().max().item()
     allowed = {"float32": 1e-4, "bfloat16": 1e-2}[precision] * max(1.0, policy.abs().max().item() / 100)
     if not apart <= allowed:
@@ -311,5 +210,5 @@ def _step(entry: dict) -> dict:
     return {
         **kept,
         "tokens": int(entry["num_input_tokens_seen"]),
-        **{name: entry[name] for name in REWARDS if name in entry},
+        **{name: entry[logged] for name, logged in REWARDS.items() if logged in entry},
     }

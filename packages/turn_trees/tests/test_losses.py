@@ -1,4 +1,4 @@
-"""The preference losses by hand, and by what must hold of each; test_train_equivalence has trl's."""
+"""The preference losses by hand, and by what must hold of each; test_trainers has trl's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decoupled_esc.train.losses import dpo, ipo, kto, orpo, simpo
+from turn_trees import Example, Loss, pack
+from turn_trees.losses import dpo, ipo, kto, orpo, simpo
 
 torch.set_num_threads(1)
 
@@ -252,16 +253,12 @@ def test_orpo_loses_no_digits_near_certainty(powers):
 
 def test_kto_takes_single_answers_each_once():
     """Pairs are split, and an answer that several of them share is one (CSO, appendix G): the mean over distinct answers."""
-    from decoupled_esc.packing import Example, pack
-    from decoupled_esc.train.config import Preference
-    from decoupled_esc.train.trainer import _Loss
-
     turns = [
         Example("t1#0", [1, 2], [[7, 8], [4, 5], [9]]),
         Example("t1#1", [1, 2], [[7, 8], [6], [9]]),
         Example("t2#0", [1, 2, 3], [[7, 8], [5], [9]]),  # the same words after another prompt are another answer
     ]
-    loss = _Loss(Preference(loss="kto", beta=0.3, rejected_weight=0.5), 3)
+    loss = Loss("kto", beta=0.3, rejected_weight=0.5)
     policy, reference = [[-2.0, -3.0, -4.0], [-2.0, -5.0, -4.0], [-1.0, -6.0, -4.0]], [[-2.5, -2.0, -4.0]] * 3
     forest = pack(turns)
     total, _ = loss(torch.tensor(policy).flatten(), forest, torch.tensor(reference).flatten())
@@ -273,6 +270,10 @@ def test_kto_takes_single_answers_each_once():
     unwanted = [0.5 * answer(logp, -2.0, -1) for logp in (-3.0, -5.0, -6.0)]
     assert loss.items(forest) == 5 / 2
     assert total.item() / loss.items(forest) == pytest.approx((sum(wanted) + sum(unwanted)) / 5, rel=1e-6)
-    twice = pack([*turns, Example("t1#2", [1, 2], [[7, 8], [4, 5], [9]])])  # a pair that stands there twice teaches nothing more
-    total, _ = loss(torch.tensor([*policy, policy[0]]).flatten(), twice, torch.tensor([*reference, reference[0]]).flatten())
+    twice = pack(
+        [*turns, Example("t1#2", [1, 2], [[7, 8], [4, 5], [9]])]
+    )  # a pair that stands there twice teaches nothing more
+    total, _ = loss(
+        torch.tensor([*policy, policy[0]]).flatten(), twice, torch.tensor([*reference, reference[0]]).flatten()
+    )
     assert total.item() / loss.items(twice) == pytest.approx((sum(wanted) + sum(unwanted)) / 5, rel=1e-6)
