@@ -19,18 +19,22 @@ LOCK = {
     if line and not line.startswith("#")
     for requirement in [Requirement(line)]
 }
+TREES = tomllib.loads((ROOT / "packages/turn_trees/pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = {name: [Requirement(text) for text in texts] for name, texts in PROJECT["optional-dependencies"].items()}
 
 
-@pytest.mark.parametrize("text", PROJECT["dependencies"])
+@pytest.mark.parametrize("text", [*PROJECT["dependencies"], *TREES["dependencies"], *TREES["optional-dependencies"]["test"]])
 def test_the_lock_pins_what_the_project_asks_for(text):
     asked = Requirement(text)
+    if asked.name == TREES["name"]:  # comes from this repository
+        assert asked.specifier.contains(TREES["version"])
+        return
     (pin,) = LOCK[canonicalize_name(asked.name)].specifier
     assert pin.operator == "==" and asked.specifier.contains(pin.version, prereleases=True)
 
 
 def test_the_gpu_box_has_the_lock_and_the_extras_with_the_projects_pins():
-    assert "--requirement requirements.lock" in PIP and "--editable ." in PIP
+    assert "--requirement requirements.lock" in PIP and "--editable ." in PIP and "--editable packages/turn_trees" in PIP
     own = {canonicalize_name(r.name): r for text in PIP if not text.startswith("--") for r in [Requirement(text)]}
     for extra in ("vllm", "deepspeed", "slurm"):
         for asked in EXTRAS[extra]:

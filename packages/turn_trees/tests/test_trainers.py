@@ -100,9 +100,11 @@ def test_preference_optimisation_is_trls(options, kind, loss):
     }
     mine = trained(DPOTrainer(small(kind), **common))
     theirs = small(kind, plain_attention(kind))
-    assert_same(mine, trained(TrlDPO(theirs, ref_model=copy.deepcopy(theirs), **common)), *REWARDS)
+    theirs = trained(TrlDPO(theirs, ref_model=copy.deepcopy(theirs), **common))
+    assert_same(mine, theirs, *REWARDS)
     assert mine.logged("loss")[0] == pytest.approx(math.log(2) if loss == "sigmoid" else 25, rel=1e-5)
-    assert mine.logged("rewards/margins")[0] == pytest.approx(0, abs=1e-5) and mine.logged("rewards/accuracies")[-1] > 0
+    assert mine.logged("rewards/margins")[0] == pytest.approx(0, abs=1e-5)
+    assert mine.logged("rewards/accuracies")[1:] == pytest.approx(theirs.logged("rewards/accuracies")[1:], abs=1e-3)
 
 
 @pytest.mark.parametrize("how", ["new adapter", "adapter of before", "another reference"])
@@ -213,14 +215,14 @@ def test_rows_of_a_conversation_come_together_and_are_read_once(options):
     """In random order of the conversations, as trl shuffles rows; memory is bounded by ``pass_tokens``, whatever the batch."""
     options |= {"train_sampling_strategy": "random", "num_train_epochs": 4, "per_device_train_batch_size": 6}
     found, reads = [], []
-    for pass_tokens in (8192, 90):
+    for pass_tokens in (8192, 130):
         model = small("qwen2")
         model.register_forward_pre_hook(
             lambda _, args, kwargs: reads.append(kwargs["input_ids"].shape[1]), with_kwargs=True
         )
         common = {"args": SFTConfig(**options), "train_dataset": data("sft"), "processing_class": tokenizer()}
         found.append(trained(SFTTrainer(model, pass_tokens=pass_tokens, **common)))
-        assert (max(reads) <= 90) == (pass_tokens == 90)
+        assert (max(reads) <= 130) == (pass_tokens == 130)
         reads.clear()
     assert_same(*found)
 
@@ -235,7 +237,7 @@ def test_the_sampler_gives_every_row_once_an_epoch(size):
         epochs.append(list(sampler))
         assert sorted(epochs[-1]) == list(range(len(prompts))) and len(sampler) == len(prompts)
     assert epochs[0] == epochs[2] != epochs[1]
-    assert max(map(len, sampler.groups)) == size
+    assert max(map(len, sampler.groups)) == min(size, 5)
     for group in sampler.groups:
         assert len({prompts[n][1] for n in group if len(prompts[n]) > 5}) <= 1, "what shares little is apart"
 
