@@ -14,6 +14,7 @@
 # This is how trl, LLaMA-Factory and the papers' own code train, and it is most of their work.
 #
 # This chapter lays the turns of a dialogue out as one tree, reads it once, and gets the same loss, the same gradient and the same weights.
+# The code is a package of its own, `turn_trees` (`packages/turn_trees` in this repository), which a script for trl can use by a change of two lines.
 #
 # What to look at: where the repetition comes from, why leaving it out is exact, what it saves by count, and what it saves on the clock.
 
@@ -23,8 +24,11 @@ profile = "laptop"
 # %% tags=["hide-input"]
 import pandas as pd
 
-from decoupled_esc import models, packing
+import turn_trees
+
+from decoupled_esc import models
 from decoupled_esc.present import benchmarks, figures
+from decoupled_esc.present.growing_tree import GrowingTree
 from decoupled_esc.present.tables import results_table
 from decoupled_esc.experiments.run import open_book
 
@@ -110,16 +114,27 @@ targets = {"turn 1": [*second["strategy"].split(), "■"], "turn 2": [*fourth["s
 vocabulary = sorted({word for turn in prompts for word in prompts[turn] + targets[turn]})
 number = {word: index for index, word in enumerate(vocabulary)}
 examples = [
-    packing.Example(turn, [number[w] for w in prompts[turn]], [[number[w] for w in targets[turn]]]) for turn in prompts
+    turn_trees.Example(turn, [number[w] for w in prompts[turn]], [[number[w] for w in targets[turn]]]) for turn in prompts
 ]
-tree = packing.pack(examples)
+tree = turn_trees.pack(examples)
 apart = sum(len(e.prompt) + len(e.answers[0]) - 1 for e in examples)
 print("in one row:", " ".join(vocabulary[token] for token in tree.tokens))
 print("position:  ", " ".join(str(depth) for depth in tree.depths))
 print(f"{len(tree)} tokens in place of {apart}")
 
+# %% tags=["hide-input"]
+GrowingTree(
+    examples, vocabulary,
+    "A line of words, the dialogue, grows from left to right; from it a branch goes down after the seeker's first message, and "
+    "another ends the line: an arrow and the strategy that is to be named there.",
+)
+
 # %% [markdown]
-# Read the positions: where a number falls back, a branch ends and the next one goes on from a place further left.
+# The tree as it grows: the first turn brings its prompt and its strategy, the second only what it adds.
+# From a dark dot a token of a strategy is predicted.
+# Point at the drawing, or touch it, to see it grow again.
+#
+# Read the positions above: where a number falls back, a branch ends and the next one goes on from a place further left.
 # Nothing else has to be kept.
 # A token's descendants are the tokens behind it that stand deeper, up to the first that does not, and a token attends to its ancestors alone.
 
@@ -158,8 +173,8 @@ torch.set_num_threads(1)
 tokenizer = models.train_tokenizer([message["text"] for message in data.example.messages], 300)
 shape = models.Shape(vocabulary=300, hidden=64, layers=2, heads=4, feed_forward=128, context=64)
 model = models.create(shape, tokenizer, seed=1)
-together = packing.answer_logps(model, tree)
-alone = torch.cat([packing.answer_logps(model, packing.pack([example])) for example in examples])
+together = turn_trees.answer_logps(model, tree)
+alone = torch.cat([turn_trees.answer_logps(model, turn_trees.pack([example])) for example in examples])
 
 
 def gradient(logps):

@@ -11,6 +11,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
+from turn_trees import PackingError
+
 from decoupled_esc.errors import KnownError
 from decoupled_esc.files import write_atomically
 from decoupled_esc.pipeline import Missing, Step, Work, schedule, unkeyed
@@ -94,6 +96,8 @@ class Odd(Step):
         log(work, "start")
         if self.what == "known":
             raise KnownError("the file x is odd; mend it")
+        if self.what == "too long":
+            raise PackingError("a prompt of 9 tokens; lower max_length")
         if self.what == "asks":
             return work[Give(7.0)]
         if self.what == "reads":

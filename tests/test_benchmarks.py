@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -45,6 +46,21 @@ def test_contenders_trained_on_the_same_turns_from_the_same_weights(bench):
     scores = [row for row in bench["measurements"] if row["group"] == "scoring"]
     assert {row["turns"] for row in scores} == {1792}
     assert scores[0]["loss"] == pytest.approx(scores[1]["loss"], rel=1e-5)  # the same log-probabilities
+
+
+def test_the_readme_of_turn_trees_shows_what_was_measured(bench):
+    text = (Path(__file__).parents[1] / "packages/turn_trees/README.md").read_text(encoding="utf-8")
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if re.match(r"\| (SFT|DPO), ", line)]
+    tasks = {"SFT, short answers": "sft-planner", "DPO, short answers": "dpo-planner", "DPO, replies": "dpo-generator"}
+    assert len(table) == 6
+    for name, size, read, read_here, trl, llamafactory, here, times in table:
+        case = {"group": "side-by-side", "task": tasks[name], "size": size}
+        packed, plain = find(bench, contender="packed", **case), find(bench, contender="trl", **case)
+        assert (read, read_here) == (f"{plain['tokens']:,}", f"{packed['tokens']:,}")
+        assert (trl, here) == (f"{plain['seconds']:.0f} s", f"{packed['seconds']:.1f} s")
+        assert times == f"{plain['seconds'] / packed['seconds']:.0f}"
+        if llamafactory:
+            assert llamafactory == f"{find(bench, contender='llamafactory', **case)['seconds']:.0f} s"
 
 
 def test_only_what_is_shared_is_saved(bench):

@@ -47,5 +47,11 @@ def test_python_is_one_that_the_project_takes():
     assert re.fullmatch(r">=3\.11", PROJECT["requires-python"]) and python == "python=3.11"
 
 
+def test_turn_trees_stays_small_and_knows_nothing_of_the_library():
+    files = sorted((ROOT / "packages/turn_trees/src").rglob("*.py"))
+    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) <= 700
+    assert files and all("decoupled_esc" not in file.read_text(encoding="utf-8") for file in files)
+
+
 def test_vllm_stays_out_of_the_default_install():
     assert not {"vllm", "deepspeed"} & set(LOCK) and not {"vllm", "deepspeed"} & {canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]}

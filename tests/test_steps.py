@@ -133,6 +133,7 @@ def test_a_step_without_a_run_is_refused_before_anything_runs():
     [
         ("asks", "odd asks for a Give, which is not among its fields"),
         ("known", "odd: the file x is odd; mend it"),
+        ("too long", "odd: a prompt of 9 tokens; lower max_length$"),
         ("reads", "odd: AttributeError: 'Odd' object has no attribute 'undeclared'"),
         ("nan", "odd: Odd gave what can't be stored: .*value"),
         ("else", "odd: ZeroDivisionError: division by zero"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import socket
 from dataclasses import dataclass
 
 import pytest
@@ -287,6 +289,30 @@ def test_dropout_is_off_for_preferences_unless_asked_for(options):
         assert trainer.model.model.layers[0].mlp.down_proj[1].p == expected
 
 
+def one_of_two(rank: int, port: int, options: dict) -> None:
+    """A process of two, by gloo; the first leaves what was logged and the weights."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    trainer = DPOTrainer(small("qwen2"), args=DPOConfig(**options), train_dataset=data("pairs"), processing_class=tokenizer(), pass_tokens=130)
+    found = trained(trainer)
+    if rank == 0:
+        torch.save((found.logs, found.moved), f"{options['output_dir']}/found.pt")
+
+
+def test_two_processes_learn_what_one_does(options, tmp_path):
+    """The reference is shared out, too; and one of the two reads more passes than the other."""
+    options["num_train_epochs"] = 4
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(one_of_two, (port, options), nprocs=2)
+    logs, moved = torch.load(tmp_path / "found.pt", weights_only=False)
+    moved = {name.removeprefix("module."): parameter for name, parameter in moved.items()}
+    args = DPOConfig(gradient_accumulation_steps=2, **options)
+    whole = trained(DPOTrainer(small("qwen2"), args=args, train_dataset=data("pairs"), processing_class=tokenizer()))
+    assert_same(Outcome(logs, moved), whole, *REWARDS)
+
+
 def test_without_trl_any_training_arguments_will_do(options, tmp_path):
     """A folder in place of a model, the tokenizer beside it, trl's defaults."""
     model = small("qwen2")
@@ -321,6 +347,15 @@ def test_what_would_be_learned_otherwise_is_refused_by_name(options, trainer: ty
         trainer(
             small("qwen2"), args=config(**options, **changed), train_dataset=rows("pairs"), processing_class=tokenizer()
         )
+
+
+def test_a_mixture_of_experts_has_no_auxiliary_loss(options):
+    model = small("qwen2")
+    model.config.output_router_logits = False
+    common = {"train_dataset": rows("sft"), "processing_class": tokenizer()}
+    with pytest.raises(ValueError, match="auxiliary loss is not supported"):
+        SFTTrainer(model, args=SFTConfig(**options), **common)
+    SFTTrainer(model, args=SFTConfig(router_aux_loss_coef=0.0, **options), **common)
 
 
 def test_a_missing_column_is_named(options):

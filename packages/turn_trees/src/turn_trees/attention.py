@@ -42,11 +42,9 @@ def attention_kwargs(depths: Sequence[int], model) -> dict[str, Any]:
     if list(depths) == list(range(len(depths))):
         return {}
     model = getattr(model, "module", model)  # inside what spreads it over processes
-    window = getattr(model.config, "sliding_window", None)
-    if window and max(depths) >= window:
-        raise PackingError(
-            f"a prompt of {max(depths) + 1} tokens, and this model attends to {window}; lower max_length"
-        )
+    window, longest = getattr(model.config, "sliding_window", None), max(depths) + 1
+    if window and longest > window:
+        raise PackingError(f"a prompt of {longest} tokens, and this model attends to {window}; lower max_length")
     implementation = model.config._attn_implementation
     if implementation == ATTENTION:
         # A mask of four dimensions is taken as it is; without one, transformers makes L x L entries that nothing reads.

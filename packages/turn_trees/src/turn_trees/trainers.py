@@ -22,15 +22,13 @@ from turn_trees.attention import frozen_logps, logps_in_passes, use_tree_attenti
 from turn_trees.losses import Loss
 from turn_trees.trees import Example, common_prefix, join, pack, split
 
-# Settings of trl's that would change what is learned, with the values that are the same here.
-SUPPORTED = {
+SUPPORTED = {  # settings of trl's that would change what is learned, with the values that are the same here
     "alpha": (0.0,), "assistant_only_loss": (False,), "chat_template_path": (None,), "completion_only_loss": (None, True),
     "cpo_alpha": (0.0,), "eos_token": (None,), "f_divergence_type": ("reverse_kl",), "label_smoothing": (0.0,),
     "ld_alpha": (None,), "loss_weights": (None, [1.0]), "packing": (False,), "sync_ref_model": (False,),
     "truncation_mode": ("keep_start",), "use_weighting": (False,),
 }  # fmt: skip
-# What a Loss has -> what trl calls it.
-SETTINGS = {
+SETTINGS = {  # what a Loss has -> what trl calls it
     "beta": "beta", "gamma": "simpo_gamma", "chosen_weight": "desirable_weight", "rejected_weight": "undesirable_weight",
 }  # fmt: skip
 
@@ -163,6 +161,8 @@ class DropIn(TreeTrainer):
         if isinstance(model, str):
             chosen = {"dtype": "float32"} | (getattr(args, "model_init_kwargs", None) or {})
             model = AutoModelForCausalLM.from_pretrained(model, **chosen)
+        if hasattr(model.config, "output_router_logits") and getattr(args, "router_aux_loss_coef", None) != 0.0:
+            raise ValueError("the routers' auxiliary loss is not supported; with router_aux_loss_coef=0.0 there is none")
         if peft_config is not None:
             from peft import get_peft_model
 
