@@ -264,7 +264,7 @@ def training(part, size: str, tiny: bool) -> None:
     pairs, tokenizer = material(DIALOGUES[size], tiny)
     rate = matrix_rate(8192 if gpu else 256)
     # trl's DPO has padding_free switched off for now; FlexAttention reads padding-free rows where there is no flash_attn.
-    contenders = [("ours", "flex_attention" if gpu else "prefix_tree"), ("trl", "flash_attention_2" if flash else "sdpa")]
+    contenders = [("ours", "flex_attention" if gpu else turn_trees.ATTENTION), ("trl", "flash_attention_2" if flash else "sdpa")]
     contenders += [("trl-padding-free", "flash_attention_2" if flash else "flex_attention")] if gpu else []
     cases = [(task, *contender) for task in ("sft", "dpo") for contender in contenders if (task, contender[0]) != ("dpo", "trl-padding-free")]
     micro = dict.fromkeys(cases, 8)

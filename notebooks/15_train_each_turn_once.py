@@ -131,7 +131,7 @@ GrowingTree(
 
 # %% [markdown]
 # The tree as it grows: the first turn brings its prompt and its strategy, the second only what it adds.
-# From a dark dot a token of a strategy is predicted.
+# From a full dot a token of a strategy is predicted.
 # Point at the drawing, or touch it, to see it grow again.
 #
 # Read the positions above: where a number falls back, a branch ends and the next one goes on from a place further left.

@@ -291,9 +291,21 @@ def test_dropout_is_off_for_preferences_unless_asked_for(options):
 
 def one_of_two(rank: int, port: int, options: dict) -> None:
     """A process of two, by gloo; the first leaves what was logged and the weights."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     torch.set_num_threads(1)
-    trainer = DPOTrainer(small("qwen2"), args=DPOConfig(**options), train_dataset=data("pairs"), processing_class=tokenizer(), pass_tokens=130)
+    trainer = DPOTrainer(
+        small("qwen2"),
+        args=DPOConfig(**options),
+        train_dataset=data("pairs"),
+        processing_class=tokenizer(),
+        pass_tokens=130,
+    )
     found = trained(trainer)
     if rank == 0:
         torch.save((found.logs, found.moved), f"{options['output_dir']}/found.pt")

@@ -27,21 +27,25 @@ class GrowingTree:
     """The tree of ``examples``, a dot and a word for each token, in the order in which the turns bring them.
 
     ``words`` are the texts of the token ids; ``alt`` says what is drawn, and is the text form.  Dots from which a token of
-    an answer is predicted are dark.
+    an answer is predicted are full.
     """
 
     def __init__(self, examples: Sequence[Example], words: Sequence[str], alt: str):
         tree, self.alt = pack(examples), alt
         above, lanes = branches(tree)
         order, step = reading_order(tree, above), (WIDTH - LEFT - RIGHT) / max(1, *tree.depths)
-        places = [(round(LEFT + step * depth, 1), LANE * (lane + 1)) for depth, lane in zip(tree.depths, lanes, strict=True)]
+        places = [
+            (round(LEFT + step * depth, 1), LANE * (lane + 1)) for depth, lane in zip(tree.depths, lanes, strict=True)
+        ]
         drawn = []
         for n, (x, y) in enumerate(places):
             from_x, from_y = places[above[n]] if above[n] >= 0 else (x, y)
+            word = words[tree.tokens[n]]
+            slope = "rotate(-42)" if len(word) > 1 else ""  # an arrow points where it points
             kind = "" if n in tree.predict_positions else ' class="read"'
             drawn.append(
                 f'<g style="--n:{order[n]}"><path d="M{from_x} {from_y}L{x} {y}"/><circle{kind} cx="{x}" cy="{y}" r="3"/>'
-                f'<text transform="translate({x} {y - 7})rotate(-42)">{escape(words[tree.tokens[n]])}</text></g>'
+                f'<text transform="translate({x} {y - 7}){slope}">{escape(word)}</text></g>'
             )
         height = LANE * (max(lanes) + 1) + 36
         apart = sum(len(example.prompt) + len(answer) - 1 for example in examples for answer in example.answers)

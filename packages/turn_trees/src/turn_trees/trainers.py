@@ -162,7 +162,7 @@ class DropIn(TreeTrainer):
             chosen = {"dtype": "float32"} | (getattr(args, "model_init_kwargs", None) or {})
             model = AutoModelForCausalLM.from_pretrained(model, **chosen)
         if hasattr(model.config, "output_router_logits") and getattr(args, "router_aux_loss_coef", None) != 0.0:
-            raise ValueError("the routers' auxiliary loss is not supported; with router_aux_loss_coef=0.0 there is none")
+            raise ValueError("the routers' auxiliary loss is not supported, only router_aux_loss_coef=0.0")
         if peft_config is not None:
             from peft import get_peft_model
 
