@@ -99,9 +99,8 @@ def sweep(
         p, copies = probabilities(scores, temperature, top_p), []
         for _ in range(samples if temperature else 1):
             chance = random.random((len(p), 1))
-            predicted = (
-                p.argmax(axis=1) if temperature == 0 else np.minimum((p.cumsum(axis=1) <= chance).sum(axis=1), 7)
-            )
+            sampled = np.minimum((p.cumsum(axis=1) <= chance).sum(axis=1), 7)
+            predicted = sampled if temperature else p.argmax(axis=1)
             tables = np.zeros((groups, 8, 8))
             np.add.at(tables, (group, predicted, truth), 1)
             w = np.tensordot(weights, tables, 1)

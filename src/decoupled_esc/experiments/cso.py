@@ -15,7 +15,7 @@ from decoupled_esc.corpus import Dialogue, Turn
 from decoupled_esc.evaluate import errors, offline
 from decoupled_esc.evaluate.bootstrap import Estimate
 from decoupled_esc.evaluate.judged import Means, Reply, ScoreTable
-from decoupled_esc.experiments.inputs import Decoding, Files, Policy, Turns, weights_of
+from decoupled_esc.experiments.inputs import Decoding, Files, Measured, Policy, Turns, weights_of
 from decoupled_esc.experiments.labels import ErrorLabels, RewardModels, answers_in
 from decoupled_esc.experiments.preferences import MinePairs
 from decoupled_esc.experiments.sampling import engine_of, replies_under
@@ -23,7 +23,7 @@ from decoupled_esc.experiments.sft import FineTune, FineTuneSeeker
 from decoupled_esc.files import file_digest, read_rows
 from decoupled_esc.generate.client import Endpoint
 from decoupled_esc.generate.engine import Sampling
-from decoupled_esc.pipeline import Missing, Step, Work, unkeyed
+from decoupled_esc.pipeline import Missing, Step, Work, attempt, unkeyed
 from decoupled_esc.search import embedded, escpro, pairs
 from decoupled_esc.search import tree as search_tree
 from decoupled_esc.search.export import SearchTree, TreeSize, counted, exported, summary, task_kind
@@ -43,15 +43,9 @@ class SeedDialogues:
     max_gold_turns: int
     seed: int
 
-    def read(self) -> list[Dialogue] | Missing:
-        """The dialogues, in order; or why there are none."""
-        if self.extes is None:
-            dialogues = self.turns.dialogues()
-        else:
-            paths = self.extes.paths()
-            if isinstance(paths, Missing):
-                return paths
-            dialogues = corpus.extes.read(paths[0])
+    def read(self) -> list[Dialogue]:
+        """The dialogues, in order.  Raises UpstreamMissing where there are none."""
+        dialogues = self.turns.dialogues() if self.extes is None else corpus.extes.read(self.extes.paths()[0])
         short = [dialogue for dialogue in dialogues if 2 <= len(corpus.turns(dialogue)) <= self.max_gold_turns]
         chosen = set(random.Random(self.seed).sample(range(len(short)), min(self.number, len(short))))
         return [dialogue for number, dialogue in enumerate(short) if number in chosen]
@@ -100,16 +94,12 @@ class GrowTrees(Step):
     seed: int
     endpoints: Mapping[str, Endpoint] | None = unkeyed()
 
-    def run(self, work: Work) -> SearchSummary | Missing:
+    def run(self, work: Work) -> SearchSummary:
         seeds = self.seeds.read()
-        if isinstance(seeds, Missing):
-            return seeds
         trees = _trees(seeds, self.constants)
         logs = {name: work.rows(_log_name(name)) for name in trees}
         if self.roles is None:
             reward = self.reward.fit()
-            if isinstance(reward, Missing):
-                return reward
             work[self.planner], work[self.generator], work[self.seeker]
             self._grow_embedded(work, trees, logs, reward)
         else:
@@ -193,6 +183,12 @@ class ProPairs:
     digest: str
 
 
+def _written(work: Work, found: list[escpro.ProPair]) -> ProPairs:
+    """``found`` in the step's ``pairs.jsonl``."""
+    escpro.write(work.folder / "pairs.jsonl", found)
+    return ProPairs(len(found), file_digest(work.folder / "pairs.jsonl")[:16])
+
+
 @dataclass(frozen=True, kw_only=True)
 class SearchedPairs(ProPairs):
     """Preferred turns and what is rejected for them, from the grown trees."""
@@ -216,7 +212,7 @@ class SearchedPairs(ProPairs):
 
 
 @dataclass(frozen=True, eq=False)
-class ExtractPairs(Step):
+class ExtractPairs(Measured):
     """Preference pairs from the grown trees (CSO, section 3.2): ``pairs.jsonl``, and all preferred turns in ``sft.jsonl``.
 
     ``gold.jsonl`` has as many pairs in which a person's turn is preferred because it is a person's.
@@ -229,10 +225,8 @@ class ExtractPairs(Step):
     reward: RewardModels
     other: ErrorLabels
     """Labels of replies at test dialogues: a judge learns from them that did not reward the search, and measures only."""
-    replicates: int
-    seed: int
 
-    def run(self, work: Work) -> SearchedPairs | Missing:
+    def run(self, work: Work) -> SearchedPairs:
         calls = sum(work[self.search].tasks.values())
         seeds, logs = self.search.seeds.read(), work.path(self.search, "logs")
         trees = _trees(seeds, self.search.constants)
@@ -252,7 +246,6 @@ class ExtractPairs(Step):
         by_people = escpro.pairs(one for name, tree in trees.items() for one in pairs.gold_pairs(tree, name))
         kept = set(random.Random(self.seed).sample(range(len(by_people)), min(len(own), len(by_people))))
         gold = [pair for n, pair in enumerate(by_people) if n in kept]
-        escpro.write(work.folder / "pairs.jsonl", own)
         escpro.write(work.folder / "gold.jsonl", gold)
         escpro.write_turns(work.folder / "sft.jsonl", [one.turn for one in learned])
         quality, (other, other_judge) = self._quality(own), self._other(own)
@@ -262,8 +255,7 @@ class ExtractPairs(Step):
             [[one.turn.strategy for one in path] for path in used],
         )
         return SearchedPairs(
-            pairs=len(own),
-            digest=file_digest(work.folder / "pairs.jsonl")[:16],
+            **vars(_written(work, own)),
             seeds=pairs.seed_statistics(seeds),
             statistics={condition: pairs.statistics(paths) for condition, paths in found.items()},
             by_stage=StrategyCounts(*map(pairs.strategies_by_stage, stages)),
@@ -277,7 +269,7 @@ class ExtractPairs(Step):
             calls=calls,
             gold_pairs=len(gold),
             toxicity={
-                part: Means(where, replicates=self.replicates, seed=self.seed).of(values)
+                part: Means(where, **self.resampling).of(values)
                 for part, (where, values) in pairs.toxicity_by_part(seeds, used).items()
             },
             examples=tuple(
@@ -288,7 +280,7 @@ class ExtractPairs(Step):
         )
 
     def _quality(self, own: list[escpro.ProPair]) -> ScoreTable | None:
-        model = self.reward.fit()
+        model = attempt(self.reward.fit)
         if not own or isinstance(model, Missing):
             return None
 
@@ -301,12 +293,13 @@ class ExtractPairs(Step):
 
     def _other(self, own: list[escpro.ProPair]) -> tuple[ScoreTable | None, str]:
         """(both sides by a judge whose labels no part of the search has seen, its name)."""
-        labels = self.other.read()
+        labels = attempt(self.other.read)
         if isinstance(labels, Missing):
             return None, f"none: {labels.reason}"
-        kept = [n for n, source in enumerate(labels.sources) if source != "failed"]
-        judge = offline.ErrorClassifier().fit([labels.replies[n] for n in kept], [labels.labels[n] for n in kept])
-        name = f"{judge.id} ({len(kept):,} {'INVENTED labels' if labels.are_invented else 'labels by GPT at test dialogues'})"
+        kept = labels.where([source != "failed" for source in labels.sources])
+        judge = offline.ErrorClassifier().fit(kept.replies, kept.labels)
+        kind = "INVENTED labels" if labels.are_invented else "labels by GPT at test dialogues"
+        name = f"{judge.id} ({len(kept.labels):,} {kind})"
         if not own:
             return None, name
         none, mismatch = (errors.LABELS.index(label) for label in (taxonomy.NO_ERROR, "Strategy Mismatch"))
@@ -324,7 +317,7 @@ class ExtractPairs(Step):
             "rejected": [Reply(f"r/{pair.id}", pair.turn, pair.strategy, pair.reply) for pair in own],
         }
         values = {side: np.array(scored(replies), dtype=float) for side, replies in sides.items()}
-        means = Means([pair.turn.dialogue for pair in own], replicates=self.replicates, seed=self.seed)
+        means = Means([pair.turn.dialogue for pair in own], **self.resampling)
         return means.table(values, columns, [("preferred", "rejected")])
 
 
@@ -377,14 +370,10 @@ class ReadPublishedPairs(Step):
 
     files: Files
 
-    def run(self, work: Work) -> ProPairs | Missing:
-        paths = self.files.paths()
-        if isinstance(paths, Missing):
-            return paths
-        own, preferred = escpro.read_published(paths[0])
-        escpro.write(work.folder / "pairs.jsonl", own)
+    def run(self, work: Work) -> ProPairs:
+        own, preferred = escpro.read_published(self.files.paths()[0])
         escpro.write_turns(work.folder / "sft.jsonl", preferred)
-        return ProPairs(len(own), file_digest(work.folder / "pairs.jsonl")[:16])
+        return _written(work, own)
 
 
 @dataclass(frozen=True, eq=False)
@@ -401,7 +390,7 @@ class SampleRandomPairs(Step):
     decoding: Decoding
     seed: int
 
-    def run(self, work: Work) -> ProPairs | Missing:
+    def run(self, work: Work) -> ProPairs:
         work[self.pairs]
         searched = escpro.read(work.path(self.pairs, "pairs.jsonl"))
         strategies = pairs.other_strategies([pair.turn for pair in searched], taxonomy.STRATEGIES, self.seed)
@@ -413,16 +402,13 @@ class SampleRandomPairs(Step):
         if others:
             work[self.generator]
             planned = {turn.id: turn.strategy for turn in others}
-            with engine_of(work, self.generator.base, self.generator, self.decoding, self.seed) as engine:
-                layout = prompts.LAYOUTS[self.generator.layout]
-                written = replies_under(work, engine, others, planned, layout, self.sampling, self.decoding, self.seed)
+            asked = (others, planned, self.generator.layout, self.sampling, self.decoding, self.seed)
+            written = replies_under(work, self.generator.base, self.generator, *asked)
         found = [
             escpro.ProPair(other.id, pair.turn, other.strategy, written[other.id]["reply"])
             for pair, other in zip(searched, others, strict=True)
         ]
-        found = [pair for pair in found if pair.reply]
-        escpro.write(work.folder / "pairs.jsonl", found)
-        return ProPairs(len(found), file_digest(work.folder / "pairs.jsonl")[:16])
+        return _written(work, [pair for pair in found if pair.reply])
 
 
 @dataclass(frozen=True, eq=False)
@@ -436,7 +422,7 @@ class SampleMinedPairs(Step):
     """Whose number of pairs is asked for."""
     seed: int
 
-    def run(self, work: Work) -> ProPairs | Missing:
+    def run(self, work: Work) -> ProPairs:
         wanted, by_id = work[self.like].pairs, {turn.id: turn for turn in self.mined.turns.read()}
         work[self.mined]
         mined = mining.read(work.path(self.mined, "vanilla.jsonl"))
@@ -445,9 +431,7 @@ class SampleMinedPairs(Step):
             turn = by_id[pair.turn]
             by_dialogue.setdefault(turn.dialogue, []).append(escpro.ProPair(pair.id, turn, pair.strategy, pair.reply))
         order = random.Random(self.seed).sample(list(by_dialogue), len(by_dialogue))
-        found = [pair for dialogue in order for pair in by_dialogue[dialogue]][:wanted]
-        escpro.write(work.folder / "pairs.jsonl", found)
-        return ProPairs(len(found), file_digest(work.folder / "pairs.jsonl")[:16])
+        return _written(work, [pair for dialogue in order for pair in by_dialogue[dialogue]][:wanted])
 
 
 @dataclass(frozen=True, kw_only=True)

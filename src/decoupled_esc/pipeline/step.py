@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,7 +45,15 @@ class Missing:
 
 
 class UpstreamMissing(Exception):
-    """What a step needs is `Missing`, and with it the step's own result."""
+    """What a step needs can't be had here, and with it the step's own result becomes `Missing`."""
+
+
+def attempt(read: Callable[[], T]) -> T | Missing:
+    """What ``read`` gives, or why it can't be had here: for a step that does without."""
+    try:
+        return read()
+    except UpstreamMissing as missing:
+        return Missing(str(missing))
 
 
 def unkeyed(**settings):
