@@ -101,9 +101,8 @@ def _table(
 ) -> ComparisonTable:
     details = measured.details["vanilla-sft"]
     n = f"{details.turns:,} replies per system, to the turns of {details.dialogues} test dialogues"
-    return compare_systems(
-        table, measured, systems, starts, profile=profile, n=n, backbones=backbones, levels=LEVELS, note=SETTING
-    )
+    said = {"profile": profile, "n": n, "backbones": backbones, "levels": LEVELS, "note": SETTING}
+    return compare_systems(table, measured, systems, starts, **said)
 
 
 def table_5(pro: SearchedPairs | Missing, seeds_of: str, profile: str) -> ComparisonTable:
