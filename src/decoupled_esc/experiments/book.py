@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from decoupled_esc.evaluate.seeds import GOLD
-from decoupled_esc.experiments import agreement, cso, data, judging, preferences, replies, scores, sft
+from decoupled_esc.experiments import agreement, cso, data, judging, preferences, replies, scores, searches, sft
 from decoupled_esc.experiments.inputs import Decoding, Inputs, Policy, Turns, base_of
 from decoupled_esc.experiments.labels import EmpathyRatings, ErrorLabels, LLMJudges, RewardModels, TrainingLabels
 from decoupled_esc.experiments.profiles import Profile
@@ -166,8 +166,8 @@ class Rows:
         self._mine()
         self._prefer()
         number = len(earlier)
-        searches = 1 if profile.cso.pairs == "published" else profile.search.searches
-        again = earlier[number % searches] if number >= searches else None
+        turns = 1 if profile.cso.pairs == "published" else profile.search.searches
+        again = earlier[number % turns] if number >= turns else None
         self.pairs = dict(again.pairs) if again else self._search(earlier)
         self.pairs["mined"] = self.steps["cso-mined-pairs"] = cso.SampleMinedPairs(
             self.steps["pairs"], self.pairs["searched"], self.seed
@@ -227,12 +227,12 @@ class Rows:
         reward = RewardModels(self.training_labels, self.ratings, self.train, self.seed)
         extes = self.inputs.files["extes"] if search.seeds == "extes" else None
         roles = search.roles and {kind: endpoint.model for kind, endpoint in sorted(search.roles.items())}
-        self.steps["search"] = cso.GrowTrees(
-            cso.SeedDialogues(self.train, extes, search.dialogues, search.max_gold_turns, self.seed),
+        self.steps["search"] = searches.GrowTrees(
+            searches.SeedDialogues(self.train, extes, search.dialogues, search.max_gold_turns, self.seed),
             self.steps["sft-planner"], self.steps["sft-generator"], seeker, reward, search.constants,
             profile.generation.reply, self.decoding, roles, self.seed, endpoints=search.roles,
         )  # fmt: skip
-        pairs = cso.ExtractPairs(self.steps["search"], search.threshold, reward, self.labels, **self.resampling)
+        pairs = searches.ExtractPairs(self.steps["search"], search.threshold, reward, self.labels, **self.resampling)
         self.steps["esc-pro"] = pairs
         if profile.cso.pairs == "published":
             self.steps["esc-pro-published"] = pairs = cso.ReadPublishedPairs(self.inputs.files["esc_pro"])
@@ -341,7 +341,7 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
         ),
         "base-model": sft.DescribeBase(own.base, own.validation),
         **own.steps,
-        "searches": cso.CompareSearches(
+        "searches": searches.CompareSearches(
             {seed: rows.steps["esc-pro"] for seed, rows in by_seed.items() if "esc-pro" in rows.steps}
         ),
         "metrics": scores.Evaluate(own.replies(SYSTEMS), CONTRASTS, test, **resampling),

@@ -9,7 +9,7 @@ import pandas as pd
 
 from decoupled_esc.evaluate import Estimate, Evaluation
 from decoupled_esc.evaluate.seeds import SeedEvaluation
-from decoupled_esc.experiments.cso import SearchedPairs
+from decoupled_esc.experiments.searches import SearchedPairs
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present.paper import load_tables
 from decoupled_esc.present.questions import claim, decide, texts
