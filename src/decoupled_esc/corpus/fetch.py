@@ -6,8 +6,6 @@ the synthetic miniature of this repository.
 Every file that the registry has a checksum of is checked before it is handed out.
 """
 
-from __future__ import annotations
-
 import difflib
 import errno
 import functools

@@ -10,8 +10,6 @@ Intervals are bootstrap percentiles, except where resampling shifts a score: B (
 Distinct (`jackknife_interval`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

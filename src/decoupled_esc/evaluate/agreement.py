@@ -9,8 +9,6 @@ information about agreement.  That raises `Undefined`, never nan or a made-up 1.
 left out of the interval; if they are more than `MOST_UNDEFINED` of all, and with one cluster, there is no interval.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Sequence
 from typing import Literal
 

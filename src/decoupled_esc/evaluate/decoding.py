@@ -5,8 +5,6 @@ of the eight strategies at each turn, so nothing has to be generated again.  The
 a language model that prints a name applies it token by token.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Psychological errors (DecoupledESC, section 3.1): how often each occurs, and how far their labels can be trusted."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass

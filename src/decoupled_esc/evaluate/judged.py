@@ -1,7 +1,5 @@
 """What every judge is given, and how its answers are averaged: with intervals by dialogue, without missing answers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

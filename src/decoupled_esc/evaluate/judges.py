@@ -7,8 +7,6 @@ one call per dimension, a whole number from 0 to 5, the gold reply shown, the se
 A score means nothing without its judge: everything here is keyed by the judge's ``id``, and no two judges are averaged.
 """
 
-from __future__ import annotations
-
 import hashlib
 import random
 from collections.abc import Mapping, Sequence

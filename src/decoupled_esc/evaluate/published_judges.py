@@ -8,8 +8,6 @@ raters have intervals of their own.  With quadratic weights kappa is a function 
 so a crowd's mean needs no rounding; on the points of a scale it equals `agreement.weighted_kappa` over the whole scale.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 import zlib

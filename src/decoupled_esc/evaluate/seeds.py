@@ -9,8 +9,6 @@ Only what needs no whole corpus of replies is scored here, variant ``paper``: wh
 few kilobytes (`SeedCounts`), and seeds that were trained on different days or machines can be put together.
 """
 
-from __future__ import annotations
-
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

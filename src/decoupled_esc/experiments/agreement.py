@@ -1,7 +1,5 @@
 """What published judges are worth: people, crowds and large models against experts, and simple rules against people's preferences."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from decoupled_esc.corpus.judgements import read_empathic, read_ieval, read_mentalalign

@@ -5,8 +5,6 @@ per token, over a card's rate; every factor is a constant here.  Nothing in it w
 ``SHARE`` is the assumption that decides, and a run of one step replaces it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Pairs that CSO trains on, from the searches and from elsewhere, and what is trained on them."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass, replace
 

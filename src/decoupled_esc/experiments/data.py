@@ -1,7 +1,5 @@
 """ESConv and FailedESConv counted, and the authors' own outputs scored again."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 

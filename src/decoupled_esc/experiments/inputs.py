@@ -1,7 +1,5 @@
 """What steps read that no step makes: corpora and published files, by digest; and the model that training starts from."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache

@@ -1,7 +1,5 @@
 """Judges: what the offline ones are worth, and what all of them say of the systems' replies."""
 
-from __future__ import annotations
-
 import random
 import sys
 from collections.abc import Sequence

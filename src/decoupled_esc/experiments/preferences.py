@@ -1,7 +1,5 @@
 """DecoupledESC's preference pairs and what is trained on them: mining (IPM), SP-DPO, RG-DPO, Vanilla-DPO and other losses."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from dataclasses import dataclass

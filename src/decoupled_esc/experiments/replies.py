@@ -1,7 +1,5 @@
 """What every system answers at the test turns."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Opening the book under a profile: its steps, their results, and a run of those that don't hold."""
 
-from __future__ import annotations
-
 import ast
 import datetime
 import importlib.metadata

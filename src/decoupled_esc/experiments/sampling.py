@@ -1,7 +1,5 @@
 """Asking an engine for completions, written down as they come."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace

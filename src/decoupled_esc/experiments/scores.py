@@ -1,7 +1,5 @@
 """Scores of systems: automatic and strategy metrics under one seed, over seeds, and over temperatures."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """CSO: trees grown around gold dialogues, and the preference pairs from them."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 from collections.abc import Callable, Mapping

@@ -5,8 +5,6 @@ returns turn id -> answer.  So each is a few lines, its steps can be read one by
 Wording ours; ideas after DecoupledESC, appendix D.2, and CSO.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import cycle

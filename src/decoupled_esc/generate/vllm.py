@@ -5,8 +5,6 @@ vLLM itself is not imported: it runs as a process of its own, from its own envir
 altogether (``urls``).  Prompts are rendered here and sent as token ids, so that both engines show a model the same.
 """
 
-from __future__ import annotations
-
 import atexit
 import json
 import os

@@ -1,7 +1,5 @@
 """One scheduler: a topological walk over futures, with progress and an estimate of the time left."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

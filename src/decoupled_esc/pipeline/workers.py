@@ -3,8 +3,6 @@
 A step's process leads a group of its own, which ends with the process that started it, however that ends.
 """
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """CSO's tables beside what was measured for them (chapters 05 and 13): one function a table."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 

@@ -4,8 +4,6 @@ One function a table, each from typed results to a ``ComparisonTable``.  ``repor
 not attempted, so that no number of either paper is without a status.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Pictures that move: a slider over drawings made beforehand, which needs no kernel and works on the static page."""
 
-from __future__ import annotations
-
 import base64
 import io
 import zlib

@@ -1,7 +1,5 @@
 """Chapters and the book as steps: what `decoupled-esc run` makes after all results."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

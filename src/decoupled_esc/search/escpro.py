@@ -1,7 +1,5 @@
 """ESC-Pro as files: preferred turns and what is rejected for them, as training takes them (CSO, section 3.2)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass

@@ -4,8 +4,6 @@ Behind a server each role may have a model and a server of its own; answers are 
 ends by a field of it, not by a word in the text.  The wording is ours.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
