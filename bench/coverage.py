@@ -10,8 +10,6 @@ how often any row of a table is; ``resampled seeds``: the intervals of before, w
 Results are in results/bench/coverage.json; chapters 09 to 11 and 13 print the worst case.
 """
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

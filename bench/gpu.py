@@ -18,8 +18,6 @@ more where a reference reads too; recomputation and attention are not counted, n
 On a machine without a network: `bash bench/gpu.sh pack` here, then the command that it prints there.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import json

@@ -1,7 +1,5 @@
 """The two measurements of bench/gpu.py that need no more than a card: the same gradients, and training side by side."""
 
-from __future__ import annotations
-
 import gc
 import importlib.util
 import random

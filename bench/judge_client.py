@@ -6,8 +6,6 @@ Reports answers lost, answers delivered twice, calls that a server may bill alth
 connection: free only where it honours the Idempotency-Key), and the time an answer takes with 32 in flight and one by one.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

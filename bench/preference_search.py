@@ -10,8 +10,6 @@ what the policy then does on validation turns beside what the fine-tuned one did
 again.  The search is in results/bench/preference_search.json; nothing in it was measured on test dialogues.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import time

@@ -8,8 +8,6 @@ The world is made up, and answers the same to the same question; only the waitin
 results/bench/search.json.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import hashlib

@@ -12,8 +12,6 @@ Beside a contender that takes minutes, ours takes seconds: it is measured three 
 Measurements are kept one by one in build/bench/turn_training.jsonl; a finished run writes results/bench/turn_training.json.
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import importlib.metadata

@@ -5,8 +5,6 @@
 The policy is a whole model (full fine-tuning), decoded greedily.  Results are in results/bench/vllm_serve.json.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import tempfile

@@ -4,8 +4,6 @@
 ``worked`` counts the tokens of all that were worked out, as a server would bill them that does not care what arrived.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import threading

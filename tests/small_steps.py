@@ -1,7 +1,5 @@
 """Small steps that tests run: they write down when they ran, and need nothing heavy."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Making a base model: the stream it reads, an interrupted run, what is measured, and the models that are shipped."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """The text of the base models: what the readers make of small files, and what the cleaning takes out."""
 
-from __future__ import annotations
-
 import importlib.util
 
 import pytest

@@ -1,7 +1,5 @@
 """What bench/ measured, as committed: complete, consistent with itself, and read with a clear error where it is missing."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

@@ -10,13 +10,14 @@ from decoupled_esc import models
 from decoupled_esc.corpus import fetch
 from decoupled_esc.experiments import book as table
 from decoupled_esc.experiments import inputs
-from decoupled_esc.experiments.cso import ExtractPairs, GrowTrees, ReadPublishedPairs, SampleRandomPairs, TrainCSO
+from decoupled_esc.experiments.cso import ReadPublishedPairs, SampleRandomPairs, TrainCSO
 from decoupled_esc.experiments.judging import CountErrors, JudgeOffline
 from decoupled_esc.experiments.labels import ErrorLabels, TrainingLabels
 from decoupled_esc.experiments.preferences import MinePairs
 from decoupled_esc.experiments.profiles import FOLDER, load_profile, names, parse_profile
 from decoupled_esc.experiments.replies import Reply
 from decoupled_esc.experiments.run import PUBLISHED, ROOT, Book
+from decoupled_esc.experiments.searches import ExtractPairs, GrowTrees
 from decoupled_esc.pipeline import Missing, closure
 from decoupled_esc.pipeline.store import Store, Stores, result_type
 from decoupled_esc.publish import notebooks

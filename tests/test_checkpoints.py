@@ -2,8 +2,6 @@
 
 # ruff: noqa: F811
 
-from __future__ import annotations
-
 import errno
 import math
 import shutil

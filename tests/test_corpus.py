@@ -3,8 +3,6 @@
 The tests on the published data run where the environment variable DECOUPLED_ESC_DATA names its folder.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections import Counter

@@ -68,11 +68,12 @@ DAMAGED = {
     "torn": (lambda lines: [lines[0], lines[1][:30]], "line 2"),
     "a folder": (lambda lines: None, "can't be read"),
 }
+ONLY_OF_PAIRS = {("turns", "no rejected reply"), ("turns", "twice")}  # the turns have no ids
 
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(kind, name) for kind in ("pairs", "turns") for name in DAMAGED if (kind, name) != ("turns", "no rejected reply")],
+    [(kind, name) for kind in ("pairs", "turns") for name in DAMAGED if (kind, name) not in ONLY_OF_PAIRS],
 )
 def test_a_damaged_file_is_named_and_not_used(tmp_path, name, kind):
     path, (break_, says) = tmp_path / "pairs.jsonl", DAMAGED[name]
@@ -164,7 +165,7 @@ class Scripted:
     def count(self, prompt):
         return sum(len(content.split()) for _, content in prompt.messages)
 
-    def complete(self, prompts_, sampling, *, seed):
+    def complete(self, prompts_, sampling, *, seed, purpose):
         self.asked += prompts_
         yield [Completion(p.id, *self.say(p)) for p in prompts_]
 

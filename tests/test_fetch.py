@@ -1,7 +1,5 @@
 """Finding and downloading data, against a misbehaving HTTP server on 127.0.0.1; no other host is ever asked."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

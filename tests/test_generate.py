@@ -1,7 +1,5 @@
 """Replies and scores from a policy, against the model called the plain way: one prompt at a time, no cache."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

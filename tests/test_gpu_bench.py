@@ -1,7 +1,5 @@
 """bench/gpu.py without a GPU: its tiny rehearsal, so that the minutes on a real one are not lost to an error."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -340,7 +340,7 @@ def test_items_of_one_dialogue_are_sampled_together(judged):
 
     def width(per_dialogue):
         lines = told.assign(dialogue=number // per_dialogue, value=np.where(number // 4 % 2, 1, -1))
-        win = human_eval.criterion_result(lines, study, 2000, 0)["win"]
+        win = human_eval.criterion_result(lines, study, replicates=2000, seed=0)["win"]
         return None if win.low is None else win.high - win.low
 
     assert width(4) > 1.5 * width(1) and width(20) is None  # one dialogue

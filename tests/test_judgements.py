@@ -1,7 +1,5 @@
 """Published judgements: readers on small invented files of the same form, agreement against peers, baselines by hand."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -9,6 +7,7 @@ import os
 import re
 import zipfile
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import openpyxl
@@ -22,9 +21,10 @@ from decoupled_esc.corpus.judgements import ATTRIBUTES, BOTS, JUDGES, LIKERT, SA
 from decoupled_esc.evaluate import agreement
 from decoupled_esc.evaluate import published_judges as judged
 from decoupled_esc.evaluate.bootstrap import cluster_weights
+from decoupled_esc.experiments import inputs
 from decoupled_esc.experiments.agreement import JudgementAgreement, MeasureAgreement
 from decoupled_esc.experiments.inputs import ABSENT, Files
-from decoupled_esc.pipeline import Missing
+from decoupled_esc.pipeline import Missing, attempt
 from decoupled_esc.pipeline.store import result_type
 from decoupled_esc.present import figures, judge_tables
 
@@ -384,7 +384,7 @@ def test_the_interval_is_over_people():
 def step(tmp_path, monkeypatch, present):
     paths = {"ieval": [ieval(tmp_path, [person(Purple=3), person(Pink=2)])], "empathic_judges": [empathic(tmp_path)],
              "mentalalign": mentalalign(tmp_path)}  # fmt: skip
-    monkeypatch.setattr(Files, "paths", lambda self: tuple(paths[self.name]) if self.identity != ABSENT else Missing(f"no {self.name}"))
+    monkeypatch.setattr(inputs.fetch, "here", lambda name: SimpleNamespace(paths=tuple(paths[name])))
     return MeasureAgreement(*(Files(name, "1" if name in present else ABSENT) for name in paths), **FEW)
 
 
@@ -395,10 +395,10 @@ def test_the_step_measures_what_is_here_and_says_what_is_not(tmp_path, monkeypat
     assert "o4-mini–expert" in judge_tables.published_agreement(found).index
     figures.published_judges(found.conversations, found.preferences, "test")
     some = step(tmp_path, monkeypatch, {"ieval"}).run(None)
-    assert isinstance(some, JudgementAgreement) and some.replies == Missing("no mentalalign")
-    assert "no empathic_judges" in judge_tables.published_agreement(some).to_string()
+    assert isinstance(some, JudgementAgreement) and some.replies.reason.startswith("mentalalign is not on this machine")
+    assert "empathic_judges is not on this machine" in judge_tables.published_agreement(some).to_string()
     figures.published_judges(some.conversations, some.preferences, "test")
-    none = step(tmp_path, monkeypatch, set()).run(None)
+    none = attempt(lambda: step(tmp_path, monkeypatch, set()).run(None))
     assert isinstance(none, Missing) and judge_tables.published_agreement(none) is none
 
 

@@ -308,7 +308,7 @@ def test_mined_pairs_are_scored_without_the_gold_reply_and_their_scores_say_so(m
     mined = [SimpleNamespace(id=f"p{k}", turn=one.id, reply="ok") for k, one in enumerate(turns)]
     monkeypatch.setattr(judging.mining, "read", lambda path: mined)
     monkeypatch.setattr(judging.judges, "LLMJudge", Blind)
-    step = SimpleNamespace(pairs="pairs", train=SimpleNamespace(read=lambda: turns), seed=0, _resampling=FEW)
+    step = SimpleNamespace(pairs="pairs", train=SimpleNamespace(read=lambda: turns), seed=0, resampling=FEW)
     judge = SimpleNamespace(id="a", client=None, protocol=PAPER)
     work = type("Work", (), {"__getitem__": lambda self, step: None, "path": lambda self, step, name: name})()
     quality, tokens = judging.AskJudges._pair_quality(step, work, judge)

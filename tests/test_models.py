@@ -1,7 +1,5 @@
 """The embedded model: its tokenizer loses nothing, its weights follow from a seed, and both survive a save."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import unicodedata

@@ -92,10 +92,10 @@ def test_nothing_of_a_targets_dialogue_is_learned_from(monkeypatch):
     monkeypatch.setattr(offline, "ErrorClassifier", Spy)
     replies = [written(n, "hm") for n in range(40)]
     targets = [written(n, "hm", f"d{n}") for n in range(12)]  # d10 and d11 have no labels
-    dialogues, wanted = ([r.turn.dialogue for r in rows] for rows in (replies, targets))
-    found = offline.out_of_fold(replies, ["None"] * 40, dialogues, targets, wanted, seed=0)
+    wanted = {r.turn.dialogue for r in targets}
+    found = offline.out_of_fold(replies, ["None"] * 40, targets, seed=0)
     assert all(not learned & judged and learned for learned, judged in seen)
-    assert set().union(*(judged for _, judged in seen)) == set(wanted)
+    assert set().union(*(judged for _, judged in seen)) == wanted
     assert (found > 0).all(), "every target was judged"
 
 
@@ -138,7 +138,7 @@ def test_validity_on_learnable_labels_is_high_and_the_majority_is_worth_nothing(
 
 def test_one_labelled_dialogue_teaches_nothing_about_others():
     with pytest.raises(ValueError, match="at least two"):
-        offline.out_of_fold([written(1, "hm")], ["None"], ["d"], [written(2, "hm")], ["e"], seed=0)
+        offline.out_of_fold([written(1, "hm")], ["None"], [written(2, "hm")], seed=0)
 
 
 def test_the_scale_gives_levels_between_none_and_strong(examples):

@@ -1,7 +1,5 @@
 """Long dialogues are read in passes of bounded length, and nothing else changes: references, weights, scores."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

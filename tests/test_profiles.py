@@ -367,17 +367,6 @@ def test_seeds_are_distinct(others):
     assert "repeat a seed" in message(put(plain(), "other_seeds", others))
 
 
-@pytest.mark.parametrize("old", sorted(profiles.OLD_NAMES))
-def test_an_old_key_names_the_new_one(old):
-    assert message({**plain(), old: 1}) == f"profiles/x.yaml: key {old!r} is called {profiles.OLD_NAMES[old]!r} now"
-
-
-def test_an_old_key_in_place_of_the_new_one_is_the_only_complaint():
-    data = plain()
-    data["data"]["window"] = data["data"].pop("max_length")
-    assert message(data) == "profiles/x.yaml: key 'data.window' is called 'max_length' now"
-
-
 @pytest.mark.parametrize(
     ("text", "why"),
     [

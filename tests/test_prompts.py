@@ -1,7 +1,5 @@
 """What a model is shown and what is read back from it: the three layouts, the cut to the window, the parsers."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The reference's log-probabilities: what they are, that they are computed once, and that a killed run goes on."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

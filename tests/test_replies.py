@@ -9,7 +9,7 @@ import pytest
 
 from decoupled_esc import prompts
 from decoupled_esc.experiments import book as table
-from decoupled_esc.experiments import inputs, replies, scores
+from decoupled_esc.experiments import inputs, replies, sampling, scores
 from decoupled_esc.experiments.profiles import load_profile
 from decoupled_esc.generate.engine import Completion, stream
 from decoupled_esc.pipeline import Work
@@ -53,7 +53,8 @@ def run(monkeypatch, tmp_path):
         def engine_of(*args):
             yield Engine(seen)
 
-        monkeypatch.setattr(replies, "engine_of", engine_of)
+        for module in (replies, sampling):
+            monkeypatch.setattr(module, "engine_of", engine_of)
         steps = table.steps(load_profile("smoke"), inputs.on_this_machine(download=False))
         step = replace(steps[f"replies-{name}"], turns=GOLD, **changes)
         (tmp_path / folder).mkdir(exist_ok=True)

@@ -3,8 +3,6 @@
 trl is given every turn (or pair) as a sequence of its own, all those of one optimiser step as one padded batch.
 """
 
-from __future__ import annotations
-
 import math
 import tempfile
 from dataclasses import dataclass, replace

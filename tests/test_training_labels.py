@@ -16,9 +16,10 @@ from decoupled_esc.evaluate.errors import LABELS
 from decoupled_esc.evaluate.judged import Reply
 from decoupled_esc.evaluate.judges import FILTERED
 from decoupled_esc.evaluate.offline import LabelShare
+from decoupled_esc.experiments.inputs import ABSENT, Files
 from decoupled_esc.experiments.judging import ErrorClassifierWorth, MeasureErrorClassifier, error_shares
 from decoupled_esc.experiments.labels import ErrorLabels, LabelledReplies, RewardModels, TrainingLabels, error_judge
-from decoupled_esc.pipeline import Missing
+from decoupled_esc.pipeline import Missing, UpstreamMissing
 from decoupled_esc.present import judge_tables
 
 KINDS = {  # label -> (what the release calls it, words)
@@ -87,7 +88,8 @@ def test_training_labels_hold_no_reply_at_a_test_or_validation_dialogue(release,
     one = TrainingLabels(every)
     assert set(every.read().sources) == {"failed", "qwen-sft", "llama-sft"}
     assert set(one.read().sources) == {"failed"} and one.read().described == "12 labels by GPT on FailedESConv"
-    assert set(one.read_held_out().sources) == {"qwen-sft", "llama-sft"} and len(one.read_held_out().replies) == 36
+    others = one.read(held_out=True)
+    assert set(others.sources) == {"qwen-sft", "llama-sft"} and len(others.replies) == 36
     # Should labels of validation replies ever be released, they are kept out as well.
     parts = [replace(d, split="validation") if n < 3 else d for n, d in enumerate(TEST)]
     found = released.read(release.folder, TEST, FAILED)
@@ -141,11 +143,11 @@ def test_labels_at_a_dialogue_do_not_change_what_rq4s_judge_says_there(release):
 def test_the_fair_test_is_on_replies_at_test_dialogues_and_its_kappas_are_scikit_learns(release):
     every = labels_in(release)
     training = TrainingLabels(every)
-    found = MeasureErrorClassifier(every, training, 20, 3).run(None)
+    found = MeasureErrorClassifier(every, training, replicates=20, seed=3).run(None)
     replies = {name: part.replies for name, part in found.training.by_source.items()}
     assert replies == {"all": 36, "qwen-sft": 18, "llama-sft": 18}
     assert found.learned_from == "12 labels by GPT on FailedESConv"
-    learned, others = training.read(), training.read_held_out()
+    learned, others = training.read(), training.read(held_out=True)
     guess = offline.ErrorClassifier().fit(learned.replies, learned.labels).errors(others.replies)
     kinds = {"any": LABELS[:-1], "any of three": FILTERED, "Lack of Empathy": ("Lack of Empathy",)}
     assert set(found.training.errors) == {*LABELS[:-1], "any", "any of three"}
@@ -159,9 +161,11 @@ def test_the_fair_test_is_on_replies_at_test_dialogues_and_its_kappas_are_scikit
     assert found.training.by_source["all"].kappa.value == pytest.approx(expected)
 
 
-def test_labels_of_no_source_are_none():
-    nothing = SimpleNamespace(read=lambda: Missing("not here"), esconv=None)
-    assert TrainingLabels(nothing).read() == Missing("not here") == TrainingLabels(nothing).read_held_out()
+def test_labels_of_no_source_are_none(release):
+    release.paths = Files("decoupledesc_release", ABSENT).paths
+    with pytest.raises(UpstreamMissing, match="decoupledesc_release is not on this machine; .*data fetch"):
+        TrainingLabels(labels_in(release)).read()
+    assert replace(labels_in(release), scale="smoke").read().are_invented
     two = LabelledReplies(["a", "b"], ["None", "Emotion Misread"], ["x", "y"], [True, False])
     assert two.where([False, True]) == LabelledReplies(["b"], ["Emotion Misread"], ["y"], [False])
 

@@ -1,7 +1,5 @@
 """What the tests of training stand on: a small model, short prompts, a few dialogues."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

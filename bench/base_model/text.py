@@ -9,8 +9,6 @@ the evaluation dialogues, and the passage is split there.  The recognisers are s
 (``pip install -e .[pretrain]``); what they miss stays.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -5,8 +5,6 @@
 Needs the sources of chapter 16 and `pip install -e .[pretrain]`.  Each trial runs on one thread, two at a time on two cores.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """The command line: ``decoupled-esc run | status | plan | data | publish | human-eval | site``."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import signal
@@ -64,12 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     run = command("run", _run, "run steps and chapters whose results don't hold, and build the book")
     run.add_argument("targets", nargs="*", metavar="step|chapter", help="only these and what they need (default: all)")
     run.add_argument("--cores", type=_count, default=None, help="steps at a time (default: all cores)")
-    run.add_argument(
-        "--cluster",
-        type=Path,
-        metavar="FILE",
-        help="submit every step to SLURM, with the parameters of a file such as profiles/slurm/config.yaml",
-    )
+    slurm = "submit every step to SLURM, with the parameters of a file such as profiles/slurm/config.yaml"
+    run.add_argument("--cluster", type=Path, metavar="FILE", help=slurm)
     command("status", _status, "say which results hold, and why others don't")
     plan = command("plan", _plan, "say what a run would take on a card: GPU-hours, memory, tokens, money")
     plan.add_argument("--card", default="RTX 4090", help="as in experiments/cost.py (default: RTX 4090, the paper's)")
@@ -77,26 +71,19 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("action", nargs="?", choices=("list", "fetch", "verify"), default="list")
     data.add_argument("name", nargs="?", help="a data set (default: esconv and failed_esconv)")
     publish = command("publish", _publish, "replace the committed results and notebooks by those of a finished run")
-    publish.add_argument(
-        "--notebooks", action="store_true", help="only execute the notebooks from the committed results"
-    )
-    ask = command(
-        "human-eval", _human_eval, "ask people: write blinded forms for systems of a profile, or read the answers"
-    )
+    publish.add_argument("--notebooks", action="store_true", help="only execute the notebooks, from committed results")
+    asking = "ask people: write blinded forms for systems of a profile, or read the answers"
+    ask = command("human-eval", _human_eval, asking)
     ask.add_argument("action", choices=("export", "report"))
-    ask.add_argument(
-        "folder", type=Path, help="of the study; the forms quote the corpus, so keep it out of git (runs/ is)"
-    )
-    ask.add_argument(
-        "--systems", nargs="+", default=["decoupled-sft", "vanilla-sft"], help="two to compare, or any number to score"
-    )
+    ask.add_argument("folder", type=Path, help="of the study; forms quote the corpus: keep it out of git (runs/ is)")
+    pair = ["decoupled-sft", "vanilla-sft"]
+    ask.add_argument("--systems", nargs="+", default=pair, help="two to compare, or any number to score")
     ask.add_argument("--samples", type=_count, default=20, help="test turns (default: 20)")
     ask.add_argument("--raters", type=_count, default=20, help="forms to write (default: 20)")
     ask.add_argument("--scores", action="store_true", help="score single replies; otherwise pairs are compared")
     ask.add_argument("--exclude", nargs="+", default=[], metavar="RATER", help="with report: raters to leave out")
-    command(
-        "site", _site, "check the committed notebooks and build the book from them, executing nothing", profile=False
-    )
+    building = "check the committed notebooks and build the book from them, executing nothing"
+    command("site", _site, building, profile=False)
     return parser
 
 
@@ -109,11 +96,11 @@ def _run(options) -> int:
 
     book, started = Book(options.profile), time.time()
     profile = book.profile
-    synthetic = [name for name, source in _sources(book).items() if not source.is_real]
+    data = book.steps["data"]
+    synthetic = [source.name for source in (data.esconv, data.failed) if not source.is_real]
     if synthetic and profile.scale != "smoke":
-        raise ProfileError(
-            f"profile {profile.name} needs the real {' and '.join(synthetic)}, and only the synthetic miniature is here; see: decoupled-esc data"
-        )
+        real = f"needs the real {' and '.join(synthetic)}, and only the synthetic miniature is here"
+        raise ProfileError(f"profile {profile.name} {real}; see: decoupled-esc data")
     steps = book.steps | book_steps(book)
     for target in options.targets:
         if target not in steps:
@@ -134,10 +121,6 @@ def _run(options) -> int:
     return 0
 
 
-def _sources(book) -> dict:
-    return {"esconv": book.steps["data"].esconv, "failed_esconv": book.steps["data"].failed}
-
-
 def _cluster(path: Path, book):
     import yaml
 
@@ -149,9 +132,8 @@ def _cluster(path: Path, book):
         found = yaml.safe_load(path.read_bytes())
         steps, gpu = found["steps"], found["gpu_steps"]
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise ProfileError(
-            f"{path}: no file with submitit's parameters under `steps` and `gpu_steps` ({type(error).__name__}); see profiles/slurm/config.yaml"
-        ) from None
+        why = f"no file with submitit's parameters under `steps` and `gpu_steps` ({type(error).__name__})"
+        raise ProfileError(f"{path}: {why}; see profiles/slurm/config.yaml") from None
     return Slurm(book.runs.folder / "slurm", steps, gpu if book.profile.needs_gpu else {}, provenance=surroundings)
 
 
@@ -226,9 +208,8 @@ def _data(options) -> int:
     if options.action == "list":
         for row in fetch.describe():
             if options.name in (None, row.name):
-                print(
-                    f"{row.name}: {row.use}\n    here: {row.here or 'no'}; download: {row.download}; licence: {row.licence}"
-                )
+                print(f"{row.name}: {row.use}")
+                print(f"    here: {row.here or 'no'}; download: {row.download}; licence: {row.licence}")
                 print(f"    source: {row.source}\n    files: {', '.join(row.files)}")
         print(f"Set {fetch.FOLDER} to a folder of your own to use its files; {fetch.CACHE} moves the cache.")
         return 0
@@ -257,34 +238,24 @@ def _human_eval(options) -> int:
 
     book = Book(options.profile)
     if options.action == "report":
-        print(
-            human_eval.report(
-                options.folder,
-                exclude=options.exclude,
-                replicates=book.profile.bootstrap_replicates,
-                seed=book.profile.seed,
-            )
-        )
+        resampling = {"replicates": book.profile.bootstrap_replicates, "seed": book.profile.seed}
+        print(human_eval.report(options.folder, options.exclude, **resampling))
         return 0
     replies = {}
     for name in options.systems:
         if name not in SYSTEMS:
-            raise human_eval.HumanEvalError(
-                f"no system {name!r}{nearest(name, list(SYSTEMS))}. Systems: {', '.join(SYSTEMS)}"
-            )
+            known = f"{nearest(name, list(SYSTEMS))}. Systems: {', '.join(SYSTEMS)}"
+            raise human_eval.HumanEvalError(f"no system {name!r}{known}")
         stored = book.stored(f"replies-{name}")
         if stored is None or stored.rows_left_out:
             remedy = f"write them with: decoupled-esc run --profile {options.profile} replies-{name}"
             raise human_eval.HumanEvalError(f"the replies of {name} are not here; {remedy}")
         replies[name] = {row.id: row.reply for row in stored.result.rows}
-    human_eval.export(
-        book.steps["replies-vanilla-sft"].turns.dialogues(), replies, options.folder, samples=options.samples, raters=options.raters,
-        kind="scores" if options.scores else "pairs", seed=book.profile.seed,
-    )  # fmt: skip
-    print(
-        f"forms are in {_shown(options.folder / 'forms')}; put what raters send back into {_shown(options.folder / 'answers')},"
-    )
-    print(f"then: decoupled-esc human-eval report {_shown(options.folder)}")
+    dialogues, kind = book.steps["replies-vanilla-sft"].turns.dialogues(), "scores" if options.scores else "pairs"
+    human_eval.export(dialogues, replies, options.folder, options.samples, options.raters, kind, book.profile.seed)
+    forms, answers, study = (_shown(options.folder / part) for part in ("forms", "answers", ""))
+    print(f"forms are in {forms}; put what raters send back into {answers},")
+    print(f"then: decoupled-esc human-eval report {study}")
     return 0
 
 

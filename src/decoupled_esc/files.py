@@ -1,15 +1,18 @@
 """Files that are written atomically or grow row by row, and their digests.  What is read back is checked."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from decoupled_esc.errors import KnownError
+
+T = TypeVar("T")
 
 
 class RowsError(KnownError):
@@ -61,6 +64,25 @@ def read_rows(path: Path, what: str) -> list[dict]:
             ids.add(row["id"])
         rows.append(row)
     return rows
+
+
+def read_as(path: Path, what: str, form: type[T], made_by: str) -> list[T]:
+    """`read_rows` as ``form``, a dataclass or pydantic model.  Raises RowsError naming file, line and field."""
+    adapter, found = TypeAdapter(form), []
+    for number, row in enumerate(read_rows(path, what), start=1):
+        try:
+            found.append(adapter.validate_python(row))
+        except ValidationError as error:
+            first = error.errors()[0]
+            problem = f"field {'.'.join(map(str, first['loc']))}: {first['msg']}"
+            remedy = f"remove the file and make it again: decoupled-esc run {made_by}"
+            raise RowsError(f"{path}, line {number}, {problem}; {remedy}") from None
+    return found
+
+
+def write_rows(path: Path, rows: Iterable[dict]) -> None:
+    """One JSON line for each of ``rows``, which ``datasets.load_dataset("json", ...)`` reads."""
+    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _row(line: bytes) -> dict | None:

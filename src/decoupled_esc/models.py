@@ -4,8 +4,6 @@ The embedded model has the Qwen2 architecture, so that every tool that loads Qwe
 byte-level BPE with the ChatML template that Qwen2.5 uses.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

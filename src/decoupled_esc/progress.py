@@ -1,7 +1,5 @@
 """One way to show that long work is alive: a bar on a terminal, one line a minute in a log."""
 
-from __future__ import annotations
-
 import multiprocessing
 import sys
 from collections.abc import Iterable, Iterator

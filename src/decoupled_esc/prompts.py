@@ -10,8 +10,6 @@ The generator has a second form, *trunk*, in which the strategy stands after the
 all that comes before, and can be trained and sampled in one pass (``turn_trees``); the paper's form shares almost nothing.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -117,10 +115,8 @@ def chat_for(prompt: Prompt, tokenizer) -> list[dict[str, str]]:
     Some templates know no system role (Gemma 2's is one): what would be said there stands before the user message that
     follows it, or after the last one.
     """
-    messages = prompt.chat()
-    return (
-        messages if _knows_system(tokenizer, getattr(tokenizer, "chat_template", None)) else _without_system(messages)
-    )
+    known = _knows_system(tokenizer, getattr(tokenizer, "chat_template", None))
+    return prompt.chat() if known else _without_system(prompt.chat())
 
 
 @lru_cache(maxsize=8)
@@ -160,9 +156,8 @@ def render(prompt: Prompt, tokenizer) -> tuple[str, str]:
     """
     messages = chat_for(prompt, tokenizer)
     asked = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    answered = tokenizer.apply_chat_template(
-        [*messages, {"role": "assistant", "content": prompt.target}], tokenize=False
-    )
+    said = {"role": "assistant", "content": prompt.target}
+    answered = tokenizer.apply_chat_template([*messages, said], tokenize=False)
     if not answered.startswith(asked):
         raise ValueError(f"{prompt.id}: this chat template changes the prompt when the answer is added")
     return asked, answered[len(asked) :].rstrip("\n")

@@ -5,8 +5,6 @@ letter by letter.  The order is that of Table 6 of DecoupledESC and is the order
 matrix in this library.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 

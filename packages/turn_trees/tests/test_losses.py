@@ -1,7 +1,5 @@
 """The preference losses by hand, and by what must hold of each; test_trainers has trl's."""
 
-from __future__ import annotations
-
 from math import exp, log, log1p
 
 import pytest

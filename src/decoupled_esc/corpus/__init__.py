@@ -1,7 +1,5 @@
 """Dialogues: where they come from, how they are read, split, put in chat form and counted."""
 
-from __future__ import annotations
-
 from decoupled_esc.corpus import extes
 from decoupled_esc.corpus.chat import BLANK, OPENING, chat_form, tagged, turns
 from decoupled_esc.corpus.errors import CorpusError

@@ -1,7 +1,5 @@
 """The chat form of a dialogue, exactly as DecoupledESC published its test split, and the turns cut from it."""
 
-from __future__ import annotations
-
 from decoupled_esc.corpus.types import Dialogue, Message, Turn
 
 OPENING = "Hi"

@@ -1,7 +1,5 @@
 """Replies to people in distress on Reddit, rated by people for three mechanisms of empathy (Sharma et al. 2020)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The one exception that a reader of this book sees when something is wrong with the data."""
 
-from __future__ import annotations
-
 import functools
 
 from decoupled_esc.errors import KnownError

@@ -4,8 +4,6 @@ It is not downloaded: `ExTES.json` is in a zip of pandazzh2020/ExTES, and a copy
 says (`extes/ExTES.json` in the folder of DECOUPLED_ESC_DATA or in the cache).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from decoupled_esc.corpus.errors import CorpusError

@@ -6,8 +6,6 @@ the synthetic miniature of this repository.
 Every file that the registry has a checksum of is checked before it is handed out.
 """
 
-from __future__ import annotations
-
 import difflib
 import errno
 import functools
@@ -92,9 +90,8 @@ class Dataset:
     @property
     def here(self) -> str | None:
         """Where the files lie, unchecked: "environment", "cache" or None."""
-        return next(
-            (origin for origin, folder in _folders() for form in self.forms if not _missing(form, folder)), None
-        )
+        found = (origin for origin, folder in _folders() for form in self.forms if not _missing(form, folder))
+        return next(found, None)
 
     @property
     def files(self) -> tuple[str, ...]:

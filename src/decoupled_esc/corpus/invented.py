@@ -3,8 +3,6 @@
 A judge trained on 48 of them shows that the steps work, and nothing else.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

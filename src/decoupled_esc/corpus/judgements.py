@@ -7,8 +7,6 @@
 What a file leaves open is left out and counted, as is what MentalAlign has off its scale; another form is a CorpusError.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import itertools

@@ -4,8 +4,6 @@ Both yield the same typed dialogues.  White space is folded, because the two for
 copy has every run of blanks folded to one space.  Per-turn feedback exists in the raw format only.
 """
 
-from __future__ import annotations
-
 import csv
 import difflib
 import io

@@ -4,8 +4,6 @@ Read for checking only: the files have no licence, and nothing of their text is 
 words, a strategy, a reply and a label, and no id; ``read`` finds the turn of ESConv or FailedESConv that it answers.
 """
 
-from __future__ import annotations
-
 import bisect
 import difflib
 import random

@@ -6,8 +6,6 @@ finds all 260 among ESConv's 1,300, and the remaining 1,040 are the training spl
 its number, so ids do not depend on which published format was read.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 from dataclasses import replace

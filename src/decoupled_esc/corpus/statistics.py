@@ -1,7 +1,5 @@
 """Counts behind Tables 1 and 6 and Figure 8 of DecoupledESC.  Pure functions of the dialogues."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import numpy as np

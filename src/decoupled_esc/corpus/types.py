@@ -4,8 +4,6 @@ All are frozen dataclasses with stable ids, so that any intermediate result can 
 came from: ``esconv/0123`` is a dialogue and ``esconv/0123/07`` the utterance with index 7 (0-based) in it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass, field

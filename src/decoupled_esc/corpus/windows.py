@@ -6,8 +6,6 @@ of a window: some utterances from anywhere in a conversation, the last of them t
 one is asked for.  That strategies are evenly spread is our reading; CSO says only that its set follows theirs.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import replace

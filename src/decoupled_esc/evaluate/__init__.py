@@ -10,8 +10,6 @@ Intervals are bootstrap percentiles, except where resampling shifts a score: B (
 Distinct (`jackknife_interval`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,18 +19,6 @@ import numpy as np
 
 from decoupled_esc.evaluate import strategy, text
 from decoupled_esc.evaluate.bootstrap import Estimate, Resampled, bootstrap, cluster_weights, ratio_of_sums
-
-__all__ = [
-    "SINGLE_METRICS",
-    "STRATEGY_METRICS",
-    "TEXT_METRICS",
-    "VARIANTS",
-    "Estimate",
-    "EvaluatedTurn",
-    "Evaluation",
-    "SystemDetails",
-    "evaluate_systems",
-]
 
 VARIANTS = ("paper", "standard")
 TEXT_METRICS = text.METRICS
@@ -91,7 +77,7 @@ class Evaluation:
 
 
 def evaluate_systems(
-    systems: Mapping[str, Sequence[EvaluatedTurn]], *, contrasts: Sequence[tuple[str, str]], replicates: int, seed: int
+    systems: Mapping[str, Sequence[EvaluatedTurn]], *, contrasts: Sequence[tuple[str, str]], **resampling: int
 ) -> Evaluation:
     """Score ``systems`` (name -> its turns, in any order) and the differences a - b of ``contrasts``.
 
@@ -107,7 +93,7 @@ def evaluate_systems(
         raise ValueError(f"a contrast names {name!r}, but the systems are {sorted(turns)}")
     gold = next(iter(turns.values()))
     names, dialogue = np.unique([turn.dialogue for turn in gold], return_inverse=True)
-    weights = cluster_weights(len(names), replicates, seed)
+    weights = cluster_weights(len(names), **resampling)
 
     resampled, details = {}, {}
     for name, system in turns.items():
@@ -115,11 +101,21 @@ def evaluate_systems(
         w, invalid = strategy.grouped_confusion(predicted, truth, dialogue, len(names))
         details[name] = system_details(w, invalid)
         text_scores = _text_scores(system, dialogue, weights) if _has_replies(name, system) else {}
-        again = sampled_again([turn.sampled for turn in system], seed)
+        again = sampled_again([turn.sampled for turn in system], resampling["seed"])
         for v in VARIANTS:
             strategies = expected_scores(w, invalid, again, truth, dialogue, weights, v)
             resampled.setdefault(name, {})[v] = text_scores.get(v, {}) | strategies
-    differences = {f"{a} - {b}": _difference(resampled[a], resampled[b]) for a, b in contrasts}
+    differences = {
+        f"{a} - {b}": {
+            v: {
+                metric: score - resampled[b][v][metric]
+                for metric, score in resampled[a][v].items()
+                if metric in resampled[b][v]
+            }
+            for v in VARIANTS
+        }
+        for a, b in contrasts
+    }
 
     def finish(scores: dict[str, dict[str, Resampled]]) -> Scores:
         interval = len(names) > 1
@@ -130,8 +126,7 @@ def evaluate_systems(
         contrasts={name: finish(scores) for name, scores in differences.items()},
         details=details,
         gold_distribution=strategy.distribution([turn.gold_strategy for turn in gold]).tolist(),
-        replicates=replicates,
-        seed=seed,
+        **resampling,
     )
 
 
@@ -144,26 +139,21 @@ def _aligned(systems: Mapping[str, Sequence[EvaluatedTurn]]) -> dict[str, list[E
     if not reference:
         raise ValueError(f"{first!r} has no turns")
     gold_side = attrgetter("dialogue", "gold_strategy", "gold_reply")
+    known = [turn.id for turn in reference]
     for name, turns in aligned.items():
         ids = [turn.id for turn in turns]
-        twice = next((a for a, b in zip(ids, ids[1:]) if a == b), None)
-        if twice is not None:
-            raise ValueError(f"{name!r} has turn {twice!r} twice")
-        if ids != [turn.id for turn in reference]:
-            raise ValueError(_uncovered(first, [turn.id for turn in reference], name, ids))
+        if twice := [a for a, b in zip(ids, ids[1:]) if a == b]:
+            raise ValueError(f"{name!r} has turn {twice[0]!r} twice")
+        if ids != known:
+            lacks, more = sorted({*known} - {*ids}), sorted({*ids} - {*known})
+            raise ValueError(
+                f"systems must cover the same turns: {len(lacks)} only in {first!r} {lacks[:3]}, {len(more)} only in {name!r} "
+                f"{more[:3]}; evaluate them on their common turns, or in separate calls"
+            )
         for expected, turn in zip(reference, turns):
             if gold_side(turn) != gold_side(expected):
                 raise ValueError(f"{first!r} and {name!r} disagree on the dialogue or gold of turn {turn.id!r}")
     return aligned
-
-
-def _uncovered(a: str, a_ids: list[str], b: str, b_ids: list[str]) -> str:
-    """Which turns two systems do not share, with examples."""
-    only_a, only_b = sorted({*a_ids} - {*b_ids}), sorted({*b_ids} - {*a_ids})
-    return (
-        f"systems must cover the same turns: {len(only_a)} only in {a!r} {only_a[:3]}, "
-        f"{len(only_b)} only in {b!r} {only_b[:3]}; evaluate them on their common turns, or in separate calls"
-    )
 
 
 def _has_replies(name: str, turns: Sequence[EvaluatedTurn]) -> bool:
@@ -285,10 +275,3 @@ def _sum_by(group: np.ndarray, values: np.ndarray, groups: int) -> np.ndarray:
     sums = np.zeros((groups, values.shape[1]), dtype=values.dtype)
     np.add.at(sums, group, values)
     return sums
-
-
-def _difference(
-    a: dict[str, dict[str, Resampled]], b: dict[str, dict[str, Resampled]]
-) -> dict[str, dict[str, Resampled]]:
-    """a - b for the metrics that both systems have."""
-    return {v: {m: a[v][m] - b[v][m] for m in a[v] if m in b[v]} for v in VARIANTS}

@@ -1,15 +1,13 @@
 """Agreement between judges, between repeats or orders of one judge, and between raters.
 
 Every coefficient comes with a 95% percentile interval from a bootstrap that samples whole clusters of items (dialogues)
-with replacement; the raters stay as they are, so the interval says how the agreement of *these* raters would vary over
-other dialogues.
+with replacement (``resampling``: see `bootstrap`); the raters stay as they are, so the interval says how the agreement of
+*these* raters would vary over other dialogues.
 
 Where chance agreement is perfect, as when every rating is the same, a coefficient is 0/0: the ratings hold no
 information about agreement.  That raises `Undefined`, never nan or a made-up 1.  Replicates in which it happens are
 left out of the interval; if they are more than `MOST_UNDEFINED` of all, and with one cluster, there is no interval.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import Literal
@@ -34,8 +32,7 @@ def weighted_kappa(
     *,
     labels: Sequence[Hashable],
     weights: Literal["quadratic"] | None = "quadratic",
-    replicates: int,
-    seed: int,
+    **resampling: int,
 ) -> Estimate:
     """Cohen's kappa (1960, weighted 1968) of two ratings per item, from -1 to 1: 1 - observed / expected disagreement.
 
@@ -63,12 +60,10 @@ def weighted_kappa(
         expected = (cost * np.outer(table.sum(1), table.sum(0))).sum() / table.sum()
         return 1 - (cost * table).sum() / expected if expected > 0 else np.nan
 
-    return _estimate(kappa, groups, replicates, seed, "both raters gave every item one and the same label")
+    return _estimate(kappa, groups, resampling, "both raters gave every item one and the same label")
 
 
-def spearman(
-    a: Sequence[float], b: Sequence[float], groups: Sequence[Hashable], *, replicates: int, seed: int
-) -> Estimate:
+def spearman(a: Sequence[float], b: Sequence[float], groups: Sequence[Hashable], **resampling: int) -> Estimate:
     """Spearman's rank correlation of two ratings per item, ties sharing their mean rank; equals scipy's ``spearmanr``.
 
     ``a``, ``b`` float [items]; ``groups`` [items] names each item's dialogue.  Ranks are taken anew in every replicate.
@@ -91,7 +86,7 @@ def spearman(
         x, y = centred
         return (times * x * y).sum() / np.sqrt((times * x * x).sum() * (times * y * y).sum())
 
-    return _estimate(correlation, groups, replicates, seed, "one rater gave every item the same value")
+    return _estimate(correlation, groups, resampling, "one rater gave every item the same value")
 
 
 def krippendorff_alpha(
@@ -99,8 +94,7 @@ def krippendorff_alpha(
     groups: Sequence[Hashable],
     *,
     level: Literal["nominal", "ordinal", "interval"],
-    replicates: int,
-    seed: int,
+    **resampling: int,
 ) -> Estimate:
     """Krippendorff's alpha (2004, chapter 11) of any number of raters, by the ``krippendorff`` package; 1 at the most.
 
@@ -120,10 +114,10 @@ def krippendorff_alpha(
             return np.nan
         return float(krippendorff.alpha(value_counts=table, value_domain=values, level_of_measurement=level))
 
-    return _estimate(alpha, groups, replicates, seed, "all ratings that can be paired are equal")
+    return _estimate(alpha, groups, resampling, "all ratings that can be paired are equal")
 
 
-def fleiss_kappa(ratings: np.ndarray, groups: Sequence[Hashable], *, replicates: int, seed: int) -> Estimate:
+def fleiss_kappa(ratings: np.ndarray, groups: Sequence[Hashable], **resampling: int) -> Estimate:
     """Fleiss' kappa (1971) for nominal ratings, by statsmodels; who rated an item may differ, how many may not.
 
     ``ratings`` float [raters, items], nan where a rater did not rate; ``groups`` [items].
@@ -142,7 +136,7 @@ def fleiss_kappa(ratings: np.ndarray, groups: Sequence[Hashable], *, replicates:
         table = np.repeat(counts, times, axis=0)
         return float(inter_rater.fleiss_kappa(table)) if np.count_nonzero(table.sum(0)) > 1 else np.nan
 
-    return _estimate(kappa, groups, replicates, seed, "all ratings are equal")
+    return _estimate(kappa, groups, resampling, "all ratings are equal")
 
 
 def _same_length(*columns: Sequence) -> None:
@@ -164,7 +158,7 @@ def _counts(ratings: np.ndarray, groups: Sequence[Hashable]) -> tuple[np.ndarray
 
 
 def _estimate(
-    coefficient: Callable[[np.ndarray], float], groups: Sequence[Hashable], replicates: int, seed: int, why: str
+    coefficient: Callable[[np.ndarray], float], groups: Sequence[Hashable], resampling: dict[str, int], why: str
 ) -> Estimate:
     """``coefficient`` (int [items], how often each is sampled -> value or nan) on all items and each replicate."""
     numbers = {group: number for number, group in enumerate(sorted(set(groups), key=str))}
@@ -172,8 +166,8 @@ def _estimate(
     value = coefficient(np.ones(len(of_item), dtype=int))
     if np.isnan(value):
         raise Undefined(f"agreement is undefined: {why}; report the share of equal ratings instead")
-    copies = np.array([coefficient(times[of_item]) for times in cluster_weights(len(numbers), replicates, seed)])
+    copies = np.array([coefficient(times[of_item]) for times in cluster_weights(len(numbers), **resampling)])
     defined = copies[~np.isnan(copies)]
-    if len(numbers) == 1 or len(defined) < (1 - MOST_UNDEFINED) * replicates:
+    if len(numbers) == 1 or len(defined) < (1 - MOST_UNDEFINED) * len(copies):
         return Estimate(float(value))
     return percentile_interval(value, defined)

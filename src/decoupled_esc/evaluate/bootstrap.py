@@ -3,7 +3,8 @@
 Turns of one dialogue share a seeker and a problem, so whole dialogues are sampled with replacement (Efron and
 Tibshirani 1993).  A replicate is a vector of integer weights, one per dialogue; every score here is a function of
 weighted sums over dialogues, so all replicates are one matrix product.  Two systems are compared on the *same*
-replicates, which removes the difficulty of the sampled dialogues from their difference.
+replicates, which removes the difficulty of the sampled dialogues from their difference.  Wherever a function takes
+``**resampling``, that is the ``replicates`` and the ``seed`` of `cluster_weights`.
 """
 
 from __future__ import annotations

@@ -5,8 +5,6 @@ of the eight strategies at each turn, so nothing has to be generated again.  The
 a language model that prints a name applies it token by token.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -99,9 +97,8 @@ def sweep(
         p, copies = probabilities(scores, temperature, top_p), []
         for _ in range(samples if temperature else 1):
             chance = random.random((len(p), 1))
-            predicted = (
-                p.argmax(axis=1) if temperature == 0 else np.minimum((p.cumsum(axis=1) <= chance).sum(axis=1), 7)
-            )
+            sampled = np.minimum((p.cumsum(axis=1) <= chance).sum(axis=1), 7)
+            predicted = sampled if temperature else p.argmax(axis=1)
             tables = np.zeros((groups, 8, 8))
             np.add.at(tables, (group, predicted, truth), 1)
             w = np.tensordot(weights, tables, 1)

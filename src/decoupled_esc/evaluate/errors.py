@@ -1,7 +1,5 @@
 """Psychological errors (DecoupledESC, section 3.1): how often each occurs, and how far their labels can be trusted."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -41,7 +39,7 @@ class RepeatedLabels:
     """Cohen's, unweighted, each pair read both ways, since neither stands first; None where it is 0/0."""
 
 
-def shares(rows: Sequence[LabelledReply], *, replicates: int, seed: int) -> dict[str, ErrorShares]:
+def shares(rows: Sequence[LabelledReply], **resampling: int) -> dict[str, ErrorShares]:
     """Source -> its shares of errors, with 95% intervals from a bootstrap clustered by dialogue."""
     found = {}
     for source in dict.fromkeys(row.source for row in rows):
@@ -51,7 +49,7 @@ def shares(rows: Sequence[LabelledReply], *, replicates: int, seed: int) -> dict
         for row in own:
             if row.error is not None:
                 counts[dialogues.index(row.turn.dialogue), LABELS.index(row.error)] += 1
-        weights, placed = cluster_weights(len(dialogues), replicates, seed), counts.sum(axis=1)
+        weights, placed = cluster_weights(len(dialogues), **resampling), counts.sum(axis=1)
 
         def share(label: int) -> Estimate:
             return bootstrap(weights, lambda w: 100 * ratio_of_sums(w, counts[:, label], placed)).estimate()
@@ -61,7 +59,7 @@ def shares(rows: Sequence[LabelledReply], *, replicates: int, seed: int) -> dict
     return found
 
 
-def repeats(rows: Sequence[LabelledReply], *, replicates: int, seed: int) -> RepeatedLabels:
+def repeats(rows: Sequence[LabelledReply], **resampling: int) -> RepeatedLabels:
     """The judge's agreement with itself on ``rows``, with 95% intervals over cases; None where no case occurs twice."""
     cases: dict[tuple, list[LabelledReply]] = {}
     for row in rows:
@@ -72,12 +70,12 @@ def repeats(rows: Sequence[LabelledReply], *, replicates: int, seed: int) -> Rep
     equal = kappa = None
     if twice:
         same = np.array([100 * (one.error == other.error) for one, other in twice])
-        weights = cluster_weights(len(twice), replicates, seed)
+        weights = cluster_weights(len(twice), **resampling)
         equal = bootstrap(weights, lambda w: ratio_of_sums(w, same, np.ones(len(twice)))).estimate()
         first, second = zip(*[(one.error, other.error) for one, other in twice], strict=True)
         both = ([*first, *second], [*second, *first], [*range(len(twice))] * 2)
         with suppress(Undefined):  # one label throughout
-            kappa = weighted_kappa(*both, labels=LABELS, weights=None, replicates=replicates, seed=seed)
+            kappa = weighted_kappa(*both, labels=LABELS, weights=None, **resampling)
     return RepeatedLabels(
         pairs=len(twice),
         openings=sum(len(one.turn.context) == 1 for one, _ in twice),

@@ -247,7 +247,7 @@ def quality_flags(said: pd.DataFrame, kind: str) -> list[str]:
     return flags
 
 
-def criterion_result(told: pd.DataFrame, study: Study, replicates: int, seed: int) -> dict[str, Any]:
+def criterion_result(told: pd.DataFrame, study: Study, **resampling: int) -> dict[str, Any]:
     """Estimates on one criterion from its lines of `read_answers`, less attention items and excluded raters.
 
     Pairs: shares of win, tie and lose of the first system against the second, in %.  Scores: means, and differences of
@@ -256,7 +256,7 @@ def criterion_result(told: pd.DataFrame, study: Study, replicates: int, seed: in
     with the commonest number of raters, since it needs one number.  What is undefined, as with one rater, is None.
     """
     names = sorted(set(told.dialogue))
-    weights = cluster_weights(len(names), replicates, seed)
+    weights = cluster_weights(len(names), **resampling)
 
     def mean(values: pd.Series) -> Resampled:
         by_dialogue = values.groupby(told.dialogue).agg(["sum", "count"]).reindex(names, fill_value=0)
@@ -280,15 +280,14 @@ def criterion_result(told: pd.DataFrame, study: Study, replicates: int, seed: in
     def agreement(coefficient: Callable[..., Estimate], items: pd.Series, **level: str) -> Estimate | None:
         with suppress(Undefined):
             if full.any():
-                sampling = {"replicates": replicates, "seed": seed}
-                return coefficient(ratings.loc[:, items].to_numpy(), list(groups[items]), **level, **sampling)
+                return coefficient(ratings.loc[:, items].to_numpy(), list(groups[items]), **level, **resampling)
 
     fleiss, alpha = agreement(fleiss_kappa, full), agreement(krippendorff_alpha, number > 0, level="ordinal")
     agreed = {"fleiss": fleiss, "fleiss_items": int(full.sum()), "alpha": alpha}
     return {**found, "answers": len(told), "agreement": agreed}
 
 
-def report(folder: Path, exclude: Sequence[str], replicates: int, seed: int) -> str:
+def report(folder: Path, exclude: Sequence[str], **resampling: int) -> str:
     """What the raters of the study in ``folder`` said, as text; in full in ``folder/outcome.json``."""
     study = _read(folder / "key.json", Study.model_validate_json)
     answers = read_answers(folder / "answers", study)
@@ -309,7 +308,7 @@ def report(folder: Path, exclude: Sequence[str], replicates: int, seed: int) -> 
         told = counted[counted.criterion == name]
         if told.empty or study.kind == "scores" and set(study.systems) - set(told.system):
             raise HumanEvalError(f"{folder}: too few answers on {name}; wait for more, or exclude fewer raters")
-        found = criteria[name] = criterion_result(told, study, replicates, seed)
+        found = criteria[name] = criterion_result(told, study, **resampling)
         said = [f"{system} {_format(mean, 2)}" for system, mean in found.get("means", {}).items()]
         said += [f"{word} {_format(found[word], 0)}%" for word in ("win", "tie", "lose") if word in found]
         lines.append(f"{name}: {', '.join(said)}, Krippendorff's alpha {_format(found['agreement']['alpha'], 2)}")

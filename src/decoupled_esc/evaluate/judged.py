@@ -1,7 +1,5 @@
 """What every judge is given, and how its answers are averaged: with intervals by dialogue, without missing answers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -33,10 +31,10 @@ class ScoreTable:
 class Means:
     """Means over items with 95% intervals by dialogue, all from the same resampled dialogues."""
 
-    def __init__(self, dialogues: Sequence[str], *, replicates: int, seed: int):
+    def __init__(self, dialogues: Sequence[str], **resampling: int):
         """``dialogues`` [items] names each item's dialogue.  Raises ValueError without items."""
         self._place, self._clusters = numbered(dialogues)
-        self._weights = cluster_weights(self._clusters, replicates, seed)
+        self._weights = cluster_weights(self._clusters, **resampling)
 
     def of(self, values: Sequence[float]) -> Estimate | None:
         """The mean of ``values`` [items]; nan is a missing one, and None comes where all are.

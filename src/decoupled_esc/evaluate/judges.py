@@ -7,8 +7,6 @@ one call per dimension, a whole number from 0 to 5, the gold reply shown, the se
 A score means nothing without its judge: everything here is keyed by the judge's ``id``, and no two judges are averaged.
 """
 
-from __future__ import annotations
-
 import hashlib
 import random
 from collections.abc import Mapping, Sequence
@@ -239,12 +237,10 @@ class LLMJudge:
 
     def scores(self, replies: Sequence[Reply], repeat: int = 0) -> list[dict[str, int | None]]:
         """Dimension key -> score for each reply; None where no answer could be read."""
-        if self.protocol.calls == "joint":
-            found = self._asked(self._score_requests(replies), repeat)
-            return [{d.key: answer and getattr(answer, d.name) for d in DIMENSIONS} for answer in found]
         found = iter(self._asked(self._score_requests(replies), repeat))
-        answers = [[next(found) for _ in DIMENSIONS] for _ in replies]
-        return [{d.key: answer and answer.score for d, answer in zip(DIMENSIONS, row, strict=True)} for row in answers]
+        if self.protocol.calls == "joint":
+            return [{d.key: answer and getattr(answer, d.name) for d in DIMENSIONS} for answer in found]
+        return [{d.key: answer and answer.score for d, answer in zip(DIMENSIONS, found)} for _ in replies]
 
     def errors(self, replies: Sequence[Reply], repeat: int = 0) -> list[str | None]:
         """A label of ``LABELS`` for each reply; None where no answer could be read."""
@@ -332,9 +328,7 @@ def agreement(
     second: Sequence[Mapping[str, int | None]],
     dialogues: Sequence[str],
     labels: Sequence[int],
-    *,
-    replicates: int,
-    seed: int,
+    **resampling: int,
 ) -> dict[str, Agreement]:
     """Dimension -> agreement of two raters (judges, repeats, orders); ``labels``: the whole scale."""
     found = {}
@@ -345,18 +339,13 @@ def agreement(
         if both:
             equal = 100 * sum(a == b for a, b, _ in both) / len(both)
             with suppress(Undefined):
-                columns = zip(*both, strict=True)
-                kappa = weighted_kappa(*columns, labels=labels, replicates=replicates, seed=seed)
+                kappa = weighted_kappa(*zip(*both, strict=True), labels=labels, **resampling)
         found[key] = Agreement(len(both), equal, kappa)
     return found
 
 
 def outcomes(
-    choices: Sequence[Mapping[str, tuple[int | None, int | None]]],
-    dialogues: Sequence[str],
-    *,
-    replicates: int,
-    seed: int,
+    choices: Sequence[Mapping[str, tuple[int | None, int | None]]], dialogues: Sequence[str], **resampling: int
 ) -> dict[str, Outcome]:
     """Dimension -> what `LLMJudge.choices` say of the first of two systems; absent without an answer."""
     found = {}
@@ -366,7 +355,7 @@ def outcomes(
             continue
         here, swapped = (np.array([row[k] for row in read]) for k in (0, 1))
         both = np.where(here == swapped, here, 0)
-        means = Means([name for *_, name in read], replicates=replicates, seed=seed)
+        means = Means([name for *_, name in read], **resampling)
         shares = {
             "win": both == 1,
             "tie": both == 0,

@@ -34,9 +34,8 @@ class ErrorClassifier:
 
     def fit(self, replies: Sequence[Reply], labels: Sequence[str]) -> ErrorClassifier:
         """Learn from ``labels`` (of ``errors.LABELS``).  Raises ValueError if they are all the same."""
-        from sklearn.compose import (
-            ColumnTransformer,
-        )  # scikit-learn takes a second to import: not for readers of results
+        # scikit-learn takes a second to import: not for readers of results
+        from sklearn.compose import ColumnTransformer
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -61,9 +60,8 @@ class ErrorClassifier:
         """float [replies, 6], columns as ``errors.LABELS``; a label that was not learned has 0."""
         found = np.zeros((len(replies), len(LABELS)))
         if len(replies):
-            found[:, [LABELS.index(label) for label in self._model.classes_]] = self._model.predict_proba(
-                _table(replies)
-            )
+            learned = [LABELS.index(label) for label in self._model.classes_]
+            found[:, learned] = self._model.predict_proba(_table(replies))
         return found
 
     def errors(self, replies: Sequence[Reply]) -> list[str]:
@@ -78,19 +76,17 @@ class EmpathyScale:
 
     def fit(self, rated: Sequence[RatedReply]) -> EmpathyScale:
         """Learn one model per mechanism."""
-        self._models = {}
-        for mechanism, rows in by_mechanism(rated).items():
-            self._models[mechanism] = _mechanism(len(rows)).fit(
-                [row.reply for row in rows], [row.level for row in rows]
-            )
+        self._models = [
+            _mechanism(len(rows)).fit([row.reply for row in rows], [row.level for row in rows])
+            for rows in by_mechanism(rated).values()
+        ]
         return self
 
     def levels(self, texts: Sequence[str]) -> np.ndarray:
         """float [texts, 3], columns as ``corpus.empathy.MECHANISMS``."""
         if not len(texts):
             return np.zeros((0, len(MECHANISMS)))
-        found = [model.predict_proba(texts) @ model.classes_ for model in self._models.values()]
-        return np.stack(found, axis=1)
+        return np.stack([model.predict_proba(texts) @ model.classes_ for model in self._models], axis=1)
 
 
 def _rare(texts: int) -> int:
@@ -150,33 +146,22 @@ def _table(replies: Sequence[Reply]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["reply", "seeker", "under", "strategy", *_SURFACE])
 
 
-def out_of_fold(
-    replies: Sequence[Reply],
-    labels: Sequence[str],
-    dialogues: Sequence[str],
-    targets: Sequence[Reply],
-    target_dialogues: Sequence[str],
-    *,
-    seed: int,
-) -> np.ndarray:
+def out_of_fold(replies: Sequence[Reply], labels: Sequence[str], targets: Sequence[Reply], *, seed: int) -> np.ndarray:
     """Probabilities [targets, 6], each target's from a classifier that learned from none of its dialogue.
 
     Dialogues, labelled or not, are split in five.  Raises ValueError with fewer than two labelled dialogues.
     """
+    dialogues, wanted = ([reply.turn.dialogue for reply in some] for some in (replies, targets))
     if len(set(dialogues)) < 2:
         raise ValueError("to learn from other dialogues there must be labels of at least two")
-    names = sorted(set(dialogues) | set(target_dialogues))
-    fold_of = {}
-    folds = _folds(min(FOLDS, len(names)), seed)
-    for fold, (_, held_out) in enumerate(folds.split(names, groups=names)):
-        fold_of |= {names[i]: fold for i in held_out}
+    names = sorted({*dialogues, *wanted})
     found = np.zeros((len(targets), len(LABELS)))
-    for fold in sorted(set(fold_of.values())):
-        wanted = [i for i, name in enumerate(target_dialogues) if fold_of[name] == fold]
-        if wanted:
-            learned = [i for i, name in enumerate(dialogues) if fold_of[name] != fold]
+    for _, held_out in _folds(min(FOLDS, len(names)), seed).split(names, groups=names):
+        apart = {names[i] for i in held_out}
+        if here := [i for i, name in enumerate(wanted) if name in apart]:
+            learned = [i for i, name in enumerate(dialogues) if name not in apart]
             classifier = ErrorClassifier().fit([replies[i] for i in learned], [labels[i] for i in learned])
-            found[wanted] = classifier.probabilities([targets[i] for i in wanted])
+            found[here] = classifier.probabilities([targets[i] for i in here])
     return found
 
 
@@ -254,8 +239,7 @@ def label_validity(
     dialogues: Sequence[str],
     *,
     labels: Sequence = LABELS,
-    replicates: int,
-    seed: int,
+    **resampling: int,
 ) -> LabelValidity:
     """The validity of ``guess`` [replies] against ``truth``.
 
@@ -264,7 +248,7 @@ def label_validity(
     (place, groups), size = numbered(dialogues), len(labels)
     tables = np.zeros((groups, size, size))
     np.add.at(tables, (place, [labels.index(x) for x in truth], [labels.index(x) for x in guess]), 1)
-    weights = cluster_weights(groups, replicates, seed)
+    weights = cluster_weights(groups, **resampling)
 
     def of(score: Callable[[np.ndarray], np.ndarray]) -> Estimate:
         return bootstrap(weights, lambda times: score(np.einsum("rd,dij->rij", times, tables))).estimate()
@@ -291,27 +275,20 @@ def _kappa(tables: np.ndarray) -> np.ndarray:
 
 
 def error_validity(
-    replies: Sequence[Reply],
-    labels: Sequence[str],
-    sources: Sequence[str],
-    sure: Sequence[bool],
-    *,
-    replicates: int,
-    seed: int,
+    replies: Sequence[Reply], labels: Sequence[str], sources: Sequence[str], sure: Sequence[bool], **resampling: int
 ) -> ErrorValidity:
     """The classifier's worth; ``sources``: who wrote each reply; ``sure``: its dialogue is known and not guessed."""
     dialogues, everyone = [reply.turn.dialogue for reply in replies], list(range(len(labels)))
     by_source = {source: [i for i in everyone if sources[i] == source] for source in dict.fromkeys(sources)}
-    known = out_of_fold(replies, labels, dialogues, replies, dialogues, seed=seed)
+    known = out_of_fold(replies, labels, replies, seed=resampling["seed"])
     unseen = np.zeros_like(known)
     for source, where in by_source.items():
-        others = [[column[i] for i in everyone if sources[i] != source] for column in (replies, labels, dialogues)]
-        targets = [[column[i] for i in where] for column in (replies, dialogues)]
-        unseen[where] = out_of_fold(*others, *targets, seed=seed)
+        others = [[column[i] for i in everyone if sources[i] != source] for column in (replies, labels)]
+        unseen[where] = out_of_fold(*others, [replies[i] for i in where], seed=resampling["seed"])
 
     def validity(guess: Sequence[str], where: Sequence[int]) -> LabelValidity:
         truth, groups = [labels[i] for i in where], [dialogues[i] for i in where]
-        return label_validity(truth, [guess[i] for i in where], groups, replicates=replicates, seed=seed)
+        return label_validity(truth, [guess[i] for i in where], groups, **resampling)
 
     def validities(probabilities: np.ndarray, parts: Mapping[str, list[int]]) -> dict[str, LabelValidity]:
         guess = [LABELS[i] for i in probabilities.argmax(axis=1)]
@@ -337,16 +314,10 @@ def error_validity(
 
 
 def out_of_source_validity(
-    replies: Sequence[Reply],
-    labels: Sequence[str],
-    sources: Sequence[str],
-    guess: Sequence[str],
-    *,
-    replicates: int,
-    seed: int,
+    replies: Sequence[Reply], labels: Sequence[str], sources: Sequence[str], guess: Sequence[str], **resampling: int
 ) -> OutOfSourceValidity:
     """The validity of ``guess`` [replies] by a judge that learned from none of these dialogues and writers."""
-    dialogues, resampling = [reply.turn.dialogue for reply in replies], {"replicates": replicates, "seed": seed}
+    dialogues = [reply.turn.dialogue for reply in replies]
     parts = {"all": [True] * len(labels)} | {name: [one == name for one in sources] for name in dict.fromkeys(sources)}
     kinds = {name: (name,) for name in taxonomy.ERRORS} | {"any": taxonomy.ERRORS, "any of three": FILTERED}
     found = {}
@@ -374,23 +345,23 @@ class MechanismValidity:
     rank_correlation: Estimate  # Spearman's, of the expected level
 
 
-def empathy_validity(rated: Sequence[RatedReply], *, replicates: int, seed: int) -> dict[str, MechanismValidity]:
+def empathy_validity(rated: Sequence[RatedReply], **resampling: int) -> dict[str, MechanismValidity]:
     """Mechanism -> its validity, by cross-validation over posts."""
     from sklearn.model_selection import cross_val_predict
 
-    chosen, found = {"replicates": replicates, "seed": seed}, {}
+    found = {}
     for mechanism, rows in by_mechanism(rated).items():
         posts, levels = [row.post for row in rows], np.array([row.level for row in rows])
-        texts, folds = [row.reply for row in rows], _folds(FOLDS, seed)
+        texts, folds = [row.reply for row in rows], _folds(FOLDS, resampling["seed"])
         model = _mechanism(len(rows))
         probabilities = cross_val_predict(model, texts, levels, groups=posts, cv=folds, method="predict_proba")
         guess, ratings = probabilities.argmax(axis=1), np.bincount(levels, minlength=3)
         found[mechanism] = MechanismValidity(
             ratings=tuple(ratings.tolist()),
-            accuracy=Means(posts, **chosen).of(100.0 * (guess == levels)),
+            accuracy=Means(posts, **resampling).of(100.0 * (guess == levels)),
             majority=100 * float(ratings.max()) / len(levels),
-            kappa=weighted_kappa(guess.tolist(), levels.tolist(), posts, labels=[0, 1, 2], **chosen),
-            rank_correlation=spearman(probabilities @ np.arange(3), levels, posts, **chosen),
+            kappa=weighted_kappa(guess.tolist(), levels.tolist(), posts, labels=[0, 1, 2], **resampling),
+            rank_correlation=spearman(probabilities @ np.arange(3), levels, posts, **resampling),
         )
     return found
 
@@ -421,11 +392,10 @@ class SeekerValidity:
 
 
 def against_seekers(
-    scale: EmpathyScale, corpora: Mapping[str, Sequence[Dialogue]], *, replicates: int, seed: int
+    scale: EmpathyScale, corpora: Mapping[str, Sequence[Dialogue]], **resampling: int
 ) -> SeekerValidity:
     """The validity of ``scale`` on two ``corpora`` (name -> dialogues)."""
-    chosen, means, after, during = {"replicates": replicates, "seed": seed}, {}, {}, {}
-    by_dialogue: list[np.ndarray] = []
+    means, after, during, by_dialogue = {}, {}, {}, []
     for name, dialogues in corpora.items():
         said = [u for d in dialogues for u in d.utterances if u.role == "supporter"]
         levels = scale.levels([u.text for u in said])
@@ -437,12 +407,12 @@ def against_seekers(
             if rows := [measured[u.id] for u in dialogue.utterances if u.id in measured]:
                 own.append((np.mean(rows, axis=0), dialogue.survey.empathy, dialogue.id))
         by_dialogue.append(np.array([mean for mean, *_ in own]))
-        every = Means([u.id.rsplit("/", 1)[0] for u in said], **chosen)
+        every = Means([u.id.rsplit("/", 1)[0] for u in said], **resampling)
         means[name] = {measure: every.of(table[:, k]) for k, measure in enumerate(MEASURES)}
-        after[name] = _correlations([row for row in own if row[1] is not None], **chosen)
-        during[name] = _correlations(list(_rated_during(dialogues, measured)), **chosen)
+        after[name] = _correlations([row for row in own if row[1] is not None], **resampling)
+        during[name] = _correlations(list(_rated_during(dialogues, measured)), **resampling)
     first, second = by_dialogue
-    higher = {measure: _higher(first[:, k], second[:, k], **chosen) for k, measure in enumerate(MEASURES)}
+    higher = {measure: _higher(first[:, k], second[:, k], **resampling) for k, measure in enumerate(MEASURES)}
     return SeekerValidity(means, after, during, higher)
 
 
@@ -459,13 +429,13 @@ def _rated_during(
                 since = []
 
 
-def _correlations(rated: Sequence[tuple[np.ndarray, int, str]], *, replicates: int, seed: int) -> RatingCorrelations:
+def _correlations(rated: Sequence[tuple[np.ndarray, int, str]], **resampling: int) -> RatingCorrelations:
     """``rated``: (measures, rating, dialogue) of each."""
     found: dict[str, Estimate | None] = dict.fromkeys(MEASURES)
     for k, measure in enumerate(MEASURES if rated else ()):
         scores, ratings, dialogues = zip(*[(row[k], rating, id) for row, rating, id in rated], strict=True)
         with suppress(Undefined):
-            found[measure] = spearman(scores, ratings, dialogues, replicates=replicates, seed=seed)
+            found[measure] = spearman(scores, ratings, dialogues, **resampling)
     counts = np.bincount([rating for _, rating, _ in rated], minlength=6)[1:]
     return RatingCorrelations(tuple(counts.tolist()), found)
 

@@ -8,8 +8,6 @@ raters have intervals of their own.  With quadratic weights kappa is a function 
 so a crowd's mean needs no rounding; on the points of a scale it equals `agreement.weighted_kappa` over the whole scale.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 import zlib
@@ -20,14 +18,8 @@ import numpy as np
 
 from decoupled_esc.corpus.judgements import EXPERTS, Chat, Rating
 from decoupled_esc.evaluate.agreement import MOST_UNDEFINED
-from decoupled_esc.evaluate.bootstrap import (
-    Estimate,
-    bootstrap,
-    cluster_weights,
-    numbered,
-    percentile_interval,
-    ratio_of_sums,
-)
+from decoupled_esc.evaluate.bootstrap import Estimate, bootstrap, cluster_weights, numbered, percentile_interval
+from decoupled_esc.evaluate.bootstrap import ratio_of_sums as ratio
 
 EXPERT_PAIRS = tuple(itertools.combinations(EXPERTS, 2))
 
@@ -106,11 +98,9 @@ def expert_agreement(
         given: dict[str, dict[str, dict]] = {}
         for row, cluster in zip(rows, number):
             of = given.setdefault(row.dimension, {}).setdefault(row.rater, {})
-            if (row.conversation, row.writer) in of:
-                raise ValueError(
-                    f"{row.rater} rated {row.conversation} {row.writer} twice on {row.dimension}; keep one"
-                )
-            of[row.conversation, row.writer] = (cluster, row.value)
+            if (what := (row.conversation, row.writer)) in of:
+                raise ValueError(f"{row.rater} rated {' '.join(what)} twice on {row.dimension}; keep one")
+            of[what] = (cluster, row.value)
         for dimension, raters in given.items():
             for name, (items, values) in _against_experts(raters, clusters, weights).items():
                 copies.setdefault(name, []).append(values)
@@ -205,7 +195,7 @@ class PairAccuracy:
     rules: tuple[RuleAccuracy, ...]
 
 
-def pair_accuracy(chats: Sequence[Chat], *, replicates: int, seed: int) -> PairAccuracy:
+def pair_accuracy(chats: Sequence[Chat], **resampling: int) -> PairAccuracy:
     """Rules against ranks within one person and situation, with intervals by bootstrap over people.
 
     The rule that knows the bots has learned their mean ranks from other people (`FOLDS` folds).  Every person's chats lie in
@@ -229,11 +219,11 @@ def pair_accuracy(chats: Sequence[Chat], *, replicates: int, seed: int) -> PairA
     names = sorted({chat.bot for chat in chats})
     best = max(names, key=lambda bot: np.mean([chat.rank for chat in chats if chat.bot == bot]))
     holds = {bot: np.array([bot in (chats[i].bot, chats[j].bot) for i, j in pairs]) for bot in names}
-    owner, weights = np.array([person[i] for i, _ in pairs]), cluster_weights(people, replicates, seed)
+    owner, weights = np.array([person[i] for i, _ in pairs]), cluster_weights(people, **resampling)
 
     def share(right: np.ndarray, subsets: Sequence[np.ndarray]) -> Estimate:
         sums = [[np.bincount(owner[some], x[some], people) for x in (right, np.ones(len(right)))] for some in subsets]
-        return bootstrap(weights, lambda w: 100 * np.mean([ratio_of_sums(w, *one) for one in sums], axis=0)).estimate()
+        return bootstrap(weights, lambda w: 100 * np.mean([ratio(w, *one) for one in sums], axis=0)).estimate()
 
     rules = []
     for name, given in scores.items():

@@ -5,8 +5,6 @@ reply is ranked among human replies under the same strategy, so that a search ga
 classifier seldom faults.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

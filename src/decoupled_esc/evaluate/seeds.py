@@ -9,11 +9,9 @@ Only what needs no whole corpus of replies is scored here, variant ``paper``: wh
 few kilobytes (`SeedCounts`), and seeds that were trained on different days or machines can be put together.
 """
 
-from __future__ import annotations
-
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -91,8 +89,7 @@ def evaluate_seeds(
     by_seed: Mapping[int, Mapping[str, SeedCounts]],
     *,
     contrasts: Sequence[tuple[str, str]],
-    replicates: int,
-    seed: int,
+    **resampling: int,
 ) -> SeedEvaluation:
     """Every metric under each seed and averaged; ``by_seed``: seed -> system -> its counts at the turns ``gold``.
 
@@ -104,7 +101,7 @@ def evaluate_seeds(
     truth = [turn.strategy for turn in gold]
     names, dialogue = np.unique([turn.dialogue for turn in gold], return_inverse=True)
     _check(by_seed, len(gold), len(names))
-    weights, turns = cluster_weights(len(names), replicates, seed), np.bincount(dialogue)
+    weights, turns = cluster_weights(len(names), **resampling), np.bincount(dialogue)
     single, details = {}, {}
     for name in dict.fromkeys(name for counts in by_seed.values() for name in counts):
         single[name], tables = {}, []
@@ -113,7 +110,7 @@ def evaluate_seeds(
                 continue
             w, invalid = strategy.grouped_confusion(_said(counts[name]), truth, dialogue, len(names))
             means = mean_scores(text.METRICS, np.array(counts[name].text), turns, weights)
-            again = _again(counts[name], seed)
+            again = _again(counts[name], resampling["seed"])
             single[name][number] = means | expected_scores(w, invalid, again, truth, dialogue, weights, "paper")
             tables.append((w, invalid))
         details[name] = system_details(*(sum(parts) for parts in zip(*tables, strict=True)))
@@ -123,8 +120,7 @@ def evaluate_seeds(
         contrasts={name: {"paper": scores} for name, scores in averages.contrasts.items()},
         details=details,
         gold_distribution=strategy.distribution(truth).tolist(),
-        replicates=replicates,
-        seed=seed,
+        **resampling,
     )
     return SeedEvaluation(tuple(by_seed), together, values)
 
@@ -138,8 +134,7 @@ def strategy_shares(
     by_seed: Mapping[int, Mapping[str, SeedCounts]],
     *,
     contrasts: Sequence[tuple[str, str]],
-    replicates: int,
-    seed: int,
+    **resampling: int,
 ) -> SeedMeans:
     """Share of the turns at which each strategy was chosen, in per cent, averaged over seeds; the system ``gold`` is the human
     reference.  An answer without a strategy is none of the eight.  Arguments and errors as in `evaluate_seeds`."""
@@ -160,7 +155,7 @@ def strategy_shares(
         | {GOLD: sums([turn.strategy for turn in gold])}
         for number, systems in by_seed.items()
     }
-    return mean_over_seeds(turns, own, STRATEGIES, contrasts=contrasts, replicates=replicates, seed=seed)
+    return mean_over_seeds(turns, own, STRATEGIES, contrasts=contrasts, **resampling)
 
 
 def _said(counts: SeedCounts) -> list[str | None]:
@@ -177,14 +172,10 @@ def _again(counts: SeedCounts, seed: int) -> np.ndarray | None:
 def _check(by_seed: Mapping[int, Mapping[str, SeedCounts]], turns: int, dialogues: int) -> None:
     for number, counts in by_seed.items():
         for name, found in counts.items():
-            if (len(found.strategies), len(found.text)) != (turns, dialogues) or len(found.sampled) not in (
-                0,
-                8 * turns,
-            ):
-                raise ValueError(
-                    f"{name} under seed {number}: {len(found.strategies)} turns of {len(found.text)} dialogues, "
-                    f"and the test set has {turns} of {dialogues}"
-                )
+            own = (len(found.strategies), len(found.text))
+            if own != (turns, dialogues) or len(found.sampled) not in (0, 8 * turns):
+                what = f"{own[0]} turns of {own[1]} dialogues, and the test set has {turns} of {dialogues}"
+                raise ValueError(f"{name} under seed {number}: {what}")
 
 
 def mean_over_seeds(
@@ -193,8 +184,7 @@ def mean_over_seeds(
     columns: Sequence[str],
     *,
     contrasts: Sequence[tuple[str, str]],
-    replicates: int,
-    seed: int,
+    **resampling: int,
 ) -> SeedMeans:
     """Means over turns under each seed and averaged, from sums by dialogue.
 
@@ -202,7 +192,7 @@ def mean_over_seeds(
     [dialogues, columns], in the unit of the means.  With one seed these are `judged.Means`'s (without missing values).
     Raises KeyError where seeds differ in their systems.
     """
-    weights = cluster_weights(len(counts), replicates, seed)
+    weights = cluster_weights(len(counts), **resampling)
     single = {
         name: {number: mean_scores(columns, sums[name], counts, weights) for number, sums in by_seed.items()}
         for name in next(iter(by_seed.values()))
@@ -237,12 +227,10 @@ def _together(
         found = {key: over_trainings([score[key] for score in scores.values()]) for key in first}
         return found if intervals else {key: Estimate(mean.value) for key, mean in found.items()}
 
-    def level(mean: Estimate) -> Estimate:
-        """Without a p-value: that a score is 0 is nobody's question."""
-        return Estimate(mean.value, mean.low, mean.high)
-
+    levels = {name: averaged(scores) for name, scores in single.items()}
     table = ScoreTable(
-        systems={name: {key: level(mean) for key, mean in averaged(scores).items()} for name, scores in single.items()},
+        # Without a p-value: that a score is 0 is nobody's question.
+        systems={name: {key: replace(one, p=None) for key, one in own.items()} for name, own in levels.items()},
         contrasts={name: averaged(scores) for name, scores in differences.items()},
     )
     values = {

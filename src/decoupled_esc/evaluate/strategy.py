@@ -5,8 +5,6 @@ so that thousands of bootstrap replicates are one call.  A prediction that names
 *invalid*: it never enters ``w`` and is counted per gold strategy instead.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

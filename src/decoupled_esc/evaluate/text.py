@@ -15,8 +15,6 @@ R-L        ROUGE-L (Lin 2004) with beta 1.2, averaged  ROUGE-L with beta 1 on ``
 the two must never share a column.  Functions of one pair return fractions in 0..1; the callers scale by 100.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import string

@@ -1,13 +1,11 @@
 """What published judges are worth: people, crowds and large models against experts, and simple rules against people's preferences."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
-from decoupled_esc.corpus import judgements
+from decoupled_esc.corpus.judgements import read_empathic, read_ieval, read_mentalalign
 from decoupled_esc.evaluate.published_judges import AgreementTable, PairAccuracy, expert_agreement, pair_accuracy
-from decoupled_esc.experiments.inputs import Files
-from decoupled_esc.pipeline import Missing, Step, Work
+from decoupled_esc.experiments.inputs import Files, Measured
+from decoupled_esc.pipeline import Missing, Work, attempt
 
 
 @dataclass(frozen=True)
@@ -20,32 +18,22 @@ class JudgementAgreement:
 
 
 @dataclass(frozen=True, eq=False)
-class MeasureAgreement(Step):
+class MeasureAgreement(Measured):
     """Agreement among the raters of the published judgements; needs no model."""
 
     ieval: Files
     empathic: Files
     mentalalign: Files
-    replicates: int
-    seed: int
 
     def run(self, work: Work) -> JudgementAgreement | Missing:
-        ieval, empathic, mentalalign = (files.paths() for files in (self.ieval, self.empathic, self.mentalalign))
-        if all(isinstance(paths, Missing) for paths in (ieval, empathic, mentalalign)):
-            return ieval
-        resampling = {"replicates": self.replicates, "seed": self.seed}
+        if not any(files.are_here for files in (self.ieval, self.empathic, self.mentalalign)):
+            self.ieval.paths()
 
-        def agreement(paths, read) -> AgreementTable | Missing:
-            if isinstance(paths, Missing):
-                return paths
-            found = read(paths)
-            return expert_agreement(found.rows, found.left_out, **resampling)
+        def agreement(found) -> AgreementTable:
+            return expert_agreement(found.rows, found.left_out, **self.resampling)
 
-        preferences = ieval
-        if not isinstance(ieval, Missing):
-            preferences = pair_accuracy(judgements.read_ieval(ieval[0]), **resampling)
         return JudgementAgreement(
-            agreement(empathic, lambda paths: judgements.read_empathic(paths[0])),
-            agreement(mentalalign, judgements.read_mentalalign),
-            preferences,
+            conversations=attempt(lambda: agreement(read_empathic(self.empathic.paths()[0]))),
+            replies=attempt(lambda: agreement(read_mentalalign(self.mentalalign.paths()))),
+            preferences=attempt(lambda: pair_accuracy(read_ieval(self.ieval.paths()[0]), **self.resampling)),
         )

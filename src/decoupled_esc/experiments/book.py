@@ -10,41 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from decoupled_esc.evaluate.seeds import GOLD
-from decoupled_esc.experiments.agreement import MeasureAgreement
-from decoupled_esc.experiments.cso import (
-    CompareSearches,
-    ExtractPairs,
-    GrowTrees,
-    ReadPublishedPairs,
-    SampleMinedPairs,
-    SampleRandomPairs,
-    SeedDialogues,
-    TrainCSO,
-)
-from decoupled_esc.experiments.data import CountData, ScoreReleased
+from decoupled_esc.experiments import agreement, cso, data, judging, preferences, replies, scores, searches, sft
 from decoupled_esc.experiments.inputs import Decoding, Inputs, Policy, Turns, base_of
-from decoupled_esc.experiments.judging import (
-    AskJudges,
-    CountErrors,
-    EvaluateErrors,
-    JudgeOffline,
-    MeasureEmpathyScale,
-    MeasureErrorClassifier,
-)  # fmt: skip
 from decoupled_esc.experiments.labels import EmpathyRatings, ErrorLabels, LLMJudges, RewardModels, TrainingLabels
-from decoupled_esc.experiments.preferences import MinePairs, SampleCandidates, TrainPreference
 from decoupled_esc.experiments.profiles import Profile
-from decoupled_esc.experiments.replies import Reply, ReplyArgmax, ReplyCoupled, ReplyDecoupled, ReplyGold, ReplyPrompted
+from decoupled_esc.experiments.replies import Reply
 from decoupled_esc.experiments.sampling import greedy
-from decoupled_esc.experiments.scores import (
-    AnswerStrategyTest,
-    CountPerSeed,
-    Evaluate,
-    EvaluateSeeds,
-    ShareStrategies,
-    SweepTemperatures,
-)
-from decoupled_esc.experiments.sft import DescribeBase, FineTune, FineTuneSeeker, layout_of
+from decoupled_esc.experiments.sft import layout_of
 from decoupled_esc.pipeline import Step, closure
 
 SYSTEMS = (
@@ -194,10 +166,10 @@ class Rows:
         self._mine()
         self._prefer()
         number = len(earlier)
-        searches = 1 if profile.cso.pairs == "published" else profile.search.searches
-        again = earlier[number % searches] if number >= searches else None
+        turns = 1 if profile.cso.pairs == "published" else profile.search.searches
+        again = earlier[number % turns] if number >= turns else None
         self.pairs = dict(again.pairs) if again else self._search(earlier)
-        self.pairs["mined"] = self.steps["cso-mined-pairs"] = SampleMinedPairs(
+        self.pairs["mined"] = self.steps["cso-mined-pairs"] = cso.SampleMinedPairs(
             self.steps["pairs"], self.pairs["searched"], self.seed
         )
         self._train_cso()
@@ -205,34 +177,28 @@ class Rows:
         self._count()
 
     def _fine_tune(self) -> None:
-        sft, search = self.profile.sft, self.profile.search
         for role in ROLES:
-            self.steps[f"sft-{role}"] = FineTune(
+            self.steps[f"sft-{role}"] = sft.FineTune(
                 **self._policy(), role=role, layout=layout_of(role, self.profile.generator_layout), turns=self.train,
-                held_out=self.validation, training=getattr(sft, role),
+                held_out=self.validation, training=getattr(self.profile.sft, role),
             )  # fmt: skip
-        self.steps["sft-seeker"] = FineTuneSeeker(
-            **self._policy(), turns=self.train, held_out=self.validation, training=search.seeker
+        self.steps["sft-seeker"] = sft.FineTuneSeeker(
+            **self._policy(), turns=self.train, held_out=self.validation, training=self.profile.search.seeker
         )
 
     def _policy(self) -> dict:
-        return {
-            "base": self.base,
-            "max_length": self.profile.data.max_length,
-            "seed": self.seed,
-            "launch": self.profile.launch,
-        }
+        tokens = self.profile.data.max_length
+        return {"base": self.base, "max_length": tokens, "seed": self.seed, "launch": self.profile.launch}
 
     def _mine(self) -> None:
         generation, samples = self.profile.generation, self.profile.mining.samples
-        candidates = {}
         for role in ROLES:
             sampling, number = (generation.plan, 1) if role == "planner" else (generation.reply, samples)
-            candidates[role] = SampleCandidates(
+            self.steps[f"candidates-{role}"] = preferences.SampleCandidates(
                 self.steps[f"sft-{role}"], self.train, sampling, number, self.decoding, self.seed
             )
-            self.steps[f"candidates-{role}"] = candidates[role]
-        self.steps["pairs"] = MinePairs(
+        candidates = {role: self.steps[f"candidates-{role}"] for role in ROLES}
+        self.steps["pairs"] = preferences.MinePairs(
             **candidates, turns=self.train, labels=self.training_labels, ratings=self.ratings, judge=self.judge, profile=self.profile.name,
             **self.resampling,
         )  # fmt: skip
@@ -248,14 +214,10 @@ class Rows:
         ]
         for name, role, quadrant, other in rows:
             own = getattr(preference, role)
-            training = (
-                own.training
-                if other is None
-                else own.training.model_copy(update={"learning_rate": other.learning_rate})
-            )
-            self.steps[name] = TrainPreference(
+            rate = {} if other is None else {"learning_rate": other.learning_rate}
+            self.steps[name] = preferences.TrainPreference(
                 **self._policy(), start=self.steps[f"sft-{role}"], pairs=self.steps["pairs"], quadrant=quadrant, turns=self.train,
-                held_out=self.validation, preference=(other or own).loss, training=training,
+                held_out=self.validation, preference=(other or own).loss, training=own.training.model_copy(update=rate),
             )  # fmt: skip
 
     def _search(self, earlier: Sequence[Rows]) -> dict[str, Step]:
@@ -265,33 +227,32 @@ class Rows:
         reward = RewardModels(self.training_labels, self.ratings, self.train, self.seed)
         extes = self.inputs.files["extes"] if search.seeds == "extes" else None
         roles = search.roles and {kind: endpoint.model for kind, endpoint in sorted(search.roles.items())}
-        self.steps["search"] = GrowTrees(
-            SeedDialogues(self.train, extes, search.dialogues, search.max_gold_turns, self.seed),
+        self.steps["search"] = searches.GrowTrees(
+            searches.SeedDialogues(self.train, extes, search.dialogues, search.max_gold_turns, self.seed),
             self.steps["sft-planner"], self.steps["sft-generator"], seeker, reward, search.constants,
             profile.generation.reply, self.decoding, roles, self.seed, endpoints=search.roles,
         )  # fmt: skip
-        pairs = ExtractPairs(self.steps["search"], search.threshold, reward, self.labels, **self.resampling)
+        pairs = searches.ExtractPairs(self.steps["search"], search.threshold, reward, self.labels, **self.resampling)
         self.steps["esc-pro"] = pairs
         if profile.cso.pairs == "published":
-            self.steps["esc-pro-published"] = pairs = ReadPublishedPairs(self.inputs.files["esc_pro"])
-        self.steps["esc-pro-random"] = SampleRandomPairs(
+            self.steps["esc-pro-published"] = pairs = cso.ReadPublishedPairs(self.inputs.files["esc_pro"])
+        self.steps["esc-pro-random"] = cso.SampleRandomPairs(
             pairs, self.steps["sft-generator"], profile.generation.reply, self.decoding, self.seed
         )
         return {"searched": pairs, "gold": pairs, "random": self.steps["esc-pro-random"]}
 
     def _train_cso(self) -> None:
-        cso = self.profile.cso
+        own = self.profile.cso
         held_out = Turns(self.validation.esconv, "validation", self.profile.data.test_dialogues or 40)
         for name in self.runs:
             run = CSO_RUNS[name]
-            tuning = cso.lora if run.lora else cso
+            tuning, preference = own.lora if run.lora else own, None
             training = tuning and (tuning.sft if run.loss is None else tuning.training)
-            preference = None
             if training and run.loss is not None:
-                training = training.model_copy(update={"learning_rate": getattr(tuning.losses, run.loss).learning_rate})
-                preference = getattr(tuning.losses, run.loss).loss
-            self.steps[name] = TrainCSO(
-                **self._policy(), start=self.steps["sft-vanilla"] if cso.start == "sft-vanilla" else None,
+                loss = getattr(tuning.losses, run.loss)
+                training, preference = training.model_copy(update={"learning_rate": loss.learning_rate}), loss.loss
+            self.steps[name] = cso.TrainCSO(
+                **self._policy(), start=self.steps["sft-vanilla"] if own.start == "sft-vanilla" else None,
                 pairs=self.pairs[run.pairs], gold=run.pairs == "gold", share=run.share, held_out=held_out, preference=preference,
                 training=training,
             )  # fmt: skip
@@ -309,12 +270,16 @@ class Rows:
         policies = {"vanilla-base": None, "vanilla-sft": steps["sft-vanilla"], "vanilla-dpo": steps["dpo-vanilla"]}
         policies |= {f"vanilla-{name}": steps[f"dpo-vanilla-{name}"] for name in QUADRANTS}
         policies |= {name: steps[name] for name in self.runs}
-        found: dict[str, Reply] = {name: ReplyCoupled(**asked, policy=policy) for name, policy in policies.items()}
+        found: dict[str, Reply] = {
+            name: replies.ReplyCoupled(**asked, policy=policy) for name, policy in policies.items()
+        }
         most_probable = asked | {"sampling": greedy(asked["sampling"])}
         for name in ("vanilla-sft", "vanilla-dpo"):
-            found[f"{name}-argmax"] = ReplyCoupled(**most_probable, policy=policies[name])
+            found[f"{name}-argmax"] = replies.ReplyCoupled(**most_probable, policy=policies[name])
         for name in PROMPTED:
-            found[f"vanilla-{name}"] = ReplyPrompted(**asked, baseline=name.replace("-", "_"), esconv=self.test.esconv)
+            found[f"vanilla-{name}"] = replies.ReplyPrompted(
+                **asked, baseline=name.replace("-", "_"), esconv=self.test.esconv
+            )
         return found
 
     def _decoupled(self) -> dict[str, Reply]:
@@ -325,12 +290,12 @@ class Rows:
         }
         found: dict[str, Reply] = {}
         for kind, (planner, generator) in policies.items():
-            found[f"decoupled-{kind}"] = ReplyDecoupled(
+            found[f"decoupled-{kind}"] = replies.ReplyDecoupled(
                 **asked, planner=planner, generator=generator, plan=self.profile.generation.plan, layout=layout
             )
         for kind in ("sft", "dpo"):
-            found[f"decoupled-{kind}-argmax"] = ReplyArgmax(**asked, sampled=found[f"decoupled-{kind}"])
-            found[f"gold-{kind}"] = ReplyGold(**asked, generator=policies[kind][1], layout=layout)
+            found[f"decoupled-{kind}-argmax"] = replies.ReplyArgmax(**asked, sampled=found[f"decoupled-{kind}"])
+            found[f"gold-{kind}"] = replies.ReplyGold(**asked, generator=policies[kind][1], layout=layout)
         return found
 
     def replies(self, systems) -> dict[str, Reply]:
@@ -339,13 +304,14 @@ class Rows:
 
     def _count(self) -> None:
         """What is counted under each seed, for scores over seeds."""
-        cso, lora = ([name for name in self.runs if CSO_RUNS[name].lora == adapter] for adapter in (False, True))
-        for name, systems in {"counts": SEEDED_SYSTEMS, "counts-cso": cso, "counts-cso-lora": lora}.items():
-            self.steps[name] = CountPerSeed(self.replies(systems), self.test)
+        full, lora = ([name for name in self.runs if CSO_RUNS[name].lora == adapter] for adapter in (False, True))
+        for name, systems in {"counts": SEEDED_SYSTEMS, "counts-cso": full, "counts-cso-lora": lora}.items():
+            self.steps[name] = scores.CountPerSeed(self.replies(systems), self.test)
         policies = {name: self.steps[f"replies-{name}"].policy for name in STRATEGY_TESTED}
-        asked = self._asked()
-        self.steps["strategy-test"] = AnswerStrategyTest(policies, **asked)
-        self.steps["counts-errors"] = CountErrors(self.replies(ERROR_SYSTEMS), self.test, self.labels, self.seed)
+        self.steps["strategy-test"] = scores.AnswerStrategyTest(policies, **self._asked())
+        self.steps["counts-errors"] = judging.CountErrors(
+            self.replies(ERROR_SYSTEMS), self.test, self.labels, self.seed
+        )
 
 
 def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
@@ -358,47 +324,49 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
     release, test, resampling = inputs.files["decoupledesc_release"], own.test, own.resampling
     judged = own.replies(JUDGED_SYSTEMS)
 
-    def over_seeds(systems, contrasts, *counts: str, strategy_test: bool = False) -> EvaluateSeeds:
+    def over_seeds(systems, contrasts, *counts: str, strategy_test: bool = False) -> scores.EvaluateSeeds:
         counted = {seed: tuple(rows.steps[name] for name in counts) for seed, rows in by_seed.items()}
-        return EvaluateSeeds(counted, tuple(systems), tuple(contrasts), test, strategy_test, **resampling)
+        return scores.EvaluateSeeds(counted, tuple(systems), tuple(contrasts), test, strategy_test, **resampling)
 
     tested = [pair for pair in CSO_CONTRASTS if set(pair) <= set(STRATEGY_TESTED)]
     losses = tuple((f"decoupled-{loss}", "decoupled-sft") for loss in LOSSES)
     errors = {seed: rows.steps["counts-errors"] for seed, rows in by_seed.items()}
     found = {
-        "data": CountData(esconv, failed),
-        "released": ScoreReleased(esconv, failed, release, **resampling),
-        "error-classifier": MeasureErrorClassifier(own.labels, own.training_labels, **resampling),
-        "empathy-scale": MeasureEmpathyScale(own.ratings, esconv, failed, **resampling),
-        "judgement-agreement": MeasureAgreement(
+        "data": data.CountData(esconv, failed),
+        "released": data.ScoreReleased(esconv, failed, release, **resampling),
+        "error-classifier": judging.MeasureErrorClassifier(own.labels, own.training_labels, **resampling),
+        "empathy-scale": judging.MeasureEmpathyScale(own.ratings, esconv, failed, **resampling),
+        "judgement-agreement": agreement.MeasureAgreement(
             *(inputs.files[name] for name in ("ieval", "empathic_judges", "mentalalign")), **resampling
         ),
-        "base-model": DescribeBase(own.base, own.validation),
+        "base-model": sft.DescribeBase(own.base, own.validation),
         **own.steps,
-        "searches": CompareSearches(
+        "searches": searches.CompareSearches(
             {seed: rows.steps["esc-pro"] for seed, rows in by_seed.items() if "esc-pro" in rows.steps}
         ),
-        "metrics": Evaluate(own.replies(SYSTEMS), CONTRASTS, test, **resampling),
-        "metrics-controlled": Evaluate(own.replies(CONTROLLED), CONTROLLED_CONTRASTS, test, **resampling),
-        "metrics-losses": Evaluate(
+        "metrics": scores.Evaluate(own.replies(SYSTEMS), CONTRASTS, test, **resampling),
+        "metrics-controlled": scores.Evaluate(own.replies(CONTROLLED), CONTROLLED_CONTRASTS, test, **resampling),
+        "metrics-losses": scores.Evaluate(
             own.replies(("decoupled-sft", *(name for name, _ in losses))), losses, test, **resampling
         ),
         "questions": over_seeds(SEEDED_SYSTEMS, between(SEEDED_SYSTEMS), "counts"),
         "metrics-cso": over_seeds(CSO_SYSTEMS, CSO_CONTRASTS, "counts", "counts-cso", "counts-cso-lora"),
         "metrics-strategy-test": over_seeds(STRATEGY_TESTED, tested, "strategy-test", strategy_test=True),
-        "errors": EvaluateErrors(errors, (*between(ERROR_SYSTEMS), ERROR_CONTRAST), test, **resampling),
-        "strategy-shares": ShareStrategies(
+        "errors": judging.EvaluateErrors(errors, (*between(ERROR_SYSTEMS), ERROR_CONTRAST), test, **resampling),
+        "strategy-shares": scores.ShareStrategies(
             {seed: (rows.steps["counts"],) for seed, rows in by_seed.items()},
             LEANING,
             (LEANING[::-1], *((name, GOLD) for name in LEANING)),
             test,
             **resampling,
         ),  # fmt: skip
-        "decoding": SweepTemperatures(
+        "decoding": scores.SweepTemperatures(
             own.replies(PLANNERS), own.train, test, profile.generation.plan.top_p, **resampling
         ),
-        "judged-offline": JudgeOffline(judged, between(JUDGED_SYSTEMS), test, own.labels, own.ratings, **resampling),
-        "judged": AskJudges(
+        "judged-offline": judging.JudgeOffline(
+            judged, between(JUDGED_SYSTEMS), test, own.labels, own.ratings, **resampling
+        ),
+        "judged": judging.AskJudges(
             own.judge, judged, between(JUDGED_SYSTEMS), own.steps["pairs"], own.train, test, profile.name, **resampling
         ),
     }

@@ -5,13 +5,11 @@ per token, over a card's rate; every factor is a constant here.  Nothing in it w
 ``SHARE`` is the assumption that decides, and a run of one step replaces it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from decoupled_esc.errors import KnownError
-from decoupled_esc.experiments import cso, inputs
+from decoupled_esc.experiments import cso, inputs, searches
 from decoupled_esc.experiments.book import steps as steps_of
 from decoupled_esc.experiments.inputs import Policy
 from decoupled_esc.experiments.judging import AskJudges
@@ -104,16 +102,12 @@ GROUPS = {
     "fine-tuning": FineTune | FineTuneSeeker,
     "candidates and pairs": SampleCandidates | MinePairs,
     "preference optimisation": TrainPreference,
-    "search and ESC-Pro": cso.GrowTrees
-    | cso.ExtractPairs
-    | cso.CompareSearches
-    | cso.ReadPublishedPairs
-    | cso.SampleRandomPairs
-    | cso.SampleMinedPairs,
+    "search and ESC-Pro": searches.GrowTrees | searches.ExtractPairs | searches.CompareSearches
+    | cso.ReadPublishedPairs | cso.SampleRandomPairs | cso.SampleMinedPairs,
     "CSO": cso.TrainCSO | AnswerStrategyTest,
     "replies": Reply,
     "metrics, judges and counts": Step,
-}
+}  # fmt: skip
 """The lines of the ledger."""
 
 
@@ -202,7 +196,7 @@ class Plan:
                 trained = [system for system, one in step.policies.items() if one.training and system in result.systems]
                 written = sum(result.systems[system].tokens for system in trained)
                 return self._generation(name, len(trained) * result.windows * READ_PER_WINDOW, written)
-            case cso.GrowTrees():
+            case searches.GrowTrees():
                 return _searched(name, step, result) if step.roles else None
 
     def _training(self, name: str, step: Policy, found: Made) -> Line:
@@ -233,7 +227,7 @@ def _judged(name: str, step: AskJudges) -> Line:
     return _served(name, turns * per_turn + 800, JUDGED, step.judge.endpoints)
 
 
-def _searched(name: str, step: cso.GrowTrees, counted: cso.SearchSummary) -> Line:
+def _searched(name: str, step: searches.GrowTrees, counted: searches.SearchSummary) -> Line:
     """As many calls per iteration as were counted, evenly to the servers of the roles."""
     iterations = sum(tree.iterations for tree in counted.trees.values())
     per_iteration = sum(counted.tasks.values()) / iterations if iterations else 9.0

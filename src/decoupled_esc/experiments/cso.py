@@ -1,372 +1,17 @@
-"""CSO: trees grown around gold dialogues, preference pairs from them, and what is trained on these."""
+"""Pairs that CSO trains on, from the searches and from elsewhere, and what is trained on them."""
 
-from __future__ import annotations
-
-import asyncio
 import random
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from decoupled_esc import corpus, mining, prompts, taxonomy, train
-from decoupled_esc.corpus import Dialogue, Turn
-from decoupled_esc.evaluate import errors, offline
-from decoupled_esc.evaluate.bootstrap import Estimate
-from decoupled_esc.evaluate.judged import Means, Reply, ScoreTable
+from decoupled_esc import mining, prompts, taxonomy, train
 from decoupled_esc.experiments.inputs import Decoding, Files, Policy, Turns, weights_of
-from decoupled_esc.experiments.labels import ErrorLabels, RewardModels, answers_in
 from decoupled_esc.experiments.preferences import MinePairs
-from decoupled_esc.experiments.sampling import engine_of, replies_under
-from decoupled_esc.experiments.sft import FineTune, FineTuneSeeker
-from decoupled_esc.files import file_digest, read_rows
-from decoupled_esc.generate.client import Endpoint
+from decoupled_esc.experiments.sampling import replies_under
+from decoupled_esc.experiments.searches import ExtractPairs, ProPairs, written_pairs
+from decoupled_esc.experiments.sft import FineTune
 from decoupled_esc.generate.engine import Sampling
-from decoupled_esc.pipeline import Missing, Step, Work, unkeyed
-from decoupled_esc.search import embedded, escpro, pairs
-from decoupled_esc.search import tree as search_tree
-from decoupled_esc.search.export import SearchTree, TreeSize, counted, exported, summary, task_kind
-from decoupled_esc.search.grow import growing, replay
-from decoupled_esc.search.roles import grow_served
-from decoupled_esc.search.tree import Constants, Quality, Tree
-
-
-@dataclass(frozen=True)
-class SeedDialogues:
-    """The gold dialogues that trees are grown around: sampled from those that are not too long."""
-
-    turns: Turns
-    extes: Files | None
-    """A user's copy of ExTES, as in CSO; None: the training split of ESConv."""
-    number: int
-    max_gold_turns: int
-    seed: int
-
-    def read(self) -> list[Dialogue] | Missing:
-        """The dialogues, in order; or why there are none."""
-        if self.extes is None:
-            dialogues = self.turns.dialogues()
-        else:
-            paths = self.extes.paths()
-            if isinstance(paths, Missing):
-                return paths
-            dialogues = corpus.extes.read(paths[0])
-        short = [dialogue for dialogue in dialogues if 2 <= len(corpus.turns(dialogue)) <= self.max_gold_turns]
-        chosen = set(random.Random(self.seed).sample(range(len(short)), min(self.number, len(short))))
-        return [dialogue for number, dialogue in enumerate(short) if number in chosen]
-
-
-@dataclass(frozen=True)
-class SearchSummary:
-    """What was grown, and the trees themselves as ``rows``."""
-
-    seeds: int
-    trees: dict[str, TreeSize]
-    finished: dict[str, int]
-    failures: dict[str, int]
-    tasks: dict[str, int]
-    roles: str | dict[str, str]
-    constants: Constants
-    rows: tuple[SearchTree, ...]
-
-
-def _trees(seeds: list[Dialogue], constants: Constants) -> dict[str, Tree]:
-    return {dialogue.id: Tree(corpus.chat_form(dialogue), taxonomy.STRATEGIES, constants) for dialogue in seeds}
-
-
-def _log_name(tree: str) -> str:
-    return f"logs/{tree.replace('/', '-')}"
-
-
-@dataclass(frozen=True, eq=False)
-class GrowTrees(Step):
-    """A search tree for each seed dialogue (CSO, section 3.1); its log in ``logs/``, the tree as a row."""
-
-    leaves = ("logs",)
-    uses_model = True
-    version = 2
-
-    seeds: SeedDialogues
-    planner: FineTune
-    generator: FineTune
-    seeker: FineTuneSeeker
-    reward: RewardModels
-    constants: Constants
-    sampling: Sampling
-    decoding: Decoding
-    roles: dict[str, str] | None
-    """Role -> model of a server; None: the models above, paid by ``reward``."""
-    seed: int
-    endpoints: Mapping[str, Endpoint] | None = unkeyed()
-
-    def run(self, work: Work) -> SearchSummary | Missing:
-        seeds = self.seeds.read()
-        if isinstance(seeds, Missing):
-            return seeds
-        trees = _trees(seeds, self.constants)
-        logs = {name: work.rows(_log_name(name)) for name in trees}
-        if self.roles is None:
-            reward = self.reward.fit()
-            if isinstance(reward, Missing):
-                return reward
-            work[self.planner], work[self.generator], work[self.seeker]
-            self._grow_embedded(work, trees, logs, reward)
-        else:
-            situations = {dialogue.id: dialogue.situation for dialogue in seeds}
-            meanings = {strategy.name: strategy.meaning for strategy in taxonomy.ESCONV}
-            asyncio.run(grow_served(self.endpoints, answers_in(work), situations, meanings, trees, logs))
-        return SearchSummary(
-            seeds=len(seeds),
-            trees={name: summary(tree) for name, tree in trees.items()},
-            finished=counted(tree.finished for tree in trees.values()),
-            failures=counted(why for tree in trees.values() for _, why in tree.failures),
-            tasks=counted(task_kind(row) for log in logs.values() for row in log.by_id.values()),
-            roles=self.roles or "models of this profile",
-            constants=self.constants,
-            rows=tuple(exported(tree, name) for name, tree in trees.items()),
-        )
-
-    def _grow_embedded(self, work: Work, trees: dict, logs: dict, reward) -> None:
-        """Grow ``trees`` by models of the profile."""
-
-        def paid(turns: list[Turn]) -> list[Quality]:
-            return _qualities(reward, [Reply(turn.id, turn, turn.strategy, turn.reply) for turn in turns])
-
-        policies = {"supporter": self.generator, "planner": self.planner, "seeker_model": self.seeker}
-        with ExitStack() as stack:
-            engines = {
-                role: stack.enter_context(
-                    engine_of(work, self.planner.base, policy, self.decoding, self.seed, list(policies.values()))
-                )
-                for role, policy in policies.items()
-            }
-            roles = embedded.roles(
-                **engines,
-                reward=paid,
-                generator_layout=prompts.LAYOUTS[self.generator.layout],
-                strategies=taxonomy.STRATEGIES,
-                sampling=self.sampling,
-                max_length=self.decoding.max_length,
-                seed=self.seed,
-            )
-            asyncio.run(growing(trees, roles, logs))
-
-
-def _qualities(reward, replies: list[Reply]) -> list[Quality]:
-    """What the offline judges give each of ``replies``: the other two scores they don't know."""
-    return [Quality(round(warmth, 3), None, None, round(fit, 3)) for warmth, fit in reward.scores(replies)]
-
-
-@dataclass(frozen=True)
-class StrategyCounts:
-    """Counts [6 stages][8 strategies] of supporters' turns (CSO, Figures 3 and 9)."""
-
-    seeds: list[list[int]]
-    preferred: list[list[int]]
-
-
-@dataclass(frozen=True)
-class PreferredRejected:
-    """Counts of the eight strategies on each side of the pairs."""
-
-    preferred: list[int]
-    rejected: list[int]
-
-
-@dataclass(frozen=True)
-class ProExample:
-    """A pair whose preferred turn was found by the search."""
-
-    id: str
-    preferred_strategy: str
-    preferred: str
-    rejected_strategy: str
-    rejected: str
-
-
-@dataclass(frozen=True)
-class ProPairs:
-    """What a set of pairs in ``pairs.jsonl`` holds."""
-
-    pairs: int
-    digest: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchedPairs(ProPairs):
-    """Preferred turns and what is rejected for them, from the grown trees."""
-
-    seeds: pairs.SeedStatistics
-    statistics: dict[str, pairs.PathStatistics]
-    """By condition: the paper's and the released code's."""
-    by_stage: StrategyCounts
-    strategies: PreferredRejected
-    quality: ScoreTable | None
-    """Both sides by the reward models: the reward of Eq. 2, and the percentiles that it is made of."""
-    other: ScoreTable | None
-    """Both sides by a judge that did not reward the search, in per cent."""
-    other_judge: str
-    calls: int
-    """Answers of all roles of the search."""
-    gold_pairs: int
-    """In ``gold.jsonl``: a person's turn preferred, whatever it is worth; as many as pairs, where there are."""
-    toxicity: dict[str, Estimate | None]
-    examples: tuple[ProExample, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class ExtractPairs(Step):
-    """Preference pairs from the grown trees (CSO, section 3.2): ``pairs.jsonl``, and all preferred turns in ``sft.jsonl``.
-
-    ``gold.jsonl`` has as many pairs in which a person's turn is preferred because it is a person's.
-    """
-
-    leaves = ("pairs.jsonl", "sft.jsonl", "gold.jsonl")
-
-    search: GrowTrees
-    threshold: float
-    reward: RewardModels
-    other: ErrorLabels
-    """Labels of replies at test dialogues: a judge learns from them that did not reward the search, and measures only."""
-    replicates: int
-    seed: int
-
-    def run(self, work: Work) -> SearchedPairs | Missing:
-        calls = sum(work[self.search].tasks.values())
-        seeds, logs = self.search.seeds.read(), work.path(self.search, "logs")
-        trees = _trees(seeds, self.search.constants)
-        for name, tree in trees.items():
-            path = logs.parent / f"{_log_name(name)}.jsonl"
-            replay(name, tree, path, read_rows(path, "a search log"), whole=True)
-        found = {
-            condition: [
-                path for name, tree in trees.items() for path in pairs.dialogues(tree, name, condition, self.threshold)
-            ]
-            for condition in ("paper", "released")
-        }
-        used = found["released"]
-        distinct = pairs.distinct(used)
-        own = escpro.pairs(distinct)
-        learned = [one for one in distinct if not self.search.constants.own_turn or (one.value or 0) > self.threshold]
-        by_people = escpro.pairs(one for name, tree in trees.items() for one in pairs.gold_pairs(tree, name))
-        kept = set(random.Random(self.seed).sample(range(len(by_people)), min(len(own), len(by_people))))
-        gold = [pair for n, pair in enumerate(by_people) if n in kept]
-        escpro.write(work.folder / "pairs.jsonl", own)
-        escpro.write(work.folder / "gold.jsonl", gold)
-        escpro.write_turns(work.folder / "sft.jsonl", [one.turn for one in learned])
-        quality, (other, other_judge) = self._quality(own), self._other(own)
-        by_human = {one.turn.id for one in distinct if one.gold}
-        stages = (
-            [[turn.strategy for turn in corpus.turns(dialogue)] for dialogue in seeds],
-            [[one.turn.strategy for one in path] for path in used],
-        )
-        return SearchedPairs(
-            pairs=len(own),
-            digest=file_digest(work.folder / "pairs.jsonl")[:16],
-            seeds=pairs.seed_statistics(seeds),
-            statistics={condition: pairs.statistics(paths) for condition, paths in found.items()},
-            by_stage=StrategyCounts(*map(pairs.strategies_by_stage, stages)),
-            strategies=PreferredRejected(
-                [sum(one.turn.strategy == name for one in distinct) for name in taxonomy.STRATEGIES],
-                [sum(pair.strategy == name for pair in own) for name in taxonomy.STRATEGIES],
-            ),
-            quality=quality,
-            other=other,
-            other_judge=other_judge,
-            calls=calls,
-            gold_pairs=len(gold),
-            toxicity={
-                part: Means(where, replicates=self.replicates, seed=self.seed).of(values)
-                for part, (where, values) in pairs.toxicity_by_part(seeds, used).items()
-            },
-            examples=tuple(
-                ProExample(pair.id, pair.turn.strategy, pair.turn.reply, pair.strategy, pair.reply)
-                for pair in own
-                if pair.turn.id not in by_human
-            )[:5],
-        )
-
-    def _quality(self, own: list[escpro.ProPair]) -> ScoreTable | None:
-        model = self.reward.fit()
-        if not own or isinstance(model, Missing):
-            return None
-
-        def scored(replies: list[Reply]) -> list[tuple[float, ...]]:
-            constants = self.search.constants
-            found = _qualities(model, replies)
-            return [(search_tree.reward(one, constants), one.empathy, one.strategy) for one in found]
-
-        return self._compared(own, scored, ["reward", "empathy", "strategy"])
-
-    def _other(self, own: list[escpro.ProPair]) -> tuple[ScoreTable | None, str]:
-        """(both sides by a judge whose labels no part of the search has seen, its name)."""
-        labels = self.other.read()
-        if isinstance(labels, Missing):
-            return None, f"none: {labels.reason}"
-        kept = [n for n, source in enumerate(labels.sources) if source != "failed"]
-        judge = offline.ErrorClassifier().fit([labels.replies[n] for n in kept], [labels.labels[n] for n in kept])
-        name = f"{judge.id} ({len(kept):,} {'INVENTED labels' if labels.are_invented else 'labels by GPT at test dialogues'})"
-        if not own:
-            return None, name
-        none, mismatch = (errors.LABELS.index(label) for label in (taxonomy.NO_ERROR, "Strategy Mismatch"))
-
-        def scored(replies: list[Reply]) -> np.ndarray:
-            found = judge.probabilities(replies)
-            return 100 * np.stack([found[:, none], 1 - found[:, mismatch]], axis=1)
-
-        return self._compared(own, scored, ["no error", "no strategy mismatch"]), name
-
-    def _compared(self, own: list[escpro.ProPair], scored: Callable, columns: list[str]) -> ScoreTable:
-        """Both sides of the pairs, and their difference.  ``scored``: of replies, [replies, columns]."""
-        sides = {
-            "preferred": [Reply(f"p/{pair.id}", pair.turn, pair.turn.strategy, pair.turn.reply) for pair in own],
-            "rejected": [Reply(f"r/{pair.id}", pair.turn, pair.strategy, pair.reply) for pair in own],
-        }
-        values = {side: np.array(scored(replies), dtype=float) for side, replies in sides.items()}
-        means = Means([pair.turn.dialogue for pair in own], replicates=self.replicates, seed=self.seed)
-        return means.table(values, columns, [("preferred", "rejected")])
-
-
-@dataclass(frozen=True)
-class SearchFound:
-    """What one search gave, in the released code's reading of what is valid."""
-
-    pairs: int
-    searched: float | None
-    """The share of pairs whose preferred turn was found by the search."""
-    reward: Estimate | None
-    """Preferred minus rejected, by the reward models."""
-    other: Estimate | None
-    """The same by a judge that did not reward the search: probability of no error, in points."""
-    calls: int
-
-
-@dataclass(frozen=True)
-class SearchesFound:
-    """What the searches gave, by seed."""
-
-    searches: dict[str, SearchFound]
-
-
-@dataclass(frozen=True, eq=False)
-class CompareSearches(Step):
-    """The searches under several seeds, side by side."""
-
-    searches: dict[str, ExtractPairs]
-
-    def run(self, work: Work) -> SearchesFound:
-        def difference(table: ScoreTable | None, column: str) -> Estimate | None:
-            return table and table.contrasts["preferred - rejected"].get(column)
-
-        found = {seed: work[step] for seed, step in self.searches.items()}
-        return SearchesFound({
-            seed: SearchFound(
-                one.pairs, one.statistics["released"].searched, difference(one.quality, "reward"),
-                difference(one.other, "no error"), one.calls,
-            )
-            for seed, one in found.items()
-        })  # fmt: skip
+from decoupled_esc.pipeline import Missing, Step, Work
+from decoupled_esc.search import escpro, pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -377,14 +22,10 @@ class ReadPublishedPairs(Step):
 
     files: Files
 
-    def run(self, work: Work) -> ProPairs | Missing:
-        paths = self.files.paths()
-        if isinstance(paths, Missing):
-            return paths
-        own, preferred = escpro.read_published(paths[0])
-        escpro.write(work.folder / "pairs.jsonl", own)
+    def run(self, work: Work) -> ProPairs:
+        own, preferred = escpro.read_published(self.files.paths()[0])
         escpro.write_turns(work.folder / "sft.jsonl", preferred)
-        return ProPairs(len(own), file_digest(work.folder / "pairs.jsonl")[:16])
+        return written_pairs(work, own)
 
 
 @dataclass(frozen=True, eq=False)
@@ -401,7 +42,7 @@ class SampleRandomPairs(Step):
     decoding: Decoding
     seed: int
 
-    def run(self, work: Work) -> ProPairs | Missing:
+    def run(self, work: Work) -> ProPairs:
         work[self.pairs]
         searched = escpro.read(work.path(self.pairs, "pairs.jsonl"))
         strategies = pairs.other_strategies([pair.turn for pair in searched], taxonomy.STRATEGIES, self.seed)
@@ -413,16 +54,13 @@ class SampleRandomPairs(Step):
         if others:
             work[self.generator]
             planned = {turn.id: turn.strategy for turn in others}
-            with engine_of(work, self.generator.base, self.generator, self.decoding, self.seed) as engine:
-                layout = prompts.LAYOUTS[self.generator.layout]
-                written = replies_under(work, engine, others, planned, layout, self.sampling, self.decoding, self.seed)
+            asked = (others, planned, self.generator.layout, self.sampling, self.decoding, self.seed)
+            written = replies_under(work, self.generator.base, self.generator, *asked)
         found = [
             escpro.ProPair(other.id, pair.turn, other.strategy, written[other.id]["reply"])
             for pair, other in zip(searched, others, strict=True)
         ]
-        found = [pair for pair in found if pair.reply]
-        escpro.write(work.folder / "pairs.jsonl", found)
-        return ProPairs(len(found), file_digest(work.folder / "pairs.jsonl")[:16])
+        return written_pairs(work, [pair for pair in found if pair.reply])
 
 
 @dataclass(frozen=True, eq=False)
@@ -436,7 +74,7 @@ class SampleMinedPairs(Step):
     """Whose number of pairs is asked for."""
     seed: int
 
-    def run(self, work: Work) -> ProPairs | Missing:
+    def run(self, work: Work) -> ProPairs:
         wanted, by_id = work[self.like].pairs, {turn.id: turn for turn in self.mined.turns.read()}
         work[self.mined]
         mined = mining.read(work.path(self.mined, "vanilla.jsonl"))
@@ -445,9 +83,7 @@ class SampleMinedPairs(Step):
             turn = by_id[pair.turn]
             by_dialogue.setdefault(turn.dialogue, []).append(escpro.ProPair(pair.id, turn, pair.strategy, pair.reply))
         order = random.Random(self.seed).sample(list(by_dialogue), len(by_dialogue))
-        found = [pair for dialogue in order for pair in by_dialogue[dialogue]][:wanted]
-        escpro.write(work.folder / "pairs.jsonl", found)
-        return ProPairs(len(found), file_digest(work.folder / "pairs.jsonl")[:16])
+        return written_pairs(work, [pair for dialogue in order for pair in by_dialogue[dialogue]][:wanted])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,5 @@
 """ESConv and FailedESConv counted, and the authors' own outputs scored again."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 
@@ -9,8 +7,9 @@ from decoupled_esc import corpus
 from decoupled_esc.corpus import released as outputs
 from decoupled_esc.corpus import statistics
 from decoupled_esc.evaluate import EvaluatedTurn, Evaluation, errors, evaluate_systems
-from decoupled_esc.experiments.inputs import Files, Source
-from decoupled_esc.pipeline import Missing, Step, Work
+from decoupled_esc.experiments.inputs import Files, Measured, Source
+from decoupled_esc.experiments.labels import released_replies
+from decoupled_esc.pipeline import Step, Work
 
 EXAMPLE = "esconv/0071"
 """The dialogue whose first four messages the book quotes: ordinary, and without anything that names a person."""
@@ -102,26 +101,15 @@ class ReleasedScores:
 
 
 @dataclass(frozen=True, eq=False)
-class ScoreReleased(Step):
+class ScoreReleased(Measured):
     """The authors' own outputs, read and scored."""
 
     esconv: Source
     failed: Source
     release: Files
-    replicates: int
-    seed: int
 
-    def run(self, work: Work) -> ReleasedScores | Missing:
-        paths = self.release.paths()
-        if isinstance(paths, Missing):
-            return paths
-        whole = self.esconv.read()
-        if whole.name != "esconv":
-            return Missing(
-                "the released outputs belong to the real ESConv, and the synthetic miniature stands in for it"
-            )
-        resampling = {"replicates": self.replicates, "seed": self.seed}
-        found = outputs.read(paths[0].parent, whole.split("test"), self.failed.read().dialogues)
+    def run(self, work: Work) -> ReleasedScores:
+        found, resampling = released_replies(self.release, self.esconv, self.failed), self.resampling
         replies = [row for row in found if row.source != "failed"]
         by_order = [row for row in replies if not row.unique]
         some = {
@@ -141,10 +129,9 @@ class ScoreReleased(Step):
 def _scored(rows: list, others: list, resampling: dict) -> Evaluation:
     """Scores by source, and the differences from the same replies matched at random (``others``)."""
     systems: dict[str, list] = {}
-    for name, some in (("{}", rows), ("{} at random", others)):
-        for row in some:
-            turn = row.turn
-            evaluated = EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, row.strategy, row.reply)
-            systems.setdefault(name.format(row.source), []).append(evaluated)
+    for row, name in [*((row, row.source) for row in rows), *((row, f"{row.source} at random") for row in others)]:
+        turn = row.turn
+        evaluated = EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, row.strategy, row.reply)
+        systems.setdefault(name, []).append(evaluated)
     contrasts = [(name, f"{name} at random") for name in systems if f"{name} at random" in systems]
     return evaluate_systems(systems, contrasts=contrasts, **resampling)

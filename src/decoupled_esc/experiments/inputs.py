@@ -1,7 +1,5 @@
 """What steps read that no step makes: corpora and published files, by digest; and the model that training starts from."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -11,7 +9,7 @@ from decoupled_esc import corpus, models
 from decoupled_esc.corpus import Corpus, CorpusError, Dialogue, Turn, fetch
 from decoupled_esc.generate.vllm import Serving
 from decoupled_esc.models import Backbone, Weights
-from decoupled_esc.pipeline import Missing, Step, unkeyed
+from decoupled_esc.pipeline import Step, UpstreamMissing, unkeyed
 from decoupled_esc.train import Launch
 
 CORPORA = ("esconv", "failed_esconv")
@@ -58,11 +56,15 @@ class Files:
     name: str
     identity: str
 
-    def paths(self) -> tuple[Path, ...] | Missing:
-        """The files, or why there are none."""
-        if self.identity == ABSENT:
-            remedy = next(row.remedy for row in fetch.describe() if row.name == self.name)
-            return Missing(f"{self.name} is not on this machine; {remedy}")
+    @property
+    def are_here(self) -> bool:
+        """Whether this machine has them."""
+        return self.identity != ABSENT
+
+    def paths(self) -> tuple[Path, ...]:
+        """The files.  Raises UpstreamMissing where there are none."""
+        if not self.are_here:
+            raise UpstreamMissing(f"{self.name} is not on this machine; {fetch.entry(self.name).remedy}")
         found = fetch.here(self.name)
         if found is None:
             raise CorpusError(
@@ -135,6 +137,19 @@ class Base:
 def base_of(backbone: Backbone, needs_gpu: bool) -> Base:
     """`Base` of a profile."""
     return Base(backbone, {} if backbone.kind == "hub" else backbone.digests, needs_gpu=needs_gpu)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Measured(Step):
+    """A step whose numbers have intervals, by so many replicates from a seed."""
+
+    replicates: int
+    seed: int
+
+    @property
+    def resampling(self) -> dict[str, int]:
+        """What `evaluate` calls ``**resampling``."""
+        return {"replicates": self.replicates, "seed": self.seed}
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,5 @@
 """Judges: what the offline ones are worth, and what all of them say of the systems' replies."""
 
-from __future__ import annotations
-
 import random
 import sys
 from collections.abc import Sequence
@@ -15,7 +13,7 @@ from decoupled_esc.evaluate import errors, judges, offline
 from decoupled_esc.evaluate import judged as shared
 from decoupled_esc.evaluate.judged import Means, ScoreTable
 from decoupled_esc.evaluate.seeds import SeedMeans, mean_over_seeds
-from decoupled_esc.experiments.inputs import Source, Turns
+from decoupled_esc.experiments.inputs import Measured, Source, Turns
 from decoupled_esc.experiments.labels import (
     EmpathyRatings,
     ErrorLabels,
@@ -27,7 +25,7 @@ from decoupled_esc.experiments.labels import (
 from decoupled_esc.experiments.preferences import MinePairs
 from decoupled_esc.experiments.replies import Reply
 from decoupled_esc.experiments.scores import Contrast
-from decoupled_esc.pipeline import Missing, Step, Work
+from decoupled_esc.pipeline import Missing, Step, Work, attempt
 
 PAIRED = (("decoupled-sft", "vanilla-sft"), ("decoupled-dpo", "vanilla-dpo"))
 """Systems that LLM judges compare reply by reply."""
@@ -43,7 +41,7 @@ class ErrorClassifierWorth(offline.ErrorValidity):
 
 
 @dataclass(frozen=True, eq=False)
-class MeasureErrorClassifier(Step):
+class MeasureErrorClassifier(Measured):
     """What the offline error classifiers are worth against GPT's labels.
 
     That of RQ4 learns from all labels, and is tested on other dialogues and writers; that which shapes training learns from
@@ -52,25 +50,18 @@ class MeasureErrorClassifier(Step):
 
     labels: ErrorLabels
     training: TrainingLabels
-    replicates: int
-    seed: int
 
     def run(self, work: Work) -> ErrorClassifierWorth | Missing:
         found = self.labels.read()
-        if isinstance(found, Missing):
-            return found
         if found.are_invented:
             return Missing(
                 "the labels are invented ones of this project, and a classifier trained on them is worth nothing"
             )
-        resampling = {"replicates": self.replicates, "seed": self.seed}
-        learned, others = self.training.read(), self.training.read_held_out()
+        learned, others = self.training.read(), self.training.read(held_out=True)
         guess = offline.ErrorClassifier().fit(learned.replies, learned.labels).errors(others.replies)
-        return ErrorClassifierWorth(
-            **vars(offline.error_validity(found.replies, found.labels, found.sources, found.sure, **resampling)),
-            training=offline.out_of_source_validity(others.replies, others.labels, others.sources, guess, **resampling),
-            learned_from=learned.described,
-        )
+        unseen = offline.out_of_source_validity(others.replies, others.labels, others.sources, guess, **self.resampling)
+        own = offline.error_validity(found.replies, found.labels, found.sources, found.sure, **self.resampling)
+        return ErrorClassifierWorth(**vars(own), training=unseen, learned_from=learned.described)
 
 
 @dataclass(frozen=True)
@@ -82,27 +73,22 @@ class EmpathyScaleWorth:
 
 
 @dataclass(frozen=True, eq=False)
-class MeasureEmpathyScale(Step):
+class MeasureEmpathyScale(Measured):
     """What the offline empathy scale is worth."""
 
     ratings: EmpathyRatings
     esconv: Source
     failed: Source
-    replicates: int
-    seed: int
 
     def run(self, work: Work) -> EmpathyScaleWorth | Missing:
         rated = self.ratings.read()
-        if isinstance(rated, Missing):
-            return rated
         if rated[0].post.startswith("invented"):
             return Missing(
                 "the ratings are invented ones of this project, and a scale trained on them is worth nothing"
             )
-        resampling = {"replicates": self.replicates, "seed": self.seed}
         human = {"esconv": self.esconv.read().dialogues, "failed_esconv": self.failed.read().dialogues}
-        seekers = offline.against_seekers(offline.EmpathyScale().fit(rated), human, **resampling)
-        return EmpathyScaleWorth(offline.empathy_validity(rated, **resampling), seekers)
+        seekers = offline.against_seekers(offline.EmpathyScale().fit(rated), human, **self.resampling)
+        return EmpathyScaleWorth(offline.empathy_validity(rated, **self.resampling), seekers)
 
 
 def replies_of(work: Work, system: str, step: Reply, turns: Sequence) -> list[shared.Reply]:
@@ -114,9 +100,7 @@ def replies_of(work: Work, system: str, step: Reply, turns: Sequence) -> list[sh
 def error_shares(labels: LabelledReplies, written: list, seed: int) -> tuple[np.ndarray, str]:
     """(how probable each error is in each reply, float [replies, 6] in per cent; what the classifier learned from)."""
     # A turn's own dialogue is kept out of what judges it: GPT's labels of other replies to it would give it away.
-    own, asked = ([reply.turn.dialogue for reply in of] for of in (labels.replies, written))
-    probable = offline.out_of_fold(labels.replies, labels.labels, own, written, asked, seed=seed)
-    return 100 * probable, labels.described
+    return 100 * offline.out_of_fold(labels.replies, labels.labels, written, seed=seed), labels.described
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +120,7 @@ class OfflineScores:
 
 
 @dataclass(frozen=True, eq=False)
-class JudgeOffline(Step):
+class JudgeOffline(Measured):
     """Every system's replies by the offline judges."""
 
     systems: dict[str, Reply]
@@ -144,15 +128,13 @@ class JudgeOffline(Step):
     turns: Turns
     labels: ErrorLabels
     ratings: EmpathyRatings
-    replicates: int
-    seed: int
 
-    def run(self, work: Work) -> OfflineScores | Missing:
-        labels, rated, turns = self.labels.read(), self.ratings.read(), self.turns.read()
+    def run(self, work: Work) -> OfflineScores:
+        labels, rated, turns = attempt(self.labels.read), attempt(self.ratings.read), self.turns.read()
         systems = {"gold": [shared.Reply(f"gold/{turn.id}", turn, turn.strategy, turn.reply) for turn in turns]}
         systems |= {name: replies_of(work, name, step, turns) for name, step in self.systems.items()}
         flat = [reply for written in systems.values() for reply in written]
-        means = Means([turn.dialogue for turn in turns], replicates=self.replicates, seed=self.seed)
+        means = Means([turn.dialogue for turn in turns], **self.resampling)
         contrasts = [*self.contrasts, *((name, "gold") for name in self.systems)]
 
         def table(values: np.ndarray, columns: Sequence[str], learned: str) -> LearnedScores:
@@ -198,10 +180,8 @@ class CountErrors(Step):
     labels: ErrorLabels
     seed: int
 
-    def run(self, work: Work) -> ErrorCounts | Missing:
+    def run(self, work: Work) -> ErrorCounts:
         labels, turns = self.labels.read(), self.turns.read()
-        if isinstance(labels, Missing):
-            return labels
         flat = [reply for name, step in self.systems.items() for reply in replies_of(work, name, step, turns)]
         probable, learned = error_shares(labels, flat, self.seed)
         place = np.unique([turn.dialogue for turn in turns], return_inverse=True)[1]
@@ -221,7 +201,7 @@ class ErrorsOverSeeds(SeedMeans):
 
 
 @dataclass(frozen=True, eq=False)
-class EvaluateErrors(Step):
+class EvaluateErrors(Measured):
     """Shares of errors by the offline classifier and their differences, averaged over all seeds, and under each (RQ4)."""
 
     version = 3
@@ -230,15 +210,12 @@ class EvaluateErrors(Step):
     """By seed."""
     contrasts: tuple[Contrast, ...]
     turns: Turns
-    replicates: int
-    seed: int
 
-    def run(self, work: Work) -> ErrorsOverSeeds | Missing:
+    def run(self, work: Work) -> ErrorsOverSeeds:
         found = {int(seed): work[step] for seed, step in self.counts.items()}
         sums = {seed: {row.id: np.array(row.sums) for row in counts.rows} for seed, counts in found.items()}
         sizes = np.unique([turn.dialogue for turn in self.turns.read()], return_counts=True)[1]
-        resampling = {"replicates": self.replicates, "seed": self.seed}
-        means = mean_over_seeds(sizes, sums, errors.LABELS, contrasts=self.contrasts, **resampling)
+        means = mean_over_seeds(sizes, sums, errors.LABELS, contrasts=self.contrasts, **self.resampling)
         return ErrorsOverSeeds(**vars(means), learned_from=next(iter(found.values())).learned_from)
 
 
@@ -292,7 +269,7 @@ class Judged:
 
 
 @dataclass(frozen=True, eq=False)
-class AskJudges(Step):
+class AskJudges(Measured):
     """Every system's replies by the LLM judges of the profile."""
 
     version = 2
@@ -304,8 +281,6 @@ class AskJudges(Step):
     train: Turns
     turns: Turns
     profile: str
-    replicates: int
-    seed: int
 
     def run(self, work: Work) -> Judged | Missing:
         if self.judge is None:
@@ -330,16 +305,12 @@ class AskJudges(Step):
             mined_pairs=quality,
             between={
                 f"{first} ~ {other}": judges.agreement(
-                    scores[first], scores[other], dialogues, judges.SCALE, **self._resampling
+                    scores[first], scores[other], dialogues, judges.SCALE, **self.resampling
                 )
                 for other in others
             },
             rows=tuple(rows),
         )
-
-    @property
-    def _resampling(self) -> dict[str, int]:
-        return {"replicates": self.replicates, "seed": self.seed}
 
     def _judged_by(self, judge, systems: dict[str, list], turns: list) -> tuple[JudgeScores, list, list[JudgedReply]]:
         """(what one judge said, its scores of all replies, rows)."""
@@ -356,10 +327,10 @@ class AskJudges(Step):
         found = JudgeScores(
             resolved=sorted(judge.resolved),
             **self._tables(scores, labels, systems, turns),
-            repeats=[judges.agreement(scores, other, every, judges.SCALE, **self._resampling) for other in again],
-            pairs={name: judges.outcomes(choices, dialogues, **self._resampling) for name, choices in chosen.items()},
+            repeats=[judges.agreement(scores, other, every, judges.SCALE, **self.resampling) for other in again],
+            pairs={name: judges.outcomes(choices, dialogues, **self.resampling) for name, choices in chosen.items()},
             orders={
-                name: judges.agreement(*_orders(choices), dialogues, (-1, 0, 1), **self._resampling)
+                name: judges.agreement(*_orders(choices), dialogues, (-1, 0, 1), **self.resampling)
                 for name, choices in chosen.items()
             },
         )
@@ -380,10 +351,10 @@ class AskJudges(Step):
         shares = np.array(
             [[np.nan if label is None else 100.0 * (label == one) for one in errors.LABELS] for label in labels]
         )
-        means = Means([turn.dialogue for turn in turns], **self._resampling)
+        means = Means([turn.dialogue for turn in turns], **self.resampling)
         after_words = None
         if spoken.any():
-            some = Means([turn.dialogue for turn, says in zip(turns, spoken, strict=True) if says], **self._resampling)
+            some = Means([turn.dialogue for turn, says in zip(turns, spoken, strict=True) if says], **self.resampling)
             after_words = some.table(
                 {name: values[spoken] for name, values in split(numbers).items()}, columns, self.contrasts
             )
@@ -417,7 +388,7 @@ class AskJudges(Step):
             for side, text in texts.items()
         }
         values = {side: judges.as_numbers(blind.scores(replies)) for side, replies in sides.items()}
-        means = Means([by_id[pair.turn].dialogue for pair in some], **self._resampling)
+        means = Means([by_id[pair.turn].dialogue for pair in some], **self.resampling)
         table = means.table(values, [dimension.key for dimension in judges.DIMENSIONS], [("chosen", "rejected")])
         return PairQuality(**vars(table), pairs=len(some), judge=judge.id, protocol=protocol), blind.tokens
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -15,7 +15,7 @@ from decoupled_esc.evaluate.judged import Reply
 from decoupled_esc.experiments.inputs import Files, Source, Turns
 from decoupled_esc.generate.client import Client, Endpoint
 from decoupled_esc.generate.record import Record
-from decoupled_esc.pipeline import Missing, Work, unkeyed
+from decoupled_esc.pipeline import Missing, UpstreamMissing, Work, attempt, unkeyed
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,16 @@ class LabelledReplies:
         return LabelledReplies(*(list(compress(column, kept)) for column in columns))
 
 
+def released_replies(release: Files, esconv: Source, failed: Source) -> list[outputs.LabelledReply]:
+    """The outputs that DecoupledESC's authors released.  Raises UpstreamMissing without them, or without the real ESConv."""
+    paths, whole = release.paths(), esconv.read()
+    if whole.name != "esconv":
+        raise UpstreamMissing(
+            f"{release.name} belongs to the real ESConv, and the synthetic miniature stands in for it"
+        )
+    return outputs.read(paths[0].parent, whole.split("test"), failed.read().dialogues)
+
+
 @dataclass(frozen=True)
 class ErrorLabels:
     """Where labels of psychological errors come from: all that there are, those of replies at test dialogues among them."""
@@ -54,19 +64,14 @@ class ErrorLabels:
     scale: str
     """Under ``smoke`` invented labels stand in for absent ones."""
 
-    def read(self) -> LabelledReplies | Missing:
-        """The labelled replies, or why there are none."""
-        paths, whole = self.release.paths(), self.esconv.read()
-        if not isinstance(paths, Missing) and whole.name == "esconv":
-            found = outputs.read(paths[0].parent, whole.split("test"), self.failed.read().dialogues)
-        elif self.scale == "smoke":
+    def read(self) -> LabelledReplies:
+        """The labelled replies.  Raises UpstreamMissing where there are none."""
+        try:
+            found = released_replies(self.release, self.esconv, self.failed)
+        except UpstreamMissing:
+            if self.scale != "smoke":
+                raise
             found, _ = invented.read()
-        elif isinstance(paths, Missing):
-            return paths
-        else:
-            return Missing(
-                f"{self.release.name} belongs to the real ESConv, and the synthetic miniature stands in for it"
-            )
         found = [row for row in found if row.error is not None]
         replies = [Reply(f"{row.source}/{row.turn.id}", row.turn, row.strategy, row.reply) for row in found]
         return LabelledReplies(
@@ -80,22 +85,14 @@ class TrainingLabels:
 
     every: ErrorLabels
 
-    def read(self) -> LabelledReplies | Missing:
-        """The labelled replies, which of the published ones are those of FailedESConv; or why there are none."""
-        return _apart(self.every, held_out=False)
+    def read(self, *, held_out: bool = False) -> LabelledReplies:
+        """The labelled replies, which of the published ones are those of FailedESConv.  Raises UpstreamMissing without any.
 
-    def read_held_out(self) -> LabelledReplies | Missing:
-        """The others: what a judge that learned from `read` is tested on."""
-        return _apart(self.every, held_out=True)
-
-
-def _apart(labels: ErrorLabels, *, held_out: bool) -> LabelledReplies | Missing:
-    found = labels.read()
-    if isinstance(found, Missing):
-        return found
-    esconv = labels.esconv.read()
-    names = {dialogue.id for split in ("validation", "test") for dialogue in esconv.split(split)}
-    return found.where([(reply.turn.dialogue in names) == held_out for reply in found.replies])
+        ``held_out``: the others, on which a judge that learned from these is tested.
+        """
+        found, esconv = self.every.read(), self.every.esconv.read()
+        names = {dialogue.id for split in ("validation", "test") for dialogue in esconv.split(split)}
+        return found.where([(reply.turn.dialogue in names) == held_out for reply in found.replies])
 
 
 @dataclass(frozen=True)
@@ -105,12 +102,11 @@ class EmpathyRatings:
     ratings: Files
     scale: str
 
-    def read(self) -> list | Missing:
-        """The rated replies, or why there are none."""
-        paths = self.ratings.paths()
-        if not isinstance(paths, Missing):
-            return empathy.read(paths[0].parent)
-        return invented.read()[1] if self.scale == "smoke" else paths
+    def read(self) -> list[empathy.RatedReply]:
+        """The rated replies.  Raises UpstreamMissing where there are none."""
+        if self.scale == "smoke" and not self.ratings.are_here:
+            return invented.read()[1]
+        return empathy.read(self.ratings.paths()[0].parent)
 
 
 @dataclass(frozen=True)
@@ -133,37 +129,31 @@ def answers_in(work: Work) -> Path:
     return work.shared / "answers.sqlite"
 
 
-def error_judge(work: Work, judge: LLMJudges | None, labels: TrainingLabels):
-    """(id of the judge that mines, a function of turns and {turn id: (strategy, reply)} to {turn id: (human reference's label, the reply's)});
-    or why there is none."""
+def error_judge(work: Work, judge: LLMJudges | None, labels: TrainingLabels) -> tuple[str, Callable]:
+    """(id of the judge that mines, a function of turns and {turn id: (strategy, reply)} to {turn id: (human reference's label, the reply's)}).
 
-    def both(turns: Sequence[Turn], sampled: dict) -> list[tuple[Reply, Reply]]:
-        return [
-            (
-                Reply(f"gold/{t.id}", t, t.strategy, t.reply),
-                Reply(f"drawn/{t.id}", t, sampled[t.id][0], sampled[t.id][1]),
-            )
-            for t in turns
-        ]
-
+    Raises UpstreamMissing where there is none.
+    """
     if judge is not None:
         llm = judge.open(answers_in(work))[0]
+        name, ask = llm.id, llm.labels_of_pairs
+    else:
+        found = attempt(labels.read)
+        if isinstance(found, Missing):
+            raise UpstreamMissing(f"{found.reason}; or give the profile a judge section")
+        classifier = offline.ErrorClassifier().fit(found.replies, found.labels)
+        name = f"{classifier.id} ({found.described})"
 
-        def asked(turns, sampled) -> dict:
-            return dict(zip([t.id for t in turns], llm.labels_of_pairs(both(turns, sampled)), strict=True))
+        def ask(pairs: list[tuple[Reply, Reply]]) -> list[tuple[str, str]]:
+            return list(zip(*map(classifier.errors, zip(*pairs, strict=True)), strict=True))
 
-        return llm.id, asked
-    found = labels.read()
-    if isinstance(found, Missing):
-        return Missing(f"{found.reason}; or give the profile a judge section")
-    classifier = offline.ErrorClassifier().fit(found.replies, found.labels)
+    def labelled(turns: Sequence[Turn], sampled: Mapping[str, tuple[str | None, str]]) -> dict[str, tuple]:
+        pairs = [
+            (Reply(f"gold/{t.id}", t, t.strategy, t.reply), Reply(f"drawn/{t.id}", t, *sampled[t.id])) for t in turns
+        ]
+        return dict(zip([t.id for t in turns], ask(pairs), strict=True))
 
-    def classified(turns, sampled) -> dict:
-        gold, other = zip(*both(turns, sampled), strict=True)
-        pairs = zip(classifier.errors(gold), classifier.errors(other), strict=True)
-        return dict(zip([t.id for t in turns], pairs, strict=True))
-
-    return f"{classifier.id} ({found.described})", classified
+    return name, labelled
 
 
 @dataclass(frozen=True)
@@ -175,13 +165,9 @@ class RewardModels:
     human: Turns
     seed: int
 
-    def fit(self) -> ranks.PercentileReward | Missing:
-        """The judges, or why there are none."""
-        labels, rated = self.labels.read(), self.ratings.read()
-        for one in (labels, rated):
-            if isinstance(one, Missing):
-                return one
-        turns = self.human.read()
+    def fit(self) -> ranks.PercentileReward:
+        """The judges.  Raises UpstreamMissing where there are none."""
+        labels, rated, turns = self.labels.read(), self.ratings.read(), self.human.read()
         some = random.Random(self.seed).sample(turns, min(4000, len(turns)))
         classifier = offline.ErrorClassifier().fit(labels.replies, labels.labels)
         references = [Reply(turn.id, turn, turn.strategy, turn.reply) for turn in some]

@@ -1,7 +1,5 @@
 """DecoupledESC's preference pairs and what is trained on them: mining (IPM), SP-DPO, RG-DPO, Vanilla-DPO and other losses."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from dataclasses import dataclass
@@ -12,13 +10,13 @@ from decoupled_esc import mining, prompts, taxonomy, train
 from decoupled_esc.corpus.empathy import MECHANISMS
 from decoupled_esc.evaluate import offline
 from decoupled_esc.evaluate.judged import Means, ScoreTable
-from decoupled_esc.experiments.inputs import Decoding, Policy, Turns, weights_of
+from decoupled_esc.experiments.inputs import Decoding, Measured, Policy, Turns, weights_of
 from decoupled_esc.experiments.labels import EmpathyRatings, LLMJudges, TrainingLabels, error_judge
 from decoupled_esc.experiments.sampling import complete, engine_of, fitted
 from decoupled_esc.experiments.sft import FineTune, unit_of
 from decoupled_esc.files import file_digest, read_rows, write_atomically
 from decoupled_esc.generate.engine import Sampling
-from decoupled_esc.pipeline import Missing, Step, Work
+from decoupled_esc.pipeline import Missing, Step, Work, attempt
 
 KINDS = {"planner": "strategy", "generator": "response", "vanilla": "vanilla"}
 """Role -> kind of its pairs."""
@@ -121,7 +119,7 @@ class MinedPairs:
 
 
 @dataclass(frozen=True, eq=False)
-class MinePairs(Step):
+class MinePairs(Measured):
     """Preference pairs from the candidates (IPM-PrefDial), written by id."""
 
     leaves = ("strategy.jsonl", "response.jsonl", "vanilla.jsonl")
@@ -136,15 +134,10 @@ class MinePairs(Step):
     judge: LLMJudges | None
     profile: str
     """For the data card."""
-    replicates: int
-    seed: int
 
-    def run(self, work: Work) -> MinedPairs | Missing:
+    def run(self, work: Work) -> MinedPairs:
         turns = self.turns.read()
-        judged = error_judge(work, self.judge, self.labels)
-        if isinstance(judged, Missing):
-            return judged
-        judge, label = judged
+        judge, label = error_judge(work, self.judge, self.labels)
         plans = [{id: prompts.parse_strategy(text) for id, text in one.items()} for one in self.planner.texts(work)]
         replies = [{id: " ".join(text.split()) for id, text in one.items()} for one in self.generator.texts(work)]
         coupled = [{id: prompts.parse_tagged(text) for id, text in one.items()} for one in self.vanilla.texts(work)]
@@ -212,14 +205,14 @@ class MinePairs(Step):
 
     def _empathy(self, pairs: list, by_id: dict) -> ScoreTable | None:
         """Levels of empathy of both sides of the response pairs, by the offline scale."""
-        rated = self.ratings.read()
+        rated = attempt(self.ratings.read)
         if isinstance(rated, Missing) or not pairs:
             return None
         scale = offline.EmpathyScale().fit(rated)
         texts = {"chosen": [by_id[pair.turn].reply for pair in pairs], "rejected": [pair.reply for pair in pairs]}
         levels = {side: scale.levels(some) for side, some in texts.items()}
         values = {side: np.hstack([one, one.sum(axis=1, keepdims=True)]) for side, one in levels.items()}
-        means = Means([by_id[pair.turn].dialogue for pair in pairs], replicates=self.replicates, seed=self.seed)
+        means = Means([by_id[pair.turn].dialogue for pair in pairs], **self.resampling)
         return means.table(values, [*MECHANISMS, "all three"], [("chosen", "rejected")])
 
 

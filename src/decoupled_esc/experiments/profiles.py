@@ -1,7 +1,7 @@
 """Profiles: everything that a run depends on, typed and strict.
 
 A profile is one file, ``profiles/<name>.yaml``, or what it says otherwise than the one that it ``extends``.  An unknown key
-or value is an error that names the nearest known one, or the new name of an old one.
+or value is an error that names the nearest known one.
 """
 
 from __future__ import annotations
@@ -11,17 +11,9 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
+import pydantic
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from decoupled_esc.errors import KnownError
 from decoupled_esc.evaluate.judges import Protocol
@@ -33,14 +25,6 @@ from decoupled_esc.search.tree import Constants
 from decoupled_esc.train import Launch, Preference, Training
 
 FOLDER = Path(__file__).parents[3] / "profiles"
-
-OLD_NAMES = {
-    "batch": "batch_size", "micro_batch": "per_device_batch_size", "warmup_share": "warmup_ratio", "window": "max_length",
-    "draws": "samples", "least_iterations": "min_iterations", "most_iterations": "max_iterations", "enough_ends": "max_terminal_nodes",
-    "most_rounds": "max_depth", "at_once": "parallel_simulations", "in_flight": "max_concurrency", "key_from": "api_key_env",
-    "several_gpus": "launch", "more_seeds": "other_seeds", "longest_gold": "max_gold_turns",
-}  # fmt: skip
-"""Keys of earlier profiles -> what they are called now."""
 
 
 class ProfileError(KnownError, ValueError):
@@ -141,7 +125,7 @@ class Search(Section):
     roles: dict[Literal["supporter", "seeker", "strategies", "reward"], Endpoint] | None
     """Servers for the four roles; None: models of this profile."""
 
-    @model_validator(mode="after")
+    @pydantic.model_validator(mode="after")
     def _filled(self) -> Search:
         if self.roles is None and self.seeker is None:
             raise ValueError("without roles behind servers the search needs a seeker to train")
@@ -185,7 +169,7 @@ class Judge(Section):
     mode: Mode
     protocol: Protocol
 
-    @field_validator("endpoints")
+    @pydantic.field_validator("endpoints")
     @classmethod
     def _distinct(cls, endpoints: list[Endpoint]) -> list[Endpoint]:
         if len({endpoint.model for endpoint in endpoints}) < len(endpoints):
@@ -226,13 +210,13 @@ class Profile(Section):
         """All seeds, its own first."""
         return (self.seed, *self.other_seeds)
 
-    @model_validator(mode="after")
+    @pydantic.model_validator(mode="after")
     def _distinct_seeds(self) -> Profile:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"other_seeds: {self.other_seeds} repeat a seed, or the profile's own, {self.seed}")
         return self
 
-    @model_validator(mode="after")
+    @pydantic.model_validator(mode="after")
     def _room_for_prompts(self) -> Profile:
         longest = max(self.generation.reply.max_new_tokens, self.generation.plan.max_new_tokens)
         if longest >= self.data.max_length:
@@ -241,7 +225,7 @@ class Profile(Section):
             )
         return self
 
-    @model_validator(mode="after")
+    @pydantic.model_validator(mode="after")
     def _one_kind_of_weights(self) -> Profile:
         """A later training goes on with what an earlier one trained: an adapter, or all weights."""
         lora = {"cso.sft": self.cso.sft.lora, "cso.training": self.cso.training.lora}
@@ -258,7 +242,7 @@ class Profile(Section):
                 raise ValueError("cso.lora: its sft and training need a lora section each, with rank and alpha")
         return self
 
-    @model_validator(mode="after")
+    @pydantic.model_validator(mode="after")
     def _shared_evenly(self) -> Profile:
         """The processes of a training take equal parts of a batch."""
         processes = self.launch.processes if self.launch else 1
@@ -374,13 +358,7 @@ def parse_profile(data: dict, source: str) -> Profile:
         # As JSON, whose lists are tuples, too; strict in the sections that other rooms define as well.
         return Profile.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
-        renamed = any(
-            problem["type"] == "extra_forbidden" and problem["loc"][-1] in OLD_NAMES for problem in error.errors()
-        )
-        if renamed:  # what is missing then is mostly the new name
-            lines = [_explain(problem) for problem in error.errors() if problem["type"] != "missing"]
-        raise ProfileError(f"{source}: " + "; ".join(lines[:12])) from None
+        raise ProfileError(f"{source}: " + "; ".join(map(_explain, error.errors()[:12]))) from None
     except (RecursionError, ValueError, TypeError):  # of json
         raise ProfileError(f"{source}: a section contains itself, or a value is neither text nor number") from None
 
@@ -394,12 +372,8 @@ def nearest(word: str, known: list[str]) -> str:
 def _explain(problem: dict) -> str:
     path = [str(part) for part in problem["loc"]]
     if path[:1] == ["backbone"]:
-        del path[
-            1:2
-        ]  # pydantic names the union's branch ("embedded", "hub", "package"); a reader of the file sees no such level
+        del path[1:2]  # the union's branch ("embedded", "hub", "package"): a reader of the file sees no such level
     where = ".".join(path)
-    if problem["type"] == "extra_forbidden" and path[-1] in OLD_NAMES:
-        return f"key {where!r} is called {OLD_NAMES[path[-1]]!r} now"
     if problem["type"] == "extra_forbidden":
         return f"unknown key {where!r}{nearest(path[-1], _known_keys())}"
     if problem["type"] == "missing":

@@ -1,7 +1,5 @@
 """What every system answers at the test turns."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -111,6 +109,14 @@ class Reply(Step):
         """How the strategies were sampled from the scores of its rows."""
         return self.sampling
 
+    def written(
+        self, work: Work, generator: Policy | None, layout: str, planned: dict[str, str | None], sampling: Sampling | None = None, others=()
+    ) -> dict[str, tuple[str, int, bool]]:  # fmt: skip
+        """By turn id: what ``generator`` answers under the ``planned`` strategies; its tokens; whether it came to an end."""
+        asked = (self.turns.read(), planned, layout, sampling or self.sampling, self.decoding, self.seed, others)
+        rows = replies_under(work, self.base, generator, *asked)
+        return {id: (row["reply"], row["tokens"], row["finished"]) for id, row in rows.items()}
+
 
 @dataclass(frozen=True, eq=False)
 class ReplyCoupled(Reply):
@@ -199,17 +205,9 @@ class ReplyGold(Reply):
 
     def run(self, work: Work) -> Replies | Missing:
         work[self.generator]
-        asked_at = self.turns.read()
-        gold = {turn.id: turn.strategy for turn in asked_at}
-        with engine_of(work, self.base, self.generator, self.decoding, self.seed) as engine:
-            layout = prompts.LAYOUTS[self.layout]
-            written = replies_under(work, engine, asked_at, gold, layout, self.sampling, self.decoding, self.seed)
-        return counted(Replies, [_under(turn.id, gold, written) for turn in asked_at], work)
-
-
-def _under(id: str, planned: dict[str, str | None], written: dict[str, dict]) -> SystemReply:
-    row = written[id]
-    return SystemReply(id, planned[id], row["reply"], row["tokens"], row["finished"])
+        gold = {turn.id: turn.strategy for turn in self.turns.read()}
+        written = self.written(work, self.generator, self.layout, gold)
+        return counted(Replies, [SystemReply(id, gold[id], *written[id]) for id in gold], work)
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,16 +236,8 @@ class ReplyDecoupled(Reply):
             plans = complete(work, engine, asked, self.plan, "plans", self.seed)
             scores = score(work, engine, asked, taxonomy.STRATEGIES)
         planned = {turn.id: prompts.parse_strategy(plans[turn.id]["text"]) for turn in asked_at}
-        with engine_of(work, self.base, self.generator, self.decoding, self.seed, others) as engine:
-            layout = prompts.LAYOUTS[self.layout]
-            written = replies_under(work, engine, asked_at, planned, layout, self.sampling, self.decoding, self.seed)
-        rows = [
-            PlannedReply(
-                turn.id, planned[turn.id], plans[turn.id]["text"], scores[turn.id],
-                written[turn.id]["reply"], written[turn.id]["tokens"], written[turn.id]["finished"],
-            )
-            for turn in asked_at
-        ]  # fmt: skip
+        written = self.written(work, self.generator, self.layout, planned, others=others)
+        rows = [PlannedReply(id, planned[id], plans[id]["text"], scores[id], *written[id]) for id in planned]
         return counted(PlannedReplies, rows, work)
 
 
@@ -259,11 +249,7 @@ class ReplyArgmax(Reply):
 
     def run(self, work: Work) -> Replies | Missing:
         scores = {row.id: row.scores for row in work[self.sampled].rows}
-        asked_at = self.turns.read()
-        planned = {turn.id: taxonomy.STRATEGIES[max(range(8), key=scores[turn.id].__getitem__)] for turn in asked_at}
-        layout = prompts.LAYOUTS[self.sampled.layout]
-        with engine_of(work, self.base, self.sampled.generator, self.decoding, self.seed) as engine:
-            written = replies_under(
-                work, engine, asked_at, planned, layout, greedy(self.sampling), self.decoding, self.seed
-            )
-        return counted(Replies, [_under(turn.id, planned, written) for turn in asked_at], work)
+        best = {id: taxonomy.STRATEGIES[max(range(8), key=own.__getitem__)] for id, own in scores.items()}
+        planned = {turn.id: best[turn.id] for turn in self.turns.read()}
+        written = self.written(work, self.sampled.generator, self.sampled.layout, planned, greedy(self.sampling))
+        return counted(Replies, [SystemReply(id, planned[id], *written[id]) for id in planned], work)

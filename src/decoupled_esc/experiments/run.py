@@ -1,7 +1,5 @@
 """Opening the book under a profile: its steps, their results, and a run of those that don't hold."""
 
-from __future__ import annotations
-
 import ast
 import datetime
 import importlib.metadata
@@ -19,7 +17,9 @@ from pathlib import Path
 from decoupled_esc.errors import KnownError
 from decoupled_esc.experiments import book as table
 from decoupled_esc.experiments import inputs
+from decoupled_esc.experiments.judging import CountErrors
 from decoupled_esc.experiments.profiles import Profile, ProfileError, load_profile, nearest
+from decoupled_esc.experiments.scores import AnswerStrategyTest, CountPerSeed
 from decoupled_esc.pipeline import Step, StepError, schedule
 from decoupled_esc.pipeline.store import Store, Stored, Stores
 from decoupled_esc.pipeline.workers import Local
@@ -121,16 +121,11 @@ def local_workers(profile: Profile, cores: int | None = None) -> Local:
     """Worker processes on this machine: one for each core, and for steps that run a model one for each card."""
     # glibc gives large blocks back to the system after each use, and a training step asks for the same ones again:
     # keeping them takes a third off the time on CPU.  Steps side by side fill the cores, each with one thread of its own.
-    for name, value in {
-        "MALLOC_MMAP_MAX_": "0",
-        "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
-        "OMP_NUM_THREADS": "1",
-    }.items():
+    settings = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(4 << 30), "OMP_NUM_THREADS": "1"}
+    for name, value in settings.items():
         os.environ.setdefault(name, value)
-    cards = [-1] if profile.launch else visible_cards()
-    return Local(
-        cores or core_count(), cards=cards if profile.needs_gpu else (), preload=PRELOAD, provenance=surroundings
-    )
+    cards = () if not profile.needs_gpu else [-1] if profile.launch else visible_cards()
+    return Local(cores or core_count(), cards=cards, preload=PRELOAD, provenance=surroundings)
 
 
 def visible_cards() -> list[int]:
@@ -148,18 +143,7 @@ def core_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_VERSIONS = (
-    "decoupled-esc",
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "accelerate",
-    "datasets",
-    "numpy",
-    "scikit-learn",
-    "nltk",
-)
+_VERSIONS = "decoupled-esc torch transformers trl peft accelerate datasets numpy scikit-learn nltk".split()
 
 
 def surroundings() -> dict:
@@ -212,12 +196,10 @@ class PublishError(KnownError):
 
 ROWS_SHOWN = {
     "judged", "search",
-    *(f"replies-vanilla-{name}" for name in ("base", "sft", "sft-argmax", "dpo")),
-    *(f"replies-decoupled-{name}" for name in ("base", "sft", "sft-argmax", "dpo")),
-    *(f"counts{end}" for end in ("", "-cso", "-cso-lora", "-errors")), "strategy-test",
+    *(f"replies-{system}-{name}" for system in ("vanilla", "decoupled") for name in ("base", "sft", "sft-argmax", "dpo")),
 }  # fmt: skip
-"""Steps whose rows are published: a chapter shows some of them, or other seeds are added to them.  All others would only fill the
-repository, and whoever runs the step has them under ``runs/``."""
+"""Steps whose rows are published because a chapter shows some of them, as are counts, to which other seeds are added.  All others
+would only fill the repository, and whoever runs the step has them under ``runs/``."""
 
 
 def publish_results(book: Book) -> list[str]:
@@ -226,12 +208,6 @@ def publish_results(book: Book) -> list[str]:
     Raises PublishError where a step has no result, here or published, or was not made from the published data.
     """
     fresh, lost = {}, []
-    shown = {step.key for name, step in book.steps.items() if name in ROWS_SHOWN}
-    over_seeds = {
-        step.key
-        for step in book.steps.values()
-        if isinstance(step, table.CountPerSeed | table.CountErrors | table.AnswerStrategyTest)
-    }
     for name, step in book.steps.items():
         if step.key != book.published_steps[name].key:
             raise PublishError(
@@ -246,8 +222,9 @@ def publish_results(book: Book) -> list[str]:
         raise PublishError(
             f"no result of {', '.join(lost[:8])}; run them first: decoupled-esc run --profile {book.profile.name}"
         )
+    shown = {book.steps[name].key for name in ROWS_SHOWN}
     for name, stored in fresh.items():
         step = book.steps[name]
-        kept = step.key in shown | over_seeds
+        kept = step.key in shown or isinstance(step, CountPerSeed | CountErrors | AnswerStrategyTest)
         book.published.write(step, stored.result, stored.provenance | {"name": name}, rows_left_out=not kept)
     return list(fresh)

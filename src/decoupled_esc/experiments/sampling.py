@@ -1,7 +1,5 @@
 """Asking an engine for completions, written down as they come."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -20,18 +18,11 @@ def engine_of(
 ) -> Iterator[Engine]:
     """The engine of what ``policy`` left (None: the base model); ``others`` are asked by the same step, and may share a server."""
     models.be_repeatable()
-    policies = {
-        f"{type(one).__name__}-{one.key}": weights_of(work, base, one) for one in (policy, *others) if one is not None
-    }
+    known = [one for one in (policy, *others) if one is not None]
     with open_engine(
-        weights_of(work, base, policy),
-        serving=decoding.serving,
-        batch_tokens=decoding.batch_tokens,
-        max_length=decoding.max_length,
-        seed=seed,
-        folder=work.folder,
-        policies=policies,
-    ) as engine:
+        weights_of(work, base, policy), serving=decoding.serving, batch_tokens=decoding.batch_tokens, max_length=decoding.max_length,
+        seed=seed, folder=work.folder, policies={f"{type(one).__name__}-{one.key}": weights_of(work, base, one) for one in known},
+    ) as engine:  # fmt: skip
         yield engine
 
 
@@ -86,12 +77,13 @@ def greedy(sampling: Sampling) -> Sampling:
 
 
 def replies_under(
-    work: Work, engine: Engine, turns: Sequence[Turn], planned: Mapping[str, str | None], layout: prompts.Layout, sampling: Sampling,
-    decoding: Decoding, seed: int,
+    work: Work, base: Base, generator: Policy | None, turns: Sequence[Turn], planned: Mapping[str, str | None], layout: str,
+    sampling: Sampling, decoding: Decoding, seed: int, others: Sequence[Policy | None] = (),
 ) -> dict[str, dict]:  # fmt: skip
-    """By turn id: the completion of a generator under the planned strategy, white space folded in ``reply``."""
+    """By turn id: the completion of ``generator`` under the planned strategy, white space folded in ``reply``."""
     # A plan that names no strategy still needs a reply: it is written under "Others", and the plan counts as invalid.
     under = [replace(turn, strategy=planned[turn.id] or "Others") for turn in turns]
-    asked = fitted(engine, under, layout, sampling, decoding.max_length)
-    written = complete(work, engine, asked, sampling, "replies", seed)
+    with engine_of(work, base, generator, decoding, seed, others) as engine:
+        asked = fitted(engine, under, prompts.LAYOUTS[layout], sampling, decoding.max_length)
+        written = complete(work, engine, asked, sampling, "replies", seed)
     return {id: row | {"reply": " ".join(row["text"].split())} for id, row in written.items()}

@@ -1,7 +1,5 @@
 """Scores of systems: automatic and strategy metrics under one seed, over seeds, and over temperatures."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ import numpy as np
 from decoupled_esc import prompts
 from decoupled_esc.corpus import Turn, windows
 from decoupled_esc.evaluate import EvaluatedTurn, Evaluation, decoding, evaluate_systems, seeds
-from decoupled_esc.experiments.inputs import Base, Decoding, Policy, Turns
+from decoupled_esc.experiments.inputs import Base, Decoding, Measured, Policy, Turns
 from decoupled_esc.experiments.replies import Replies, Reply, ReplyDecoupled, counted, tag_scores, tagged
 from decoupled_esc.experiments.sampling import complete, engine_of, fitted
 from decoupled_esc.generate import baselines
@@ -47,7 +45,7 @@ def evaluated(replies: Replies, gold: Mapping[str, Turn], sampling: Sampling, se
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluate(Step):
+class Evaluate(Measured):
     """Every automatic and strategy metric of systems, both variants, with intervals and paired differences."""
 
     version = 2
@@ -55,15 +53,13 @@ class Evaluate(Step):
     systems: dict[str, Reply]
     contrasts: tuple[Contrast, ...]
     turns: Turns
-    replicates: int
-    seed: int
 
-    def run(self, work: Work) -> Evaluation | Missing:
+    def run(self, work: Work) -> Evaluation:
         gold = {turn.id: turn for turn in self.turns.read()}
         found = {
             name: evaluated(work[step], gold, step.strategy_sampling, step.seed) for name, step in self.systems.items()
         }
-        return evaluate_systems(found, contrasts=self.contrasts, replicates=self.replicates, seed=self.seed)
+        return evaluate_systems(found, contrasts=self.contrasts, **self.resampling)
 
 
 @dataclass(frozen=True)
@@ -167,7 +163,7 @@ class AnswerStrategyTest(Step):
 
 
 @dataclass(frozen=True, eq=False)
-class EvaluateSeeds(Step):
+class EvaluateSeeds(Measured):
     """Scores of systems and their differences averaged over all seeds, and the differences under each."""
 
     version = 4
@@ -179,14 +175,12 @@ class EvaluateSeeds(Step):
     turns: Turns
     strategy_test: bool
     """Whether they were counted at the strategy test set, not at the test turns."""
-    replicates: int
-    seed: int
 
     def run(self, work: Work) -> seeds.SeedEvaluation:
         by_seed = _by_seed(work, self.counts, self.systems)
         contrasts = [pair for pair in self.contrasts if any(found.keys() >= set(pair) for found in by_seed.values())]
         turns = test_windows(self.turns) if self.strategy_test else self.turns.read()
-        return seeds.evaluate_seeds(turns, by_seed, contrasts=contrasts, replicates=self.replicates, seed=self.seed)
+        return seeds.evaluate_seeds(turns, by_seed, contrasts=contrasts, **self.resampling)
 
 
 def _by_seed(work: Work, counts: Mapping[str, tuple[Step, ...]], systems: tuple[str, ...]) -> dict:
@@ -199,7 +193,7 @@ def _by_seed(work: Work, counts: Mapping[str, tuple[Step, ...]], systems: tuple[
 
 
 @dataclass(frozen=True, eq=False)
-class ShareStrategies(Step):
+class ShareStrategies(Measured):
     """How often systems and the human reference use each strategy, averaged over all seeds (DecoupledESC, section 3.2)."""
 
     counts: dict[str, tuple[CountPerSeed, ...]]
@@ -208,15 +202,10 @@ class ShareStrategies(Step):
     contrasts: tuple[Contrast, ...]
     """Of ``systems`` and `evaluate.seeds.GOLD`."""
     turns: Turns
-    replicates: int
-    seed: int
 
     def run(self, work: Work) -> seeds.SeedMeans:
-        by_seed, resampling = (
-            _by_seed(work, self.counts, self.systems),
-            {"replicates": self.replicates, "seed": self.seed},
-        )
-        return seeds.strategy_shares(self.turns.read(), by_seed, contrasts=self.contrasts, **resampling)
+        by_seed = _by_seed(work, self.counts, self.systems)
+        return seeds.strategy_shares(self.turns.read(), by_seed, contrasts=self.contrasts, **self.resampling)
 
 
 @dataclass(frozen=True)
@@ -229,7 +218,7 @@ class Sweep:
 
 
 @dataclass(frozen=True, eq=False)
-class SweepTemperatures(Step):
+class SweepTemperatures(Measured):
     """Strategy scores of every planner from argmax to high temperatures."""
 
     version = 2
@@ -238,10 +227,8 @@ class SweepTemperatures(Step):
     train: Turns
     turns: Turns
     top_p: float
-    replicates: int
-    seed: int
 
-    def run(self, work: Work) -> Sweep | Missing:
+    def run(self, work: Work) -> Sweep:
         turns, train = self.turns.read(), self.train.read()
         scores = {
             "word planner": baselines.word_planner(train, turns),

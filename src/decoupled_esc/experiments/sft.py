@@ -1,7 +1,5 @@
 """The base model, and supervised fine-tuning."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal

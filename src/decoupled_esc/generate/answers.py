@@ -1,7 +1,5 @@
 """Reading what a chat server sent: the completion in its response, and the answer in the completion's text."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Iterator

@@ -5,10 +5,9 @@ returns turn id -> answer.  So each is a few lines, its steps can be read one by
 Wording ours; ideas after DecoupledESC, appendix D.2, and CSO.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import cycle
 
 import numpy as np
 
@@ -64,21 +63,16 @@ def with_example(ask: Ask, example: Callable[[Turn], Turn]) -> Mapping[str, str]
 
 def _after(turn: Turn, draft: str, *said: str) -> Prompt:
     """The vanilla prompt, the model's own ``draft``, and what was ``said`` about it, taking turns."""
-    roles = ("user", "assistant")
-    more = [("assistant", draft), *((roles[n % 2], text) for n, text in enumerate(said))]
     prompt = vanilla(turn)
-    return replace(prompt, messages=(*prompt.messages, *more))
+    return replace(prompt, messages=(*prompt.messages, ("assistant", draft), *zip(cycle(("user", "assistant")), said)))
 
 
 def _before(turn: Turn, question: str, *said: str) -> Prompt:
     """The vanilla prompt, with ``question`` put beside the seeker's last words, and what was ``said`` then."""
     prompt = vanilla(turn)
     *earlier, (role, last) = prompt.messages
-    roles = ("assistant", "user")
-    return replace(
-        prompt,
-        messages=(*earlier, (role, f"{last}\n({question})"), *((roles[n % 2], text) for n, text in enumerate(said))),
-    )
+    asked = (role, f"{last}\n({question})")
+    return replace(prompt, messages=(*earlier, asked, *zip(cycle(("assistant", "user")), said)))
 
 
 # Planners that read no language model -------------------------------------------------------------------------------

@@ -6,8 +6,6 @@ group of prompts that share a beginning (a dialogue's turns), and only what an a
 it.  What one attends to is the same, and so is the result, up to the order of sums.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

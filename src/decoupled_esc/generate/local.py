@@ -4,8 +4,6 @@
 log-probability of each of a few fixed answers.  Either reads what prompts share once.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Sequence
 

@@ -4,8 +4,6 @@ A row is committed before anybody sees its answer.  Requests are known by the sh
 the model and the messages but neither an address nor a key.
 """
 
-from __future__ import annotations
-
 import datetime
 import hashlib
 import json

@@ -5,8 +5,6 @@ vLLM itself is not imported: it runs as a process of its own, from its own envir
 altogether (``urls``).  Prompts are rendered here and sent as token ids, so that both engines show a model the same.
 """
 
-from __future__ import annotations
-
 import atexit
 import json
 import os
@@ -83,13 +81,8 @@ class Server:
     def __enter__(self) -> Self:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as file:
-            self.process = subprocess.Popen(
-                self.command,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=ends_with_parent(),
-            )
+            own = {"start_new_session": True, "preexec_fn": ends_with_parent()}
+            self.process = subprocess.Popen(self.command, stdout=file, stderr=subprocess.STDOUT, **own)
         atexit.register(self.stop)
         try:
             self._await()
@@ -200,14 +193,11 @@ class VLLMEngine(TokenEngine):
             start = self.encode(prompt)
             answers = [self.encode_answer(prompt, choice, whole) for choice in choices]
             read = self._ask(prompt.id, prompt=[start + answer for answer in answers], **more)
-            rows = sorted(read.choices, key=lambda choice: choice.index)
-            return prompt.id, [
-                sum(
-                    place[str(token)]["logprob"]
-                    for place, token in zip(row.prompt_logprobs[len(start) :], answer, strict=True)
-                )
-                for row, answer in zip(rows, answers, strict=True)
-            ]
+            scores = []
+            for row, answer in zip(sorted(read.choices, key=lambda choice: choice.index), answers, strict=True):
+                places = zip(row.prompt_logprobs[len(start) :], answer, strict=True)
+                scores.append(sum(place[str(token)]["logprob"] for place, token in places))
+            return prompt.id, scores
 
         for some in self._each(list(prompts), one):
             yield [id for id, _ in some], np.array([row for _, row in some], dtype=np.float32)
@@ -255,12 +245,11 @@ def healthy(url: str) -> bool:
 def _lora_options(adapters: Mapping[str, Path]) -> list[str]:
     if not adapters:
         return []
-    ranks = [
-        json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"] for folder in adapters.values()
-    ]
-    allowed = next((rank for rank in LORA_RANKS if rank >= max(ranks)), None)
+    configs = [(folder / "adapter_config.json").read_text(encoding="utf-8") for folder in adapters.values()]
+    largest = max(json.loads(config)["r"] for config in configs)
+    allowed = next((rank for rank in LORA_RANKS if rank >= largest), None)
     if allowed is None:
-        raise ServerError(f"LoRA rank {max(ranks)} is more than vLLM takes; train with at most {LORA_RANKS[-1]}")
+        raise ServerError(f"LoRA rank {largest} is more than vLLM takes; train with at most {LORA_RANKS[-1]}")
     modules = [f"{name}={folder}" for name, folder in adapters.items()]
     limits = ["--max-loras", str(len(adapters)), "--max-lora-rank", str(allowed)]
     return ["--enable-lora", *limits, "--lora-modules", *modules]

@@ -6,6 +6,6 @@ schedule  a topological walk over futures
 workers   where steps run: warm processes on this machine, or jobs of a SLURM cluster
 """
 
-from decoupled_esc.pipeline.step import Missing, Step, StepError, Work, closure, unkeyed
+from decoupled_esc.pipeline.step import Missing, Step, StepError, UpstreamMissing, Work, attempt, closure, unkeyed
 
-__all__ = ["Missing", "Step", "StepError", "Work", "closure", "unkeyed"]
+__all__ = ["Missing", "Step", "StepError", "UpstreamMissing", "Work", "attempt", "closure", "unkeyed"]

@@ -1,7 +1,5 @@
 """One scheduler: a topological walk over futures, with progress and an estimate of the time left."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math
@@ -14,7 +12,7 @@ from typing import Protocol
 
 from decoupled_esc.errors import KnownError
 from decoupled_esc.files import write_atomically
-from decoupled_esc.pipeline.step import Step
+from decoupled_esc.pipeline.step import Step, closure
 from decoupled_esc.pipeline.store import Stores
 
 NAMED = 6
@@ -47,25 +45,6 @@ class Workers(Protocol):
 
     def stop(self) -> None:
         """End what is running, children and all."""
-
-
-def due(steps: Sequence[Step], stores: Stores) -> list[Step]:
-    """Of ``steps`` and all that they need, those that have to run: without a result that holds, and asked for by one of these."""
-    found: dict[str, Step] = {}
-    seen: set[str] = set()
-
-    def visit(step: Step) -> None:
-        if step.key in seen:
-            return
-        seen.add(step.key)
-        if stores.find(step) is None:
-            for need in step.upstream:
-                visit(need)
-            found[step.key] = step
-
-    for step in steps:
-        visit(step)
-    return list(found.values())
 
 
 def _needs(step: Step) -> set[str]:
@@ -120,7 +99,7 @@ def run(
     run a model get a card each.  Where a step fails, those that run are awaited, nothing new is begun, and StepFailed says
     why.  An interrupt ends the running steps; the same call goes on from there.
     """
-    todo = due(steps, stores)
+    todo = list(closure(steps, lambda step: stores.find(step) is not None).values())
     if todo:
         print(f"{len(todo)} steps to run: {', '.join(names[step.key] for step in todo)}", flush=True)
     weight = _longest_chains(todo)

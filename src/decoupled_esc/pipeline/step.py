@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,7 +45,15 @@ class Missing:
 
 
 class UpstreamMissing(Exception):
-    """What a step needs is `Missing`, and with it the step's own result."""
+    """What a step needs can't be had here, and with it the step's own result becomes `Missing`."""
+
+
+def attempt(read: Callable[[], T]) -> T | Missing:
+    """What ``read`` gives, or why it can't be had here: for a step that does without."""
+    try:
+        return read()
+    except UpstreamMissing as missing:
+        return Missing(str(missing))
 
 
 def unkeyed(**settings):
@@ -115,15 +123,18 @@ def _steps(value) -> Iterator[Step]:
         yield from _steps([getattr(value, part.name) for part in fields(value)])
 
 
-def closure(steps) -> dict[str, Step]:
-    """By key: ``steps`` and all that they need, each after what it needs."""
+def closure(steps: Iterable[Step], holds: Callable[[Step], bool] = lambda step: False) -> dict[str, Step]:
+    """By key: ``steps`` and all that they need, each after what it needs; without those that hold, and what these alone need."""
     found: dict[str, Step] = {}
+    seen: set[str] = set()
 
     def visit(step: Step) -> None:
-        if step.key not in found:
-            for need in step.upstream:
-                visit(need)
-            found[step.key] = step
+        if step.key not in seen:
+            seen.add(step.key)
+            if not holds(step):
+                for need in step.upstream:
+                    visit(need)
+                found[step.key] = step
 
     for step in steps:
         visit(step)

@@ -6,8 +6,6 @@ Result, rows and files carry digests that are compared whenever they are read: w
 named and counts as missing.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

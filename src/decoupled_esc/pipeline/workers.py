@@ -3,8 +3,6 @@
 A step's process leads a group of its own, which ends with the process that started it, however that ends.
 """
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os
@@ -21,7 +19,7 @@ from filelock import FileLock
 
 from decoupled_esc.errors import DISK, KNOWN, KnownError
 from decoupled_esc.pipeline.schedule import Outcome
-from decoupled_esc.pipeline.step import Missing, Step, UpstreamMissing, Work
+from decoupled_esc.pipeline.step import Step, Work, attempt
 from decoupled_esc.pipeline.store import Stores
 
 GONE = "its process ended without a word ({}), perhaps for want of memory; the same command goes on from there"
@@ -37,10 +35,7 @@ def perform(step: Step, name: str, stores: Stores, provenance: Callable[[], dict
                 if (folder / "result.json").exists():  # damaged: nothing beside it is trusted
                     stores.runs.clear(step)
                 work = Work(step, name, folder, stores.runs.folder, stores)
-                try:
-                    result = step.run(work)
-                except UpstreamMissing as missing:
-                    result = Missing(str(missing))
+                result = attempt(lambda: step.run(work))
                 seconds = round(time.perf_counter() - started, 1)
                 stores.runs.write(
                     step, result, {"name": name, "wall_seconds": seconds, "tokens": work.tokens, **provenance()}

@@ -1,7 +1,5 @@
 """What ``bench/`` measured: read from ``results/bench``, never computed here."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """CSO's tables beside what was measured for them (chapters 05 and 13): one function a table."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -9,7 +7,7 @@ import pandas as pd
 
 from decoupled_esc.evaluate import Estimate, Evaluation
 from decoupled_esc.evaluate.seeds import SeedEvaluation
-from decoupled_esc.experiments.cso import SearchedPairs
+from decoupled_esc.experiments.searches import SearchedPairs
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present.paper import load_tables
 from decoupled_esc.present.questions import claim, decide, texts
@@ -101,9 +99,8 @@ def _table(
 ) -> ComparisonTable:
     details = measured.details["vanilla-sft"]
     n = f"{details.turns:,} replies per system, to the turns of {details.dialogues} test dialogues"
-    return compare_systems(
-        table, measured, systems, starts, profile=profile, n=n, backbones=backbones, levels=LEVELS, note=SETTING
-    )
+    said = {"profile": profile, "n": n, "backbones": backbones, "levels": LEVELS, "note": SETTING}
+    return compare_systems(table, measured, systems, starts, **said)
 
 
 def table_5(pro: SearchedPairs | Missing, seeds_of: str, profile: str) -> ComparisonTable:

@@ -3,8 +3,6 @@
 ``show`` hands a figure to the chapter: drawn as SVG, byte for byte the same for the same numbers.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path

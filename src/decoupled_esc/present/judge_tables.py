@@ -1,7 +1,5 @@
 """What judges said of the systems' replies, as tables of text (chapters 08, 10, 12); `Missing` where none was asked."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pandas as pd

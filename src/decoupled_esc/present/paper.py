@@ -5,8 +5,6 @@
 arithmetic does not hold. `verdict` compares one number with one estimate.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterable, Mapping

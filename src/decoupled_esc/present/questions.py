@@ -1,7 +1,5 @@
 """What is said of the papers' claims, and the one rule by which it is said (chapters 09 to 13)."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

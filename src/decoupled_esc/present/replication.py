@@ -4,8 +4,6 @@ One function a table, each from typed results to a ``ComparisonTable``.  ``repor
 not attempted, so that no number of either paper is without a status.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -42,15 +40,10 @@ UNREAD = dict.fromkeys(JUDGED, Missing("no answer of the judge could be read"))
 NOT_YET: dict[str, str] = {
     "decoupledesc/table-1": "sums over two backbones, where a profile has one",
     "cso/table-1": "people's judgements; chapter 05 has those of the offline judges, which are no people",
-    "cso/table-2": "needs both tunings, and this profile has one",
-    "cso/table-3": "human evaluation",
-    "cso/table-4": "the profile has no search",
-    "cso/table-5": "the profile has no search",
-    "cso/table-6": "human evaluation",
+    **{f"cso/table-{n}": "human evaluation" for n in (3, 6)},
+    **{f"cso/table-{n}": "the profile has no search" for n in (4, 5)},
     "cso/table-7": "the paper used a paid service; chapter 05 has another classifier's numbers beside it, which are no measure of these",
-    "cso/table-9": "needs both tunings, and this profile has one",
-    "cso/table-10": "needs both tunings, and this profile has one",
-    "cso/table-11": "needs both tunings, and this profile has one",
+    **{f"cso/table-{n}": "needs both tunings, and this profile has one" for n in (2, 9, 10, 11)},
     "cso/in-text": "read off Figure 4, of which chapter 13 has three points for other data",
 }
 """Why the cells of a table that no function here measures are not attempted."""
@@ -62,22 +55,16 @@ def compare_systems(
     systems: Mapping[str, str],
     starts: Mapping[str, str],
     *,
-    profile: str,
-    n: str,
-    shown: Sequence[str] | None = None,
-    backbones: Sequence[str] = BACKBONES,
     judged: ScoreTable | Missing | None = None,
     otherwise: Missing | None = None,
-    levels: Missing | None = None,
-    note: str | None = None,
+    **options,
 ) -> ComparisonTable:
     """``systems`` (row of the paper's ``table`` -> name in ``evaluation``), variant ``paper``, beside that table.
 
     ``starts``: row -> the row that it starts from: a number that misses the paper's can still differ from that row's in
-    the paper's direction.  ``shown``: the rows to show, all by default.  ``judged``: the scores in the columns of an LLM
-    judge, or why there are none; None where the table has no such columns.  ``otherwise``: `asked_otherwise`.
-    ``levels``: why numbers can't be compared with the paper's, where only differences can.  A system that follows no
-    instruction is compared in nothing, and nothing is compared with it.
+    the paper's direction.  ``judged``: the scores in the columns of an LLM judge, or why there are none; None where the
+    table has no such columns.  ``otherwise``: `asked_otherwise`.  ``options``: of `compare`; all of ``systems`` are shown
+    unless it names ``rows``.  A system that follows no instruction is compared in nothing, and nothing is compared with it.
     """
     printed = load_tables()[table]
     columns = [column.key for column in printed.columns if column.key not in JUDGED]
@@ -100,19 +87,9 @@ def compare_systems(
     if isinstance(judged, ScoreTable):
         printed = with_judge_noise(printed, judged)
     silent = {row: why for row, name in systems.items() if (why := follows_nothing(evaluation, name))}
-    return compare(
-        printed,
-        rows,
-        profile=profile,
-        n=n,
-        backbones=backbones,
-        rows=list(rows) if shown is None else list(shown),
-        contrasts=contrasts,
-        levels=levels,
-        incomparable=silent | unlike(otherwise),
-        sources={row: f"{name}, {{column}}" for row, name in systems.items()},
-        note=note,
-    )
+    sources = {row: f"{name}, {{column}}" for row, name in systems.items()}
+    options = {"backbones": BACKBONES, "rows": list(systems), "incomparable": silent | unlike(otherwise)} | options
+    return compare(printed, rows, contrasts=contrasts, sources=sources, **options)
 
 
 def _part(evaluation: Evaluation | Missing, part: str, name: str) -> dict[str, Estimate]:
@@ -129,9 +106,8 @@ def incomparable(evaluation: Evaluation | Missing, system: str) -> dict[str, Mis
         return dict.fromkeys(metrics, Missing(f"{system} was not made under this profile"))
     valid = valid_answers(evaluation, system)
     if valid < MIN_VALID:
-        return dict.fromkeys(
-            STRATEGY_METRICS, Missing(f"fewer than {MIN_VALID} answers of this system name a strategy")
-        )
+        few = Missing(f"fewer than {MIN_VALID} answers of this system name a strategy")
+        return dict.fromkeys(STRATEGY_METRICS, few)
     if valid < 0.9 * PAPER_TURNS:
         return {"B": Missing(f"B depends on the number of turns: {valid:,} here, {PAPER_TURNS:,} in the paper")}
     return {}
@@ -155,12 +131,12 @@ def valid_answers(evaluation: Evaluation, system: str) -> int:
 
 def strategy_distributions(evaluation: Evaluation, systems: Mapping[str, str]) -> dict[str, list[float] | Missing]:
     """Title -> share of each strategy among a system's valid answers, or why these are too few to say.  ``systems``: title -> name."""
-    return {
-        title: evaluation.details[name].distribution
-        if (valid := valid_answers(evaluation, name)) >= MIN_VALID
-        else Missing(f"{valid} of {evaluation.details[name].turns:,} answers name a strategy")
-        for title, name in systems.items()
-    }
+    found = {}
+    for title, name in systems.items():
+        details, valid = evaluation.details[name], valid_answers(evaluation, name)
+        few = Missing(f"{valid} of {details.turns:,} answers name a strategy")
+        found[title] = few if valid < MIN_VALID else details.distribution
+    return found
 
 
 def counted_turns(evaluation: Evaluation | Missing, system: str) -> str:
@@ -173,20 +149,13 @@ def counted_turns(evaluation: Evaluation | Missing, system: str) -> str:
 
 def table_1(data: DataCounts, profile: str) -> ComparisonTable:
     """Table 1 of DecoupledESC, ESConv's half."""
-    kinds = {
-        "utterances": "utterances",
-        "turns-per-dialogue": "turns_per_dialogue",
-        "characters-per-utterance": "characters_per_utterance",
-    }
-    sides = ("total", "assistant", "user")
+    table, sides = load_tables()["decoupledesc/table-1"], ("total", "assistant", "user")
     measured = {"esconv/dialogues": {"total": Estimate(data.dialogues["train"])}}
-    measured |= {
-        f"esconv/{row}": {side: Estimate(data.size[side][key]) for side in sides} for row, key in kinds.items()
-    }
+    for key in ("utterances", "turns_per_dialogue", "characters_per_utterance"):
+        row = f"esconv/{key.replace('_', '-')}"
+        measured[row] = {side: Estimate(data.size[side][key]) for side in sides}
     n = f"{data.dialogues['train']:,} dialogues of {data.corpus}"
-    return compare(
-        load_tables()["decoupledesc/table-1"], measured, profile=profile, n=n, rows=list(measured), columns=sides
-    )
+    return compare(table, measured, profile=profile, n=n, rows=list(measured), columns=sides)
 
 
 def table_1_mined(pairs: MinedPairs | Missing, profile: str) -> ComparisonTable:
@@ -208,11 +177,9 @@ def table_1_mined(pairs: MinedPairs | Missing, profile: str) -> ComparisonTable:
     measured = {f"ipm-prefdial/{key}": dict.fromkeys(columns, Estimate(value)) for key, value in own.items()}
     samples = ", ".join(f"{number} of the {role}" for role, number in pairs.samples.items())
     n = f"{pairs.turns:,} training turns; samples per turn: {samples}"
-    note = f"Errors judged by: {pairs.judge}."
-    rows = list(measured)
-    return compare(
-        table, measured, profile=profile, n=n, rows=rows, columns=columns, sources=dict(zip(rows, rows)), note=note
-    )
+    rows, note = list(measured), f"Errors judged by: {pairs.judge}."
+    sources = {row: row for row in rows}
+    return compare(table, measured, profile=profile, n=n, rows=rows, columns=columns, sources=sources, note=note)
 
 
 def table_2(judged: Judged | Missing, profile: str) -> ComparisonTable:
@@ -232,12 +199,10 @@ def pair_scores(judged: Judged | Missing) -> dict[str, dict[str, Estimate | Miss
     if isinstance(judged, Missing):
         return paper_judge(judged)
     found = judged.mined_pairs
+    if found.judge is None:
+        return Missing("there is no pair")
     if found.judge != PAPER_JUDGE:
-        return Missing(
-            f"scores by {found.judge} are not comparable with those of {PAPER_JUDGE}"
-            if found.judge
-            else "there is no pair"
-        )
+        return Missing(f"scores by {found.judge} are not comparable with those of {PAPER_JUDGE}")
     chosen, rejected = (UNREAD | found.systems.get(side, {}) for side in ("chosen", "rejected"))
     both = [key for key in JUDGED if isinstance(chosen[key], Estimate) and isinstance(rejected[key], Estimate)]
     improved = {key: Estimate(100 * (chosen[key].value / rejected[key].value - 1)) for key in both}
@@ -247,11 +212,8 @@ def pair_scores(judged: Judged | Missing) -> dict[str, dict[str, Estimate | Miss
 def in_text(errors: ErrorsOverSeeds | Missing, judged: Judged | Missing, profile: str) -> ComparisonTable:
     """The numbers that DecoupledESC's text alone states: replies without an error after Decoupled-DPO, how many more these are than
     after Vanilla-SFT (section 6.2), and how much more empathy the chosen replies have (section 4.3)."""
-    measured, incomparable, n = (
-        {"figure-7/no-error-share": errors, "figure-7/no-error-gain": errors},
-        {},
-        "nothing judged",
-    )
+    measured = dict.fromkeys(("figure-7/no-error-share", "figure-7/no-error-gain"), errors)
+    incomparable, n = {}, "nothing judged"
     if not isinstance(errors, Missing):
         share, gain = errors.systems["decoupled-dpo"], errors.contrasts["decoupled-dpo - vanilla-sft"]
         measured = {key: {"value": row[NO_ERROR]} for key, row in zip(measured, (share, gain), strict=True)}
@@ -260,10 +222,8 @@ def in_text(errors: ErrorsOverSeeds | Missing, judged: Judged | Missing, profile
     scores = pair_scores(judged)
     gained = scores if isinstance(scores, Missing) else scores["improve"]["Emp"]
     measured["table-2/empathy-gain"] = {"value": gained}
-    if isinstance(gained, Estimate) and (
-        otherwise := asked_otherwise(judged.mined_pairs.protocol, judged.mined_pairs.pairs)
-    ):
-        incomparable["table-2/empathy-gain"] = otherwise
+    if isinstance(gained, Estimate):
+        incomparable["table-2/empathy-gain"] = asked_otherwise(judged.mined_pairs.protocol, judged.mined_pairs.pairs)
     table = load_tables()["decoupledesc/in-text"]
     note = "Error shares in per cent of replies, by the offline error classifier."
     return compare(table, measured, profile=profile, n=n, incomparable=incomparable, note=note)
@@ -294,17 +254,11 @@ def table_3(
     methods: Sequence[str] = ("base", "sft", "dpo"),
 ) -> ComparisonTable:
     """Table 3 of DecoupledESC: ``methods`` of one paradigm, a line per metric, against both backbones."""
-    starts = {
-        f"{paradigm}/{method}": f"{paradigm}/{COMPARATORS[method]}" for method in methods if method in COMPARATORS
-    }
+    starts = {f"{paradigm}/{one}": f"{paradigm}/{COMPARATORS[one]}" for one in methods if one in COMPARATORS}
     shown = [f"{paradigm}/{method}" for method in methods]
     systems = {row: row.replace("/", "-") for row in [*shown, *starts.values()]}
-    scores, n, notes = (
-        paper_judge(judged),
-        counted_turns(evaluation, f"{paradigm}-{methods[0]}"),
-        [note] if note else [],
-    )
-    otherwise = None
+    scores, n = paper_judge(judged), counted_turns(evaluation, f"{paradigm}-{methods[0]}")
+    notes, otherwise = [note] if note else [], None
     if isinstance(scores, ScoreTable):
         notes.append(f"Judge: {PAPER_JUDGE}, on {judged.turns} of the turns, asked in our own words.")
         otherwise = asked_otherwise(judged.protocol, judged.turns)
@@ -312,17 +266,9 @@ def table_3(
     if isinstance(evaluation, Evaluation):
         counted = [f"{valid_answers(evaluation, f'{paradigm}-{method}'):,} ({method})" for method in methods]
         n += f", strategy metrics on the valid answers: {', '.join(counted)}"
+    said = {"profile": profile, "n": n, "note": " ".join(notes), "rows": shown}
     table = compare_systems(
-        "decoupledesc/table-3",
-        evaluation,
-        systems,
-        starts,
-        profile=profile,
-        n=n,
-        shown=shown,
-        judged=scores,
-        otherwise=otherwise,
-        note=" ".join(notes),
+        "decoupledesc/table-3", evaluation, systems, starts, judged=scores, otherwise=otherwise, **said
     )
     return table.transposed()
 
@@ -345,16 +291,9 @@ def table_5(evaluation: Evaluation | Missing, profile: str, note: str | None = N
     """Table 5 of DecoupledESC: the coupled model after each kind of pair.  ``evaluation``: that of ``metrics-controlled``."""
     systems = {"nsnr": "vanilla-nsnr", "psnr": "vanilla-psnr", "nspr": "vanilla-nspr", "all": "vanilla-dpo"}
     unasked = Missing("needs an LLM judge of the controlled study, which is not asked")
-    n = counted_turns(evaluation, "vanilla-sft")
+    starts, n = {"nsnr": "psnr", "nspr": "psnr"}, counted_turns(evaluation, "vanilla-sft")
     return compare_systems(
-        "decoupledesc/table-5",
-        evaluation,
-        systems,
-        {"nsnr": "psnr", "nspr": "psnr"},
-        profile=profile,
-        n=n,
-        judged=unasked,
-        note=note,
+        "decoupledesc/table-5", evaluation, systems, starts, judged=unasked, profile=profile, n=n, note=note
     ).transposed()
 
 
@@ -363,9 +302,8 @@ def table_6(data: DataCounts, profile: str) -> ComparisonTable:
     total = sum(data.strategy_counts.values())
     measured = {
         name: {"number": Estimate(count), "proportion": Estimate(100 * count / total)}
-        for name, count in data.strategy_counts.items()
+        for name, count in [*data.strategy_counts.items(), ("Overall", total)]
     }
-    measured["Overall"] = {"number": Estimate(total), "proportion": Estimate(100.0)}
     n = f"{total:,} supporter turns of the training split"
     return compare(load_tables()["decoupledesc/table-6"], measured, profile=profile, n=n)
 
@@ -385,11 +323,8 @@ def asked_otherwise(protocol: Protocol, items: int) -> Missing | None:
     """Why scores of ``items`` turns or pairs under ``protocol`` can't be compared with the paper's; None if it asked like that."""
     asked = protocol.model_dump() | {"turns": items}
     other = [f"{key} {asked[key]}, there {value}" for key, value in PAPER_PROTOCOL.items() if asked[key] != value]
-    if not other:
-        return None
-    return Missing(
-        f"The judge was asked under another protocol than the paper's, and nothing of it is compared: {'; '.join(other)}."
-    )
+    why = f"The judge was asked under another protocol than the paper's, and nothing of it is compared: {'; '.join(other)}."
+    return Missing(why) if other else None
 
 
 def unlike(otherwise: Missing | None) -> dict[str, Missing]:
@@ -409,26 +344,20 @@ def with_judge_noise(table: PaperTable, scores: ScoreTable) -> PaperTable:
 
 def released_table_3(evaluation: Evaluation, profile: str) -> ComparisonTable:
     """Table 3's two Vanilla-SFT rows, computed again from the replies that the authors released; a line per metric."""
+    systems = {"qwen2.5-7b/vanilla/sft": "qwen-sft", "llama3.1-8b/vanilla/sft": "llama-sft"}
     table = compare_systems(
-        "decoupledesc/table-3",
-        evaluation,
-        {"qwen2.5-7b/vanilla/sft": "qwen-sft", "llama3.1-8b/vanilla/sft": "llama-sft"},
-        {},
-        profile=profile,
-        n=counted_turns(evaluation, "qwen-sft"),
-        backbones=(),
-        judged=Missing("the judge's scores were not released"),
+        "decoupledesc/table-3", evaluation, systems, {}, judged=Missing("the judge's scores were not released"), profile=profile,
+        n=counted_turns(evaluation, "qwen-sft"), backbones=(),
         note="The replies are the authors' Vanilla-SFT models'; only the scoring is ours.",
-    )
+    )  # fmt: skip
     return replace(table.transposed(), columns=(Label("Qwen2.5-7B"), Label("Llama-3.1-8B")))
 
 
 def largest_difference(table: ComparisonTable) -> tuple[float, str, str]:
     """(how far, row, column) of the measured cell that lies farthest from the paper's number."""
-    worst = max(
-        (cell for cell in table.cells() if cell.measured), key=lambda cell: abs(cell.measured.value - cell.paper)
-    )
-    return abs(worst.measured.value - worst.paper), worst.row, worst.column
+    apart = ((abs(cell.measured.value - cell.paper), cell) for cell in table.cells() if cell.measured)
+    worst, cell = max(apart, key=lambda pair: pair[0])
+    return worst, cell.row, cell.column
 
 
 def decoding(evaluation: Evaluation | Missing, paradigm: str) -> pd.DataFrame | Missing:
@@ -449,9 +378,8 @@ def decoding(evaluation: Evaluation | Missing, paradigm: str) -> pd.DataFrame | 
             row[f"paper, {backbone}"] = f"{table.value(f'{backbone}/{paradigm}/sft', column.key):.{column.decimals}f}"
         for name, system in systems.items():
             absent = column.key in incomparable(evaluation, system)
-            row[name] = format_estimate(
-                None if absent else evaluation.systems[system]["paper"][column.key], column.decimals
-            )
+            found = None if absent else evaluation.systems[system]["paper"][column.key]
+            row[name] = format_estimate(found, column.decimals)
     return pd.DataFrame(rows).T
 
 

@@ -1,7 +1,5 @@
 """The papers' hyperparameters beside the profiles of their backbones: *taken from the paper*, or *changed* and why."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 

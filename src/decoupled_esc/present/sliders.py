@@ -1,7 +1,5 @@
 """Pictures that move: a slider over drawings made beforehand, which needs no kernel and works on the static page."""
 
-from __future__ import annotations
-
 import base64
 import io
 import zlib
@@ -91,13 +89,9 @@ def draw_bias(counts: Sequence[Sequence[int]], favourite: int, share: float, sou
     preference, nothing = strategy.preference(w, "paper"), np.zeros(8)
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.0), width_ratios=(1, 1.3))
     left.imshow(w.T / np.maximum(w.sum(axis=0)[:, None], 1), cmap="Blues", vmin=0, vmax=1)
-    left.set(
-        title="gold (rows) to predicted",
-        xticks=range(8),
-        yticks=range(8),
-        xticklabels=figures.SHORT,
-        yticklabels=figures.SHORT,
-    )
+    for side in ("x", "y"):
+        left.set(**{f"{side}ticks": range(8), f"{side}ticklabels": figures.SHORT})
+    left.set(title="gold (rows) to predicted")
     left.tick_params(labelsize=7, length=0)
     left.grid(visible=False)
     right.bar(range(8), preference, color=figures.PALETTE[0])

@@ -15,7 +15,7 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Literal
 
@@ -26,19 +26,7 @@ from decoupled_esc.pipeline import Missing
 from decoupled_esc.present.paper import MEANING, PaperTable, Status, Verdict, claimed, unknown, verdict
 
 # Distinguishable without colour, and saying nothing about up or down: that is the metric's business.
-SYMBOL: dict[Status, str] = {
-    Status.EXACT: "=",
-    Status.WITHIN: "≈",
-    Status.SAME: "⇉",
-    Status.OPPOSITE: "⇄",
-    Status.UNDECIDED: "?",
-    Status.PAPER_NOISE: "±",
-    Status.DIFFERS: "≠",
-    Status.NOT_COMPARABLE: "∥",
-    Status.FROM_PAPER: "§",
-    Status.CHANGED: "Δ",
-    Status.NOT_ATTEMPTED: "–",
-}
+SYMBOL = dict(zip(Status, "=≈⇉⇄?±≠∥§Δ–", strict=True))
 ARROW = {
     "higher": ' <abbr title="higher is better">↑</abbr>',
     "lower": ' <abbr title="lower is better">↓</abbr>',
@@ -191,63 +179,46 @@ def compare(
     backbones: Sequence[str] = (),
     rows: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
-    contrasts: Mapping[str, tuple[str, Mapping[str, Estimate]]] | None = None,
-    levels: Missing | None = None,
-    incomparable: Mapping[str, Missing] | None = None,
-    sources: Mapping[str, str] | None = None,
     note: str | None = None,
+    **more,
 ) -> ComparisonTable:
     """The paper's table beside the measured numbers.
-
-    Example, a whole notebook cell::
-
-        compare(tables["decoupledesc/table-3"], {"vanilla/sft": sft, "vanilla/dpo": dpo | {"Emp": Missing("no judge")}},
-                profile="smoke", n="1,792 test turns", backbones=("qwen2.5-7b", "llama3.1-8b"), columns=["B", "Q_W", "Emp"],
-                rows=["vanilla/sft", "vanilla/dpo"], contrasts={"vanilla/dpo": ("vanilla/sft", dpo_minus_sft)})
 
     * `backbones`: the first part of the paper's row keys, one or two; rows are then keyed by the rest
       ("vanilla/sft"). Without it, rows are keyed whole.
     * `rows`, `columns`: what to show, in this order; all of the table's by default. `measured` may hold more.
     * `measured`: an estimate or `Missing` for every shown cell that the paper does not leave blank; a `Missing` may stand
       for a whole row, or for everything.
-    * `contrasts`: row -> (comparison row, column -> our paired difference, row minus comparison row). The paper's
-      difference is computed from its cells. It decides between *same direction* and *opposite*.
-    * `levels`: why no number of ours can be compared with the paper's, where only differences can; `incomparable`: row, or
-      column -> why neither it nor a difference in it or from it can.
-    * `sources`: row -> what was measured in it, where several cells of the papers stand beside one measurement; "{column}" in
-      it stands for the column.
+    * `more`: what decides beside the numbers, `contrasts`, `levels`, `incomparable` and `sources` of `_Comparison`.
     * `profile`, `n` (what was counted, in words) and `note` go into the caption.
 
     Raises ValueError for a shown cell with neither a number nor a reason (it names table, row and column), a blank paper
     cell beside a number, nothing to show, or a table without numbers, and where `verdict` does; KeyError, naming the
     nearest key, for a backbone, row or column that the paper's table does not have.
     """
-    comparison = _Comparison(
-        table, tuple(backbones) or (None,), measured, contrasts or {}, levels, incomparable or {}, sources or {}
-    )
+    comparison = _Comparison(table, tuple(backbones) or (None,), measured, **more)
     keys = comparison.rows() if rows is None else list(rows)
     shown = table.columns if columns is None else tuple(table.column(key) for key in columns)
     if not keys or not shown:
         raise ValueError(f"{table.id}: no row or no column to show")
     labels = table.row(comparison.full(comparison.backbones[0], keys[0])).labels
-    result = ComparisonTable(
-        table=table.id,
-        caption="",
-        stub=" · ".join(name for name in labels if not (backbones and name == "backbone")),
-        heads=tuple(_short(table.row(f"{backbone}/{keys[0]}").labels["backbone"]) for backbone in backbones)
-        or ("paper",),
-        columns=tuple(Label(column.name, column.better) for column in shown),
-        lines=tuple(
-            Line(Label(comparison.label(key)), tuple(comparison.group(key, column.key) for column in shown))
-            for key in keys
-        ),
+    named = [table.row(f"{backbone}/{keys[0]}").labels["backbone"] for backbone in backbones]
+    lines = tuple(
+        Line(Label(comparison.label(key)), tuple(comparison.group(key, column.key) for column in shown)) for key in keys
     )
-    got = [cell.measured for cell in result.cells() if cell.measured]
+    got = [cell.measured for line in lines for group in line.cells for cell in group if cell.measured]
     how = "computed without sampling, so without intervals" if got else "nothing measured"
     if any(estimate.low is not None for estimate in got):
         how = f"brackets: {INTERVAL}"
-    caption = f"{table.name}: {table.title}. Ours: profile {profile}; n = {n}; {how}." + (f" {note}" if note else "")
-    return replace(result, caption=caption)
+    return ComparisonTable(
+        table=table.id,
+        caption=f"{table.name}: {table.title}. Ours: profile {profile}; n = {n}; {how}." + (f" {note}" if note else ""),
+        stub=" · ".join(name for name in labels if not (backbones and name == "backbone")),
+        # Both papers use instruction-tuned models throughout.
+        heads=tuple(name.removesuffix("-Instruct").removesuffix("-it") for name in named) or ("paper",),
+        columns=tuple(Label(column.name, column.better) for column in shown),
+        lines=lines,
+    )
 
 
 @dataclass(frozen=True, repr=False)
@@ -304,10 +275,16 @@ class _Comparison:
     table: PaperTable
     backbones: tuple[str | None, ...]
     measured: Measured | Missing
-    contrasts: Mapping[str, tuple[str, Mapping[str, Estimate]]]
-    levels: Missing | None
-    incomparable: Mapping[str, Missing]
-    sources: Mapping[str, str]
+    contrasts: Mapping[str, tuple[str, Mapping[str, Estimate]]] = field(default_factory=dict)
+    """Row -> (comparison row, column -> our paired difference, row minus comparison row).  The paper's difference is computed from
+    its cells.  It decides between *same direction* and *opposite*."""
+    levels: Missing | None = None
+    """Why no number of ours can be compared with the paper's, where only differences can."""
+    incomparable: Mapping[str, Missing] = field(default_factory=dict)
+    """Row, or column -> why neither it nor a difference in it or from it can be compared."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Row -> what was measured in it, where several cells of the papers stand beside one measurement; "{column}" in it stands for the
+    column."""
 
     def __post_init__(self):
         if self.table.kind not in ("numbers", "claims"):
@@ -376,19 +353,13 @@ class _Comparison:
             return cell(measured, replace(said, why=ours.reason))
         there, here = _number(theirs, decimals, "+"), format_estimate(ours, decimals, "+")
         chance = "" if noise is None else f" (chance: ±{_number(noise, decimals)})"
-        return cell(
-            measured, replace(said, why=f"against {self.label(other)} the paper has {there}{chance}, we have {here}")
-        )
+        why = f"against {self.label(other)} the paper has {there}{chance}, we have {here}"
+        return cell(measured, replace(said, why=why))
 
 
 def _signs(said: Verdict) -> str:
     """The sign of the status, and that of the direction where it says more."""
     return SYMBOL[said.status] + (SYMBOL[said.direction] if said.direction not in (None, said.status) else "")
-
-
-def _short(backbone: str) -> str:
-    """A backbone's name as narrow as it stays clear: both papers use instruction-tuned models throughout."""
-    return backbone.removesuffix("-Instruct").removesuffix("-it")
 
 
 def _number(value: float | None, decimals: int, sign: str = "") -> str:

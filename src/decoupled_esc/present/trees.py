@@ -1,7 +1,5 @@
 """Search trees for readers: one drawn, all of them as a page that opens level by level."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from html import escape
 

@@ -1,8 +1,8 @@
 """Chapters and the book as steps: what `decoupled-esc run` makes after all results."""
 
-from __future__ import annotations
-
 import hashlib
+import json
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,13 +73,11 @@ class BuildBook(Step):
     """Digest of prose, style and configuration."""
 
     def run(self, work: Work) -> Built:
-        executed = {
-            f"{chapter.chapter}.ipynb": work.path(chapter, f"{chapter.chapter}.ipynb") for chapter in self.chapters
-        }
         folder = work.folder / "notebooks"
         folder.mkdir(exist_ok=True)
-        for name, path in executed.items():
-            (folder / name).write_bytes(path.read_bytes())
+        for chapter in self.chapters:
+            (name,) = chapter.leaves
+            shutil.copyfile(work.path(chapter, name), folder / name)
         index = site.build_book(folder, work.folder / "book")
         if problems := site.check_site(index.parent):
             raise site.BookError("the built book has problems:\n" + "\n".join(problems))
@@ -107,11 +105,8 @@ def publish_notebooks(book: Book) -> list[str]:
     Raises PublishError, before anything is executed, where ``runs/`` has another result than ``results/``: a chapter would show it.
     """
     read = {source: notebooks.steps_read(source) for source in notebooks.sources()}
-    digests = {
-        name: book.stored(name).digest for name in dict.fromkeys(name for names in read.values() for name in names)
-    }
-    other = [name for name, digest in digests.items() if not _is_published(book, name, digest)]
-    if other:
+    digests = {name: book.stored(name).digest for names in read.values() for name in names}
+    if other := [name for name, digest in digests.items() if _published(book, name) != digest]:
         raise PublishError(
             f"runs/ has another result of {', '.join(other[:8])} than results/{book.profile.name}/: publish it too "
             "(decoupled-esc publish without --notebooks), or move runs/ away"
@@ -124,15 +119,15 @@ def publish_notebooks(book: Book) -> list[str]:
     return written
 
 
-def _is_published(book: Book, name: str, digest: str) -> bool:
-    stored = book.published.read(book.published_steps[name])
-    return stored is not None and stored.digest == digest
+def _published(book: Book, name: str) -> str | None:
+    """The digest of the published result of the step ``name``."""
+    step = book.published_steps.get(name)
+    stored = step and book.published.read(step)
+    return stored and stored.digest
 
 
 def check_stamps(book: Book) -> list[str]:
     """Problems, a sentence each: notebooks that show results which are not, or no longer, the published ones."""
-    import json
-
     problems = []
     for source in notebooks.sources():
         path = source.with_suffix(".ipynb")
@@ -141,11 +136,8 @@ def check_stamps(book: Book) -> list[str]:
             continue
         stamp = json.loads(path.read_text(encoding="utf-8"))["metadata"].get("decoupled_esc", {})
         for name, digest in stamp.get("results", {}).items():
-            step = book.published_steps.get(name)
-            stored = step and book.published.read(step)
-            if stored is None or stored.digest != digest:
-                why = book.published.why_not(step) if step else "there is no such step"
-                problems.append(
-                    f"{path.name} shows another result of {name} than the published one ({why or 'it was replaced'})"
-                )
+            if _published(book, name) != digest:
+                step = book.published_steps.get(name)
+                why = (book.published.why_not(step) if step else "there is no such step") or "it was replaced"
+                problems.append(f"{path.name} shows another result of {name} than the published one ({why})")
     return problems

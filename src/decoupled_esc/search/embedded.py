@@ -5,8 +5,6 @@ so that with a prior temperature of 1 the priors are the planner's probabilities
 people who sought support said next.  Reward: any function of replies, such as the offline judges.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace

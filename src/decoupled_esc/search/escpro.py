@@ -1,8 +1,5 @@
 """ESC-Pro as files: preferred turns and what is rejected for them, as training takes them (CSO, section 3.2)."""
 
-from __future__ import annotations
-
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,13 +10,8 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from decoupled_esc.corpus import CorpusError, Dialogue, Message, Turn, Utterance, extes, fold, tagged, turns
 from decoupled_esc.corpus.readers import HALF, NO_CHARACTER, read_list
-from decoupled_esc.errors import KnownError
-from decoupled_esc.files import read_rows, write_atomically
+from decoupled_esc.files import read_as, write_rows
 from decoupled_esc.search.pairs import Preferred
-
-
-class ProError(KnownError, ValueError):
-    """A file that was not written here."""
 
 
 @dataclass(frozen=True)
@@ -46,28 +38,29 @@ def pairs(turns: Iterable[Preferred]) -> list[ProPair]:
 
 
 def write(path: Path, found: Iterable[ProPair]) -> None:
-    """One JSON line per pair, with all that was said before: ``datasets.load_dataset("json", ...)`` reads it."""
+    """One JSON line per pair, with all that was said before."""
 
     def row(pair: ProPair) -> dict:
         rejected = {"rejected_strategy": pair.strategy, "rejected_reply": pair.reply}
         return {"id": pair.id} | _said(pair.turn) | rejected
 
-    _write(path, map(row, found))
+    write_rows(path, map(row, found))
 
 
 def read(path: Path) -> list[ProPair]:
-    """The pairs of `write`.  Raises RowsError or ProError, naming file, line and field, for anything else."""
-    return [ProPair(row.id, row.said(), row.rejected_strategy, row.rejected_reply) for row in _read(path, _PairRow)]
+    """The pairs of `write`.  Raises RowsError, naming file, line and field, for anything else."""
+    rows = read_as(path, "ESC-Pro", _PairRow, "esc-pro")
+    return [ProPair(row.id, row.said(), row.rejected_strategy, row.rejected_reply) for row in rows]
 
 
 def write_turns(path: Path, turns: Iterable[Turn]) -> None:
     """ESC-Pro-SFT: one JSON line per preferred turn (section 5.1)."""
-    _write(path, map(_said, turns))
+    write_rows(path, map(_said, turns))
 
 
 def read_turns(path: Path) -> list[Turn]:
     """The turns of `write_turns`.  Raises as `read` does."""
-    return [row.said() for row in _read(path, _TurnRow)]
+    return [row.said() for row in read_as(path, "ESC-Pro", _TurnRow, "esc-pro")]
 
 
 class _TurnRow(BaseModel):
@@ -90,26 +83,6 @@ class _PairRow(_TurnRow):
 def _said(turn: Turn) -> dict:
     head = {"turn": turn.id, "dialogue": turn.dialogue, "context": [asdict(message) for message in turn.context]}
     return head | {"strategy": turn.strategy, "reply": turn.reply}
-
-
-def _write(path: Path, rows: Iterable[dict]) -> None:
-    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def _read(path: Path, form: type[_TurnRow]) -> list:
-    found: dict[str, _TurnRow] = {}
-    for number, row in enumerate(read_rows(path, "ESC-Pro"), start=1):
-        try:
-            one = form.model_validate(row)
-            problem = "a turn that was there before" if row.get("id", one.turn) in found else None
-        except ValidationError as error:
-            first = error.errors()[0]
-            problem = f"field {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        if problem:
-            remedy = "remove the file and make it again: decoupled-esc run esc-pro"
-            raise ProError(f"{path}, line {number}, {problem}; {remedy}")
-        found[row.get("id", one.turn)] = one
-    return list(found.values())
 
 
 def _strategy(name: str) -> str:

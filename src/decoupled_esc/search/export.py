@@ -3,8 +3,6 @@
 What people said in the gold dialogue is a corpus's, and is left out: its nodes carry strategies and numbers alone.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

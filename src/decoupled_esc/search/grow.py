@@ -5,8 +5,6 @@ dialogue are all there is to know of it.  Where a role gives nothing usable, it 
 tree is told that it failed, and closes the branch.  No tree waits for another.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path

@@ -11,8 +11,6 @@ something.  The reward of its own turn is what a node is worth in a pair: prefer
 on a valid path or not.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

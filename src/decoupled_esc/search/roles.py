@@ -4,8 +4,6 @@ Behind a server each role may have a model and a server of its own; answers are 
 ends by a field of it, not by a word in the text.  The wording is ours.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -130,10 +128,10 @@ class ServedRoles:
     def _read(self, task: Task, parsed):
         if task.kind == "supporter":
             return _spoken(parsed.reply)
+        if task.kind == "seeker" and parsed.ends:
+            return SeekerTurn(fold(parsed.says) or None, True)
         if task.kind == "seeker":
-            return (
-                SeekerTurn(fold(parsed.says) or None, True) if parsed.ends else SeekerTurn(_spoken(parsed.says), False)
-            )
+            return SeekerTurn(_spoken(parsed.says), False)
         if task.kind == "reward":
             return Quality(parsed.empathy, parsed.information, parsed.humanoid, parsed.strategy)
         return [float(getattr(parsed, name)) for name in self.meanings]

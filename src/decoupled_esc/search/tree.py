@@ -19,162 +19,14 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
-
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
 
 from decoupled_esc.corpus import Message
 from decoupled_esc.errors import KnownError
-
-Kind = Literal["supporter", "seeker", "strategies", "reward"]
+from decoupled_esc.search.node import Constants, Failed, Kind, Node, Quality, SeekerTurn, Task, priors, pucb, reward
 
 
 class SearchError(KnownError, ValueError):
     """A tree was told something that it did not ask for, or a log is not its tree's."""
-
-
-class Constants(BaseModel):
-    """The numbers of the search, where CSO fixes them with its values in brackets; none may be infinite or NaN."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    exploration: NonNegativeFloat  # c of PUCB, Eq. 1 (1)
-    prior_temperature: PositiveFloat  # divides scores before their softmax gives the priors (5, in the released code)
-    strategy_weight: (
-        PositiveFloat  # alpha of Eq. 2: the weight of the strategy's score, each of the other three has 1 (7)
-    )
-    bias: float  # b of Eq. 2 (-3)
-    rollout: NonNegativeInt  # rounds of the greedy simulation (4)
-    own_turn: (
-        bool  # judge every turn that is said, those of the gold dialogue and of a leaf too (CSO: what follows a leaf)
-    )
-    gold_value: float | None  # Q of the gold dialogue's nodes (1: the best reward, 4 + b; in the released code); None:
-    # what its own turns earn, as if a simulation had gone through them
-    gold_visits: PositiveInt  # and their N (100, in the released code)
-    # A search goes on for min_iterations (100), and then until there is a terminal node: the gold dialogue has one, so
-    # this is its length, unless max_iterations (200) is less, or max_terminal_nodes (25, the gold one too) come first.
-    min_iterations: PositiveInt
-    max_iterations: PositiveInt
-    max_terminal_nodes: PositiveInt
-    max_depth: PositiveInt  # rounds of a branch, where the gold dialogue has not more (CSO: no bound)
-    parallel_simulations: PositiveInt  # of one tree under way at the same time (1), counted where they pass (WU-UCT)
-
-    @model_validator(mode="after")
-    def _paid(self) -> Constants:
-        if self.gold_value is None and not self.own_turn:
-            raise ValueError("gold_value: the gold dialogue's own turns are judged under own_turn alone")
-        return self
-
-
-class SeekerTurn(NamedTuple):
-    """What a seeker does after the supporter has spoken: say something, or end the conversation."""
-
-    text: str | None
-    is_terminal: bool
-
-
-class Quality(NamedTuple):
-    """The four scores of a supporter's turn, each 0 to 4 (CSO, appendix B); None where a judge does not give it."""
-
-    empathy: float | None
-    information: float | None
-    humanoid: float | None
-    strategy: float | None
-
-
-class Failed(NamedTuple):
-    """Nothing usable came, after all attempts; and why."""
-
-    why: str
-
-
-@dataclass(frozen=True)
-class Task:
-    """One thing that the tree wants to be told.
-
-    ``supporter``: a reply to ``history`` under ``strategy`` (str).  ``seeker``: what the seeker does (`SeekerTurn`).
-    ``strategies``: a score for each strategy after ``history`` (floats).  ``reward``: how good the last supporter's
-    turn of ``history`` is (`Quality`).  Any may be answered by `Failed`.
-    """
-
-    id: str
-    kind: Kind
-    history: tuple[Message, ...]  # seeker and supporter by turns, the seeker first; it ends on whoever spoke last
-    strategy: str | None = None
-
-
-@dataclass
-class Node:
-    """A round of the dialogue: what the supporter says under a strategy, and what the seeker does then."""
-
-    id: str
-    strategy: str | None
-    prior: float
-    score: float | None = None  # as the strategy role gave it
-    reply: str | None = None
-    seeker: str | None = None
-    is_terminal: bool = False
-    gold: bool = False
-    value: float = 0.0  # Q: the mean reward of the simulations that went through here
-    visits: int = 0  # N
-    own: float | None = None  # the reward of its own turn, once that was judged
-    closed: str | None = None  # why nothing more is tried here
-    children: list[Node] = field(default_factory=list)
-    parent: Node | None = field(default=None, repr=False, compare=False)
-    passing: int = field(default=0, repr=False, compare=False)  # simulations on their way through here
-
-    @property
-    def kind(self) -> Literal["root", "unexpanded", "expanded", "terminal"]:
-        """CSO, section 3.1.1."""
-        if self.parent is None:
-            return "root"
-        return "unexpanded" if self.reply is None else "terminal" if self.is_terminal else "expanded"
-
-    def path(self) -> list[Node]:
-        """From the root to this node."""
-        return [*(self.parent.path() if self.parent else []), self]
-
-    def history(self) -> tuple[Message, ...]:
-        """All that was said up to and with this node."""
-        return tuple(message for node in self.path() for message in node.said())
-
-    def said(self) -> list[Message]:
-        """What was said in this round."""
-        own = [] if self.reply is None else [Message("supporter", self.reply, self.strategy)]
-        return own + ([] if self.seeker is None else [Message("seeker", self.seeker)])
-
-
-def pucb(node: Node, constants: Constants) -> float:
-    """Q + c P sqrt(N of the parent) / (1 + N) (CSO, Eq. 1); simulations under way count as visits (Liu et al. 2020)."""
-    above = node.parent.visits + node.parent.passing
-    return node.value + constants.exploration * node.prior * math.sqrt(above) / (1 + node.visits + node.passing)
-
-
-def priors(scores: Sequence[float], constants: Constants) -> list[float]:
-    """Softmax over siblings of score / temperature."""
-    highest = max(scores)
-    weights = [math.exp((score - highest) / constants.prior_temperature) for score in scores]
-    return [weight / sum(weights) for weight in weights]
-
-
-def reward(quality: Quality, constants: Constants) -> float | None:
-    """(E + I + H + alpha S) / (3 + alpha) + b (CSO, Eq. 2: alpha is 7 and the sum divided by 10).
-
-    Scores that the judge does not give are left out of both sums; None if it gives none.
-    """
-    weights = Quality(1.0, 1.0, 1.0, constants.strategy_weight)
-    given = [(weight, score) for weight, score in zip(weights, quality, strict=True) if score is not None]
-    if not given:
-        return None
-    return sum(weight * score for weight, score in given) / sum(weight for weight, _ in given) + constants.bias
 
 
 class Tree:
@@ -267,7 +119,7 @@ class Tree:
         """Down from the root, by maximal PUCB, to a node without children (CSO, section 3.1.2)."""
         node = self.root
         while node.children:
-            open_ones = [child for child in node.children if child.closed is None]
+            open_ones = (child for child in node.children if child.closed is None)
             node = max(open_ones, key=lambda child: pucb(child, self.constants))
         return node
 
@@ -277,11 +129,9 @@ class Tree:
         rewards: list[str] = []
         child = yield from self._explore(simulation, judged, rewards)
         mean = yield from self._earned(judged, rewards)
-        if child is None:
-            return
-        if mean is not None:
+        if child is not None and mean is not None:
             simulation.start, simulation.reward = child, mean
-        else:
+        elif child is not None:
             self._close(child, "no reward")
 
     def _explore(self, simulation: _Simulation, judged: dict[str, Node], rewards: list[str]) -> Iterator[set[str]]:
@@ -290,10 +140,8 @@ class Tree:
         Opens the tasks of the rewards: into ``judged`` those of nodes, into ``rewards`` those of the greedy simulation.
         """
         leaf = simulation.leaf
-        if leaf.kind == "unexpanded":
-            yield from self._speak(simulation, leaf)
-            if leaf.closed:
-                return None
+        if leaf.kind == "unexpanded" and not (yield from self._speak(simulation, leaf)):
+            return None
         if leaf.is_terminal or self.constants.own_turn and leaf.own is None:
             judged[self._judge(simulation, leaf)] = leaf
         if leaf.is_terminal:
@@ -307,8 +155,7 @@ class Tree:
             return None
         self._grow(leaf, scores)
         child = max(leaf.children, key=lambda child: child.prior)
-        yield from self._speak(simulation, child)
-        if child.closed:
+        if not (yield from self._speak(simulation, child)):
             return None
         judged[self._judge(simulation, child)] = child
         if not child.is_terminal:
@@ -318,33 +165,32 @@ class Tree:
     def _earned(self, judged: Mapping[str, Node], others: Sequence[str] = ()) -> Iterator[set[str]]:
         """Wait for rewards; the mean of those that came, None where none did (Eq. 3).  ``judged``: task -> whose turn."""
         yield {*judged, *others}
-        answers = {id: self._told[id] for id in (*judged, *others)}
-        found = {id: reward(one, self.constants) for id, one in answers.items() if isinstance(one, Quality)}
+        told = [(id, self._told[id]) for id in (*judged, *others)]
+        found = {id: reward(one, self.constants) for id, one in told if isinstance(one, Quality)}
         for id, node in judged.items():
             node.own = found.get(id)
         values = [value for value in found.values() if value is not None]
         return sum(values) / len(values) if values else None
 
-    def _answer(
-        self, simulation: _Simulation, kind: Kind, history: tuple[Message, ...], strategy: str | None = None
-    ) -> Iterator[set[str]]:
-        """Open a task and wait for it; returns its answer."""
-        asked = self._task(simulation, kind, history, strategy)
-        yield {asked}
-        return self._told[asked]
+    def _answer(self, *asked) -> Iterator[set[str]]:
+        """Open a task (see `_task`) and wait for it; returns its answer."""
+        id = self._task(*asked)
+        yield {id}
+        return self._told[id]
 
     def _speak(self, simulation: _Simulation, node: Node) -> Iterator[set[str]]:
-        """Let supporter and seeker expand ``node``; closes it where they don't."""
+        """Let supporter and seeker expand ``node``, and return whether they did; closes it where they don't."""
         history = node.parent.history()
         reply = yield from self._answer(simulation, "supporter", history, node.strategy)
         if isinstance(reply, Failed):
             self._close(node, f"supporter: {reply.why}")
-            return
+            return False
         said = yield from self._answer(simulation, "seeker", (*history, Message("supporter", reply, node.strategy)))
         if isinstance(said, Failed):
             self._close(node, f"seeker: {said.why}")
-            return
+            return False
         node.reply, node.seeker, node.is_terminal = reply, said.text, said.is_terminal
+        return True
 
     def _roll_out(self, simulation: _Simulation, history: tuple[Message, ...]) -> Iterator[set[str]]:
         """Go on greedily from ``history``, which ends on the seeker; returns the tasks of the rewards.
@@ -437,35 +283,30 @@ class Tree:
             return "min_iterations and a terminal node"
         return None
 
-    def _task(
-        self, simulation: _Simulation, kind: Kind, history: tuple[Message, ...], strategy: str | None = None
-    ) -> str:
+    def _task(self, by: _Simulation, kind: Kind, history: Sequence[Message], strategy: str | None = None) -> str:
         """Open a task; its id."""
-        task = Task(f"{simulation.name}/{next(simulation.numbers):02d}", kind, tuple(history), strategy)
+        task = Task(f"{by.name}/{next(by.numbers):02d}", kind, tuple(history), strategy)
         self._open[task.id] = task
         return task.id
 
     def _judge(self, simulation: _Simulation, node: Node) -> str:
         """Ask how good the supporter's turn of ``node`` is; the task's id."""
-        return self._task(
-            simulation, "reward", (*node.parent.history(), Message("supporter", node.reply, node.strategy))
-        )
+        said = Message("supporter", node.reply, node.strategy)
+        return self._task(simulation, "reward", (*node.parent.history(), said))
 
     def _problem(self, task: Task, answer) -> str | None:
         """What is wrong with an answer's form, or None."""
-        if task.kind == "supporter":
-            return None if isinstance(answer, str) and answer.strip() else "a supporter says something"
-        if task.kind == "seeker":
-            fits = (
-                isinstance(answer, SeekerTurn)
-                and isinstance(answer.text, str | None)
-                and answer.is_terminal in (True, False)
-            )
-            return (
-                None
-                if fits and (answer.is_terminal or answer.text)
-                else "a seeker says something, or ends the conversation"
-            )
+        match task.kind, answer:
+            case ("supporter", str(text)) if text.strip():
+                return None
+            case ("supporter", _):
+                return "a supporter says something"
+            case ("seeker", SeekerTurn(text=None | str(), is_terminal=True)):
+                return None
+            case ("seeker", SeekerTurn(text=str(text), is_terminal=False)) if text:
+                return None
+            case ("seeker", _):
+                return "a seeker says something, or ends the conversation"
         numbers = [value for value in answer if value is not None] if isinstance(answer, tuple | list) else [math.nan]
         if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
             return "scores are finite numbers"
