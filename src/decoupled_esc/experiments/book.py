@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from decoupled_esc.evaluate.seeds import GOLD
-from decoupled_esc.experiments import agreement, cso, data, judging, preferences, replies, scores, searches, sft
+from decoupled_esc.experiments import agreement, cso, data, judging, preferences, replies, scoreboard, scores, searches, sft
 from decoupled_esc.experiments.inputs import Decoding, Inputs, Policy, Turns, base_of
 from decoupled_esc.experiments.labels import EmpathyRatings, ErrorLabels, LLMJudges, RewardModels, TrainingLabels
 from decoupled_esc.experiments.profiles import Profile
@@ -47,6 +47,9 @@ ERROR_CONTRAST = ("decoupled-dpo", "vanilla-sft")
 
 LEANING = ("vanilla-sft", "vanilla-dpo")
 """Systems whose share of each strategy is asked about under every seed (section 3.2)."""
+
+SCOREBOARD_SYSTEMS = ("vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo")
+"""Ours beside published systems: those that name strategies."""
 
 CONTROLLED = ("vanilla-sft", "vanilla-psnr", "vanilla-nspr", "vanilla-nsnr", "vanilla-dpo")
 """Observation 2: the coupled model after pairs of one quadrant each, and after all."""
@@ -363,6 +366,10 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
         "decoding": scores.SweepTemperatures(
             own.replies(PLANNERS), own.train, test, profile.generation.plan.top_p, **resampling
         ),
+        "scoreboard": scoreboard.ScorePublished(
+            esconv, failed, release, {name: inputs.files[name] for name in scoreboard.SETS}, own.replies(SCOREBOARD_SYSTEMS), test,
+            **resampling,
+        ),  # fmt: skip
         "judged-offline": judging.JudgeOffline(
             judged, between(JUDGED_SYSTEMS), test, own.labels, own.ratings, **resampling
         ),
