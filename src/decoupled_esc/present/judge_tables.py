@@ -73,10 +73,10 @@ def offline_errors(
 
 
 def answer_errors(
-    found: ErrorsOverSeeds, worth: ErrorClassifierWorth | Missing, difference: str, label: str, sign: int
+    found: ErrorsOverSeeds | Missing, worth: ErrorClassifierWorth | Missing, difference: str, label: str, sign: int
 ) -> str:
     """`questions.answer` to a ``difference`` in the share of ``label``, beyond the judge's error for unknown writers."""
-    if isinstance(worth, Missing):
+    if isinstance(found, Missing) or isinstance(worth, Missing):
         return "not decided"
     single = [of[difference][label] for of in found.by_seed.values()]
     bar = worth.difference_errors()[label]
