@@ -342,6 +342,7 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
         "judgement-agreement": agreement.MeasureAgreement(
             *(inputs.files[name] for name in ("ieval", "empathic_judges", "mentalalign")), **resampling
         ),
+        "judged-spread": agreement.MeasureJudgedSpread(inputs.files["mentalalign"], **resampling),
         "base-model": sft.DescribeBase(own.base, own.validation),
         **own.steps,
         "searches": searches.CompareSearches(
