@@ -88,7 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--scores", action="store_true", help="score single replies; otherwise pairs are compared")
     ask.add_argument("--exclude", nargs="+", default=[], metavar="RATER", help="with report: raters to leave out")
     building = "check the committed notebooks and build the book from them, executing nothing"
-    command("site", _site, building, profile=False)
+    site = command("site", _site, building, profile=False)
+    site.add_argument("--format", choices=("html", "epub", "pdf"), default="html", help="one file of all chapters: epub, pdf")
     return parser
 
 
@@ -292,6 +293,9 @@ def _site(options) -> int:
     problems = notebooks.check_notebooks(notebooks.NOTEBOOKS) or check_stamps(Book("laptop"))
     if problems:
         raise site.BookError("the committed notebooks have problems:\n" + "\n".join(problems))
+    if options.format != "html":
+        print(f"open {_shown(site.build_file(options.format, notebooks.NOTEBOOKS, ROOT / 'build' / options.format))}")
+        return 0
     index = site.build_book(notebooks.NOTEBOOKS, ROOT / "build" / "site")
     if problems := site.check_site(index.parent):
         raise site.BookError("the built book has problems:\n" + "\n".join(problems))
