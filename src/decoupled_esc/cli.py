@@ -89,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--exclude", nargs="+", default=[], metavar="RATER", help="with report: raters to leave out")
     building = "check the committed notebooks and build the book from them, executing nothing"
     site = command("site", _site, building, profile=False)
-    site.add_argument("--format", choices=("html", "epub", "pdf"), default="html", help="one file of all chapters: epub, pdf")
+    site.add_argument(
+        "--format", choices=("html", "epub", "pdf"), default="html", help="one file of all chapters: epub, pdf"
+    )
     return parser
 
 

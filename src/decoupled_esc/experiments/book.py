@@ -10,7 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from decoupled_esc.evaluate.seeds import GOLD
-from decoupled_esc.experiments import agreement, cso, data, judging, preferences, replies, scoreboard, scores, searches, sft
+from decoupled_esc.experiments import (
+    agreement,
+    cso,
+    data,
+    judging,
+    preferences,
+    replies,
+    scoreboard,
+    scores,
+    searches,
+    sft,
+)
 from decoupled_esc.experiments.inputs import Decoding, Inputs, Policy, Turns, base_of
 from decoupled_esc.experiments.labels import EmpathyRatings, ErrorLabels, LLMJudges, RewardModels, TrainingLabels
 from decoupled_esc.experiments.profiles import Profile
@@ -368,7 +379,12 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
             own.replies(PLANNERS), own.train, test, profile.generation.plan.top_p, **resampling
         ),
         "scoreboard": scoreboard.ScorePublished(
-            esconv, failed, release, {name: inputs.files[name] for name in scoreboard.SETS}, own.replies(SCOREBOARD_SYSTEMS), test,
+            esconv,
+            failed,
+            release,
+            {name: inputs.files[name] for name in scoreboard.SETS},
+            own.replies(SCOREBOARD_SYSTEMS),
+            test,
             **resampling,
         ),  # fmt: skip
         "judged-offline": judging.JudgeOffline(

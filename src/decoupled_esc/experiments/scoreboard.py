@@ -15,10 +15,10 @@ from decoupled_esc.corpus import CorpusError, Turn, published_replies, released
 from decoupled_esc.corpus.published_replies import PublishedReply
 from decoupled_esc.corpus.readers import parse_json, read_text, text_of
 from decoupled_esc.evaluate import EvaluatedTurn, Evaluation, decoding, evaluate_systems
-from decoupled_esc.experiments.inputs import Files, Source, Turns
+from decoupled_esc.experiments.inputs import Files, Measured, Source, Turns
 from decoupled_esc.experiments.replies import Reply
 from decoupled_esc.experiments.scores import evaluated
-from decoupled_esc.pipeline import Missing, Step, Work
+from decoupled_esc.pipeline import Missing, Work, attempt
 
 OWN = "DecoupledESC's split"
 """The test set of DecoupledESC's authors and of this book."""
@@ -68,7 +68,7 @@ class Scoreboard:
 
 
 @dataclass(frozen=True, eq=False)
-class ScorePublished(Step):
+class ScorePublished(Measured):
     """All published replies and ours, scored by one code."""
 
     esconv: Source
@@ -77,15 +77,13 @@ class ScorePublished(Step):
     replies: dict[str, Files]
     systems: dict[str, Reply]
     turns: Turns
-    replicates: int
-    seed: int
 
     def run(self, work: Work) -> Scoreboard | Missing:
         whole = self.esconv.read()
         if whole.name != "esconv":
             return Missing("published replies belong to the real ESConv, and the synthetic miniature stands in for it")
         every = {turn.id: turn for dialogue in whole.dialogues for turn in corpus.turns(dialogue)}
-        paths = {name: files.paths() for name, files in self.replies.items()}
+        paths = {name: attempt(files.paths) for name, files in self.replies.items()}
         absent = {name: found.reason for name, found in paths.items() if isinstance(found, Missing)}
         if len(absent) == len(paths):
             return next(found for found in paths.values() if isinstance(found, Missing))
@@ -99,7 +97,6 @@ class ScorePublished(Step):
         own |= self._backbones(whole, gold)
         asked = {name: [row.turn.id for row in next(iter(found.values()))] for name, found in published.items()}
         asked[OWN] = list(gold)
-        resampling = {"replicates": self.replicates, "seed": self.seed}
         split = {dialogue.id: dialogue.split for dialogue in whole.dialogues}
         unique = {name: sum(row.unique for row in next(iter(found.values()))) for name, found in published.items()}
         systems = {
@@ -114,24 +111,24 @@ class ScorePublished(Step):
         }
         return Scoreboard(
             sets={name: _described(name, ids, unique.get(name, len(ids)), split, asked, every) for name, ids in asked.items()},
-            scores={name: _scored(found, resampling) for name, found in systems.items()},
+            scores={name: _scored(found, self.resampling) for name, found in systems.items()},
             accuracy={system: _accuracy(rows) for found in systems.values() for system, rows in found.items()},
             paired={
                 name: evaluate_systems(
                     _on_common({system: _of_esconv(rows) for system, rows in found.items()} | own),
-                    contrasts=[(ours, name) for ours in own], **resampling,
+                    contrasts=[(ours, name) for ours in own], **self.resampling,
                 )
                 for name, found in published.items()
                 if set(asked[name]) & set(gold)
             },
-            sweeps={system: _sweep(rows, resampling) for system, (rows, _) in scored.items()},
+            sweeps={system: _sweep(rows, self.resampling) for system, (rows, _) in scored.items()},
             calibration={system: decoding.calibration(*_scores(rows)[:2]) for system, (rows, _) in scored.items()},
             absent=absent,
         )  # fmt: skip
 
     def _backbones(self, whole: corpus.Corpus, gold: Mapping[str, Turn]) -> dict[str, list[EvaluatedTurn]]:
         """The released replies of DecoupledESC's two SFT models, where they are on this machine."""
-        paths = self.release.paths()
+        paths = attempt(self.release.paths)
         if isinstance(paths, Missing):
             return {}
         found: dict[str, list[EvaluatedTurn]] = {}
@@ -209,7 +206,12 @@ def _scores(rows: Sequence[PublishedReply]) -> tuple[np.ndarray, list[str], list
 
 
 def _sweep(rows: Sequence[PublishedReply], resampling: Mapping[str, int]) -> tuple[decoding.StrategyScores, ...]:
-    options = {"samples": 10, "replicates": min(500, resampling["replicates"]), "seed": resampling["seed"]}
+    options = {
+        "top_p": 1.0,
+        "samples": 10,
+        "replicates": min(500, resampling["replicates"]),
+        "seed": resampling["seed"],
+    }
     return decoding.sweep(*_scores(rows), **options)
 
 
