@@ -241,7 +241,9 @@ def _score(options) -> int:
     stored = {name: book.stored(f"replies-{name}") for name in SCOREBOARD_SYSTEMS}
     gold = {turn.id: turn for turn in turns}
     others = {
-        name: evaluated(found.result, gold) for name, found in stored.items() if found and not found.rows_left_out
+        name: evaluated(found.result, gold, book.steps[f"replies-{name}"].strategy_sampling, book.profile.seed)
+        for name, found in stored.items()
+        if found and not found.rows_left_out
     }
     profile = book.profile
     found = score_file(options.file, turns, others, replicates=profile.bootstrap_replicates, seed=profile.seed)

@@ -93,7 +93,9 @@ class ScorePublished(Measured):
             if not isinstance(found, Missing)
         }
         gold = {turn.id: turn for turn in self.turns.read()}
-        own = {name: evaluated(work[step], gold) for name, step in self.systems.items()}
+        own = {
+            name: evaluated(work[step], gold, step.strategy_sampling, step.seed) for name, step in self.systems.items()
+        }
         own |= self._backbones(whole, gold)
         asked = {name: [row.turn.id for row in next(iter(found.values()))] for name, found in published.items()}
         asked[OWN] = list(gold)
