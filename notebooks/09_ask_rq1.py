@@ -22,6 +22,7 @@ profile = "laptop"
 # %% tags=["hide-input"]
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.present import figures, questions
+from decoupled_esc.present.forest import MARKS, Forest, in_words
 from decoupled_esc.present.tables import results_table
 
 book = open_book(globals())
@@ -29,11 +30,48 @@ asked = book["questions"]
 seeds = ", ".join(str(seed) for seed in asked.seeds)
 n_turns = f"{asked.together.details['vanilla-sft'].turns:,}"
 figures.glue_numbers(profile_name=book.label, seeds=seeds, n_seeds=len(asked.seeds))
-if book.stored("replies-vanilla-dpo").provenance.get("remade"):
-    print(
-        f"The models of seed {asked.seeds[0]} were trained again for this page on another machine than those of chapters 02 to 08: "
-        "same code, data and seed, but processors round differently, and its numbers here and there differ (chapter 14 shows by how much)."
-    )
+
+# %% [markdown]
+# ## The answer
+#
+# {glue:text}`answer`
+
+# %% tags=["hide-input"]
+contrast, BETTER, ROWS = questions.FIRST["RQ1"]
+sampled = questions.question(asked, contrast, ROWS, BETTER)
+best = questions.question(asked, "vanilla-dpo-argmax - vanilla-sft-argmax", ROWS, BETTER)
+bias = next(row for row in sampled if row.key == "B")
+figures.glue_numbers(
+    answer=in_words(sampled), rule=questions.rule(asked), drawn=questions.answers(sampled), best=questions.answers(best),
+    b=questions.numbers([bias])["ours"].item(), b_answer=bias.answer,
+)  # fmt: skip
+Forest(sampled, f"Vanilla-DPO minus Vanilla-SFT, sampled as in DecoupledESC Table 3; {MARKS}. Profile {book.label}, seed(s) {seeds}, {n_turns} replies per system.")
+
+# %% [markdown]
+# "DPO improves this" is, sampled: {glue:text}`drawn`; greedy: {glue:text}`best`.
+# For {term}`preference bias B` as the paper measures it, the difference is {glue:text}`b`; that DPO lowers it: **{glue:text}`b_answer`**.
+#
+# The paper's claim has two parts.
+# That strategies do not reliably get better is what its own two backbones show, and a row *contradicted*, or with a *trend against* an improvement, agrees with it.
+# That replies get better rests on a judge's scores, which are not in this picture ([chapter 08](08_evaluate_systems.ipynb) says whether this profile has a judge); BLEU, F1 and ROUGE reward likeness to what one person said, and BLEU can rise because replies grow longer.
+#
+# Much hangs on the learning rate: [chapter 06](06_train_decoupled_dpo.ipynb) shows the search on validation dialogues, without intervals, in which preference bias changes much with the rate.
+# The claim that strategies don't get better is easily "confirmed" by a rate that is too large; what stands here was made with the best of those tried.
+#
+# What would change our mind: an LLM judge's scores under three seeds; pairs mined with a judge that agrees with GPT or with people; the same under the large backbones.
+#
+# ## The same in numbers, and by greedy decoding
+#
+# The paper has no numbers of greedy decoding.
+
+# %% tags=["hide-input"]
+Forest(best, f"Vanilla-DPO minus Vanilla-SFT, greedy decoding and argmax; the paper's columns are sampled. Profile {book.label}, seed(s) {seeds}.")
+
+# %% tags=["hide-cell"]
+results_table(questions.numbers(sampled), f"Vanilla-DPO minus Vanilla-SFT, sampled at T = 0.7; {n_turns} replies per system; profile {book.label}; 95% intervals.")
+
+# %% tags=["hide-cell"]
+results_table(questions.numbers(best), f"Vanilla-DPO minus Vanilla-SFT, greedy decoding and argmax (the paper's columns are sampled); profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # ## How it is decided
@@ -44,45 +82,3 @@ if book.stored("replies-vanilla-dpo").provenance.get("remade"):
 # {glue:text}`rule`
 #
 # Beside the paper's differences stands how large a difference *chance* makes on its test set: what is smaller is no finding of the paper's, and nothing that ours could agree with.
-#
-# ## Sampled, as in DecoupledESC Table 3
-#
-# The words of the replies, for which the claim is "better", and the strategies, for which it is "no better": the rows ask whether DPO improves each.
-
-# %% tags=["hide-input"]
-contrast, BETTER, ROWS = questions.FIRST["RQ1"]
-tables = questions.question(
-    asked, {"sampled": (contrast, ROWS), "greedy": ("vanilla-dpo-argmax - vanilla-sft-argmax", ROWS)}, BETTER
-)
-sampled, best = tables["sampled"], tables["greedy"]
-figures.glue_numbers(rule=questions.rule(asked))
-results_table(sampled, f"Vanilla-DPO minus Vanilla-SFT, sampled at T = 0.7; {n_turns} replies per system; profile {book.label}; 95% intervals.")
-
-# %% [markdown]
-# ## Greedy decoding
-#
-# The same weights under greedy decoding; the paper has no such numbers.
-
-# %% tags=["hide-input"]
-results_table(best, f"Vanilla-DPO minus Vanilla-SFT, greedy decoding and argmax (the paper's columns are sampled); profile {book.label}; 95% intervals.")
-
-# %% tags=["hide-input"]
-figures.glue_numbers(
-    drawn=questions.answers(sampled), best=questions.answers(best),
-    b_answer=sampled.loc["Preference bias", "answer"], b=sampled.loc["Preference bias", "ours"],
-)  # fmt: skip
-
-# %% [markdown]
-# ## Verdict
-#
-# "DPO improves this" is, sampled: {glue:text}`drawn`; greedy: {glue:text}`best`.
-# For {term}`preference bias B` as the paper measures it, the difference is {glue:text}`b`; that DPO lowers it: **{glue:text}`b_answer`**.
-#
-# The paper's claim has two parts.
-# That strategies do not reliably get better is what its own two backbones show, and a row *contradicted*, or with a *trend against* an improvement, agrees with it.
-# That replies get better rests on a judge's scores, which are not in this table ([chapter 08](08_evaluate_systems.ipynb) says whether this profile has a judge); BLEU, F1 and ROUGE reward likeness to what one person said, and BLEU can rise because replies grow longer.
-#
-# Much hangs on the learning rate: [chapter 06](06_train_decoupled_dpo.ipynb) shows the search on validation dialogues, without intervals, in which preference bias changes much with the rate.
-# The claim that strategies don't get better is easily "confirmed" by a rate that is too large; what stands here was made with the best of those tried.
-#
-# What would change our mind: an LLM judge's scores under three seeds; pairs mined with a judge that agrees with GPT or with people; the same under the large backbones.

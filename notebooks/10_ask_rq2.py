@@ -22,6 +22,7 @@ profile = "laptop"
 # %% tags=["hide-input"]
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.present import figures, judge_tables, questions
+from decoupled_esc.present.forest import MARKS, Forest, in_words
 from decoupled_esc.present.tables import results_table
 
 book = open_book(globals())
@@ -29,50 +30,52 @@ asked = book["questions"]
 seeds = ", ".join(str(seed) for seed in asked.seeds)
 n_turns = f"{asked.together.details['vanilla-sft'].turns:,}"
 figures.glue_numbers(profile_name=book.label, seeds=seeds, n_seeds=len(asked.seeds))
-if book.stored("replies-vanilla-dpo").provenance.get("remade"):
-    print(
-        f"The models of seed {asked.seeds[0]} were trained again for this page on another machine than those of chapters 02 to 08: "
-        "same code, data and seed, but processors round differently, and its numbers here and there differ (chapter 14 shows by how much)."
-    )
 
 # %% [markdown]
-# ## How it is decided
+# ## The answer
 #
-# All systems answer the same test turns, trained and sampled under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
-# *Ours* is the mean of the differences under them, with a 95% interval for other dialogues and other training runs ([chapter 09](09_ask_rq1.ipynb) says how).
-#
-# {glue:text}`rule`
-#
-# Beside the paper's differences stands how large a difference *chance* makes on its test set: what is smaller is no finding of the paper's, and nothing that ours could agree with.
-#
-# ## After DPO, sampled as in DecoupledESC Table 3
+# {glue:text}`answer`
 
 # %% tags=["hide-input"]
 contrast, BETTER, ROWS = questions.FIRST["RQ2"]
-tables = questions.question(
-    asked,
-    {
-        "DPO": (contrast, ROWS),
-        "SFT": ("decoupled-sft - vanilla-sft", ("decoupled/sft", "vanilla/sft")),
-        "greedy": ("decoupled-dpo-argmax - vanilla-dpo-argmax", ("decoupled/dpo", "vanilla/dpo")),
-    },
-    BETTER,
-)
-after_dpo, after_sft, best = tables["DPO"], tables["SFT"], tables["greedy"]
-figures.glue_numbers(rule=questions.rule(asked))
-results_table(after_dpo, f"Decoupled-DPO minus Vanilla-DPO, sampled at T = 0.7; {n_turns} replies per system; profile {book.label}; 95% intervals.")
+after_dpo = questions.question(asked, contrast, ROWS, BETTER)
+after_sft = questions.question(asked, "decoupled-sft - vanilla-sft", ("decoupled/sft", "vanilla/sft"), BETTER)
+best = questions.question(asked, "decoupled-dpo-argmax - vanilla-dpo-argmax", ROWS, BETTER)
+bias, best_bias = (next(row for row in rows if row.key == "B") for rows in (after_dpo, best))
+ours = questions.numbers
+figures.glue_numbers(
+    answer=in_words(after_dpo), rule=questions.rule(asked), dpo=questions.answers(after_dpo), sft=questions.answers(after_sft),
+    argmax=questions.answers(best), b=ours([bias])["ours"].item(), b_answer=bias.answer,
+    b_best=ours([best_bias])["ours"].item(), b_best_answer=best_bias.answer,
+)  # fmt: skip
+Forest(after_dpo, f"Decoupled-DPO minus Vanilla-DPO, sampled as in DecoupledESC Table 3; {MARKS}. Profile {book.label}, seed(s) {seeds}, {n_turns} replies per system.")
 
 # %% [markdown]
-# ## After SFT, sampled
+# "Decoupling improves this" is, after DPO: {glue:text}`dpo`; after SFT: {glue:text}`sft`; after DPO with greedy decoding: {glue:text}`argmax`.
+# {term}`Preference bias B` differs by {glue:text}`b` sampled (**{glue:text}`b_answer`**) and by {glue:text}`b_best` greedy (**{glue:text}`b_best_answer`**).
+#
+# Each side has a learning rate of its own, searched on validation dialogues ([chapter 06](06_train_decoupled_dpo.ipynb)); at the decoupled models' rate the coupled one would collapse, and the comparison decided by that alone.
+# Two things are unequal, in the paper as well: the decoupled system has twice the weights, and its planner may be sampled more evenly because it prints a name on its own.
+# [Chapter 14](14_measure_preference_bias.ipynb) takes the second apart.
+#
+# What would change our mind: raters, or a judge that agrees with them; a coupled model of twice the size; the large backbones.
+#
+# ## After SFT, and by greedy decoding
 
 # %% tags=["hide-input"]
-results_table(after_sft, f"Decoupled-SFT minus Vanilla-SFT, sampled at T = 0.7; profile {book.label}; 95% intervals.")
-
-# %% [markdown]
-# ## Greedy decoding
+Forest(after_sft, f"Decoupled-SFT minus Vanilla-SFT, sampled at T = 0.7. Profile {book.label}, seed(s) {seeds}.")
 
 # %% tags=["hide-input"]
-results_table(best, f"Decoupled-DPO minus Vanilla-DPO, greedy decoding and argmax (the paper's columns are sampled); profile {book.label}; 95% intervals.")
+Forest(best, f"Decoupled-DPO minus Vanilla-DPO, greedy decoding and argmax; the paper's columns are sampled. Profile {book.label}, seed(s) {seeds}.")
+
+# %% tags=["hide-cell"]
+results_table(ours(after_dpo), f"Decoupled-DPO minus Vanilla-DPO, sampled at T = 0.7; {n_turns} replies per system; profile {book.label}; 95% intervals.")
+
+# %% tags=["hide-cell"]
+results_table(ours(after_sft), f"Decoupled-SFT minus Vanilla-SFT, sampled at T = 0.7; profile {book.label}; 95% intervals.")
+
+# %% tags=["hide-cell"]
+results_table(ours(best), f"Decoupled-DPO minus Vanilla-DPO, greedy decoding and argmax (the paper's columns are sampled); profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # ## Human evaluation (DecoupledESC Figure 6)
@@ -85,21 +88,12 @@ results_table(best, f"Decoupled-DPO minus Vanilla-DPO, greedy decoding and argma
 # %% tags=["hide-input"]
 results_table(judge_tables.judge_pairs(book["judged"]), f"Pairs of systems by LLM judges, each in both orders, in per cent; profile {book.label}; 95% intervals.")
 
-# %% tags=["hide-input"]
-figures.glue_numbers(
-    dpo=questions.answers(after_dpo), sft=questions.answers(after_sft), argmax=questions.answers(best),
-    b=after_dpo.loc["Preference bias", "ours"], b_answer=after_dpo.loc["Preference bias", "answer"],
-    b_best=best.loc["Preference bias", "ours"], b_best_answer=best.loc["Preference bias", "answer"],
-)  # fmt: skip
-
 # %% [markdown]
-# ## Verdict
+# ## How it is decided
 #
-# "Decoupling improves this" is, after DPO: {glue:text}`dpo`; after SFT: {glue:text}`sft`; after DPO with greedy decoding: {glue:text}`argmax`.
-# {term}`Preference bias B` differs by {glue:text}`b` sampled (**{glue:text}`b_answer`**) and by {glue:text}`b_best` greedy (**{glue:text}`b_best_answer`**).
+# All systems answer the same test turns, trained and sampled under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
+# *Ours* is the mean of the differences under them, with a 95% interval for other dialogues and other training runs ([chapter 09](09_ask_rq1.ipynb) says how).
 #
-# Each side has a learning rate of its own, searched on validation dialogues ([chapter 06](06_train_decoupled_dpo.ipynb)); at the decoupled models' rate the coupled one would collapse, and the comparison decided by that alone.
-# Two things are unequal, in the paper as well: the decoupled system has twice the weights, and its planner may be sampled more evenly because it prints a name on its own.
-# [Chapter 14](14_measure_preference_bias.ipynb) takes the second apart.
+# {glue:text}`rule`
 #
-# What would change our mind: raters, or a judge that agrees with them; a coupled model of twice the size; the large backbones.
+# Beside the paper's differences stands how large a difference *chance* makes on its test set: what is smaller is no finding of the paper's, and nothing that ours could agree with.

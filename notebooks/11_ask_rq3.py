@@ -24,6 +24,7 @@ import pandas as pd
 
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.present import figures, questions, replication
+from decoupled_esc.present.forest import MARKS, Forest, in_words
 from decoupled_esc.present.tables import format_scores, results_table
 
 book = open_book(globals())
@@ -31,38 +32,42 @@ asked = book["questions"]
 seeds = ", ".join(str(seed) for seed in asked.seeds)
 n_turns = f"{asked.together.details['vanilla-sft'].turns:,}"
 figures.glue_numbers(profile_name=book.label, seeds=seeds, n_seeds=len(asked.seeds))
-if book.stored("replies-vanilla-dpo").provenance.get("remade"):
-    print(
-        f"The models of seed {asked.seeds[0]} were trained again for this page on another machine than those of chapters 02 to 08: "
-        "same code, data and seed, but processors round differently, and its numbers here and there differ (chapter 14 shows by how much)."
-    )
 
 # %% [markdown]
-# ## How it is decided
+# ## The answer
 #
-# All systems answer the same test turns, trained and sampled under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
-# *Ours* is the mean of the differences under them, with a 95% interval for other dialogues and other training runs ([chapter 09](09_ask_rq1.ipynb) says how).
-#
-# {glue:text}`rule`
-#
-# Beside the paper's differences stands how large a difference *chance* makes on its test set: what is smaller is no finding of the paper's, and nothing that ours could agree with.
-#
-# ## Decoupled-DPO against Decoupled-SFT, sampled as in DecoupledESC Table 3
+# {glue:text}`answer`
 
 # %% tags=["hide-input"]
 contrast, BETTER, ROWS = questions.FIRST["RQ3"]
-tables = questions.question(
-    asked, {"sampled": (contrast, ROWS), "greedy": ("decoupled-dpo-argmax - decoupled-sft-argmax", ROWS)}, BETTER
-)
-sampled, best = tables["sampled"], tables["greedy"]
-figures.glue_numbers(rule=questions.rule(asked))
-results_table(sampled, f"Decoupled-DPO minus Decoupled-SFT, sampled at T = 0.7; {n_turns} replies per system; profile {book.label}; 95% intervals.")
+sampled = questions.question(asked, contrast, ROWS, BETTER)
+best = questions.question(asked, "decoupled-dpo-argmax - decoupled-sft-argmax", ROWS, BETTER)
+bias, best_bias = (next(row for row in rows if row.key == "B") for rows in (sampled, best))
+ours = questions.numbers
+figures.glue_numbers(
+    answer=in_words(sampled), rule=questions.rule(asked), drawn=questions.answers(sampled), best=questions.answers(best),
+    b=ours([bias])["ours"].item(), b_answer=bias.answer, b_best=ours([best_bias])["ours"].item(), b_best_answer=best_bias.answer,
+)  # fmt: skip
+Forest(sampled, f"Decoupled-DPO minus Decoupled-SFT, sampled as in DecoupledESC Table 3; {MARKS}. Profile {book.label}, seed(s) {seeds}, {n_turns} replies per system.")
 
 # %% [markdown]
-# ## Greedy decoding
+# "DPO improves this" is, sampled: {glue:text}`drawn`; greedy: {glue:text}`best`.
+# {term}`Preference bias B` changes by {glue:text}`b` sampled (**{glue:text}`b_answer`**) and by {glue:text}`b_best` greedy (**{glue:text}`b_best_answer`**).
+#
+# Sampled and greedy answers can point in different directions because DPO also changes how sure a planner is, and sampling turns sureness into bias.
+#
+# What would change our mind: judge's scores for Table 4; the same pairs, but the rates of Table 7 on the backbones of the paper.
+#
+# ## Greedy decoding, and all numbers
 
 # %% tags=["hide-input"]
-results_table(best, f"Decoupled-DPO minus Decoupled-SFT, greedy decoding and argmax (the paper's columns are sampled); profile {book.label}; 95% intervals.")
+Forest(best, f"Decoupled-DPO minus Decoupled-SFT, greedy decoding and argmax; the paper's columns are sampled. Profile {book.label}, seed(s) {seeds}.")
+
+# %% tags=["hide-cell"]
+results_table(ours(sampled), f"Decoupled-DPO minus Decoupled-SFT, sampled at T = 0.7; {n_turns} replies per system; profile {book.label}; 95% intervals.")
+
+# %% tags=["hide-cell"]
+results_table(ours(best), f"Decoupled-DPO minus Decoupled-SFT, greedy decoding and argmax (the paper's columns are sampled); profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # ## Is the gain larger than in the coupled model?
@@ -106,19 +111,12 @@ gold = pd.DataFrame(
 ).T
 results_table(gold, f"The generator under the gold strategy, profile {book.label}; 95% intervals.")
 
-# %% tags=["hide-input"]
-figures.glue_numbers(
-    drawn=questions.answers(sampled), best=questions.answers(best),
-    b=sampled.loc["Preference bias", "ours"], b_answer=sampled.loc["Preference bias", "answer"],
-    b_best=best.loc["Preference bias", "ours"], b_best_answer=best.loc["Preference bias", "answer"],
-)  # fmt: skip
-
 # %% [markdown]
-# ## Verdict
+# ## How it is decided
 #
-# "DPO improves this" is, sampled: {glue:text}`drawn`; greedy: {glue:text}`best`.
-# {term}`Preference bias B` changes by {glue:text}`b` sampled (**{glue:text}`b_answer`**) and by {glue:text}`b_best` greedy (**{glue:text}`b_best_answer`**).
+# All systems answer the same test turns, trained and sampled under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
+# *Ours* is the mean of the differences under them, with a 95% interval for other dialogues and other training runs ([chapter 09](09_ask_rq1.ipynb) says how).
 #
-# Sampled and greedy answers can point in different directions because DPO also changes how sure a planner is, and sampling turns sureness into bias.
+# {glue:text}`rule`
 #
-# What would change our mind: judge's scores for Table 4; the same pairs, but the rates of Table 7 on the backbones of the paper.
+# Beside the paper's differences stands how large a difference *chance* makes on its test set: what is smaller is no finding of the paper's, and nothing that ours could agree with.

@@ -28,6 +28,7 @@ from decoupled_esc.corpus.windows import LONGEST, SHORTEST
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import benchmarks, cso_tables, figures, questions
+from decoupled_esc.present.forest import MARKS, Forest, in_words
 from decoupled_esc.present.tables import results_table
 
 book = open_book(globals())
@@ -41,6 +42,29 @@ figures.glue_numbers(
     n_windows=f"{windows.windows:,}", n_each=max(windows.strategies.values(), default=0), shortest=SHORTEST, longest=LONGEST,
     start={"sft-vanilla": "the fine-tuned coupled model of chapter 02", "base-model": "the base model"}[how.start],
 )  # fmt: skip
+
+# %% [markdown]
+# ## The answer
+#
+# {glue:text}`answer`
+
+# %% tags=["hide-input"]
+verdict = cso_tables.claim_rows(found, cso_tables.verdict_claims(measured))
+figures.glue_numbers(answer=in_words(verdict), rule=questions.rule(found))
+Forest(verdict, f"CSO's claims at the test turns; {MARKS}. Profile {book.label}, seed(s) {seeds}.")
+
+# %% tags=["hide-cell"]
+results_table(questions.numbers(verdict), f"CSO's claims, seed(s) {seeds}, profile {book.label}; 95% intervals.")
+
+# %% [markdown]
+# {glue:text}`rule`
+#
+# A seed's training and its search vary together, so that these intervals do not say which of the two matters more.
+# What was searched here was searched by small models with weak judges as reward models, so that an answer against the claim is no answer about a search by good ones.
+#
+# What would change our mind: the same chapter with roles played by an LLM (a `roles` section in the profile), and more trees.
+#
+# Not run here: CSO's human evaluation (CSO Tables 3 and 6), and its own test sets, whose strategies are those of ExTES.
 
 # %% [markdown]
 # ## What was trained
@@ -109,13 +133,6 @@ results_table(pd.DataFrame({name: {key: f"{value:.3g}" for key, value in line.it
 # What one rate does to five losses says little about the losses.
 #
 # All tables below give means over the seeds, with 95% intervals for other dialogues and other training runs ([chapter 09](09_ask_rq1.ipynb) says how); the prompted rows of CSO Table 2 are of one seed.
-
-# %% tags=["hide-input"]
-if book.stored("sft-vanilla").provenance.get("remade"):
-    print(
-        "Not all models of this chapter and of chapters 02 to 08 were trained on one machine, though with the same code, data and seeds: where a training run stands in "
-        "two places, as all weights at the test turns and at the strategy test set, its two models may differ in how a processor rounds (chapter 14 shows by how much)."
-    )
 
 # %% [markdown]
 # ## CSO Table 2
@@ -190,12 +207,12 @@ before = {
     "CSO-DPO has a higher macro F1 than Vanilla-SFT": ("cso-dpo - vanilla-sft", "Q", 1),
     "CSO-DPO has a lower bias than Vanilla-SFT": ("cso-dpo - vanilla-sft", "B", -1),
 }
-results_table(cso_tables.claims(found_windows, claims | before), f"CSO's claims at the strategy test set, seed(s) {seeds}, profile {book.label}; 95% intervals.")
+results_table(questions.numbers(cso_tables.claim_rows(found_windows, claims | before)), f"CSO's claims at the strategy test set, seed(s) {seeds}, profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # A strategy sampled evenly from the eight would have a macro F1 of 12.5 on such a set.
 # Bias B at the test turns stands in the tables above and not beside this one: it depends on how many turns there are.
-# The verdict below is on the test turns.
+# The verdict above is on the test turns.
 # Where the two sets disagree, the reason may be the strategies' share, the missing beginnings, or chance: the windows are fewer.
 #
 # ## CSO and DecoupledESC side by side
@@ -250,20 +267,3 @@ asked_of = {f"{system} - vanilla-sft": f"{kind} pairs against fine-tuning on ESC
 asked_of |= {f"cso-dpo - {system}": f"searched pairs against {kind} ones" for kind, system in kinds.items() if kind != "searched"}
 there = {name: question for name, question in asked_of.items() if name in measured.contrasts}
 results_table(cso_tables.differences(measured, there), f"CSO-DPO by kind of pairs, mean over seed(s) {seeds}, profile {book.label}; 95% intervals.")
-
-# %% [markdown]
-# ## Verdict
-
-# %% tags=["hide-input"]
-figures.glue_numbers(rule=questions.rule(found))
-results_table(cso_tables.claims(found, cso_tables.verdict_claims(measured)), f"CSO's claims, seed(s) {seeds}, profile {book.label}; 95% intervals.")
-
-# %% [markdown]
-# {glue:text}`rule`
-#
-# A seed's training and its search vary together, so that these intervals do not say which of the two matters more.
-# What was searched here was searched by small models with weak judges as reward models, so that an answer against the claim is no answer about a search by good ones.
-#
-# What would change our mind: the same chapter with roles played by an LLM (a `roles` section in the profile), and more trees.
-#
-# Not run here: CSO's human evaluation (CSO Tables 3 and 6), and its own test sets, whose strategies are those of ExTES.

@@ -38,18 +38,27 @@ NAMES = {"gold frequencies": "gold frequencies", "word planner": "word planner",
 figures.glue_numbers(profile_name=book.label, turns=f"{curves.turns:,}")
 
 # %% [markdown]
-# ## A favourite, more and more
+# ## The answer
 #
-# Take the choices of the fine-tuned planner, and let it say *Question* instead of its own choice, more and more often.
-# Watch which moves first, B or the weighted F1; at the end all strength is on one strategy, and B is at its bound.
+# The planner after SFT has B {glue:text}`sft_argmax` by argmax, {glue:text}`sft_sampled` sampled at T = 0.7 and {glue:text}`sft_one` at T = 1.
+# The word planner, which is no language model, goes from {glue:text}`words_argmax` to {glue:text}`words_sampled`.
+# All eight SFT and DPO rows of the paper's Table 3 lie between {glue:text}`paper_low` and {glue:text}`paper_high`: hold that span against what decoding alone does to one set of weights.
 
 # %% tags=["hide-input"]
-counts = measured.details["decoupled-sft"].confusion
-sliders.bias_of_a_favourite(counts, taxonomy.STRATEGIES.index("Question"), book.source(f"n = {curves.turns:,} turns"))
+def at(name: str, temperature: float, key: str) -> Estimate:
+    return next(getattr(row, key) for row in curves.sweeps[name] if row.temperature == temperature)
+
+
+table = load_tables()["decoupledesc/table-3"]
+printed = [table.value(row.key, "B") for row in table.rows if row.key.split("/")[2] in ("sft", "dpo")]
+spans = {name: (at(name, 0.0, "B"), at(name, 0.7, "B"), at(name, 1.0, "B")) for name in NAMES}
+figures.glue_numbers(
+    sft_argmax=format_estimate(spans["decoupled-sft"][0], 2), sft_sampled=format_estimate(spans["decoupled-sft"][1], 2), sft_one=format_estimate(spans["decoupled-sft"][2], 2),
+    words_argmax=format_estimate(spans["word planner"][0], 2), words_sampled=format_estimate(spans["word planner"][1], 2),
+    paper_low=f"{min(printed):.2f}", paper_high=f"{max(printed):.2f}",
+)  # fmt: skip
 
 # %% [markdown]
-# ## Over temperatures
-#
 # The *word planner* is logistic regression on words; the *gold frequencies* know nothing of the turn.
 # The dotted line is the temperature of DecoupledESC.
 # Every temperature above argmax is sampled with the top-p of the profile, and every score is an expectation: the mean over ten samples.
@@ -68,25 +77,17 @@ figures.show("fig_temperatures", figures.over_temperatures(sweeps, METRICS, book
 # Profile {glue:text}`profile_name`; n = {glue:text}`turns` turns; temperature and top-p act on whole names of strategies.
 # ```
 
+# %% [markdown]
+# ## A favourite, more and more
+#
+# Take the choices of the fine-tuned planner, and let it say *Question* instead of its own choice, more and more often.
+# Watch which moves first, B or the weighted F1; at the end all strength is on one strategy, and B is at its bound.
+
 # %% tags=["hide-input"]
-def at(name: str, temperature: float, key: str) -> Estimate:
-    return next(getattr(row, key) for row in curves.sweeps[name] if row.temperature == temperature)
-
-
-table = load_tables()["decoupledesc/table-3"]
-printed = [table.value(row.key, "B") for row in table.rows if row.key.split("/")[2] in ("sft", "dpo")]
-spans = {name: (at(name, 0.0, "B"), at(name, 0.7, "B"), at(name, 1.0, "B")) for name in NAMES}
-figures.glue_numbers(
-    sft_argmax=format_estimate(spans["decoupled-sft"][0], 2), sft_sampled=format_estimate(spans["decoupled-sft"][1], 2), sft_one=format_estimate(spans["decoupled-sft"][2], 2),
-    words_argmax=format_estimate(spans["word planner"][0], 2), words_sampled=format_estimate(spans["word planner"][1], 2),
-    paper_low=f"{min(printed):.2f}", paper_high=f"{max(printed):.2f}",
-)  # fmt: skip
+counts = measured.details["decoupled-sft"].confusion
+sliders.bias_of_a_favourite(counts, taxonomy.STRATEGIES.index("Question"), book.source(f"n = {curves.turns:,} turns"))
 
 # %% [markdown]
-# The planner after SFT has B {glue:text}`sft_argmax` by argmax, {glue:text}`sft_sampled` sampled at T = 0.7 and {glue:text}`sft_one` at T = 1.
-# The word planner, which is no language model, goes from {glue:text}`words_argmax` to {glue:text}`words_sampled`.
-# All eight SFT and DPO rows of the paper's Table 3 lie between {glue:text}`paper_low` and {glue:text}`paper_high`: hold that span against what decoding alone does to one set of weights.
-#
 # ## Which conclusions survive?
 #
 # At one temperature, is the planner after SP-DPO less biased than the one after SFT, and does it choose better?
@@ -144,38 +145,28 @@ results_table(calibrated, f"Calibration on the test turns, profile {book.label};
 # Nats per turn are what a planner is worth as a predictor, whatever it is decoded with: lower is better.
 # Preference optimisation is not trained to lower them.
 #
-# ## How much of a difference is rounding, and how much the seed?
+# ## How much of a difference is the seed?
 #
-# Processors add floating-point numbers in different orders, and a training run of thousands of steps turns last digits into another model.
-# Where the models of the first seed were trained again on another machine, with the same code, data and seed, the same differences can be taken twice; where the profile has further seeds, once more under each.
+# The same difference, trained and sampled under other seeds.
 
 # %% tags=["hide-input"]
 own, *others = book["questions"].by_seed.values()
-again = [own] if book.stored("replies-vanilla-dpo").provenance.get("remade") else []
 compared = {name: measured.contrasts[name]["paper"] for name in own if name in measured.contrasts}
 noise = {
     name: {
         f"{METRICS[key]}, {title}": text
         for key in ("B", "Q") for title, text in (
-            ("first", format_estimate(first[key], 2)), ("again", ", ".join(f"{one[name][key]:.2f}" for one in again) or "–"),
-            ("other seeds", ", ".join(f"{one[name][key]:.2f}" for one in others) or "–"),
+            ("first seed", format_estimate(first[key], 2)), ("other seeds", ", ".join(f"{one[name][key]:.2f}" for one in others) or "–"),
         )
     }
     for name, first in compared.items()
 }  # fmt: skip
-
-
-def outside(runs: list) -> str:
-    """How many of the differences under ``runs`` lie outside the first one's interval."""
-    taken = [first[key].low <= one[name][key] <= first[key].high for one in runs for name, first in compared.items() for key in ("B", "Q")]
-    return f"{taken.count(False)} of {len(taken)}"
-
-
-figures.glue_numbers(outside_again=outside(again), outside_seeds=outside(others))
-results_table(pd.DataFrame(noise).T, f"The same differences from another training run, profile {book.label}; first: chapters 02 to 08, with 95% intervals by dialogue.")
+inside = [first[key].low <= one[name][key] <= first[key].high for one in others for name, first in compared.items() for key in ("B", "Q")]
+figures.glue_numbers(outside_seeds=f"{inside.count(False)} of {len(inside)}")
+results_table(pd.DataFrame(noise).T, f"The same differences under other seeds, profile {book.label}; first seed: chapters 02 to 08, with 95% intervals by dialogue.")
 
 # %% [markdown]
-# Outside the first one's interval lie {glue:text}`outside_again` differences of the same seed on another machine, and {glue:text}`outside_seeds` of other seeds.
+# Outside the first one's interval lie {glue:text}`outside_seeds` differences of other seeds.
 #
 # An interval by dialogue says how the same models would do in other conversations, and knows nothing of this.
 # One trained pair of models is one sample, whatever its seed was: compare methods over several training runs, as chapters [09](09_ask_rq1.ipynb) to [11](11_ask_rq3.ipynb) do.

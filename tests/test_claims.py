@@ -9,7 +9,8 @@ import pytest
 from decoupled_esc.evaluate import Estimate, Evaluation
 from decoupled_esc.evaluate.seeds import SeedEvaluation, SeedMeans
 from decoupled_esc.pipeline import Missing
-from decoupled_esc.present import claims, cso_tables, judge_tables, questions
+from decoupled_esc.present import claims, cso_tables, forest, judge_tables, questions
+from decoupled_esc.present.forest import Forest, ForestRow
 
 SEEDS = (13, 14, 15)
 
@@ -22,7 +23,7 @@ def evaluated(contrasts, value: float, width: float, p: float) -> SeedEvaluation
     return SeedEvaluation(SEEDS, together, {str(seed): {name: dict.fromkeys(keys, value) for name in contrasts} for seed in SEEDS})
 
 
-def board(value: float = 0.0, width: float = 1.0, p: float = 1.0, errors=Missing("no labels"), said="not decided") -> claims.Board:
+def board(value: float = 0.0, width: float = 1.0, p: float = 1.0, errors=Missing("no labels"), said="not decided") -> Forest:
     first = [contrast for contrast, *_ in questions.FIRST.values()]
     cso = [contrast for contrast, *_ in (cso_tables.MAIN_CLAIMS | cso_tables.ABLATION_CLAIMS).values()]
     controlled = evaluated(["vanilla-nsnr - vanilla-psnr", "vanilla-nsnr - vanilla-nspr"], value, width, p).together
@@ -35,7 +36,7 @@ def test_without_an_effect_nothing_is_decided():
 
 
 def test_answers_are_those_of_the_rule_and_follow_the_sign_of_the_claim():
-    rows = {(row.about, row.metric): row.answer for row in board(2.0, 1.0, 0.0001).rows}
+    rows = {(row.about, row.key): row.answer for row in board(2.0, 1.0, 0.0001).rows}
     assert rows["RQ2", "Q"] == rows["CSO", "Q"] == "supported"
     assert rows["RQ2", "B"] == rows["CSO", "B"] == "contradicted"  # B should fall, and rose
     assert rows["Observation 2", "Q"] == "trend for, 1 seed"  # one training decides nothing
@@ -44,30 +45,30 @@ def test_answers_are_those_of_the_rule_and_follow_the_sign_of_the_claim():
 def test_every_question_has_its_row_and_the_papers_differences():
     rows = board().rows
     assert {row.about for row in rows} == {"Observation 2", "RQ1", "RQ2", "RQ3", "RQ4", "CSO", "CSO, ablation", "both papers"}
-    printed = {(row.about, row.metric): row.printed for row in rows}
+    printed = {(row.about, row.key): row.printed for row in rows}
     assert printed["RQ4", "None"] == {"both backbones": 7}
-    assert list(printed["CSO", "Q"]) == list(claims.BACKBONES) and all(value > 0 for value in printed["CSO", "Q"].values())
+    assert list(printed["CSO", "Q"]) == list(forest.BACKBONES) and all(value > 0 for value in printed["CSO", "Q"].values())
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_right_of_the_line_speaks_for_the_claim(sign):
-    row = claims.BoardRow("x", "y", "B", sign, {"qwen2.5-7b": 0.5}, Estimate(1.0, 0.5, 2.0), (0.8, 1.2), "a", "p")
-    picture = claims._picture(row)
+    row = ForestRow("y", sign, Estimate(1.0, 0.5, 2.0), (0.8, 1.2), "a", {"qwen2.5-7b": 0.5}, chance=0.25, decimals=2)
+    picture = forest.picture(row)
     ours = float(re.search(r'<circle cx="([\d.]+)" cy="24" r="4"', picture)[1])
-    assert (ours > claims.WIDTH / 2) == (sign == 1)
+    assert (ours > forest.WIDTH / 2) == (sign == 1)
     ends = [float(x) for x in re.findall(r'x[12]="([\d.]+)" y[12]="24"', picture)]
-    assert len(ends) == 2 and all(claims.EDGE <= x <= claims.WIDTH - claims.EDGE for x in ends)
-    assert "papers: Qwen +0.50; here +1.00 [+0.50, +2.00]" in picture and picture.count('r="2.2"') == 2
+    assert len(ends) == 2 and all(forest.EDGE <= x <= forest.WIDTH - forest.EDGE for x in ends)
+    assert "papers: Qwen +0.50, chance there ±0.25; here +1.00 [+0.50, +2.00]" in picture and picture.count('r="2.2"') == 2
 
 
 def test_differences_of_zero_are_drawn_in_the_middle():
-    row = claims.BoardRow("x", "y", "Q", 1, {"qwen2.5-7b": 0.0}, Estimate(0.0), (0.0,), "a", "p")
-    assert set(re.findall(r'cx="([\d.]+)"', claims._picture(row))) == {str(claims.WIDTH / 2)}
+    row = ForestRow("y", 1, Estimate(0.0), (0.0,), "a", {"qwen2.5-7b": 0.0})
+    assert set(re.findall(r'cx="([\d.]+)"', forest.picture(row))) == {str(forest.WIDTH / 2)}
 
 
 def test_what_is_shown_is_text():
-    row = claims.BoardRow("<b>", "<script>", "", 1, {}, None, (), '"&', "p")
-    shown = claims.Board((row,), "<i>")._repr_html_()
+    row = ForestRow("<script>", 1, None, (), '"&', about="<b>", page="p")
+    shown = Forest((row,), "<i>")._repr_html_()
     assert "<script>" not in shown and "<b>" not in shown and "<i>" not in shown and "&lt;script&gt;" in shown
 
 
@@ -80,3 +81,18 @@ def test_the_fourth_question_shows_what_chapter_12_says():
 
 def test_an_unmeasured_judge_decides_nothing():
     assert judge_tables.answer_errors(Missing("none"), Missing("none"), "a - b", "None", 1) == "not decided"
+
+
+def test_the_band_of_chance_lies_around_the_middle_on_either_side():
+    for sign in (1, -1):
+        row = ForestRow("y", sign, Estimate(1.0, 0.5, 2.0), (1.0,), "a", chance=1.0)
+        x, width = map(float, re.search(r'class="chance" x="([\d.]+)" y="3" width="([\d.]+)"', forest.picture(row)).groups())
+        assert x + width / 2 == pytest.approx(forest.WIDTH / 2) and width == pytest.approx((forest.WIDTH / 2 - forest.EDGE), abs=0.2)
+
+
+def test_the_answer_in_words_names_what_is_decided_and_counts_the_rest():
+    rows = [ForestRow(name, 1, Estimate(1.0, 0.5, 2.0), (1.0,), answer) for name, answer in (("A", "supported"), ("B", "not decided"), ("C", "not decided"))]
+    assert forest.in_words(rows) == "A: +1.0 [+0.5, +2.0], supported. The other 2 of 3 rows are not decided."
+    assert forest.in_words(rows[:2]) == "A: +1.0 [+0.5, +2.0], supported. One row is not decided."
+    assert forest.in_words(rows[1:]) == "None of the 2 rows is decided."
+    assert forest.in_words(rows[:1]) == "A: +1.0 [+0.5, +2.0], supported."

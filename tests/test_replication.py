@@ -265,12 +265,13 @@ def seeds(contrast, together, by_seed):
 def test_a_question_shows_both_papers_differences_ours_and_every_seed():
     own = {"B": Estimate(-0.05, -0.08, -0.02), "F1": Estimate(0.5, -0.2, 1.2)}
     asked = seeds("decoupled-dpo - decoupled-sft", own, {13: {"B": -0.04, "F1": 0.5}, 14: {"B": -0.06, "F1": 0.5}, 15: {"B": -0.05, "F1": 0.5}})
-    (table,) = questions.question(asked, {"DPO": ("decoupled-dpo - decoupled-sft", ("decoupled/dpo", "decoupled/sft"))}, {"B": -1, "F1": 1}).values()
+    rows = questions.question(asked, "decoupled-dpo - decoupled-sft", ("decoupled/dpo", "decoupled/sft"), {"B": -1, "F1": 1})
+    table = questions.numbers(rows)
     assert table.loc["Preference bias"].to_dict() == {
         "claim": "lower", "paper, Qwen": "-0.05", "paper, Llama": "-0.08", "chance there": "±0.09", "ours": "-0.05 [-0.08, -0.02]",
         "by seed": "-0.04, -0.06, -0.05", "answer": "supported",
     }  # fmt: skip
-    assert table.iloc[1]["answer"] == "not decided" and questions.answers(table) == "1 supported, 1 not decided"
+    assert table.iloc[1]["answer"] == "not decided" and questions.answers(rows) == "1 supported, 1 not decided"
 
 
 def null_question(rng, rows=6, seeds=3):
@@ -295,14 +296,15 @@ def test_the_rows_of_a_table_are_one_family():
     own = {"B": Estimate(-0.05, -0.08, -0.02, 0.02), "F1": Estimate(0.5, -0.2, 1.2, 0.3)}
     values = {13: {"B": -0.04, "F1": 0.5}, 14: {"B": -0.06, "F1": 0.5}, 15: {"B": -0.05, "F1": 0.5}}
     asked, rows = seeds("a - b", own, values), ("decoupled/dpo", "decoupled/sft")
-    (alone,) = questions.question(asked, {"one": ("a - b", rows)}, {"B": -1}).values()
-    assert alone["answer"].tolist() == ["supported"]
+    (alone,) = questions.question(asked, "a - b", rows, {"B": -1})
+    assert alone.answer == "supported"
     own["Q"], own["R-L"] = own["F1"], own["F1"]
     for of in values.values():
         of |= {"Q": 0.5, "R-L": 0.5}
-    (four,) = questions.question(asked, {"one": ("a - b", rows)}, {"B": -1, "F1": 1, "Q": 1, "R-L": 1}).values()
-    assert set(four["answer"]) == {"not decided"}, "0.02 for four rows is 0.08"
-    assert cso_tables.claims(asked, {"lower": ("a - b", "B", -1), "higher": ("a - b", "F1", 1)})["answer"].tolist() == ["supported", "not decided"]
+    four = questions.question(asked, "a - b", rows, {"B": -1, "F1": 1, "Q": 1, "R-L": 1})
+    assert {row.answer for row in four} == {"not decided"}, "0.02 for four rows is 0.08"
+    two = cso_tables.claim_rows(asked, {"lower": ("a - b", "B", -1), "higher": ("a - b", "F1", 1)})
+    assert [row.answer for row in two] == ["supported", "not decided"]
 
 
 def test_the_rule_says_how_often_it_is_wrong(tmp_path, monkeypatch):
@@ -318,8 +320,12 @@ def test_the_rule_says_how_often_it_is_wrong(tmp_path, monkeypatch):
 def test_csos_claims_are_answered_over_seeds():
     own = {"Q": Estimate(1.0, 0.4, 1.6), "B": Estimate(0.1, 0.02, 0.2)}
     found = seeds("cso-dpo - cso-sft", own, {seed: {"Q": q, "B": 0.1} for seed, q in ((13, 0.8), (14, 1.0), (15, 1.2))})
-    table = cso_tables.claims(found, {"higher F1": ("cso-dpo - cso-sft", "Q", 1), "lower bias": ("cso-dpo - cso-sft", "B", -1)})
-    assert table.loc["higher F1"].to_dict() == {"difference": "1.0 [0.4, 1.6]", "by seed": "+0.8, +1.0, +1.2", "answer": "supported"}
+    rows = cso_tables.claim_rows(found, {"higher F1": ("cso-dpo - cso-sft", "Q", 1), "lower bias": ("cso-dpo - cso-sft", "B", -1)})
+    table = questions.numbers(rows)
+    assert table.loc["higher F1"].to_dict() == {
+        "claim": "higher", "paper, Qwen": "+7.0", "paper, Llama": "+2.8", "paper, Gemma": "+3.1",
+        "ours": "1.0 [0.4, 1.6]", "by seed": "+0.8, +1.0, +1.2", "answer": "supported",
+    }  # fmt: skip
     assert table.loc["lower bias", "answer"] == "contradicted" and table.loc["lower bias", "by seed"] == "+0.10, +0.10, +0.10"
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -14,50 +13,12 @@ from decoupled_esc.evaluate.seeds import SeedEvaluation, SeedMeans
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import cso_tables, questions
 from decoupled_esc.present.figures import PALETTE, source_line
+from decoupled_esc.present.forest import Forest, ForestRow
 from decoupled_esc.present.paper import load_tables
-from decoupled_esc.present.tables import format_estimate
 
-BACKBONES = {"qwen2.5-7b": "Qwen", "llama3.1-8b": "Llama", "gemma2-9b": "Gemma"}
 METRICS = {
     "F1": "F1 of words", "Q": "macro F1 of strategies", "B": "preference bias", "None": "replies without error, points",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class BoardRow:
-    """One claim: a difference that should have ``sign`` in ``metric``."""
-
-    about: str
-    """Which question of which paper."""
-    claim: str
-    metric: str
-    sign: int
-    printed: dict[str, float]
-    """Backbone -> the paper's difference."""
-    ours: Estimate | None
-    single: tuple[float, ...]
-    answer: str
-    page: str
-    """The chapter's page, without an ending."""
-
-
-@dataclass(frozen=True, repr=False)
-class Board:
-    """All claims, a row each; Jupyter shows it as a table with a small picture in every row."""
-
-    rows: tuple[BoardRow, ...]
-    caption: str
-
-    def __repr__(self) -> str:
-        return "\n".join(f"{row.about}: {row.claim}: {row.answer}" for row in self.rows)
-
-    def _repr_html_(self) -> str:
-        head = "".join(f'<th scope="col">{name}</th>' for name in ("", "claim", "papers (hollow) and here", "answer"))
-        body = "\n".join(_line(row) for row in self.rows)
-        return (
-            f'<div class="claim-board"><table><caption>{escape(self.caption)}</caption>\n<thead><tr>{head}</tr></thead>\n'
-            f"<tbody>\n{body}\n</tbody></table></div>"
-        )
 
 
 def board(
@@ -67,7 +28,7 @@ def board(
     errors: SeedMeans | Missing,
     answers: tuple[str, str],
     caption: str,
-) -> Board:
+) -> Forest:
     """The claim board, by the rule and with the families of rows of chapters 07 and 09 to 13.
 
     ``answers``: what chapter 12 says of *None*, and what the appendix on judges says of the judged differences.
@@ -75,10 +36,10 @@ def board(
     rows = (
         *_observation(controlled), *_questions(asked), _errors(errors, answers[0]), *_cso(cso), _judged(answers[1]),
     )  # fmt: skip
-    return Board(rows, caption)
+    return Forest(rows, caption)
 
 
-def _observation(controlled: Evaluation) -> Iterator[BoardRow]:
+def _observation(controlled: Evaluation) -> Iterator[ForestRow]:
     """Observation 2, under one seed: pairs whose rejected turn has one fault against pairs with both."""
     table = load_tables()["decoupledesc/table-5"]
     for kind, name in {"psnr": "only the reply", "nspr": "only the strategy"}.items():
@@ -91,9 +52,10 @@ def _observation(controlled: Evaluation) -> Iterator[BoardRow]:
             for backbone in ("qwen2.5-7b", "llama3.1-8b")
         }
         claim = f"Rejected turns with two faults teach strategies better than those where {name} is wrong"
-        yield BoardRow(
-            "Observation 2", claim, "Q", 1, printed, ours, (ours.value,), questions.answer(1, ours, (ours.value,)),
-            "07_train_vanilla_baselines",
+        said = questions.answer(1, ours, (ours.value,))
+        yield ForestRow(
+            claim, 1, ours, (ours.value,), said, printed, key="Q", note=METRICS["Q"], about="Observation 2",
+            page="07_train_vanilla_baselines",
         )  # fmt: skip
 
 
@@ -105,98 +67,37 @@ SHOWN = {
 """Question -> (page, metric -> claim) of the first table of its chapter."""
 
 
-def _questions(asked: SeedEvaluation) -> Iterator[BoardRow]:
-    table = load_tables()["decoupledesc/table-3"]
-    for question, (page, shown) in SHOWN.items():
-        contrast, better, (first, second) = questions.FIRST[question]
-        family = {key: questions.claim(asked, contrast, key, sign) for key, sign in better.items()}
-        answers = dict(zip(family, questions.decide(list(family.values())), strict=True))
-        for key, claim in shown.items():
-            printed = {
-                backbone: table.contrast(f"{backbone}/{first}", f"{backbone}/{second}", key)
-                for backbone in ("qwen2.5-7b", "llama3.1-8b")
-            }
-            one = family[key]
-            yield BoardRow(question, claim, key, one.sign, printed, one.together, one.single, answers[key], page)
+def _questions(asked: SeedEvaluation) -> Iterator[ForestRow]:
+    for about, (page, shown) in SHOWN.items():
+        contrast, better, rows = questions.FIRST[about]
+        for row in questions.question(asked, contrast, rows, better):
+            if row.key in shown:
+                yield replace(row, claim=shown[row.key], note=METRICS[row.key], about=about, page=page)
 
 
-def _errors(errors: SeedMeans | Missing, said: str) -> BoardRow:
+def _errors(errors: SeedMeans | Missing, said: str) -> ForestRow:
     printed = load_tables()["decoupledesc/in-text"].value("figure-7/no-error-gain", "value")
     contrast = "decoupled-dpo - decoupled-sft"
     absent = isinstance(errors, Missing)
     ours = None if absent else errors.contrasts[contrast]["None"]
     single = () if absent else tuple(by[contrast]["None"] for by in errors.by_seed.values())
     claim = "Decoupled-DPO makes fewer psychological errors"
-    return BoardRow("RQ4", claim, "None", 1, {"both backbones": printed}, ours, single, said, "12_ask_rq4")
-
-
-def _cso(cso: SeedEvaluation) -> Iterator[BoardRow]:
-    family = cso_tables.verdict_claims(cso.together)
-    claims = [questions.claim(cso, *asked) for asked in family.values()]
-    answers = dict(zip(family, questions.decide(claims), strict=True))
-    main, ablation = load_tables()["cso/table-2"], load_tables()["cso/table-4"]
-    rows = {name: (f"{name}/full/cso", f"{name}/full/sft") for name in BACKBONES}
-    random = {name: (f"{name}/cso", f"{name}/cso-random") for name in BACKBONES}
-    for (title, (contrast, key, sign)), one in zip(family.items(), claims, strict=True):
-        if "adapters" in title:
-            continue
-        table, of = (ablation, random) if "random" in contrast else (main, rows)
-        printed = {name: table.contrast(*pair, key) for name, pair in of.items()}
-        claim = title[0].upper() + title[1:]
-        about = "CSO, ablation" if "random" in contrast else "CSO"
-        yield BoardRow(
-            about, claim, key, sign, printed, one.together, one.single, answers[title], "13_optimise_strategy_chains"
-        )
-
-
-def _judged(said: str) -> BoardRow:
-    claim = "LLM judges and people prefer the new systems' replies"
-    return BoardRow("both papers", claim, "", 1, {}, None, (), said, "92_read_judges")
-
-
-def _line(row: BoardRow) -> str:
-    metric = f" <span>{escape(METRICS[row.metric])}</span>" if row.metric else ""
-    return (
-        f'<tr><th scope="row">{escape(row.about)}</th><td>{escape(row.claim)}{metric}</td><td>{_picture(row)}</td>'
-        f'<td><a href="{row.page}.html">{escape(row.answer)}</a></td></tr>'
-    )
-
-
-WIDTH, HEIGHT, EDGE = 240, 34, 8
-
-
-def _picture(row: BoardRow) -> str:
-    """The papers' differences as hollow marks above ours with its interval and the single seeds; right is for the claim."""
-    if row.ours is None:
-        return "–"
-    decimals = 2 if row.metric == "B" else 1
-    low, high = (row.ours.value,) * 2 if row.ours.low is None else (row.ours.low, row.ours.high)
-    widest = max(map(abs, (low, high, *row.single, *row.printed.values()))) or 1.0
-
-    def x(value: float) -> float:
-        return round(WIDTH / 2 + row.sign * value / widest * (WIDTH / 2 - EDGE), 1)
-
-    papers = "".join(_mark(number, x(value)) for number, value in enumerate(row.printed.values()))
-    seeds = "".join(
-        f'<circle cx="{x(value)}" cy="24" r="2.2" opacity="0.6"/>' for value in row.single if len(row.single) > 1
-    )
-    printed = ", ".join(f"{BACKBONES.get(name, name)} {value:+.{decimals}f}" for name, value in row.printed.items())
-    said = f"papers: {printed}; here {format_estimate(row.ours, decimals, sign='+')}"
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(said)}"><title>{escape(said)}</title>'
-        f'<line x1="{WIDTH / 2}" y1="1" x2="{WIDTH / 2}" y2="{HEIGHT - 1}" class="zero"/>'
-        f'<g class="papers">{papers}</g><g class="here"><line x1="{x(low)}" y1="24" x2="{x(high)}" y2="24"/>'
-        f'<circle cx="{x(row.ours.value)}" cy="24" r="4"/>{seeds}</g></svg>'
-    )
-
-
-def _mark(number: int, x: float) -> str:
-    """A circle, a square or a triangle around ``x``: the papers' backbones in order."""
-    shapes = (
-        f'<circle cx="{x}" cy="9" r="4"/>', f'<rect x="{x - 3.6:.1f}" y="5.4" width="7.2" height="7.2"/>',
-        f'<path d="M{x} 4.4l4.4 8h-8.8z"/>',
+    return ForestRow(
+        claim, 1, ours, single, said, {"both backbones": printed}, key="None", note=METRICS["None"], about="RQ4", page="12_ask_rq4"
     )  # fmt: skip
-    return shapes[number % len(shapes)]
+
+
+def _cso(cso: SeedEvaluation) -> Iterator[ForestRow]:
+    for row in cso_tables.claim_rows(cso, cso_tables.verdict_claims(cso.together)):
+        if "adapters" not in row.claim:
+            about = "CSO, ablation" if "random" in row.claim else "CSO"
+            claim = row.claim[0].upper() + row.claim[1:]
+            yield replace(row, claim=claim, note=METRICS[row.key], about=about, page="13_optimise_strategy_chains")
+
+
+def _judged(said: str) -> ForestRow:
+    claim = "LLM judges and people prefer the new systems' replies"
+    return ForestRow(claim, 1, None, (), said, about="both papers", page="92_read_judges")
 
 
 def findings(

@@ -9,8 +9,10 @@ from decoupled_esc.evaluate import Estimate, Evaluation
 from decoupled_esc.evaluate.seeds import SeedEvaluation
 from decoupled_esc.experiments.searches import SearchedPairs
 from decoupled_esc.pipeline import Missing
+from decoupled_esc.present import forest
+from decoupled_esc.present.forest import ForestRow
 from decoupled_esc.present.paper import load_tables
-from decoupled_esc.present.questions import claim, decide, texts
+from decoupled_esc.present.questions import claim, decide
 from decoupled_esc.present.replication import compare_systems
 from decoupled_esc.present.tables import ComparisonTable, compare, format_estimate, format_scores
 
@@ -170,16 +172,41 @@ def verdict_claims(measured: Evaluation) -> dict[str, tuple[str, str, int]]:
     return with_adapters(MAIN_CLAIMS, measured) | with_adapters(ABLATION_CLAIMS, measured)
 
 
-def claims(found: SeedEvaluation, asked: Mapping[str, tuple[str, str, int]]) -> pd.DataFrame:
-    """What is said of each claim: the difference over all seeds, under each, and `questions.answer`; text.
+def claim_rows(found: SeedEvaluation, asked: Mapping[str, tuple[str, str, int]]) -> tuple[ForestRow, ...]:
+    """CSO's claims for a `Forest` and `questions.numbers`, one family of `questions.decide`.
 
     ``found``: of ``metrics-cso`` or ``metrics-strategy-test``; ``asked``: claim -> (``a - b``, metric, the direction that it needs: 1 or
-    -1), which are one family of `questions.decide`.
+    -1).  The paper's differences are those of Table 2 with all weights, and of Table 4, whose rows are of adapters.
     """
     family = [claim(found, *parts) for parts in asked.values()]
-    shown = [texts(one, 2 if key == "B" else 1) for one, (_, key, _) in zip(family, asked.values(), strict=True)]
-    rows = [(text["ours"], text["by seed"], said) for text, said in zip(shown, decide(family), strict=True)]
-    return pd.DataFrame(rows, index=list(asked), columns=["difference", "by seed", "answer"])
+    return tuple(
+        ForestRow(
+            title,
+            sign,
+            one.together,
+            one.single,
+            said,
+            _printed(contrast, key),
+            key=key,
+            decimals=2 if key == "B" else 1,
+        )
+        for (title, (contrast, key, sign)), one, said in zip(asked.items(), family, decide(family), strict=True)
+    )
+
+
+def _printed(contrast: str, key: str) -> dict[str, float]:
+    """The paper's difference of two of its systems, by backbone; nothing where it has none."""
+    main, ablation = load_tables()["cso/table-2"], load_tables()["cso/table-4"]
+    known = {
+        "cso-dpo - cso-sft": (main, "{}/full/cso", "{}/full/sft"),
+        "cso-lora-dpo - cso-lora-sft": (main, "{}/lora/cso", "{}/lora/sft"),
+        "cso-dpo - cso-random": (ablation, "{}/cso", "{}/cso-random"),
+        "cso-lora-dpo - cso-lora-random": (ablation, "{}/cso", "{}/cso-random"),
+    }
+    if contrast not in known:
+        return {}
+    table, first, second = known[contrast]
+    return {name: table.contrast(first.format(name), second.format(name), key) for name in forest.BACKBONES}
 
 
 def two_tests(measured: Evaluation, windows: Evaluation) -> pd.DataFrame:

@@ -10,7 +10,8 @@ from decoupled_esc.evaluate import Estimate
 from decoupled_esc.evaluate.seeds import GOLD, SeedEvaluation, SeedMeans
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import benchmarks
-from decoupled_esc.present.paper import PaperTable, load_tables
+from decoupled_esc.present.forest import BACKBONES, ForestRow
+from decoupled_esc.present.paper import load_tables
 from decoupled_esc.present.tables import format_estimate
 
 MIN_SEEDS = 3
@@ -102,45 +103,41 @@ def rule(asked: SeedEvaluation) -> str:
 
 
 def question(
-    asked: SeedEvaluation, contrasts: Mapping[str, tuple[str, tuple[str, str]]], better: Mapping[str, int]
-) -> dict[str, pd.DataFrame]:
-    """One research question as tables: the paper's difference for either backbone, ours over all seeds and under each.
+    asked: SeedEvaluation, contrast: str, rows: tuple[str, str], better: Mapping[str, int]
+) -> tuple[ForestRow, ...]:
+    """One table of a research question, which is one family of `decide`: a row for every metric.
 
-    ``contrasts``: title of a table -> (``a - b`` of the systems of ``asked``, Table 3's rows of a and b); ``better``: metric ->
-    1 or -1, the direction that the claim needs.  The rows of a table are one family of `decide`.  Text; the last column is `answer`,
-    and *chance* is `PaperTable.noise`.
+    ``contrast``: ``a - b`` of the systems of ``asked``; ``rows``: Table 3's rows of a and b; ``better``: metric -> 1 or -1, the
+    direction that the claim needs.
     """
-    table, found = load_tables()["decoupledesc/table-3"], {}
-    for title, (contrast, rows) in contrasts.items():
-        family = [claim(asked, contrast, key, sign) for key, sign in better.items()]
-        found[title] = pd.DataFrame(
-            {
-                table.column(key).name: {"claim": "higher" if one.sign > 0 else "lower"}
-                | _printed(table, rows, key)
-                | texts(one, table.column(key).decimals)
-                | {"answer": said}
-                for key, one, said in zip(better, family, decide(family), strict=True)
-            }
-        ).T
-    return found
+    table = load_tables()["decoupledesc/table-3"]
+    family = [claim(asked, contrast, key, sign) for key, sign in better.items()]
+    return tuple(
+        ForestRow(
+            table.column(key).name, one.sign, one.together, one.single, said, key=key,
+            printed={name: table.contrast(*(f"{name}/{row}" for row in rows), key) for name in ("qwen2.5-7b", "llama3.1-8b")},
+            chance=table.noise.get(key), decimals=table.column(key).decimals, note="higher" if one.sign > 0 else "lower",
+        )
+        for key, one, said in zip(better, family, decide(family), strict=True)
+    )  # fmt: skip
 
 
-def _printed(table: PaperTable, rows: tuple[str, str], key: str) -> dict[str, str]:
-    """The paper's difference for either backbone, and how large chance alone makes one."""
-    decimals, names = table.column(key).decimals, {"Qwen": "qwen2.5-7b", "Llama": "llama3.1-8b"}
-    found = {
-        f"paper, {name}": f"{table.contrast(*(f'{backbone}/{row}' for row in rows), key):+.{decimals}f}"
-        for name, backbone in names.items()
+def numbers(rows: Sequence[ForestRow]) -> pd.DataFrame:
+    """What a `Forest` of ``rows`` draws, as text: the claim, the papers' differences, ours and those under each seed, the answer.
+
+    *chance* is `PaperTable.noise`: how large a difference chance alone makes on the paper's test set.
+    """
+    return pd.DataFrame({row.claim: _texts(row) for row in rows}).T
+
+
+def _texts(row: ForestRow) -> dict[str, str]:
+    known = {"claim": "higher" if row.sign > 0 else "lower"}
+    known |= {
+        f"paper, {BACKBONES.get(name, name)}": f"{value:+.{row.decimals}f}" for name, value in row.printed.items()
     }
-    return found | {"chance there": f"±{table.noise[key]:.{decimals}f}" if key in table.noise else "–"}
-
-
-def texts(one: Claim, decimals: int) -> dict[str, str]:
-    """The difference with its interval, and those under each seed."""
-    return {
-        "ours": format_estimate(one.together, decimals),
-        "by seed": ", ".join(f"{value:+.{decimals}f}" for value in one.single),
-    }
+    known |= {} if row.chance is None else {"chance there": f"±{row.chance:.{row.decimals}f}"}
+    by_seed = ", ".join(f"{value:+.{row.decimals}f}" for value in row.single)
+    return known | {"ours": format_estimate(row.ours, row.decimals), "by seed": by_seed, "answer": row.answer}
 
 
 def strategy_shares(shares: SeedMeans) -> pd.DataFrame:
@@ -161,6 +158,6 @@ def leaning(shares: SeedMeans) -> str:
     return decide([Claim(1, shares.contrasts[name]["Question"], single)])[0]
 
 
-def answers(table: pd.DataFrame) -> str:
-    """How many rows of a table of `question` have which answer, in words."""
-    return ", ".join(f"{count} {word}" for word, count in Counter(table["answer"]).items())
+def answers(rows: Sequence[ForestRow]) -> str:
+    """How many of ``rows`` have which answer, in words."""
+    return ", ".join(f"{count} {word}" for word, count in Counter(row.answer for row in rows).items())
