@@ -16,7 +16,7 @@
 #
 # ## Which claims hold here?
 
-# %% tags=["parameters", "hide-input"]
+# %% tags=["parameters", "remove-cell"]
 profile = "laptop"
 
 # %% tags=["hide-input"]
@@ -123,7 +123,7 @@ figures.glue_numbers(
 # | *not attempted* | we did not measure it, and the reason stands beside it |
 #
 # A verdict is about one value, made by one profile; with one seed, but for CSO's tables and the answers of chapters 09 to 12, which average over the seeds that they name.
-# What an earlier printing said otherwise, and [which numbers are being computed again](known-flaws), stands under [Changes](../book/changes.md).
+# What an earlier printing said otherwise, and why, stands under [Changes](../book/changes.md).
 # *Differs* is no accusation: small models, another judge or another sampling temperature change numbers too, and the text beside a table says what we know about the cause.
 #
 # (profiles)=

@@ -14,7 +14,7 @@
 # This chapter reads it, recovers the split that DecoupledESC {cite}`zhang2025decoupledesc` trained on, and compares our counts with the paper's.
 # Counting needs no model, so the numbers here must agree *exactly*, and a difference has to be explained.
 
-# %% tags=["parameters", "hide-input"]
+# %% tags=["parameters", "remove-cell"]
 profile = "laptop"
 
 # %% tags=["hide-input"]

@@ -15,7 +15,7 @@
 #
 # What to look at: what each model is *shown*, which tokens are in its *loss*, and how its loss falls.
 
-# %% tags=["parameters", "hide-input"]
+# %% tags=["parameters", "remove-cell"]
 profile = "laptop"
 
 # %% tags=["hide-input"]

@@ -20,7 +20,7 @@
 # They describe texts, and no person; none of this is counselling.
 # :::
 
-# %% tags=["parameters", "hide-input"]
+# %% tags=["parameters", "remove-cell"]
 profile = "laptop"
 
 # %% tags=["hide-input"]

@@ -19,7 +19,7 @@
 # The conversations are short excerpts of ESConv {cite}`liu2021esconv`; what seekers and supporters wrote there is not judged here as counselling, and nothing on this page is counselling.
 # :::
 
-# %% tags=["parameters", "hide-input"]
+# %% tags=["parameters", "remove-cell"]
 profile = "laptop"
 
 # %% tags=["hide-input"]

@@ -17,7 +17,7 @@
 # Replies on this page were written by experimental models; they are not counselling, and some are nonsense.
 # :::
 
-# %% tags=["parameters", "hide-input"]
+# %% tags=["parameters", "remove-cell"]
 profile = "laptop"
 
 # %% tags=["hide-input"]

@@ -16,7 +16,7 @@
 # The numbers on this page are about replies of experimental models; nothing here is counselling.
 # :::
 
-# %% tags=["parameters", "hide-input"]
+# %% tags=["parameters", "remove-cell"]
 profile = "laptop"
 
 # %% tags=["hide-input"]

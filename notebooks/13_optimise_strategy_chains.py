@@ -18,7 +18,7 @@
 # They are not counselling, and must not be used as such.
 # :::
 
-# %% tags=["parameters", "hide-input"]
+# %% tags=["parameters", "remove-cell"]
 profile = "laptop"
 
 # %% tags=["hide-input"]

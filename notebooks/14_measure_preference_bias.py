@@ -18,7 +18,7 @@
 # The numbers on this page are about strategies that experimental models chose; nothing here is counselling.
 # :::
 
-# %% tags=["parameters", "hide-input"]
+# %% tags=["parameters", "remove-cell"]
 profile = "laptop"
 
 # %% tags=["hide-input"]

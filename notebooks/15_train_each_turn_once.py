@@ -18,7 +18,7 @@
 #
 # What to look at: where the repetition comes from, why leaving it out is exact, what it saves by count, and what it saves on the clock.
 
-# %% tags=["parameters", "hide-input"]
+# %% tags=["parameters", "remove-cell"]
 profile = "laptop"
 
 # %% tags=["hide-input"]

@@ -24,7 +24,7 @@
 # They are not counselling; models of this size string together frequent phrases.
 # :::
 
-# %% tags=["parameters", "hide-input"]
+# %% tags=["parameters", "remove-cell"]
 profile = "laptop"
 
 # %% tags=["hide-input"]

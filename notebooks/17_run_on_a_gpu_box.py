@@ -19,7 +19,7 @@
 # Nothing below says how fast a GPU is; where a number is an estimate, it is called one.
 # :::
 
-# %% tags=["parameters", "hide-input"]
+# %% tags=["parameters", "remove-cell"]
 profile = "laptop"
 
 # %% tags=["hide-input"]

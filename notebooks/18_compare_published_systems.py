@@ -27,7 +27,7 @@
 # The numbers on this page are about replies that experimental systems wrote; none of it is counselling, and no reply is shown.
 # :::
 
-# %% tags=["parameters", "hide-input"]
+# %% tags=["parameters", "remove-cell"]
 profile = "laptop"
 
 # %% tags=["hide-input"]

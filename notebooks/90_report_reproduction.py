@@ -16,7 +16,7 @@
 # What to look at: how much is still *not attempted* or *not comparable*, and whether anything says *opposite*.
 # The papers print one number in several places, and one measurement of ours stands beside the numbers of several backbones: so measurements are counted as well as cells.
 
-# %% tags=["parameters", "hide-input"]
+# %% tags=["parameters", "remove-cell"]
 profile = "laptop"
 
 # %% tags=["hide-input"]

@@ -19,7 +19,7 @@
 # It is no assessment of a person and no measure of whether somebody was helped.
 # :::
 
-# %% tags=["parameters", "hide-input"]
+# %% tags=["parameters", "remove-cell"]
 profile = "laptop"
 
 # %% tags=["hide-input"]

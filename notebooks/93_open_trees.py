@@ -19,7 +19,7 @@
 # Nobody said them to anybody, much is nonsense, and none of it is counselling.
 # :::
 
-# %% tags=["parameters", "hide-input"]
+# %% tags=["parameters", "remove-cell"]
 profile = "laptop"
 
 # %% tags=["hide-input"]
