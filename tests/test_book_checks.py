@@ -10,6 +10,7 @@ import jupytext
 import nbformat
 import pandas as pd
 import pytest
+from justhtml import JustHTML
 
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present.paper import load_tables
@@ -299,3 +300,22 @@ def test_a_pdf_without_chromium_says_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(publish.BookError, match="printed by Chromium"):
         publish.build_file("pdf", tmp_path, tmp_path)
+
+
+def test_a_word_of_the_glossary_explains_itself_where_it_is_used(tmp_path):
+    (tmp_path / "book").mkdir()
+    long = "far " * 200
+    (tmp_path / "book" / "glossary.html").write_text(
+        '<dl class="simple glossary"><dt id="term-one">one</dt><dt id="term-uno">uno</dt><dd><p>a <em>b</em>, &lt;c&gt;</p></dd>'
+        f'<dt id="term-long">long</dt><dd><p>{long}</p></dd></dl><a class="reference internal" href="#term-one">one</a>'
+    )
+    link = '<a class="reference internal" href="../book/glossary.html#term-{0}"><span>{0}</span></a>'
+    page = tmp_path / "page.html"
+    page.write_text("<p>" + " ".join(link.format(word) for word in ("uno", "long", "unknown")) + "</p>")
+    publish.explain_terms(tmp_path)
+    made = JustHTML(page.read_text(), sanitize=False)
+    cards = {card.attrs["id"]: card.to_text(separator="") for card in made.query(".term-card")}
+    first, second = (cards[made_link.attrs["aria-describedby"]] for made_link in made.query("a[aria-describedby]"))
+    assert first == "a b, <c>" and second.startswith("far far") and second.endswith("…") and len(second) < 320
+    assert made.query("a")[2].to_text() == "unknown" and len(cards) == 2
+    assert "term-card" not in (tmp_path / "book" / "glossary.html").read_text()

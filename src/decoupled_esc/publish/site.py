@@ -4,6 +4,7 @@
 that no linter knows: nothing comes from another host, no script but the theme's and ours, verdicts, captions.
 """
 
+import itertools
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -35,6 +37,7 @@ def build_book(notebooks: Path, target: Path, root: Path = ROOT) -> Path:
     """
     html = _sphinx("html", notebooks, target, root)
     slim(html)
+    explain_terms(html)
     return html / "index.html"
 
 
@@ -131,6 +134,40 @@ def slim(html: Path) -> None:
             path.unlink()
     for path in {*static.rglob("*.map"), *static.rglob("fontawesome.js*")}:
         path.unlink()
+
+
+TERM_LINK = re.compile(r'<a class="reference internal" href="(?:[\w./-]*glossary\.html)?#(term-[^"]+)">(.*?)</a>', re.S)
+
+
+def explain_terms(html: Path) -> None:
+    """Gives every link to a word of the glossary its meaning as a card, shown where the link is pointed at or has the focus.
+
+    A card is text beside the link and a matter of style alone: no script, nothing that a keyboard can't reach.
+    """
+    page = html / "book" / "glossary.html"
+    if not page.exists():
+        return
+    meanings, waiting = {}, []
+    for element in JustHTML(page.read_text(encoding="utf-8"), sanitize=False).query("dl.glossary > *"):
+        if element.name == "dt":
+            waiting.append(_get(element, "id"))
+        else:
+            text = " ".join(element.to_text(separator="").split())
+            meanings |= dict.fromkeys(waiting, text if len(text) < 320 else text[:300].rsplit(" ", 1)[0] + " …")
+            waiting = []
+    for path in html.rglob("*.html"):
+        text, number = path.read_text(encoding="utf-8"), itertools.count(1)
+
+        def card(link: re.Match) -> str:
+            if link[1] not in meanings or path == page:
+                return link[0]
+            name = f"card-{next(number)}"
+            opened = link[0].replace("<a ", f'<a aria-describedby="{name}" ', 1)
+            return f'<span class="term">{opened}<span class="term-card" role="tooltip" id="{name}">{escape(meanings[link[1]])}</span></span>'
+
+        made = TERM_LINK.sub(card, text)
+        if made != text:
+            path.write_text(made, encoding="utf-8")
 
 
 # --- The built site ---
