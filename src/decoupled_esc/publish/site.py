@@ -152,7 +152,7 @@ def explain_terms(html: Path) -> None:
         if element.name == "dt":
             waiting.append(_get(element, "id"))
         else:
-            text = " ".join(element.to_text(separator="").split())
+            text = " ".join(element.to_text(separator="", strip=False).split())
             meanings |= dict.fromkeys(waiting, text if len(text) < 320 else text[:300].rsplit(" ", 1)[0] + " …")
             waiting = []
     for path in html.rglob("*.html"):
