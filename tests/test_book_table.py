@@ -52,6 +52,12 @@ def laptop():
     return table.steps(load_profile("laptop"), inputs.as_published())
 
 
+@pytest.fixture(scope="module")
+def seeded():
+    """Profile laptop under three seeds, each with a search of its own."""
+    return build(put(plain("laptop") | {"other_seeds": [int(seed) for seed in SEEDS]}, "search.searches", 3))
+
+
 # --- Every profile ---
 
 
@@ -103,9 +109,9 @@ def test_a_book_gives_published_results_without_any_data(monkeypatch, tmp_path):
 # --- Seeds ---
 
 
-def test_the_systems_of_the_questions_exist_under_each_seed(laptop):
+def test_the_systems_of_the_questions_exist_under_each_seed(seeded):
     own = {
-        seed: {n.removesuffix(f"-seed{seed}"): s for n, s in laptop.items() if n.endswith(f"-seed{seed}")}
+        seed: {n.removesuffix(f"-seed{seed}"): s for n, s in seeded.items() if n.endswith(f"-seed{seed}")}
         for seed in SEEDS
     }
     assert own["14"].keys() == own["15"].keys()
@@ -114,24 +120,24 @@ def test_the_systems_of_the_questions_exist_under_each_seed(laptop):
     assert {n for n in own["14"] if n.startswith("cso-")} - {"cso-mined-pairs"} == set(table.CSO_MAIN), "the rest under one seed"
     for seed, steps in own.items():
         for name, step in steps.items():
-            assert step.key != laptop[name].key and getattr(step, "seed", int(seed)) == int(seed)
+            assert step.key != seeded[name].key and getattr(step, "seed", int(seed)) == int(seed)
         assert "sft-seeker" not in steps, "one seeker for all searches"
-        assert steps["search"].seeker is laptop["sft-seeker"] and steps["search"].generator is steps["sft-generator"]
+        assert steps["search"].seeker is seeded["sft-seeker"] and steps["search"].generator is steps["sft-generator"]
         assert steps["cso-dpo"].pairs is steps["cso-gold"].pairs is steps["esc-pro"] and steps["cso-gold"].gold
         assert steps["cso-random"].pairs is steps["esc-pro-random"] and steps["esc-pro-random"].pairs is steps["esc-pro"]
         mined = steps["cso-mined"].pairs
         assert mined is steps["cso-mined-pairs"] and mined.mined is steps["pairs"] and mined.like is steps["esc-pro"]
         assert steps["cso-dpo"].start is steps["sft-vanilla"] and steps["dpo-planner"].pairs is steps["pairs"]
     for name in ("questions", "metrics-cso", "metrics-strategy-test", "errors", "strategy-shares"):
-        assert list(laptop[name].counts) == ["13", "14", "15", "16", "17"], name
-    assert laptop["metrics"].seed == 13
+        assert list(seeded[name].counts) == ["13", *SEEDS], name
+    assert seeded["metrics"].seed == 13
 
 
-def test_what_shapes_training_sees_no_label_of_a_test_dialogue_and_rq4_has_another_judge(laptop):
-    shaping = [s.labels for s in laptop.values() if isinstance(s, MinePairs)]
-    shaping += [s.reward.labels for s in laptop.values() if isinstance(s, GrowTrees | ExtractPairs)]
+def test_what_shapes_training_sees_no_label_of_a_test_dialogue_and_rq4_has_another_judge(seeded):
+    shaping = [s.labels for s in seeded.values() if isinstance(s, MinePairs)]
+    shaping += [s.reward.labels for s in seeded.values() if isinstance(s, GrowTrees | ExtractPairs)]
     assert len(shaping) > 3 and {type(labels) for labels in shaping} == {TrainingLabels}
-    judging = [s.labels for s in laptop.values() if isinstance(s, CountErrors | JudgeOffline)]
+    judging = [s.labels for s in seeded.values() if isinstance(s, CountErrors | JudgeOffline)]
     assert len(judging) > 3 and {type(labels) for labels in judging} == {ErrorLabels}
 
 
