@@ -26,6 +26,7 @@ import pandas as pd
 from decoupled_esc.evaluate.seeds import GOLD
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.present import figures, questions, replication
+from decoupled_esc.present.forest import MARKS, Forest, in_words
 from decoupled_esc.present.tables import format_estimate, format_scores, results_table
 
 book = open_book(globals())
@@ -41,6 +42,26 @@ judged = book["judged"]
 figures.glue_numbers(profile_name=book.label)
 
 # %% [markdown]
+# ## The answer: do entangled pairs harm? (Observation 2)
+#
+# The paper's claim: trained on (PsPr, NsNr), the coupled model has less {term}`preference bias <preference bias B>` than trained on (PsPr, PsNr), where a right strategy is rejected along with a bad reply.
+#
+# {glue:text}`answer`
+
+# %% tags=["hide-input"]
+observed = questions.observation(controlled)
+difference = controlled.contrasts["vanilla-nsnr - vanilla-psnr"]["paper"]
+figures.glue_numbers(
+    answer=in_words(observed), b_controlled=format_estimate(difference["B"], 2), qw_controlled=format_estimate(difference["Q_W"]),
+    verdict_controlled=observed[0].answer, pairs_controlled=f"{trained['PsNr'].pairs:,}",
+    moved_nsnr=f"{trained['NsNr'].divergence:.3f}", moved_psnr=f"{trained['PsNr'].divergence:.3f}",
+)  # fmt: skip
+Forest(observed, f"NsNr pairs minus PsNr pairs, after DecoupledESC Table 5; {MARKS}. Profile {book.label}, seed {book.profile.seed}.")
+
+# %% [markdown]
+# NsNr minus PsNr, with {glue:text}`pairs_controlled` pairs each: B {glue:text}`b_controlled`, weighted F1 {glue:text}`qw_controlled`.
+# The claim that B is lower after NsNr pairs: **{glue:text}`verdict_controlled`**.
+#
 # ## Vanilla DPO
 #
 # One model, one loss, and a rejected turn that can be wrong in two ways at once.
@@ -75,9 +96,7 @@ figures.show("fig_vanilla_curves", figures.preference_curves(runs, book.source("
 # Preference optimisation of the coupled model on three sets of pairs.  Profile {glue:text}`profile_name`; training pairs, without intervals.
 # ```
 #
-# ## Observation 2: do entangled pairs harm? (DecoupledESC Figure 4 and Table 5)
-#
-# The paper's claim: trained on (PsPr, NsNr), the coupled model has less {term}`preference bias <preference bias B>` than trained on (PsPr, PsNr), where a right strategy is rejected along with a bad reply.
+# ## DecoupledESC Figure 4 and Table 5: one kind of pair at a time
 
 # %% tags=["hide-input", "remove-output"]
 KINDS = {"vanilla-sft": "SFT", "vanilla-psnr": "PsNr", "vanilla-nspr": "NsPr", "vanilla-nsnr": "NsNr", "vanilla-dpo": "all"}
@@ -116,17 +135,7 @@ figures.show("fig_controlled_strategies", figures.strategy_strengths(strengths, 
 table_5 = replication.table_5(controlled, book.label, "The three single kinds have equal numbers of pairs, which the paper does not say of its own.")
 table_5
 
-# %% tags=["hide-input"]
-difference = controlled.contrasts["vanilla-nsnr - vanilla-psnr"]["paper"]
-verdict = questions.answer(-1, difference["B"], [difference["B"].value])
-figures.glue_numbers(
-    b_controlled=format_estimate(difference["B"], 2), qw_controlled=format_estimate(difference["Q_W"]), verdict_controlled=verdict,
-    pairs_controlled=f"{trained['PsNr'].pairs:,}", moved_nsnr=f"{trained['NsNr'].divergence:.3f}", moved_psnr=f"{trained['PsNr'].divergence:.3f}",
-)
-
 # %% [markdown]
-# NsNr minus PsNr, with {glue:text}`pairs_controlled` pairs each: B {glue:text}`b_controlled`, weighted F1 {glue:text}`qw_controlled`.
-# The claim that B is lower after NsNr pairs: **{glue:text}`verdict_controlled`**.
 # All kinds have the learning rate that was searched for all pairs together ([chapter 06](06_train_decoupled_dpo.ipynb)), and NsNr moved the model by {glue:text}`moved_nsnr` nats per token where PsNr moved it by {glue:text}`moved_psnr`: how far a model is pushed and what it is pushed by are not told apart here.
 # What would change our mind: the same sign under three seeds with an interval that excludes zero, and pairs sorted by a judge that deserves more trust than the offline one.
 #

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from decoupled_esc.evaluate import Estimate
+from decoupled_esc.evaluate import Estimate, Evaluation
 from decoupled_esc.evaluate.seeds import GOLD, SeedEvaluation, SeedMeans
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import benchmarks
@@ -120,6 +120,23 @@ def question(
         )
         for key, one, said in zip(better, family, decide(family), strict=True)
     )  # fmt: skip
+
+
+def observation(controlled: Evaluation, keys: Sequence[str] = ("B", "Q_W", "Q")) -> tuple[ForestRow, ...]:
+    """Observation 2, under one seed: pairs whose rejected turn has two faults against those where only the reply is wrong."""
+    table, contrast = load_tables()["decoupledesc/table-5"], "vanilla-nsnr - vanilla-psnr"
+    rows = []
+    for key in keys:
+        ours, sign = controlled.contrasts[contrast]["paper"][key], BETTER[key]
+        printed = {name: table.contrast(f"{name}/nsnr", f"{name}/psnr", key) for name in ("qwen2.5-7b", "llama3.1-8b")}
+        said, note = answer(sign, ours, (ours.value,)), "higher" if sign > 0 else "lower"
+        column = table.column(key)
+        rows.append(
+            ForestRow(
+                column.name, sign, ours, (ours.value,), said, printed, table.noise.get(key), key, note, column.decimals
+            )
+        )
+    return tuple(rows)
 
 
 def numbers(rows: Sequence[ForestRow]) -> pd.DataFrame:
