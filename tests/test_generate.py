@@ -226,7 +226,9 @@ def test_a_plan_and_its_reply_share_no_random_numbers(engine, prompts):
 
 def drawn_by_hand(model, tokens: list[int], sampling: Sampling, seed: int, id: str) -> list[int]:
     """Token after token from the whole sequence, without a cache; it goes on beyond an end of turn."""
-    chance = np.random.default_rng(int.from_bytes(hashlib.sha256(json.dumps([seed, "t", id]).encode()).digest()[:8], "big"))
+    chance = np.random.default_rng(
+        int.from_bytes(hashlib.sha256(json.dumps([seed, "t", id]).encode()).digest()[:8], "big")
+    )
     row: list[int] = []
     for u in chance.random(sampling.max_new_tokens):
         with torch.no_grad():
@@ -311,6 +313,20 @@ def test_scores_are_the_plain_log_probabilities(model, tokenizer, prompts, budge
         for id, row in zip(batch, scores, strict=True):
             expected = [log_probability(model, tokenizer, by_id[id], choice) for choice in STRATEGIES]
             assert row == pytest.approx(expected, abs=1e-4, rel=1e-6)
+
+
+def test_an_answer_that_is_begun_goes_on_from_there(engine, prompts):
+    """The chain rule: the tag's log-probability and that of the rest after it are that of the whole answer."""
+    few, tag, rest = prompts[:4], "[Question]", " what happened?"
+
+    def scores(asked, choice, **more):
+        return np.concatenate([found for _, found in engine.score_choices(asked, [choice], **more)])
+
+    begun = [replace(prompt, begun=tag) for prompt in few]
+    assert [engine.count(prompt) for prompt in begun] > [engine.count(prompt) for prompt in few]
+    apart = scores(few, tag, whole=False) + scores(begun, rest)
+    np.testing.assert_allclose(apart, scores(few, tag + rest), atol=1e-3)
+    assert np.abs(apart - scores(few, rest)).min() > 0.1
 
 
 def test_scores_work_with_an_adapter(model, tokenizer, prompts, tmp_path):
