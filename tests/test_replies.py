@@ -89,13 +89,9 @@ def test_strategies_are_sampled_again_as_they_are_decoded(run):
     assert turns != scores.evaluated(found, gold, how[0], step.seed + 1)
     rows = [replace(row, scores=[0.0, 0.0, *[-50.0] * 6]) for row in found.rows]
     two = [turn.sampled for turn in scores.evaluated(replace(found, rows=tuple(rows)), gold, *how)]
-    assert sum(one[0] for one in two) / sum(map(sum, two)) == pytest.approx(0.5, abs=0.1) and all(
-        one[0] + one[1] == 50 for one in two
-    )
+    assert sum(one[0] for one in two) / sum(map(sum, two)) == pytest.approx(0.5, abs=0.1) and all(one[0] + one[1] == 50 for one in two)
     invalid = replace(found, rows=tuple(replace(row, strategy=None) for row in found.rows))
-    assert {turn.sampled for turn in scores.evaluated(invalid, gold, *how)} == {(0,) * 8}, (
-        "scores are of the eight alone"
-    )
+    assert {turn.sampled for turn in scores.evaluated(invalid, gold, *how)} == {(0,) * 8}, "scores are of the eight alone"
     greedy = how[0].model_copy(update={"temperature": 0.0})
     assert {turn.sampled for turn in scores.evaluated(found, gold, greedy, step.seed)} == {None}
 
@@ -112,19 +108,17 @@ def test_every_turn_is_shown_another_example_and_the_same_one_again(run):
     assert all(text.startswith(plain) and len(text) > len(plain) + 40 for text in shown)
 
 
-def test_words_under_anothers_strategies_go_on_from_the_tag_with_the_same_random_numbers(run, monkeypatch):
+def test_words_under_anothers_strategies_go_on_from_the_tag_or_read_it_in_the_prompt(run, monkeypatch):
     steps = table.steps(load_profile("smoke"), inputs.on_this_machine(download=False))
-    gold = {turn.id: turn.strategy for turn in GOLD.read()}
-    others = {id: STRATEGIES[(STRATEGIES.index(name) + 1) % 8] for id, name in gold.items()}
-    planned = replies.Replies(
-        2, 0, 0, 0, tuple(replies.SystemReply(id, name, "x", 1, True) for id, name in others.items())
-    )
-    plans = steps["replies-under-planner-vanilla"].plans
-    monkeypatch.setattr(Work, "__getitem__", lambda work, step: planned if step is plans else None)
-    _, coupled, seen = run("under-planner-vanilla")
-    assert {row.id: row.strategy for row in coupled.rows} == others
-    assert {prompt.id: prompt.begun for _, prompt, _ in seen} == {id: f"[{name}]" for id, name in others.items()}
-    _, _, generator = run("under-gold-generator", folder="b")
-    assert {purpose for purpose, _, _ in seen + generator} == {"ReplyUnder/replies"}
-    for _, prompt, _ in generator:
-        assert prompt.begun == "" and any(gold[prompt.id] in text for _, text in prompt.messages)
+    names = {turn.id: STRATEGIES[place % 8] for place, turn in enumerate(GOLD.read())}
+    rows = tuple(replies.SystemReply(id, name, "x", 1, True) for id, name in names.items())
+    planned, writers = replies.Replies(len(rows), 0, 0, 0, rows), ("sft-vanilla", "sft-generator")
+    known = {steps[name].key: None for name in writers}
+    monkeypatch.setattr(Work, "__getitem__", lambda work, step: known.get(step.key, planned))
+    _, coupled, seen = run("decoupled-plans-vanilla-words")
+    assert {row.id: row.strategy for row in coupled.rows} == names
+    assert {prompt.id: prompt.begun for _, prompt, _ in seen} == {id: f"[{name}]" for id, name in names.items()}
+    _, _, asked = run("vanilla-plans-generator-words", folder="b")
+    assert {purpose for purpose, _, _ in seen + asked} == {"ReplyUnder/replies"} and len(asked) == len(names)
+    for _, prompt, _ in asked:
+        assert prompt.begun == "" and any(names[prompt.id] in text for _, text in prompt.messages)

@@ -1,8 +1,8 @@
 """Strategies that would have been accepted beside the one that a person chose, and scores that accept them.
 
-Gold is one person's choice at one moment.  A definition of *acceptable* is a set of strategies at each turn, the gold one
-always among them; a prediction in the set counts as if it were gold.  A larger set forgives chance as well as skill, so
-scores of one definition are to be read against what a planner without knowledge scores under it.
+Gold is one person's choice at one moment.  A definition of *acceptable* is a set of strategies at each turn, the gold
+one always among them; a prediction in the set counts as if it were gold.  A larger set forgives chance as well as
+skill, so scores of one definition are to be read against what a planner without knowledge scores under it.
 """
 
 import itertools
@@ -55,7 +55,7 @@ def _words(turns: Sequence[Turn]) -> list[str]:
 
 
 def neighbours(train: Sequence[Turn], turns: Sequence[Turn]) -> np.ndarray:
-    """int [turns, 10]: the ``train`` turns with the most similar last three messages, nearest first (cosine of TF-IDF)."""
+    """int [turns, 10]: ``train`` turns whose last three messages are most similar (TF-IDF, cosine), nearest first."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(sublinear_tf=True, min_df=2, stop_words=None)
@@ -68,13 +68,13 @@ def neighbours(train: Sequence[Turn], turns: Sequence[Turn]) -> np.ndarray:
 
 
 def in_similar_contexts(train: Sequence[Turn], turns: Sequence[Turn], near: np.ndarray) -> np.ndarray:
-    """bool [turns, 8]: gold, and what at least `CHOSEN_BY` of the nearest training turns ``near`` (`neighbours`) used."""
+    """bool [turns, 8]: gold, and what at least `CHOSEN_BY` of the training turns ``near`` (`neighbours`) used."""
     chosen = only_gold(train)[near].sum(axis=1)
     return only_gold(turns) | (chosen >= CHOSEN_BY)
 
 
 def at_the_same_moment(train: Sequence[Turn], turns: Sequence[Turn], lengths: Mapping[str, int]) -> np.ndarray:
-    """bool [turns, 8]: gold, and what at least `MOMENT_SHARE` of the training turns at that stage, after that strategy, used.
+    """bool [turns, 8]: gold, and what `MOMENT_SHARE` of training turns at that stage, after that strategy, used.
 
     ``lengths``: utterances of each dialogue, which the stage is relative to.
     """

@@ -1,10 +1,11 @@
 """Where the preference bias B comes from: base rates, confidence, and decoding, taken apart for one planner.
 
 B is a function of confusion counts.  Their expectation over sampling, ``w[i, j]`` = the sum of p_i over the turns whose
-gold strategy is j, needs no samples.  If the probabilities p are those with which people choose (calibrated) and strategies
-are sampled from them at temperature 1, then E w[i, j] = sum of p_i p_j is symmetric: every strategy is taken for another as
-often as the other for it, all strengths are equal, and B is 0, whatever the base rates are and however little the planner knows.
-So what B measures is how far decoding and confidence are from that; argmax turns base rates into a favourite.
+gold strategy is j, needs no samples.  If the probabilities p are those with which people choose, and strategies are
+sampled from them at temperature 1, then E w[i, j] = the sum of p_i p_j is symmetric: every strategy is taken for
+another as often as the other for it, all strengths are equal, and B is 0, whatever the base rates are and however
+little the planner knows.  So B measures how far decoding and confidence are from that; argmax turns base rates into
+a favourite.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ RIDGE = 1e-4
 
 
 def without_base_rates(scores: np.ndarray) -> np.ndarray:
-    """Scores [turns, 8] divided by how probable the planner finds each strategy on average over these turns: no gold is used."""
+    """Scores [turns, 8] over how probable the planner finds each strategy on average: no gold strategy is used."""
     p = probabilities(scores, 1.0, 1.0)
     return (np.log(np.maximum(p, 1e-300)) - np.log(p.mean(axis=0))).round(9)  # equal ones stay equal, for argmax
 
@@ -34,8 +35,8 @@ def without_base_rates(scores: np.ndarray) -> np.ndarray:
 def recalibrated(scores: np.ndarray, gold: Sequence[str], dialogues: Sequence[str], seed: int) -> np.ndarray:
     """Log-probabilities [turns, 8] after vector scaling (Guo et al. 2017): one temperature, one constant per strategy.
 
-    Those of a dialogue are fitted on the other four fifths of the dialogues.  Knowledge of the turn is not added: what is
-    moved is how sure the planner is, and how much it likes each strategy over all.
+    Those of a dialogue are fitted on the other four fifths of the dialogues.  Knowledge of the turn is not added: what
+    moves is how sure the planner is, and how much it likes each strategy over all.
     """
     from sklearn.model_selection import GroupKFold
 
@@ -117,8 +118,8 @@ def conditions(
 def parts(rows: Rows) -> dict[str, Resampled]:
     """What B loses as its sources are taken away one by one, from `conditions` of one planner.
 
-    ``decoding``, from T = 0.7 or argmax to T = 1; ``confidence``, from there to recalibrated probabilities; ``left``, what
-    these still have; and ``base rates``, what argmax loses when they are divided out.
+    ``decoding``, from T = 0.7 or argmax to T = 1; ``confidence``, from there to recalibrated probabilities; ``left``,
+    what these still have; and ``base rates``, what argmax loses when they are divided out.
     """
     b = {name: row["B"] for name, row in rows.items()}
     one, fitted = b[f"{OWN}, {ONE}"], b[f"{FITTED}, {ONE}"]

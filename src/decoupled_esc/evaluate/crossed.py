@@ -1,7 +1,7 @@
 """Two factors crossed: how much of a difference between systems each of them carries, turn by turn.
 
-A system chooses a strategy and words a reply.  With the strategies of either system under the words of either, the
-difference between two systems is the sum of two main effects (Fisher 1935), and nothing is left over.
+Each system chooses a strategy, the plan, and words a reply under it.  With either system's plans under either's words,
+the difference between two systems is the sum of two main effects, and nothing is left over.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ Rows = dict[str, dict[str, Resampled]]
 
 
 def effects(old: np.ndarray, first: np.ndarray, second: np.ndarray, both: np.ndarray) -> dict[str, np.ndarray]:
-    """What changing two factors does, turn by turn: ``total``, the main effects ``first`` and ``second``, ``interaction``.
+    """What changing two factors does: ``total``, the main effects ``first`` and ``second``, and ``interaction``.
 
-    Arguments are scores of one shape: of the old system, with the first factor changed, with the second, with both.  The
-    main effects are means over the other factor's two levels, so that total = first + second; the interaction is how much
-    more the first does once the second is changed.
+    Arguments are scores of one shape: of the old system, with the first factor changed, with the second, with both.
+    Main effects are means over the other factor's two levels, so that total = first + second; the interaction is how
+    much more the first does once the second is changed.
     """
     return {
         "total": both - old,
@@ -37,7 +37,7 @@ def overlaps(replies: Sequence[str], references: Sequence[str]) -> np.ndarray:
 
 
 def strategy_reader(replies: Sequence[str], strategies: Sequence[str]):
-    """A classifier that reads a reply's strategy from its words alone (TF-IDF, logistic regression); ``predict`` takes replies."""
+    """Reads a reply's strategy from its words alone: TF-IDF and logistic regression; its ``predict`` takes replies."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -49,7 +49,7 @@ def strategy_reader(replies: Sequence[str], strategies: Sequence[str]):
 def means(values: Mapping[str, np.ndarray], columns: Sequence[str], group: np.ndarray, weights: np.ndarray) -> Rows:
     """Means over turns of each row of ``values`` (row -> float [turns, columns]), nan where a turn does not count.
 
-    ``group`` int [turns] numbers the dialogues, ``weights`` [R, D] resamples them.  A column without any value is absent.
+    ``group`` int [turns] numbers the dialogues, ``weights`` [R, D] resamples them.  A column without values is absent.
     """
     found: Rows = {}
     for row, table in values.items():

@@ -315,13 +315,11 @@ class Rows:
         return found
 
     def _cross(self) -> None:
-        """Chapter 19: the strategies of either planner, or gold ones, under the words of either writer."""
-        systems = {"vanilla": "vanilla-sft", "planner": "decoupled-sft"}
-        for cell in (*why.CELLS, why.GOLD_CELL):
-            plan, writer = cell.split("/")
-            self.steps[f"replies-under-{plan}-{writer}"] = replies.ReplyUnder(
-                **self._asked(), plans=self.steps[f"replies-{systems[plan]}"] if plan in systems else None,
-                writer=self.steps[f"sft-{writer}"], layout=layout_of(writer, self.profile.generator_layout),
+        """Chapter 19: the words of one SFT system under the strategies of the other."""
+        for plan, writer in (("vanilla", "generator"), ("decoupled", "vanilla")):
+            self.steps[f"replies-{plan}-plans-{writer}-words"] = replies.ReplyUnder(
+                **self._asked(), plans=self.steps[f"replies-{plan}-sft"], writer=self.steps[f"sft-{writer}"],
+                layout=layout_of(writer, self.profile.generator_layout),
             )  # fmt: skip
 
     def replies(self, systems) -> dict[str, Reply]:

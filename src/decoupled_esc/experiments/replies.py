@@ -257,20 +257,14 @@ class ReplyArgmax(Reply):
 
 @dataclass(frozen=True, eq=False)
 class ReplyUnder(Reply):
-    """The words of one policy under the strategies of another system, or under the gold ones (chapter 19).
+    """The words of one policy under the strategies of another system (chapter 19)."""
 
-    Steps of this class share their random numbers at a turn: one policy under one strategy says the same in all of them.
-    """
-
-    plans: Reply | None
-    """The system whose strategies are taken; None: the gold strategies."""
+    plans: Reply
     writer: Policy
     layout: str
 
     def run(self, work: Work) -> Replies | Missing:
         work[self.writer]
-        planned = {turn.id: turn.strategy for turn in self.turns.read()}
-        if self.plans is not None:
-            planned = {row.id: row.strategy for row in work[self.plans].rows}
+        planned = {row.id: row.strategy for row in work[self.plans].rows}
         written = self.written(work, self.writer, self.layout, planned)
         return counted(Replies, [SystemReply(id, planned[id], *written[id]) for id in planned], work)

@@ -49,7 +49,7 @@ class CrossPlansAndWords(Measured):
     """Which part of the coupled model carries its difference from the decoupled one: its strategies, or its words."""
 
     cells: dict[str, dict[str, Reply]]
-    """Seed -> ``vanilla/vanilla`` (whose strategies / whose words) and the other three cells."""
+    """Seed -> `CELLS`."""
     turns: Turns
 
     def run(self, work: Work) -> CrossedParts:
@@ -68,9 +68,13 @@ class CrossPlansAndWords(Measured):
         return CrossedParts(seeds, len(turns), crossed.over_seeds(cells), crossed.over_seeds(effects))
 
 
-CELLS = ("vanilla/vanilla", "planner/vanilla", "vanilla/generator", "planner/generator")
-"""Whose strategies / whose words: neither of the decoupled system, its plans, its words, both."""
-GOLD_CELL = "gold/generator"
+CELLS = {
+    "vanilla/vanilla": "vanilla-sft",
+    "planner/vanilla": "decoupled-plans-vanilla-words",
+    "vanilla/generator": "vanilla-plans-generator-words",
+    "planner/generator": "decoupled-sft",
+}
+"""Whose strategies / whose words -> the system: neither of the decoupled one, its plans, its words, both."""
 
 
 def _overlaps(work: Work, step: Reply, turns: Sequence[Turn]) -> np.ndarray:
@@ -83,7 +87,7 @@ def _overlaps(work: Work, step: Reply, turns: Sequence[Turn]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class GivenStrategies:
-    """The generator's replies under the planner's strategies and under gold ones; and how far replies show their strategy."""
+    """The generator's replies under planned strategies and under gold ones; and how far replies show their strategy."""
 
     seeds: tuple[int, ...]
     turns: int
@@ -92,7 +96,7 @@ class GivenStrategies:
     """``plan`` or ``gold``, at all turns, at those where the plan is ``right`` or ``wrong``."""
     differences: Table
     shown: Table
-    """Whose replies -> ``shown``: how often the strategy read from the words is the given one, in per cent; ``by chance``."""
+    """Whose replies -> ``shown``: how often the given strategy is read from the words, in per cent; ``by chance``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +142,7 @@ SHOWN = ("shown", "by chance")
 
 
 def _shown(given: Sequence[str | None], read: Sequence[str]) -> np.ndarray:
-    """Float [turns, 2], in per cent: whether what was ``read`` is what was ``given``; how often it would be at another turn."""
+    """Float [turns, 2], in per cent: whether what was ``read`` is what was ``given``; whether it would be elsewhere."""
     share = strategy.distribution(list(read))
     places = strategy.strategy_indices(given)
     same = np.array([100.0 * (one == other) for one, other in zip(given, read, strict=True)])
@@ -158,7 +162,7 @@ def _where(values: Mapping[str, np.ndarray], hit: np.ndarray) -> dict[str, np.nd
 
 @dataclass(frozen=True)
 class AcceptedStrategies:
-    """Strategy scores of systems under several definitions of an acceptable strategy, and what GPT made of other ones."""
+    """Strategy scores under several definitions of an acceptable strategy, and what GPT made of other strategies."""
 
     seeds: tuple[int, ...]
     turns: int
@@ -169,7 +173,7 @@ class AcceptedStrategies:
     orders: dict[str, dict[str, acceptable.Order]]
     """Definition -> metric, of the first seed."""
     labels: Table | Missing
-    """Of the released replies -> share with an error label, in per cent: whose strategy is gold, acceptable, or neither."""
+    """Of released replies, share with an error label, in per cent: those whose strategy is gold, acceptable, neither."""
     labelled: dict[str, int]
 
 
@@ -269,7 +273,7 @@ class AcceptStrategies(Measured):
 
 
 def _chosen(work: Work, step: Reply, turns: Sequence[Turn]) -> np.ndarray:
-    """Float [turns, 8]: how often a system chose each strategy when it was sampled again and again; nothing where it named none."""
+    """Float [turns, 8]: share of each strategy when a system was sampled again and again; 0 where it named none."""
     gold = {turn.id: turn for turn in turns}
     answers = {row.id: row for row in evaluated(work[step], gold, step.strategy_sampling, step.seed)}
     found = np.zeros((len(turns), 8))
@@ -370,16 +374,17 @@ def studies(by_seed: Mapping, contrasts: Sequence[tuple[str, str]]) -> dict[str,
     own, *_ = studied.values()
     files, resampling = own.inputs.files, own.resampling
 
-    def under(plan: str, writer: str) -> dict[str, Reply]:
-        return {seed: rows.steps[f"replies-under-{plan}-{writer}"] for seed, rows in studied.items()}
+    def replies(system: str) -> dict[str, Reply]:
+        return {seed: rows.steps[f"replies-{system}"] for seed, rows in studied.items()}
 
-    cells = {name: under(*name.split("/")) for name in CELLS}
+    cells = {
+        seed: {name: rows.steps[f"replies-{system}"] for name, system in CELLS.items()}
+        for seed, rows in studied.items()
+    }
     return {
-        "plans-and-words": CrossPlansAndWords(
-            {seed: {name: cell[seed] for name, cell in cells.items()} for seed in studied}, own.test, **resampling
-        ),
+        "plans-and-words": CrossPlansAndWords(cells, own.test, **resampling),
         "given-strategies": CompareGivenStrategies(
-            under(*CELLS[-1].split("/")), under(*GOLD_CELL.split("/")), own.train, own.test, **resampling
+            replies("decoupled-sft"), replies("gold-sft"), own.train, own.test, **resampling
         ),
         "accepted-strategies": AcceptStrategies(
             {seed: rows.replies(STUDIED_SYSTEMS) for seed, rows in studied.items()}, own.train, own.test,

@@ -1,0 +1,342 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 19 Why do systems differ?
+#
+# Chapters [09](09_ask_rq1.ipynb) to [12](12_ask_rq4.ipynb) ask whether one system scores higher than another.
+# This one asks what carries a difference, in four studies that neither paper has.
+# Each states its question, its contrast and its rule before its numbers.
+#
+# | study | question |
+# |---|---|
+# | [1](plans-or-words) | Is it the decoupling: the plans, or the words? |
+# | [2](a-better-plan) | Does a better plan give a better reply? |
+# | [3](several-right-strategies) | Is the gold strategy the only right one? |
+# | [4](where-b-comes-from) | Where does preference bias B come from? |
+#
+# **How far they reach.**
+# The models are small ones of our own, trained once for each seed that a caption names.
+# Under one seed an interval covers other dialogues, not other training runs: it says how *these* models differ.
+#
+# :::{admonition} Research output
+# :class: research-output
+# The numbers on this page are about strategies and replies of experimental models; nothing here is counselling, and no reply is shown.
+# :::
+
+# %% tags=["parameters", "hide-input"]
+profile = "laptop"
+
+# %% tags=["hide-input"]
+from decoupled_esc.experiments.run import open_book
+from decoupled_esc.pipeline import Missing
+from decoupled_esc.present import figures, why
+from decoupled_esc.present.tables import format_estimate, results_table
+
+book = open_book(globals())
+base = book["base-model"]
+size = f", {base.parameters / 1e6:.1f}M parameters" if base.parameters else ""
+
+
+def models(seeds: tuple[int, ...]) -> str:
+    """What a caption says of the models: their base, and the seeds that they were trained under."""
+    return f"models from {base.name}{size}, seed(s) {', '.join(map(str, seeds))}"
+
+
+figures.glue_numbers(profile_name=book.label)
+
+# %% [markdown]
+# (plans-or-words)=
+# ## 1. Is it the decoupling: the plans, or the words?
+#
+# **Question.** Decoupled-SFT differs from Vanilla-SFT in who names the strategy and in who words the reply. Which of the two carries the difference?
+#
+# **Contrast.** Two by two: strategies that the coupled model sampled, or that the planner sampled; under each, words of the coupled model, which goes on from the tag that it is given, or of the generator.
+# With $Y_{pw}$ the score of plans $p$ and words $w$ (0: coupled, 1: decoupled), the difference is the sum of two main effects:
+#
+# $$Y_{11} - Y_{00} = \underbrace{\tfrac12[(Y_{10} - Y_{00}) + (Y_{11} - Y_{01})]}_{\text{plans}} + \underbrace{\tfrac12[(Y_{01} - Y_{00}) + (Y_{11} - Y_{10})]}_{\text{words}}$$
+#
+# **Rule.** A part carries a difference if the interval of its main effect excludes 0; the first metric is F1 of the replies.
+# Strategy metrics depend on plans alone, so their difference is the planner's whatever comes out below.
+
+# %%
+old, plans, words, both = 18.0, 18.1, 18.9, 19.2  # Y_00, Y_10, Y_01, Y_11: numbers made up for the example
+of_plans, of_words = ((plans - old) + (both - words)) / 2, ((words - old) + (both - plans)) / 2
+print(f"plans {of_plans:.2f} + words {of_words:.2f} = {both - old:.2f}")
+assert abs(of_plans + of_words - (both - old)) < 1e-9
+
+# %% tags=["hide-input", "remove-output"]
+parts = book["plans-and-words"]
+TEXT = {"F1": "F1", "R-L": "ROUGE-L", "B-1": "BLEU-1", "D-2": "Distinct-2", "words": "words per reply"}
+ROWS = {"total": "both", "plans": "plans", "words": "words", "interaction": "interaction"}
+lost = isinstance(parts, Missing)
+source = book.source("Decoupled-SFT minus Vanilla-SFT, 95% intervals by dialogue")
+drawn = {} if lost else {title: {name: parts.effects[row][key] for row, name in ROWS.items()} for key, title in TEXT.items()}
+figures.show("fig_parts", figures.nothing_here(parts.reason, source) if lost else figures.estimates(drawn, source))
+said = {key: "–" if lost else why.which_part(parts.effects, key) for key in ("F1", "D-2", "words")}
+planned = book["metrics"].contrasts["decoupled-sft - vanilla-sft"]["paper"]
+figures.glue_numbers(
+    parts_f1=said["F1"], parts_d2=said["D-2"], parts_words=said["words"], parts_models="–" if lost else models(parts.seeds), parts_turns="–" if lost else f"{parts.turns:,}",
+    plan_q=format_estimate(planned["Q"], 1, "+"), plan_qw=format_estimate(planned["Q_W"], 1, "+"), plan_b=format_estimate(planned["B"], 2, "+"),
+)  # fmt: skip
+
+# %% [markdown]
+# **Answer.** F1 of the replies changes by {glue:text}`parts_f1`.
+#
+# Distinct-2 within a reply changes by {glue:text}`parts_d2`; the number of words by {glue:text}`parts_words`.
+# The planner's strategies differ from the coupled model's by {glue:text}`plan_q` in macro F1, {glue:text}`plan_qw` in weighted F1 and {glue:text}`plan_b` in B, each an expectation over samples ([chapter 08](08_evaluate_systems.ipynb)).
+#
+# ```{glue:figure} fig_parts
+# :name: fig-parts
+# :alt: Differences in five text metrics between the decoupled and the coupled system, with main effects of plans and of words and their interaction, each with a 95% interval.
+#
+# What each part adds, with 95% intervals by dialogue.
+# Profile {glue:text}`profile_name`, {glue:text}`parts_models`; n = {glue:text}`parts_turns` turns, one reply per cell and turn.
+# ```
+#
+# Beside who plans, two things change with the planner: it has weights of its own, and it doesn't see the strategies of earlier turns, which the coupled model reads in its context.
+# This study doesn't part these two.
+
+# %% tags=["hide-input"]
+CELLS = {"vanilla/vanilla": "coupled plans, coupled words", "planner/vanilla": "planner's plans, coupled words", "vanilla/generator": "coupled plans, generator's words", "planner/generator": "planner's plans, generator's words"}
+results_table(parts if lost else why.frame(parts.cells, tuple(TEXT), CELLS), f"The four cells, variant paper; profile {book.label}; 95% intervals by dialogue.")
+
+# %% tags=["hide-input"]
+results_table(parts if lost else why.frame(parts.effects, tuple(TEXT), ROWS), f"Their effects, in points of the metric; profile {book.label}; 95% intervals by dialogue.")
+
+# %% [markdown]
+# (a-better-plan)=
+# ## 2. Does a better plan give a better reply?
+#
+# **Question.** A generator does what its planner says. If the planner were right more often, would replies be closer to what people wrote?
+#
+# **Contrast.** The same generator at the same turn, under the planner's strategy and under the gold one, each reply sampled once.
+# Where the plan is right both have the same strategy and differ by chance alone: a difference there would be a fault of the study.
+#
+# **Rule.** A better plan gives a better reply if, at the turns where the plan is wrong, F1 under the gold strategy is higher and the interval of the paired difference excludes 0.
+# And a plan can only help a reply that follows it: a classifier that reads the strategy from the words, trained on the human replies of the training split, says how often the given strategy is the one that shows.
+# It errs on people's replies, too, and that is the first line of the table.
+
+# %% tags=["hide-input", "remove-output"]
+given = book["given-strategies"]
+lost = isinstance(given, Missing)
+CHANGES = {"gold - plan, wrong": "gold instead of a wrong plan", "gold - plan, right": "gold instead of a right plan\n(the same strategy)", "gold - plan, all": "gold instead of any plan", "right - wrong, plan": "turns planned rightly,\nagainst others"}
+TEXT = {"F1": "F1", "R-L": "ROUGE-L", "B-1": "BLEU-1", "D-2": "Distinct-2"}
+source = book.source("the generator after SFT, 95% intervals by dialogue")
+drawn = {} if lost else {title: {name: given.differences[row][key] for row, name in CHANGES.items()} for key, title in TEXT.items()}
+figures.show("fig_given", figures.nothing_here(given.reason, source) if lost else figures.estimates(drawn, source))
+
+
+def shows(whose: str, key: str = "shown") -> str:
+    """How often the given strategy shows in the replies, as text."""
+    return "–" if lost else format_estimate(given.shown[whose][key])
+
+
+figures.glue_numbers(
+    given_f1="–" if lost else why.better_plan(given.differences, "F1"), given_right="–" if lost else f"{given.right:.0f}", given_models="–" if lost else models(given.seeds),
+    given_turns="–" if lost else f"{given.turns:,}", shown_people=shows("people"), shown_gold=shows("generator, gold strategy"), shown_plan=shows("generator, planned strategy"),
+    chance_people=shows("people", "by chance"), chance_plan=shows("generator, planned strategy", "by chance"),
+    given_apart="–" if lost else format_estimate(given.differences["right - wrong, plan"]["F1"], 1, "+"),
+)  # fmt: skip
+
+# %% [markdown]
+# **Answer.** Where a wrong plan is replaced by the gold strategy, F1 changes by {glue:text}`given_f1`.
+#
+# The sampled plan is right at {glue:text}`given_right`% of the turns, and replies there differ in F1 from those at other turns by {glue:text}`given_apart`; that compares different turns, some of them easier to plan and to answer, where the line above compares a turn with itself.
+# The given strategy is the one that the classifier reads in {glue:text}`shown_plan`% of the generator's replies under planned strategies and in {glue:text}`shown_gold`% under gold ones (at random turns: {glue:text}`chance_plan`%); in people's replies it reads the annotated strategy in {glue:text}`shown_people`% (at random turns: {glue:text}`chance_people`%).
+#
+# ```{glue:figure} fig_given
+# :name: fig-given
+# :alt: Differences in F1, ROUGE-L, BLEU-1 and Distinct-2 of the generator's replies between gold and planned strategies, at all turns and at those planned wrongly, and between turns planned rightly and wrongly.
+#
+# What a better plan changes, with 95% intervals by dialogue.
+# Profile {glue:text}`profile_name`, {glue:text}`given_models`; n = {glue:text}`given_turns` turns.
+# ```
+
+# %% tags=["hide-input"]
+results_table(given if lost else why.frame(given.shown, ("shown", "by chance")), f"How often the strategy read from the words is the given one, in per cent; profile {book.label}; 95% intervals by dialogue.")
+
+# %% tags=["hide-input"]
+results_table(given if lost else why.frame(given.replies, (*TEXT, "words")), f"Replies under the planned and the gold strategy, by whether the plan is right; variant paper; profile {book.label}; 95% intervals by dialogue.")
+
+# %% [markdown]
+# (several-right-strategies)=
+# ## 3. Is the gold strategy the only right one?
+#
+# **Question.** Gold is what one person did at one moment. Does the order of systems depend on that?
+#
+# **Contrast.** Accuracy and macro F1 with gold alone, and with three definitions under which more is acceptable; gold always is.
+#
+# * *same run of messages*: what the supporter used in messages sent one after the other, whose order is nearly free;
+# * *similar contexts*: what supporters used at two or more of the ten training turns with the most similar last three messages (cosine of TF-IDF);
+# * *same moment of the talk*: what at least an eighth of the training turns at that stage, after that previous strategy, used.
+#
+# A definition that accepts more forgives chance as well, so planners that know nothing of the turn stand beside the others.
+#
+# **Rule.** The order changes if two systems that are told apart under both definitions, by intervals of their paired difference that exclude 0, stand the other way round.
+
+# %% tags=["hide-input", "remove-output"]
+accepted = book["accepted-strategies"]
+source = book.source("95% intervals by dialogue")
+shown = {name: {system: row["accuracy"] for system, row in own.items()} for name, own in accepted.scores.items()}
+figures.show("fig_accepted", figures.estimates({name.replace(" of ", "\nof "): own for name, own in shown.items()}, source))
+labels = accepted.labels
+other = isinstance(labels, Missing) or not labels
+
+
+def labelled(row: str, key: str = "any", sign: str = "") -> str:
+    """A share of error labels as text."""
+    return "–" if other or row not in labels else format_estimate(labels[row].get(key), 1, sign)
+
+
+figures.glue_numbers(
+    accepted_accuracy=why.order_changes(accepted.orders, "accuracy"), accepted_q=why.order_changes(accepted.orders, "Q"), accepted_models=models(accepted.seeds),
+    accepted_turns=f"{accepted.turns:,}", sizes=", ".join(f"{size:.1f} ({name})" for name, size in accepted.size.items()),
+    near_person=format_estimate(accepted.scores["gold alone"]["person in the nearest context"]["accuracy"]),
+    label_gold=labelled("gold strategy"), label_other=labelled("another strategy"), label_gap=labelled("another - gold", sign="+"), label_sm=labelled("another strategy", "Strategy Mismatch"),
+    label_sm_gold=labelled("gold strategy", "Strategy Mismatch"),
+    label_near=labelled("not in - in: similar contexts", sign="+"), label_moment=labelled("not in - in: same moment of the talk", sign="+"),
+    label_n=f"{accepted.labelled.get('another strategy', 0):,}",
+)  # fmt: skip
+
+# %% [markdown]
+# **Answer.** By accuracy, {glue:text}`accepted_accuracy`; by macro F1, {glue:text}`accepted_q`.
+#
+# Acceptable are, on average per turn, {glue:text}`sizes` strategies.
+# The person in the most similar training context chose the gold strategy of the test turn in {glue:text}`near_person`% of the cases.
+#
+# ```{glue:figure} fig_accepted
+# :name: fig-accepted
+# :alt: Accuracy of strategies of about a dozen systems under four definitions of an acceptable strategy, with 95% intervals.
+#
+# Accuracy of the strategies in per cent under each definition, with 95% intervals by dialogue.
+# Profile {glue:text}`profile_name`: ours are {glue:text}`accepted_models`, in expectation over samples unless by argmax; Qwen and Llama are DecoupledESC's released SFT models, one sample; n = {glue:text}`accepted_turns` turns.
+# ```
+#
+# **What GPT made of other strategies.**
+# DecoupledESC's authors released error labels by GPT for the replies of their two SFT models {cite}`zhang2025decoupledesc`.
+# Of the {glue:text}`label_n` replies that are sure to belong to a turn and use another strategy than gold (*Ns* in the paper), {glue:text}`label_other`% have an error label, *Strategy Mismatch* in {glue:text}`label_sm`%; of those with the gold strategy, {glue:text}`label_gold`% and {glue:text}`label_sm_gold`%.
+# The difference is {glue:text}`label_gap` points.
+# Replies whose strategy is not acceptable by similar contexts have an error label {glue:text}`label_near` points more often than those whose other strategy is, and by the same moment of the talk {glue:text}`label_moment` points.
+# The labels are one model's, and [chapter 03](03_observe_errors.ipynb) says how far they repeat.
+
+# %% tags=["hide-input"]
+results_table(why.order_table(accepted.orders), f"Pairs of systems under each definition; profile {book.label}.")
+
+# %% tags=["hide-input"]
+results_table(why.bias_frame({name: own for name, own in accepted.scores.items()}, "accuracy"), f"Accuracy in per cent; profile {book.label}; 95% intervals by dialogue.")
+
+# %% tags=["hide-input"]
+results_table(why.bias_frame(accepted.scores, "Q"), f"Macro F1, an acceptable prediction counted as if it were gold; profile {book.label}; 95% intervals by dialogue.")
+
+# %% tags=["hide-input"]
+ERRORS = ("any", "Strategy Mismatch", "Lack of Empathy", "Early Emotion Shift", "Template Response", "Emotion Misread")
+results_table(labels if isinstance(labels, Missing) else why.frame(labels, ERRORS), "Error labels by GPT in the released replies of Qwen2.5-7B and Llama-3.1-8B after SFT, in per cent; 95% intervals by dialogue.")
+
+# %% [markdown]
+# (where-b-comes-from)=
+# ## 4. Where does preference bias B come from?
+#
+# **Question.** B is computed from confusion counts. How much of it is base rates, confidence, decoding, and how much a preference that is left when these are taken away?
+#
+# **Contrast.** With $p_i(t)$ the probability that a planner gives strategy $i$ at turn $t$, the confusion counts expected over sampling are $w_{ij} = \sum_{t:\,\mathrm{gold}(t)=j} p_i(t)$.
+# If these probabilities are those with which people choose, then in expectation $w_{ij} = \sum_t p_i(t)\,p_j(t)$, which is symmetric: each strategy is taken for another as often as the other for it, and B is 0, however unequal the base rates are and however little the planner knows.
+# So B is taken apart by what departs from that:
+#
+# * *decoding*: from argmax, or T = 0.7 with top-p, to sampling at T = 1;
+# * *confidence*: from there to recalibrated probabilities (one temperature and one constant per strategy, fitted on other dialogues {cite}`guo2017calibration`);
+# * *base rates*: by argmax, with and without dividing each planner's probabilities by their mean over the turns.
+#
+# **Rule.** A part is a source of B if the interval of the difference that taking it away makes excludes 0.
+# A difference between two planners is one of preference, and not of how sure they are, if it excludes 0 once both are recalibrated.
+
+# %%
+import numpy as np
+
+from decoupled_esc.evaluate.strategy import bias
+
+rates = np.array([0.35, 0.25, 0.15, 0.1, 0.06, 0.04, 0.03, 0.02])
+sampled, favourite = 1000 * np.outer(rates, rates), np.zeros((8, 8))
+favourite[0] = 1000 * rates  # always the most frequent
+print(f"knowing base rates alone: B = {bias(sampled, 'paper'):.2f} sampled, {bias(favourite, 'paper'):.2f} by argmax")
+assert bias(sampled, "paper") < 1e-6
+
+# %% tags=["hide-input", "remove-output"]
+found = book["bias-sources"]
+NAMES = {"vanilla-sft": "coupled, SFT", "vanilla-dpo": "coupled, DPO", "decoupled-sft": "planner, SFT", "decoupled-dpo": "planner, SP-DPO"}
+scores = {NAMES.get(name, name): own for name, own in found.scores.items()}
+CONDITIONS = {"argmax": "as scored, argmax", "T = 0.7, top-p": "as scored, T = 0.7, top-p", "T = 1": "as scored, T = 1", "T = 1,\nrecalibrated": "recalibrated, T = 1"}
+figures.show("fig_bias_sources", figures.estimates(why.panels(scores, CONDITIONS, "B"), book.source("expected confusion counts, 95% intervals by dialogue")))
+differences = {"SP-DPO minus SFT, planner": found.contrasts["decoupled-dpo - decoupled-sft"], "DPO minus SFT, coupled": found.contrasts["vanilla-dpo - vanilla-sft"]}
+EVERY = {condition: condition for condition in next(iter(differences.values()))}
+drawn = {title: {condition: own[condition]["B"] for condition in EVERY} for title, own in differences.items()}
+figures.show("fig_bias_differences", figures.estimates(drawn, book.source("paired differences in B, 95% intervals by dialogue")))
+
+
+def at(planner: str, condition: str = "as scored, argmax", metric: str = "B") -> str:
+    """A score as text; a dash where the planner is not here."""
+    return format_estimate(found.scores[planner][condition][metric], 2 if metric == "B" else 1) if planner in found.scores else "–"
+
+
+figures.glue_numbers(
+    bias_models=models(found.seeds), bias_turns=f"{found.turns['decoupled-sft']:,}", sft_argmax=at("decoupled-sft"), sft_parts=why.sources_of(found.parts["decoupled-sft"]),
+    sft_base=format_estimate(found.parts["decoupled-sft"]["base rates, argmax"], 2), trans_argmax=at("TransESC"),
+    trans_parts=why.sources_of(found.parts["TransESC"]) if "TransESC" in found.parts else "–", words_argmax=at("word planner"), words_parts=why.sources_of(found.parts["word planner"]),
+    frequency_argmax=at("gold frequencies"), frequency_one=at("gold frequencies", "as scored, T = 1"),
+    dpo_survives=why.survives(found.contrasts["decoupled-dpo - decoupled-sft"]), coupled_survives=why.survives(found.contrasts["vanilla-dpo - vanilla-sft"]),
+    sft_qw_argmax=at("decoupled-sft", metric="Q_W"), sft_qw_one=at("decoupled-sft", "recalibrated, T = 1", "Q_W"),
+    nats_sft="{:.3f} and {:.3f}".format(*found.nats["decoupled-sft"]), nats_dpo="{:.3f} and {:.3f}".format(*found.nats["decoupled-dpo"]),
+)  # fmt: skip
+
+# %% [markdown]
+# **Answer.** Of the B of {glue:text}`sft_argmax` that the planner after SFT has by argmax, {glue:text}`sft_parts`.
+#
+# The word planner's {glue:text}`words_argmax`: {glue:text}`words_parts`.
+# TransESC's {glue:text}`trans_argmax`, from its published scores: {glue:text}`trans_parts`.
+# A planner that knows the gold frequencies and nothing else has {glue:text}`frequency_argmax` by argmax and {glue:text}`frequency_one` sampled at T = 1.
+# Dividing out base rates takes {glue:text}`sft_base` from the argmax of the planner after SFT.
+# Nothing of this adds knowledge: recalibration changes its nats per turn between {glue:text}`nats_sft`, and its weighted F1 goes from {glue:text}`sft_qw_argmax` by argmax to {glue:text}`sft_qw_one`.
+#
+# ```{glue:figure} fig_bias_sources
+# :name: fig-bias-sources
+# :alt: Preference bias B of eight or more planners by argmax, sampled at 0.7 with top-p, sampled at 1, and sampled at 1 from recalibrated probabilities.
+#
+# B of every planner as its sources are taken away from left to right, with 95% intervals by dialogue.
+# Profile {glue:text}`profile_name`: ours are {glue:text}`bias_models`, n = {glue:text}`bias_turns` turns; TransESC and CauESC on their own test sets. B of expected counts lies below the mean B of samples, which [chapter 14](14_measure_preference_bias.ipynb) shows.
+# ```
+#
+# **What does DPO change?**
+# For the planner, SP-DPO minus SFT: {glue:text}`dpo_survives`.
+# For the coupled model: {glue:text}`coupled_survives`.
+# Nats per turn of the planner, as scored and recalibrated, are {glue:text}`nats_sft` after SFT and {glue:text}`nats_dpo` after SP-DPO.
+#
+# ```{glue:figure} fig_bias_differences
+# :name: fig-bias-differences
+# :alt: Paired differences in B between DPO and SFT, of the planner and of the coupled model, under three treatments of their scores and three decodings.
+#
+# DPO minus SFT in B, the same turns on both sides, with 95% intervals by dialogue; the fit of the recalibration is not resampled.
+# Profile {glue:text}`profile_name`, {glue:text}`bias_models`.
+# ```
+
+# %% tags=["hide-input"]
+PARTS = ("decoding, argmax", "decoding, T = 0.7", "confidence", "left", "base rates, argmax")
+results_table(why.bias_parts({NAMES.get(name, name): own for name, own in found.parts.items()}, PARTS), f"What B loses as each source is taken away; left: B of recalibrated probabilities at T = 1; profile {book.label}; 95% intervals by dialogue.")
+
+# %% tags=["hide-input"]
+results_table(why.bias_frame(scores, "B").T, f"B under every condition; profile {book.label}; 95% intervals by dialogue.")
+
+# %% tags=["hide-input"]
+results_table(why.bias_frame(scores, "Q_W").T, f"Weighted F1 under every condition; profile {book.label}; 95% intervals by dialogue.")
+
+# %% [markdown]
+# ## What these studies leave open
+#
+# One model family of a few million parameters, and metrics of overlap: none of this says how a reply would help a person.
+# A planner that sees the strategies of earlier turns was not trained, so what the coupled model's context adds to its plans is not known.
+# The interval of a recalibrated score leaves out the noise of the fit.
+# What would change our mind: the same studies under further seeds, on the backbones of the paper, and with several annotators at the same turns.
