@@ -242,18 +242,21 @@ results_table(labels if isinstance(labels, Missing) else why.frame(labels, ERROR
 # (where-b-comes-from)=
 # ## 4. Where does preference bias B come from?
 #
-# **Question.** B is computed from confusion counts. How much of it is base rates, confidence, decoding, and how much a preference that is left when these are taken away?
+# **Question.** B is computed from confusion counts. What in a planner makes it, and what does DPO change in it?
 #
-# **Contrast.** With $p_i(t)$ the probability that a planner gives strategy $i$ at turn $t$, the confusion counts expected over sampling are $w_{ij} = \sum_{t:\,\mathrm{gold}(t)=j} p_i(t)$.
-# If these probabilities are those with which people choose, then in expectation $w_{ij} = \sum_t p_i(t)\,p_j(t)$, which is symmetric: each strategy is taken for another as often as the other for it, and B is 0, however unequal the base rates are and however little the planner knows.
-# So B is taken apart by what departs from that:
+# **Contrast.** The strengths behind B are updated by $p_i \leftarrow \sum_j \frac{w_{ij}\,p_j}{p_i + p_j} \Big/ \sum_j \frac{w_{ji}}{p_i + p_j}$ ([chapter 08](08_evaluate_systems.ipynb)).
+# All of them 1, and with it B = 0, is a fixed point if and only if $\sum_j w_{ij} = \sum_j w_{ji}$ for each strategy: **B is 0 exactly where each strategy is predicted as often as it is gold**, whether the predictions are right or not.
+# So what moves a planner's shares of strategies moves B, and it is taken apart from the planner's scores by what does:
 #
-# * *decoding*: from argmax, or T = 0.7 with top-p, to sampling at T = 1;
-# * *confidence*: from there to recalibrated probabilities (one temperature and one constant per strategy, fitted on other dialogues {cite}`guo2017calibration`);
-# * *base rates*: by argmax, with and without dividing each planner's probabilities by their mean over the turns.
+# * *decoding*: argmax, or T = 0.7 with top-p, makes frequent strategies more frequent than sampling at T = 1 does;
+# * *confidence*: the same by the scores themselves, undone by a temperature that is fitted on other dialogues;
+# * *shares*: what is left, strategies that the planner finds more or less probable on average than people do; constants per strategy, fitted on other dialogues {cite}`guo2017calibration`, bring it near 0 by construction.
+#
+# Beside this sum, *base rates*: what argmax loses when each planner's probabilities are divided by their mean over the turns.
+# Confusion counts are expectations over sampling, from the scores of all eight strategies.
 #
 # **Rule.** A part is a source of B if the interval of the difference that taking it away makes excludes 0.
-# A difference between two planners is one of preference, and not of how sure they are, if it excludes 0 once both are recalibrated.
+# A difference between two planners is more than one of sureness and shares if it excludes 0 at a decoding once both are fitted.
 
 # %%
 import numpy as np
@@ -263,14 +266,16 @@ from decoupled_esc.evaluate.strategy import bias
 rates = np.array([0.35, 0.25, 0.15, 0.1, 0.06, 0.04, 0.03, 0.02])
 sampled, favourite = 1000 * np.outer(rates, rates), np.zeros((8, 8))
 favourite[0] = 1000 * rates  # always the most frequent
+never_right = 100 * np.roll(np.eye(8), 1, axis=0)
 print(f"knowing base rates alone: B = {bias(sampled, 'paper'):.2f} sampled, {bias(favourite, 'paper'):.2f} by argmax")
-assert bias(sampled, "paper") < 1e-6
+print(f"never right, each strategy as often as gold: B = {bias(never_right, 'paper'):.2f}")
+assert bias(sampled, "paper") < 1e-6 and bias(never_right, "paper") == 0
 
 # %% tags=["hide-input", "remove-output"]
 found = book["bias-sources"]
 NAMES = {"vanilla-sft": "coupled, SFT", "vanilla-dpo": "coupled, DPO", "decoupled-sft": "planner, SFT", "decoupled-dpo": "planner, SP-DPO"}
 scores = {NAMES.get(name, name): own for name, own in found.scores.items()}
-CONDITIONS = {"argmax": "as scored, argmax", "T = 0.7, top-p": "as scored, T = 0.7, top-p", "T = 1": "as scored, T = 1", "T = 1,\nrecalibrated": "recalibrated, T = 1"}
+CONDITIONS = {"argmax": "as scored, argmax", "T = 0.7, top-p": "as scored, T = 0.7, top-p", "T = 1": "as scored, T = 1", "T = 1,\ntemperature fitted": "temperature fitted, T = 1"}
 figures.show("fig_bias_sources", figures.estimates(why.panels(scores, CONDITIONS, "B"), book.source("expected confusion counts, 95% intervals by dialogue")))
 differences = {"SP-DPO minus SFT, planner": found.contrasts["decoupled-dpo - decoupled-sft"], "DPO minus SFT, coupled": found.contrasts["vanilla-dpo - vanilla-sft"]}
 EVERY = {condition: condition for condition in next(iter(differences.values()))}
@@ -289,7 +294,9 @@ figures.glue_numbers(
     trans_parts=why.sources_of(found.parts["TransESC"]) if "TransESC" in found.parts else "–", words_argmax=at("word planner"), words_parts=why.sources_of(found.parts["word planner"]),
     frequency_argmax=at("gold frequencies"), frequency_one=at("gold frequencies", "as scored, T = 1"),
     dpo_survives=why.survives(found.contrasts["decoupled-dpo - decoupled-sft"]), coupled_survives=why.survives(found.contrasts["vanilla-dpo - vanilla-sft"]),
-    sft_qw_argmax=at("decoupled-sft", metric="Q_W"), sft_qw_one=at("decoupled-sft", "recalibrated, T = 1", "Q_W"),
+    dpo_qw_argmax=format_estimate(found.contrasts["decoupled-dpo - decoupled-sft"]["as scored, argmax"]["Q_W"], 1, "+"),
+    dpo_qw_paper=format_estimate(found.contrasts["decoupled-dpo - decoupled-sft"]["as scored, T = 0.7, top-p"]["Q_W"], 1, "+"),
+    sft_qw_argmax=at("decoupled-sft", metric="Q_W"), sft_qw_one=at("decoupled-sft", "temperature and shares fitted, T = 1", "Q_W"),
     nats_sft="{:.3f} and {:.3f}".format(*found.nats["decoupled-sft"]), nats_dpo="{:.3f} and {:.3f}".format(*found.nats["decoupled-dpo"]),
 )  # fmt: skip
 
@@ -300,11 +307,11 @@ figures.glue_numbers(
 # TransESC's {glue:text}`trans_argmax`, from its published scores: {glue:text}`trans_parts`.
 # A planner that knows the gold frequencies and nothing else has {glue:text}`frequency_argmax` by argmax and {glue:text}`frequency_one` sampled at T = 1.
 # Dividing out base rates takes {glue:text}`sft_base` from the argmax of the planner after SFT.
-# Nothing of this adds knowledge: recalibration changes its nats per turn between {glue:text}`nats_sft`, and its weighted F1 goes from {glue:text}`sft_qw_argmax` by argmax to {glue:text}`sft_qw_one`.
+# A lower B is no better planner: with temperature and shares fitted, that planner has B near 0 at T = 1 and a weighted F1 of {glue:text}`sft_qw_one`, where by argmax it has {glue:text}`sft_qw_argmax`.
 #
 # ```{glue:figure} fig_bias_sources
 # :name: fig-bias-sources
-# :alt: Preference bias B of eight or more planners by argmax, sampled at 0.7 with top-p, sampled at 1, and sampled at 1 from recalibrated probabilities.
+# :alt: Preference bias B of eight or more planners by argmax, sampled at 0.7 with top-p, sampled at 1, and sampled at 1 after their temperature was fitted.
 #
 # B of every planner as its sources are taken away from left to right, with 95% intervals by dialogue.
 # Profile {glue:text}`profile_name`: ours are {glue:text}`bias_models`, n = {glue:text}`bias_turns` turns; TransESC and CauESC on their own test sets. B of expected counts lies below the mean B of samples, which [chapter 14](14_measure_preference_bias.ipynb) shows.
@@ -313,19 +320,20 @@ figures.glue_numbers(
 # **What does DPO change?**
 # For the planner, SP-DPO minus SFT: {glue:text}`dpo_survives`.
 # For the coupled model: {glue:text}`coupled_survives`.
-# Nats per turn of the planner, as scored and recalibrated, are {glue:text}`nats_sft` after SFT and {glue:text}`nats_dpo` after SP-DPO.
+# Weighted F1 of the planner changes from SFT to SP-DPO by {glue:text}`dpo_qw_argmax` by argmax and by {glue:text}`dpo_qw_paper` at T = 0.7.
+# Its nats per turn, as scored and fitted, are {glue:text}`nats_sft` after SFT and {glue:text}`nats_dpo` after SP-DPO.
 #
 # ```{glue:figure} fig_bias_differences
 # :name: fig-bias-differences
-# :alt: Paired differences in B between DPO and SFT, of the planner and of the coupled model, under three treatments of their scores and three decodings.
+# :alt: Paired differences in B between DPO and SFT, of the planner and of the coupled model, under four treatments of their scores and three decodings.
 #
 # DPO minus SFT in B, the same turns on both sides, with 95% intervals by dialogue; the fit of the recalibration is not resampled.
 # Profile {glue:text}`profile_name`, {glue:text}`bias_models`.
 # ```
 
 # %% tags=["hide-input"]
-PARTS = ("decoding, argmax", "decoding, T = 0.7", "confidence", "left", "base rates, argmax")
-results_table(why.bias_parts({NAMES.get(name, name): own for name, own in found.parts.items()}, PARTS), f"What B loses as each source is taken away; left: B of recalibrated probabilities at T = 1; profile {book.label}; 95% intervals by dialogue.")
+PARTS = ("decoding, argmax", "decoding, T = 0.7", "confidence", "shares", "base rates, argmax")
+results_table(why.bias_parts({NAMES.get(name, name): own for name, own in found.parts.items()}, PARTS), f"What B loses as each source is taken away; argmax: decoding + confidence + shares; profile {book.label}; 95% intervals by dialogue.")
 
 # %% tags=["hide-input"]
 results_table(why.bias_frame(scores, "B").T, f"B under every condition; profile {book.label}; 95% intervals by dialogue.")

@@ -88,23 +88,42 @@ def test_tables_are_divided_by_whether_the_plan_is_right():
 # --- Where B comes from ---
 
 
+@settings(max_examples=50, deadline=None)
+@given(arrays(float, (8, 8), elements=st.floats(0.1, 9)), arrays(float, 8, elements=st.floats(0.5, 2)))
+def test_b_is_zero_exactly_where_each_strategy_is_predicted_as_often_as_it_is_gold(w, tilt):
+    for _ in range(200):  # rows and columns are made to agree, whatever is right or wrong
+        w = w * np.sqrt(w.sum(axis=0) / w.sum(axis=1))[:, None]
+        w = w / np.sqrt(w.sum(axis=0) / w.sum(axis=1))[None]
+    assert strategy.bias(w, "paper") < 1e-4 and strategy.bias(w, "standard") < 1e-4
+    tilted = w * tilt[:, None]
+    gap = np.abs(tilted.sum(axis=0) - tilted.sum(axis=1)).max() / tilted.sum()
+    assert (strategy.bias(tilted, "standard") > 1e-3) == (gap > 1e-3) or gap < 0.01
+    wrong = np.roll(np.eye(8), 1, axis=0)
+    assert strategy.bias(wrong, "paper") == 0, "never right, and no bias"
+
+
 def test_calibrated_sampling_has_no_bias_whatever_the_base_rates_are():
-    """Without knowledge of the turn and with it: expected counts are symmetric."""
+    """Without knowledge of the turn and with it."""
     for skill in (0.0, 1.5):
         p, gold, dialogues = people(20_000, skill)
         rows = bias_sources.conditions(np.log(p), gold, dialogues, top_p=0.95, **FEW)
         assert rows["as scored, T = 1"]["B"].value < 0.06, skill
         assert rows["as scored, argmax"]["B"].value > 0.4 and rows["as scored, T = 0.7, top-p"]["B"].value > 0.1
-        assert abs(bias_sources.parts(rows)["confidence"].value) < 0.06, "nothing to recalibrate"
+        parts = bias_sources.parts(rows)
+        assert abs(parts["confidence"].value) < 0.06 and parts["shares"].value < 0.06, "nothing to recalibrate"
 
 
-def test_overconfidence_is_a_part_that_recalibration_takes_away():
+def test_overconfidence_and_shares_are_told_apart():
     p, gold, dialogues = people()
-    sure = 3 * np.log(p)
-    parts = bias_sources.parts(bias_sources.conditions(sure, gold, dialogues, top_p=0.95, **FEW))
-    assert parts["confidence"].estimate().low > 0.2 and parts["left"].value < 0.15
-    fitted = bias_sources.recalibrated(sure, gold, dialogues, 0)
-    assert bias_sources.mean_nats(fitted, gold) == pytest.approx(bias_sources.mean_nats(np.log(p), gold), abs=0.01)
+    sure = bias_sources.parts(bias_sources.conditions(3 * np.log(p), gold, dialogues, top_p=0.95, **FEW))
+    assert sure["confidence"].estimate().low > 0.2 and sure["shares"].value < 0.15
+    leaning = np.log(p) + np.array([0, 0, 0, 0, 0, 0, 1.0, 2.0])
+    rows = bias_sources.conditions(leaning, gold, dialogues, top_p=0.95, **FEW)
+    found = bias_sources.parts(rows)
+    assert found["shares"].estimate().low > 0.3 > abs(found["confidence"].value)
+    assert rows["temperature and shares fitted, T = 1"]["B"].value < 0.1
+    fitted = bias_sources.recalibrated(3 * leaning, gold, dialogues, 0, shares=True)
+    assert bias_sources.mean_nats(fitted, gold) == pytest.approx(bias_sources.mean_nats(np.log(p), gold), abs=0.02)
     np.testing.assert_allclose(np.exp(fitted).sum(axis=1), 1)
 
 
@@ -112,7 +131,7 @@ def test_the_parts_of_one_planner_add_up_and_the_same_planner_twice_does_not_dif
     p, gold, dialogues = people(1000)
     rows = bias_sources.conditions(np.log(p), gold, dialogues, top_p=0.95, **FEW)
     parts = bias_sources.parts(rows)
-    whole = parts["decoding, argmax"].value + parts["confidence"].value + parts["left"].value
+    whole = parts["decoding, argmax"].value + parts["confidence"].value + parts["shares"].value
     assert whole == pytest.approx(rows["as scored, argmax"]["B"].value)
     same = bias_sources.differences(rows, rows)
     assert {own.estimate() for row in same.values() for own in row.values()} == {Estimate(0.0, 0.0, 0.0)}
@@ -235,4 +254,4 @@ def test_a_difference_in_b_that_recalibration_takes_away_does_not_survive():
                    ((bias_sources.OWN, UP), (bias_sources.FITTED, NONE)))  # fmt: skip
     said = why.survives(own | fitted)
     assert "as scored, the interval excludes 0 at 3 of 3 decodings" in said
-    assert "recalibrated, the interval excludes 0 at 0 of 3 decodings" in said
+    assert "temperature and shares fitted, the interval excludes 0 at 0 of 2 decodings" in said

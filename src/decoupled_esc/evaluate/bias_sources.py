@@ -1,11 +1,13 @@
-"""Where the preference bias B comes from: base rates, confidence, and decoding, taken apart for one planner.
+"""Where the preference bias B comes from: decoding, confidence, and shares of strategies, taken apart for one planner.
 
 B is a function of confusion counts.  Their expectation over sampling, ``w[i, j]`` = the sum of p_i over the turns whose
-gold strategy is j, needs no samples.  If the probabilities p are those with which people choose, and strategies are
-sampled from them at temperature 1, then E w[i, j] = the sum of p_i p_j is symmetric: every strategy is taken for
-another as often as the other for it, all strengths are equal, and B is 0, whatever the base rates are and however
-little the planner knows.  So B measures how far decoding and confidence are from that; argmax turns base rates into
-a favourite.
+gold strategy is j, needs no samples.
+
+B is 0 exactly where every strategy is predicted as often as it is gold.  All strengths 1 is a fixed point of the update
+in `strategy.preference` if and only if, for each i, sum_j w[i, j] = sum_j w[j, i]: row and column of i have one sum.
+Whether predictions are right has no part in it.  So B of a planner has these sources: decoding, where argmax or a low
+temperature turns frequent strategies into more frequent ones; confidence, which acts like a temperature; and shares,
+where the planner finds a strategy more or less probable on average than people do.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +22,8 @@ from decoupled_esc.evaluate.decoding import probabilities
 METRICS = ("B", "Q_W", "Q", "accuracy")
 """Bias, weighted and macro F1, and the share of gold strategies, the last three x100; variant ``paper``."""
 ARGMAX, PAPER, ONE = "argmax", "T = 0.7, top-p", "T = 1"
-OWN, FLAT, FITTED = "as scored", "base rates divided out", "recalibrated"
+OWN, FLAT = "as scored", "base rates divided out"
+SURE, FITTED = "temperature fitted", "temperature and shares fitted"
 FOLDS = 5
 RIDGE = 1e-4
 """Keeps what the data does not determine near "leave the scores as they are"."""
@@ -32,11 +35,14 @@ def without_base_rates(scores: np.ndarray) -> np.ndarray:
     return (np.log(np.maximum(p, 1e-300)) - np.log(p.mean(axis=0))).round(9)  # equal ones stay equal, for argmax
 
 
-def recalibrated(scores: np.ndarray, gold: Sequence[str], dialogues: Sequence[str], seed: int) -> np.ndarray:
-    """Log-probabilities [turns, 8] after vector scaling (Guo et al. 2017): one temperature, one constant per strategy.
+def recalibrated(
+    scores: np.ndarray, gold: Sequence[str], dialogues: Sequence[str], seed: int, *, shares: bool
+) -> np.ndarray:
+    """Log-probabilities [turns, 8] after temperature scaling; with ``shares`` also one constant per strategy.
 
-    Those of a dialogue are fitted on the other four fifths of the dialogues.  Knowledge of the turn is not added: what
-    moves is how sure the planner is, and how much it likes each strategy over all.
+    The latter is vector scaling (Guo et al. 2017).  Those of a dialogue are fitted on the other four fifths of the
+    dialogues.  Knowledge of the turn is not added: what moves is how sure the planner is, and how probable it finds each
+    strategy over all; with constants its shares become those of people, and B at T = 1 is near 0 by construction.
     """
     from sklearn.model_selection import GroupKFold
 
@@ -44,15 +50,15 @@ def recalibrated(scores: np.ndarray, gold: Sequence[str], dialogues: Sequence[st
     group, groups = numbered(dialogues)
     found = np.empty_like(logs)
     for learn, apply in GroupKFold(min(FOLDS, groups), shuffle=True, random_state=seed).split(logs, groups=group):
-        scale, constants = _vector_scaling(logs[learn], truth[learn])
+        scale, constants = _scaling(logs[learn], truth[learn], shares)
         found[apply] = scale * logs[apply] + constants
     return (
         found - np.log(np.exp(found - found.max(1, keepdims=True)).sum(1, keepdims=True)) - found.max(1, keepdims=True)
     )
 
 
-def _vector_scaling(logs: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndarray]:
-    """(scale, constants [8]) with the least mean -log p of ``truth``."""
+def _scaling(logs: np.ndarray, truth: np.ndarray, shares: bool) -> tuple[float, np.ndarray]:
+    """(scale, constants [8], 0 without ``shares``) with the least mean -log p of ``truth``."""
     from scipy.optimize import minimize
 
     turns, hit = len(truth), np.eye(8)[truth]
@@ -63,7 +69,7 @@ def _vector_scaling(logs: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndar
         p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
         away = np.append(x[0] - 1, x[1:])
         nats = -(z[np.arange(turns), truth] - np.log(np.exp(z).sum(axis=1))).mean()
-        slope = np.append(((p - hit) * logs).sum() / turns, (p - hit).mean(axis=0))
+        slope = np.append(((p - hit) * logs).sum() / turns, (p - hit).mean(axis=0) * shares)
         return nats + RIDGE * (away @ away), slope + 2 * RIDGE * away
 
     x = minimize(loss, np.append(1.0, np.zeros(8)), jac=True, method="L-BFGS-B").x
@@ -97,15 +103,16 @@ def conditions(
 ) -> Rows:
     """ "scores, decoding" -> `METRICS` of one planner, from its ``scores`` [turns, 8].
 
-    Scores as they are, with base rates divided out, and recalibrated; each decoded by argmax, sampled at T = 0.7 with
-    ``top_p`` (DecoupledESC's), and at T = 1.  Two planners at the same dialogues can be subtracted.
+    Scores as they are, with base rates divided out, and recalibrated twice (`recalibrated`); each decoded by argmax,
+    sampled at T = 0.7 with ``top_p`` (DecoupledESC's), and at T = 1.  Planners at the same dialogues can be subtracted.
     """
     group, groups = numbered(dialogues)
     weights, truth = cluster_weights(groups, replicates, seed), strategy.strategy_indices(gold)
     variants = {
         OWN: scores,
         FLAT: without_base_rates(scores),
-        FITTED: recalibrated(scores, gold, dialogues, seed),
+        SURE: recalibrated(scores, gold, dialogues, seed, shares=False),
+        FITTED: recalibrated(scores, gold, dialogues, seed, shares=True),
     }
     decodings = {ARGMAX: (0.0, 1.0), PAPER: (0.7, top_p), ONE: (1.0, 1.0)}
     return {
@@ -118,16 +125,16 @@ def conditions(
 def parts(rows: Rows) -> dict[str, Resampled]:
     """What B loses as its sources are taken away one by one, from `conditions` of one planner.
 
-    ``decoding``, from T = 0.7 or argmax to T = 1; ``confidence``, from there to recalibrated probabilities; ``left``,
-    what these still have; and ``base rates``, what argmax loses when they are divided out.
+    ``decoding``, from argmax or T = 0.7 to T = 1; ``confidence``, from there to a fitted temperature; ``shares``, all
+    that is left; and, beside this sum, ``base rates``, what argmax loses when they are divided out.
     """
     b = {name: row["B"] for name, row in rows.items()}
-    one, fitted = b[f"{OWN}, {ONE}"], b[f"{FITTED}, {ONE}"]
+    one, sure = b[f"{OWN}, {ONE}"], b[f"{SURE}, {ONE}"]
     return {
         "decoding, argmax": b[f"{OWN}, {ARGMAX}"] - one,
         "decoding, T = 0.7": b[f"{OWN}, {PAPER}"] - one,
-        "confidence": one - fitted,
-        "left": fitted,
+        "confidence": one - sure,
+        "shares": sure,
         "base rates, argmax": b[f"{OWN}, {ARGMAX}"] - b[f"{FLAT}, {ARGMAX}"],
     }
 

@@ -306,6 +306,8 @@ class BiasSources:
 class SplitBias(Measured):
     """B of planners at fixed decodings, with and without base rates, before and after recalibration."""
 
+    version = 2
+
     planners: dict[str, dict[str, Reply]]
     """Seed -> planners whose replies have strategy scores."""
     contrasts: tuple[tuple[str, str], ...]
@@ -359,7 +361,7 @@ class SplitBias(Measured):
         return found
 
     def _nats(self, scores: np.ndarray, gold: Sequence[str], dialogues: Sequence[str]) -> tuple[float, float]:
-        fitted = bias_sources.recalibrated(scores, gold, dialogues, self.seed)
+        fitted = bias_sources.recalibrated(scores, gold, dialogues, self.seed, shares=True)
         return bias_sources.mean_nats(scores, gold), bias_sources.mean_nats(fitted, gold)
 
 
