@@ -178,7 +178,7 @@ results_table(given if lost else why.frame(given.replies, (*TEXT, "words")), f"R
 #
 # A definition that accepts more forgives chance as well, so planners that know nothing of the turn stand beside the others.
 #
-# **Rule.** The order changes if two systems that are told apart under both definitions, by intervals of their paired difference that exclude 0, stand the other way round.
+# **Rule.** The order changes if two systems (people of similar contexts left out, who are one of the definitions) that are told apart under both definitions, by intervals of their paired difference that exclude 0, stand the other way round.
 
 # %% tags=["hide-input", "remove-output"]
 accepted = book["accepted-strategies"]
@@ -222,14 +222,14 @@ figures.glue_numbers(
 # DecoupledESC's authors released error labels by GPT for the replies of their two SFT models {cite}`zhang2025decoupledesc`.
 # Of the {glue:text}`label_n` replies that are sure to belong to a turn and use another strategy than gold (*Ns* in the paper), {glue:text}`label_other`% have an error label, *Strategy Mismatch* in {glue:text}`label_sm`%; of those with the gold strategy, {glue:text}`label_gold`% and {glue:text}`label_sm_gold`%.
 # The difference is {glue:text}`label_gap` points.
-# Replies whose strategy is not acceptable by similar contexts have an error label {glue:text}`label_near` points more often than those whose other strategy is, and by the same moment of the talk {glue:text}`label_moment` points.
+# Does GPT tell acceptable strategies from others? Where the strategy is neither gold nor acceptable, the share with an error label differs by {glue:text}`label_near` points from where it is acceptable by similar contexts, and by {glue:text}`label_moment` points by the same moment of the talk.
 # The labels are one model's, and [chapter 03](03_observe_errors.ipynb) says how far they repeat.
 
 # %% tags=["hide-input"]
 results_table(why.order_table(accepted.orders), f"Pairs of systems under each definition; profile {book.label}.")
 
 # %% tags=["hide-input"]
-results_table(why.bias_frame({name: own for name, own in accepted.scores.items()}, "accuracy"), f"Accuracy in per cent; profile {book.label}; 95% intervals by dialogue.")
+results_table(why.bias_frame(accepted.scores, "accuracy"), f"Accuracy in per cent; profile {book.label}; 95% intervals by dialogue.")
 
 # %% tags=["hide-input"]
 results_table(why.bias_frame(accepted.scores, "Q"), f"Macro F1, an acceptable prediction counted as if it were gold; profile {book.label}; 95% intervals by dialogue.")
@@ -336,10 +336,10 @@ PARTS = ("decoding, argmax", "decoding, T = 0.7", "confidence", "shares", "base 
 results_table(why.bias_parts({NAMES.get(name, name): own for name, own in found.parts.items()}, PARTS), f"What B loses as each source is taken away; argmax: decoding + confidence + shares; profile {book.label}; 95% intervals by dialogue.")
 
 # %% tags=["hide-input"]
-results_table(why.bias_frame(scores, "B").T, f"B under every condition; profile {book.label}; 95% intervals by dialogue.")
+results_table(why.bias_frame(scores, "B"), f"B under every condition; profile {book.label}; 95% intervals by dialogue.")
 
 # %% tags=["hide-input"]
-results_table(why.bias_frame(scores, "Q_W").T, f"Weighted F1 under every condition; profile {book.label}; 95% intervals by dialogue.")
+results_table(why.bias_frame(scores, "Q_W"), f"Weighted F1 under every condition; profile {book.label}; 95% intervals by dialogue.")
 
 # %% [markdown]
 # ## What these studies leave open

@@ -210,9 +210,10 @@ def test_equal_systems_are_never_told_apart_and_a_better_one_is():
     definitions = {acceptable.GOLD: alone, "all but gold's neighbour": ~np.roll(alone, 1, axis=1)}
     found = acceptable.scored({"a": p, "b": p, "gold": alone.astype(float)}, definitions, gold, group, weights)
     rows = found[acceptable.GOLD]
-    assert acceptable.order(rows, rows, "accuracy") == acceptable.Order(pairs=3, apart=2, swapped=0, reversed=0)
+    assert acceptable.order(rows, rows, "accuracy") == acceptable.Order(pairs=3, apart=2, swapped=0, reversed=())
     bad = {name: {"accuracy": rows["gold"]["accuracy"] - row["accuracy"]} for name, row in rows.items()}
-    assert acceptable.order(bad, rows, "accuracy") == acceptable.Order(pairs=3, apart=2, swapped=2, reversed=2)
+    turned = ("gold over a", "gold over b")
+    assert acceptable.order(bad, rows, "accuracy") == acceptable.Order(3, apart=2, swapped=2, reversed=turned)
 
 
 # --- What is said of them ---
@@ -241,11 +242,11 @@ def test_a_better_plan_is_one_only_where_the_interval_says_so():
 
 
 def test_an_order_changes_only_by_pairs_that_are_told_apart_both_ways():
-    same = acceptable.Order(pairs=6, apart=4, swapped=2, reversed=0)
-    alone = {"accuracy": acceptable.Order(6, 4, 0, 0)}
+    same = acceptable.Order(pairs=6, apart=4, swapped=2, reversed=())
+    alone = {"accuracy": acceptable.Order(6, 4, 0, ())}
     said = why.order_changes({acceptable.GOLD: alone, "x": {"accuracy": same}}, "accuracy")
     assert said == "no pair that is told apart is reversed; pairs in another order at all: 2 of 6 (x)"
-    turned = {"x": {"accuracy": same}, "y": {"accuracy": acceptable.Order(6, 4, 2, 1)}}
+    turned = {"x": {"accuracy": same}, "y": {"accuracy": acceptable.Order(6, 4, 2, ("a over b",))}}
     assert "reversed and told apart both ways: 1 (y)" in why.order_changes(turned, "accuracy")
 
 

@@ -119,25 +119,26 @@ def scored(
 
 @dataclass(frozen=True)
 class Order:
-    """How a definition orders systems, against gold alone; counts of pairs of systems."""
+    """How a definition orders systems, against gold alone."""
 
-    pairs: int
+    pairs: int  # Of systems
     apart: int  # Told apart under this definition: the interval of their difference excludes 0
     swapped: int  # In the other order than under gold alone
-    reversed: int  # Swapped, and told apart under both
+    reversed: tuple[str, ...]  # Swapped, and told apart under both: "a over b" as under gold alone
 
 
 def order(rows: Rows, under_gold: Rows, metric: str) -> Order:
     """How ``rows`` order systems by ``metric``, against ``under_gold``."""
-    found = [
-        [_sign(table[a][metric] - table[b][metric]) for table in (rows, under_gold)]
+    found = {
+        (a, b): [_sign(table[a][metric] - table[b][metric]) for table in (rows, under_gold)]
         for a, b in itertools.combinations(rows, 2)
-    ]
+    }
+    turned = [pair if there[1] > 0 else pair[::-1] for pair, (here, there) in found.items() if here[1] * there[1] < 0]
     return Order(
         pairs=len(found),
-        apart=sum(here[1] != 0 for here, _ in found),
-        swapped=sum(here[0] * there[0] < 0 for here, there in found),
-        reversed=sum(here[1] * there[1] < 0 for here, there in found),
+        apart=sum(here[1] != 0 for here, _ in found.values()),
+        swapped=sum(here[0] * there[0] < 0 for here, there in found.values()),
+        reversed=tuple(" over ".join(pair) for pair in turned),
     )
 
 

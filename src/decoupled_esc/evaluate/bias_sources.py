@@ -40,9 +40,9 @@ def recalibrated(
 ) -> np.ndarray:
     """Log-probabilities [turns, 8] after temperature scaling; with ``shares`` also one constant per strategy.
 
-    The latter is vector scaling (Guo et al. 2017).  Those of a dialogue are fitted on the other four fifths of the
-    dialogues.  Knowledge of the turn is not added: what moves is how sure the planner is, and how probable it finds each
-    strategy over all; with constants its shares become those of people, and B at T = 1 is near 0 by construction.
+    The latter is vector scaling (Guo et al. 2017).  What a dialogue gets was fitted on the other four fifths of the
+    dialogues.  Knowledge of the turn is not added: what moves is how sure the planner is, and how probable it finds
+    each strategy over all; with constants its shares become those of people, and B at T = 1 is near 0 by construction.
     """
     from sklearn.model_selection import GroupKFold
 

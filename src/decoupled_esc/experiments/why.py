@@ -160,6 +160,9 @@ def _where(values: Mapping[str, np.ndarray], hit: np.ndarray) -> dict[str, np.nd
     return found
 
 
+NEAREST = "person in the nearest context"
+
+
 @dataclass(frozen=True)
 class AcceptedStrategies:
     """Strategy scores under several definitions of an acceptable strategy, and what GPT made of other strategies."""
@@ -200,7 +203,8 @@ class AcceptStrategies(Measured):
         for systems in self.systems.values():
             asked = {name: _chosen(work, step, turns) for name, step in systems.items()} | others
             tables.append(acceptable.scored(asked, definitions, gold, group, weights))
-        first = tables[0]
+        # The neighbours are what one definition is made of: they are no system whose place it could decide.
+        first = {name: {one: row for one, row in rows.items() if one != NEAREST} for name, rows in tables[0].items()}
         labels, labelled = (rows, {}) if isinstance(rows, Missing) else self._labels(rows, turns, definitions)
         return AcceptedStrategies(
             tuple(map(int, self.systems)), len(turns),
@@ -231,7 +235,7 @@ class AcceptStrategies(Measured):
             "word planner, argmax": decoding.probabilities(words, 0.0, 1.0),
             "word planner, T = 1": decoding.probabilities(words, 1.0, 1.0),
             "gold frequencies, T = 1": decoding.probabilities(baselines.frequency_planner(train, turns), 1.0, 1.0),
-            "person in the nearest context": acceptable.only_gold(train)[near[:, 0]].astype(float),
+            NEAREST: acceptable.only_gold(train)[near[:, 0]].astype(float),
         }
         at = {turn.id: place for place, turn in enumerate(turns)}
         for row in rows:
@@ -305,8 +309,6 @@ class BiasSources:
 @dataclass(frozen=True, eq=False)
 class SplitBias(Measured):
     """B of planners at fixed decodings, with and without base rates, before and after recalibration."""
-
-    version = 2
 
     planners: dict[str, dict[str, Reply]]
     """Seed -> planners whose replies have strategy scores."""

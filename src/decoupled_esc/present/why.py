@@ -53,7 +53,7 @@ def better_plan(differences: Table, metric: str) -> str:
 def order_changes(orders: Mapping[str, Mapping[str, Order]], metric: str) -> str:
     """Whether any pair of systems that is told apart stands the other way round under another definition."""
     found = {name: own[metric] for name, own in orders.items() if name != GOLD}
-    turned = [f"{order.reversed} ({name})" for name, order in found.items() if order.reversed]
+    turned = [f"{len(order.reversed)} ({name})" for name, order in found.items() if order.reversed]
     swapped = ", ".join(f"{order.swapped} of {order.pairs} ({name})" for name, order in found.items())
     what = (
         f"pairs reversed and told apart both ways: {', '.join(turned)}"
@@ -69,7 +69,7 @@ def order_table(orders: Mapping[str, Mapping[str, Order]]) -> pd.DataFrame:
         {
             f"{name}, {metric}": {
                 "pairs": one.pairs, "told apart": one.apart, "in another order than under gold alone": one.swapped,
-                "of these told apart both ways": one.reversed,
+                "of these told apart both ways": "; ".join(one.reversed) or "none",
             }
             for name, own in orders.items()
             for metric, one in own.items()
