@@ -176,7 +176,7 @@ class AcceptedStrategies:
     orders: dict[str, dict[str, acceptable.Order]]
     """Definition -> metric, of the first seed."""
     labels: Table | Missing
-    """Of released replies, share with an error label, in per cent: those whose strategy is gold, acceptable, neither."""
+    """Share of released replies with an error label, in per cent: strategy gold, acceptable, or neither."""
     labelled: dict[str, int]
 
 
