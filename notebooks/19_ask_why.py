@@ -72,23 +72,23 @@ assert abs(of_plans + of_words - (both - old)) < 1e-9
 
 # %% tags=["hide-input", "remove-output"]
 parts = book["plans-and-words"]
-TEXT = {"F1": "F1", "R-L": "ROUGE-L", "B-1": "BLEU-1", "D-2": "Distinct-2", "words": "words per reply"}
+TEXT = {"F1": "F1", "R-L": "ROUGE-L", "B-1": "BLEU-1", "D-1": "Distinct-1", "words": "words per reply"}
 ROWS = {"total": "both", "plans": "plans", "words": "words", "interaction": "interaction"}
 lost = isinstance(parts, Missing)
 source = book.source("Decoupled-SFT minus Vanilla-SFT, 95% intervals by dialogue")
 drawn = {} if lost else {title: {name: parts.effects[row][key] for row, name in ROWS.items()} for key, title in TEXT.items()}
 figures.show("fig_parts", figures.nothing_here(parts.reason, source) if lost else figures.estimates(drawn, source))
-said = {key: "–" if lost else why.which_part(parts.effects, key) for key in ("F1", "D-2", "words")}
+said = {key: "–" if lost else why.which_part(parts.effects, key) for key in ("F1", "D-1", "words")}
 planned = book["metrics"].contrasts["decoupled-sft - vanilla-sft"]["paper"]
 figures.glue_numbers(
-    parts_f1=said["F1"], parts_d2=said["D-2"], parts_words=said["words"], parts_models="–" if lost else models(parts.seeds), parts_turns="–" if lost else f"{parts.turns:,}",
+    parts_f1=said["F1"], parts_d1=said["D-1"], parts_words=said["words"], parts_models="–" if lost else models(parts.seeds), parts_turns="–" if lost else f"{parts.turns:,}",
     plan_q=format_estimate(planned["Q"], 1, "+"), plan_qw=format_estimate(planned["Q_W"], 1, "+"), plan_b=format_estimate(planned["B"], 2, "+"),
 )  # fmt: skip
 
 # %% [markdown]
 # **Answer.** F1 of the replies changes by {glue:text}`parts_f1`.
 #
-# Distinct-2 within a reply changes by {glue:text}`parts_d2`; the number of words by {glue:text}`parts_words`.
+# Distinct-1 within a reply changes by {glue:text}`parts_d1`; the number of words by {glue:text}`parts_words`.
 # The planner's strategies differ from the coupled model's by {glue:text}`plan_q` in macro F1, {glue:text}`plan_qw` in weighted F1 and {glue:text}`plan_b` in B, each an expectation over samples ([chapter 08](08_evaluate_systems.ipynb)).
 #
 # ```{glue:figure} fig_parts
@@ -100,7 +100,7 @@ figures.glue_numbers(
 # ```
 #
 # Beside who plans, two things change with the planner: it has weights of its own, and it doesn't see the strategies of earlier turns, which the coupled model reads in its context.
-# This study doesn't part these two.
+# This study doesn't part these two, and it is about the systems after SFT: what DPO adds to either is asked in chapters [09](09_ask_rq1.ipynb) and [11](11_ask_rq3.ipynb).
 
 # %% tags=["hide-input"]
 CELLS = {"vanilla/vanilla": "coupled plans, coupled words", "planner/vanilla": "planner's plans, coupled words", "vanilla/generator": "coupled plans, generator's words", "planner/generator": "planner's plans, generator's words"}
@@ -126,7 +126,7 @@ results_table(parts if lost else why.frame(parts.effects, tuple(TEXT), ROWS), f"
 given = book["given-strategies"]
 lost = isinstance(given, Missing)
 CHANGES = {"gold - plan, wrong": "gold instead of a wrong plan", "gold - plan, right": "gold instead of a right plan\n(the same strategy)", "gold - plan, all": "gold instead of any plan", "right - wrong, plan": "turns planned rightly,\nagainst others"}
-TEXT = {"F1": "F1", "R-L": "ROUGE-L", "B-1": "BLEU-1", "D-2": "Distinct-2"}
+TEXT = {"F1": "F1", "R-L": "ROUGE-L", "B-1": "BLEU-1", "D-1": "Distinct-1"}
 source = book.source("the generator after SFT, 95% intervals by dialogue")
 drawn = {} if lost else {title: {name: given.differences[row][key] for row, name in CHANGES.items()} for key, title in TEXT.items()}
 figures.show("fig_given", figures.nothing_here(given.reason, source) if lost else figures.estimates(drawn, source))
@@ -152,7 +152,7 @@ figures.glue_numbers(
 #
 # ```{glue:figure} fig_given
 # :name: fig-given
-# :alt: Differences in F1, ROUGE-L, BLEU-1 and Distinct-2 of the generator's replies between gold and planned strategies, at all turns and at those planned wrongly, and between turns planned rightly and wrongly.
+# :alt: Differences in F1, ROUGE-L, BLEU-1 and Distinct-1 of the generator's replies between gold and planned strategies, at all turns and at those planned wrongly, and between turns planned rightly and wrongly.
 #
 # What a better plan changes, with 95% intervals by dialogue.
 # Profile {glue:text}`profile_name`, {glue:text}`given_models`; n = {glue:text}`given_turns` turns.
