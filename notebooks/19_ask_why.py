@@ -141,13 +141,16 @@ figures.glue_numbers(
     given_f1="–" if lost else why.better_plan(given.differences, "F1"), given_right="–" if lost else f"{given.right:.0f}", given_models="–" if lost else models(given.seeds),
     given_turns="–" if lost else f"{given.turns:,}", shown_people=shows("people"), shown_gold=shows("generator, gold strategy"), shown_plan=shows("generator, planned strategy"),
     chance_people=shows("people", "by chance"), chance_plan=shows("generator, planned strategy", "by chance"),
+    given_all="–" if lost else format_estimate(given.differences["gold - plan, all"]["F1"], 1, "+"), given_null="–" if lost else format_estimate(given.differences["gold - plan, right"]["F1"], 1, "+"),
     given_apart="–" if lost else format_estimate(given.differences["right - wrong, plan"]["F1"], 1, "+"),
 )  # fmt: skip
 
 # %% [markdown]
 # **Answer.** Where a wrong plan is replaced by the gold strategy, F1 changes by {glue:text}`given_f1`.
 #
-# The sampled plan is right at {glue:text}`given_right`% of the turns, and replies there differ in F1 from those at other turns by {glue:text}`given_apart`; that compares different turns, some of them easier to plan and to answer, where the line above compares a turn with itself.
+# A planner that were always right would change it by {glue:text}`given_all` over all turns; where the plan is right already, another sample under the same strategy differs by {glue:text}`given_null`.
+# The sampled plan is right at {glue:text}`given_right`% of the turns, and replies there differ in F1 from those at other turns by {glue:text}`given_apart`.
+# That compares different turns, some of them easier to plan and to answer, where the answer above compares a turn with itself: how well replies score where plans are right overstates what plans do.
 # The given strategy is the one that the classifier reads in {glue:text}`shown_plan`% of the generator's replies under planned strategies and in {glue:text}`shown_gold`% under gold ones (at random turns: {glue:text}`chance_plan`%); in people's replies it reads the annotated strategy in {glue:text}`shown_people`% (at random turns: {glue:text}`chance_people`%).
 #
 # ```{glue:figure} fig_given
