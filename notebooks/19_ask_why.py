@@ -297,6 +297,8 @@ figures.glue_numbers(
     trans_parts=why.sources_of(found.parts["TransESC"]) if "TransESC" in found.parts else "–", words_argmax=at("word planner"), words_parts=why.sources_of(found.parts["word planner"]),
     frequency_argmax=at("gold frequencies"), frequency_one=at("gold frequencies", "as scored, T = 1"),
     dpo_survives=why.survives(found.contrasts["decoupled-dpo - decoupled-sft"]), coupled_survives=why.survives(found.contrasts["vanilla-dpo - vanilla-sft"]),
+    sft_fitted_b=at("decoupled-sft", "temperature and shares fitted, argmax"), sft_fitted_q=at("decoupled-sft", "temperature and shares fitted, argmax", "Q"),
+    dpo_b=at("decoupled-dpo"), dpo_q=at("decoupled-dpo", metric="Q"),
     dpo_qw_argmax=format_estimate(found.contrasts["decoupled-dpo - decoupled-sft"]["as scored, argmax"]["Q_W"], 1, "+"),
     dpo_qw_paper=format_estimate(found.contrasts["decoupled-dpo - decoupled-sft"]["as scored, T = 0.7, top-p"]["Q_W"], 1, "+"),
     sft_qw_argmax=at("decoupled-sft", metric="Q_W"), sft_qw_one=at("decoupled-sft", "temperature and shares fitted, T = 1", "Q_W"),
@@ -323,6 +325,7 @@ figures.glue_numbers(
 # **What does DPO change?**
 # For the planner, SP-DPO minus SFT: {glue:text}`dpo_survives`.
 # For the coupled model: {glue:text}`coupled_survives`.
+# With nothing but a temperature and a constant per strategy, fitted on other dialogues, the planner after SFT has by argmax B {glue:text}`sft_fitted_b` and macro F1 {glue:text}`sft_fitted_q`; SP-DPO's has {glue:text}`dpo_b` and {glue:text}`dpo_q`.
 # Weighted F1 of the planner changes from SFT to SP-DPO by {glue:text}`dpo_qw_argmax` by argmax and by {glue:text}`dpo_qw_paper` at T = 0.7.
 # Its nats per turn, as scored and fitted, are {glue:text}`nats_sft` after SFT and {glue:text}`nats_dpo` after SP-DPO.
 #
