@@ -33,6 +33,7 @@
 profile = "laptop"
 
 # %% tags=["hide-input"]
+from decoupled_esc.evaluate.judges import FILTERED
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import figures, why
@@ -150,7 +151,7 @@ figures.glue_numbers(
 #
 # A planner that were always right would change it by {glue:text}`given_all` over all turns; where the plan is right already, another sample under the same strategy differs by {glue:text}`given_null`.
 # The sampled plan is right at {glue:text}`given_right`% of the turns, and replies there differ in F1 from those at other turns by {glue:text}`given_apart`.
-# That compares different turns, some of them easier to plan and to answer, where the answer above compares a turn with itself: how well replies score where plans are right overstates what plans do.
+# That compares different turns, some of them easier to plan and to answer, where the answer above compares a turn with itself: it mixes what plans do with which turns are easy.
 # The given strategy is the one that the classifier reads in {glue:text}`shown_plan`% of the generator's replies under planned strategies and in {glue:text}`shown_gold`% under gold ones (at random turns: {glue:text}`chance_plan`%); in people's replies it reads the annotated strategy in {glue:text}`shown_people`% (at random turns: {glue:text}`chance_people`%).
 #
 # ```{glue:figure} fig_given
@@ -197,7 +198,17 @@ def labelled(row: str, key: str = "any", sign: str = "") -> str:
     return "–" if other or row not in labels else format_estimate(labels[row].get(key), 1, sign)
 
 
+def positive(row: str, of: str | None = None) -> str:
+    """Share of the replies of ``row`` without the three errors; or of these, those labelled ``of``, or as having nothing wrong."""
+    if other:
+        return "–"
+    own = {key: estimate.value for key, estimate in labels[row].items()}
+    whole = 100 - sum(own[error] for error in FILTERED)
+    return f"{whole:.0f}" if of is None else f"{100 * ((100 - own['any']) if of == 'nothing' else own[of]) / whole:.0f}"
+
+
 figures.glue_numbers(
+    label_nspr=positive("another strategy"), label_nspr_fine=positive("another strategy", "nothing"), label_pspr=positive("gold strategy"), label_pspr_sm=positive("gold strategy", "Strategy Mismatch"),
     accepted_accuracy=why.order_changes(accepted.orders, "accuracy"), accepted_q=why.order_changes(accepted.orders, "Q"), accepted_models=models(accepted.seeds),
     accepted_turns=f"{accepted.turns:,}", sizes=", ".join(f"{size:.1f} ({name})" for name, size in accepted.size.items()),
     near_person=format_estimate(accepted.scores["gold alone"]["person in the nearest context"]["accuracy"]),
@@ -225,6 +236,8 @@ figures.glue_numbers(
 # DecoupledESC's authors released error labels by GPT for the replies of their two SFT models {cite}`zhang2025decoupledesc`.
 # Of the {glue:text}`label_n` replies that are sure to belong to a turn and use another strategy than gold (*Ns* in the paper), {glue:text}`label_other`% have an error label, *Strategy Mismatch* in {glue:text}`label_sm`%; of those with the gold strategy, {glue:text}`label_gold`% and {glue:text}`label_sm_gold`%.
 # The difference is {glue:text}`label_gap` points.
+# A reply has one label at most, and *positive* are replies without the three errors by which pairs are filtered ([chapter 04](04_mine_preferences.ipynb)).
+# So NsPr are {glue:text}`label_nspr`% of the replies with another strategy, and {glue:text}`label_nspr_fine`% of these NsPr have nothing wrong by GPT; of the replies with the gold strategy PsPr are {glue:text}`label_pspr`%, and {glue:text}`label_pspr_sm`% of these PsPr are labelled *Strategy Mismatch* although the strategy is gold.
 # Does GPT tell acceptable strategies from others? Where the strategy is neither gold nor acceptable, the share with an error label differs by {glue:text}`label_near` points from where it is acceptable by similar contexts, and by {glue:text}`label_moment` points by the same moment of the talk.
 # The labels are one model's, and [chapter 03](03_observe_errors.ipynb) says how far they repeat.
 
@@ -319,7 +332,7 @@ figures.glue_numbers(
 # :alt: Preference bias B of eight or more planners by argmax, sampled at 0.7 with top-p, sampled at 1, and sampled at 1 after their temperature was fitted.
 #
 # B of every planner as its sources are taken away from left to right, with 95% intervals by dialogue.
-# Profile {glue:text}`profile_name`: ours are {glue:text}`bias_models`, n = {glue:text}`bias_turns` turns; TransESC and CauESC on their own test sets. B of expected counts lies below the mean B of samples, which [chapter 14](14_measure_preference_bias.ipynb) shows.
+# Profile {glue:text}`profile_name`: ours are {glue:text}`bias_models`, n = {glue:text}`bias_turns` turns; TransESC and CauESC on their own test sets. B of samples, which [chapter 14](14_measure_preference_bias.ipynb) shows, has the noise of sampling in it as well.
 # ```
 #
 # **What does DPO change?**

@@ -247,7 +247,7 @@ def test_an_order_changes_only_by_pairs_that_are_told_apart_both_ways():
     said = why.order_changes({acceptable.GOLD: alone, "x": {"accuracy": same}}, "accuracy")
     assert said == "no pair that is told apart is reversed; pairs in another order at all: 2 of 6 (x)"
     turned = {"x": {"accuracy": same}, "y": {"accuracy": acceptable.Order(6, 4, 2, ("a over b",))}}
-    assert "reversed and told apart both ways: 1 (y)" in why.order_changes(turned, "accuracy")
+    assert "reversed and told apart both ways: a over b (not by: y)" in why.order_changes(turned, "accuracy")
 
 
 def test_a_difference_in_b_that_recalibration_takes_away_does_not_survive():

@@ -53,10 +53,10 @@ def better_plan(differences: Table, metric: str) -> str:
 def order_changes(orders: Mapping[str, Mapping[str, Order]], metric: str) -> str:
     """Whether any pair of systems that is told apart stands the other way round under another definition."""
     found = {name: own[metric] for name, own in orders.items() if name != GOLD}
-    turned = [f"{len(order.reversed)} ({name})" for name, order in found.items() if order.reversed]
+    turned = [f"{'; '.join(order.reversed)} (not by: {name})" for name, order in found.items() if order.reversed]
     swapped = ", ".join(f"{order.swapped} of {order.pairs} ({name})" for name, order in found.items())
     what = (
-        f"pairs reversed and told apart both ways: {', '.join(turned)}"
+        f"reversed and told apart both ways: {', '.join(turned)}"
         if turned
         else "no pair that is told apart is reversed"
     )
