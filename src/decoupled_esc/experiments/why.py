@@ -124,7 +124,7 @@ class CompareGivenStrategies(Measured):
             rows = crossed.means(_where(own, hit), columns, group, weights)
             changes = crossed.means(_where({"gold - plan": own["gold"] - own["plan"]}, hit), columns, group, weights)
             a, b = rows["plan, right"], rows["plan, wrong"]
-            changes["right - wrong, plan"] = {key: a[key] - b[key] for key in a.keys() & b.keys()}
+            changes["right - wrong, plan"] = {key: a[key] - b[key] for key in a if key in b}
             given = {
                 "people": (gold, [turn.reply for turn in turns]),
                 "generator, gold strategy": (gold, [said[turn.id] for turn in turns]),
@@ -272,7 +272,7 @@ class AcceptStrategies(Measured):
             f"not in - in: {n}": (f"another, not in: {n}", f"another, in: {n}") for n in accepts if n != acceptable.GOLD
         }
         for name, (a, b) in pairs.items():
-            found[name] = {key: found[a][key] - found[b][key] for key in found[a].keys() & found[b].keys()}
+            found[name] = {key: found[a][key] - found[b][key] for key in found[a] if key in found[b]}
         return crossed.over_seeds([found]), {name: int(here.sum()) for name, here in groups.items()}
 
 
