@@ -313,6 +313,20 @@ def test_scores_are_the_plain_log_probabilities(model, tokenizer, prompts, budge
             assert row == pytest.approx(expected, abs=1e-4, rel=1e-6)
 
 
+def test_an_answer_that_is_begun_goes_on_from_there(engine, prompts):
+    """The chain rule: the tag's log-probability and that of the rest after it are that of the whole answer."""
+    few, tag, rest = prompts[:4], "[Question]", " what happened?"
+
+    def scores(asked, choice, **more):
+        return np.concatenate([found for _, found in engine.score_choices(asked, [choice], **more)])
+
+    begun = [replace(prompt, begun=tag) for prompt in few]
+    assert [engine.count(prompt) for prompt in begun] > [engine.count(prompt) for prompt in few]
+    apart = scores(few, tag, whole=False) + scores(begun, rest)
+    np.testing.assert_allclose(apart, scores(few, tag + rest), atol=1e-3)
+    assert np.abs(apart - scores(few, rest)).min() > 0.1
+
+
 def test_scores_work_with_an_adapter(model, tokenizer, prompts, tmp_path):
     from peft import LoraConfig, get_peft_model
 

@@ -106,3 +106,19 @@ def test_every_turn_is_shown_another_example_and_the_same_one_again(run):
     assert sum(one[1].messages != two[1].messages for one, two in zip(seen, other, strict=True)) > len(shown) / 2
     plain = prompts.vanilla(GOLD.read()[0]).messages[0][1]
     assert all(text.startswith(plain) and len(text) > len(plain) + 40 for text in shown)
+
+
+def test_words_under_anothers_strategies_go_on_from_the_tag_or_read_it_in_the_prompt(run, monkeypatch):
+    steps = table.steps(load_profile("smoke"), inputs.on_this_machine(download=False))
+    names = {turn.id: STRATEGIES[place % 8] for place, turn in enumerate(GOLD.read())}
+    rows = tuple(replies.SystemReply(id, name, "x", 1, True) for id, name in names.items())
+    planned, writers = replies.Replies(len(rows), 0, 0, 0, rows), ("sft-vanilla", "sft-generator")
+    known = {steps[name].key: None for name in writers}
+    monkeypatch.setattr(Work, "__getitem__", lambda work, step: known.get(step.key, planned))
+    _, coupled, seen = run("decoupled-plans-vanilla-words")
+    assert {row.id: row.strategy for row in coupled.rows} == names
+    assert {prompt.id: prompt.begun for _, prompt, _ in seen} == {id: f"[{name}]" for id, name in names.items()}
+    _, _, asked = run("vanilla-plans-generator-words", folder="b")
+    assert {purpose for purpose, _, _ in seen + asked} == {"ReplyUnder/replies"} and len(asked) == len(names)
+    for _, prompt, _ in asked:
+        assert prompt.begun == "" and any(names[prompt.id] in text for _, text in prompt.messages)

@@ -26,6 +26,8 @@ class Prompt:
     id: str
     messages: tuple[tuple[str, str], ...]
     target: str
+    begun: str = ""
+    """What the answer already begins with, so that a model goes on from there."""
 
     def chat(self) -> list[dict[str, str]]:
         """The messages in the form that ``tokenizer.apply_chat_template`` takes."""
@@ -53,6 +55,11 @@ def vanilla(turn: Turn) -> Prompt:
     """The coupled layout: target ``[Strategy] reply``."""
     messages = (("system", VANILLA_INSTRUCTION), *_chat(turn.context, with_tags=True))
     return Prompt(turn.id, messages, tagged(Message("supporter", turn.reply, turn.strategy)))
+
+
+def vanilla_under(turn: Turn) -> Prompt:
+    """The coupled layout with the tag of ``turn.strategy`` printed already: target the reply."""
+    return replace(vanilla(turn), target=turn.reply, begun=f"[{turn.strategy}]")
 
 
 def planner(turn: Turn) -> Prompt:

@@ -149,3 +149,8 @@ def over_trainings(trainings: Sequence[Resampled]) -> Estimate:
     else:
         p = brentq(lambda level: margin(level) - abs(mean), SMALLEST_P, 1.0)
     return Estimate(mean, low, high, p)
+
+
+def together(trainings: Sequence[Resampled]) -> Estimate:
+    """The mean of a score over trainings: `over_trainings`, or one training's own score, about other dialogues alone."""
+    return trainings[0].estimate() if len(trainings) == 1 else over_trainings(trainings)

@@ -21,6 +21,7 @@ from decoupled_esc.experiments import (
     scores,
     searches,
     sft,
+    why,
 )
 from decoupled_esc.experiments.inputs import Decoding, Inputs, Policy, Turns, base_of
 from decoupled_esc.experiments.labels import EmpathyRatings, ErrorLabels, LLMJudges, RewardModels, TrainingLabels
@@ -274,6 +275,7 @@ class Rows:
     def _reply(self) -> None:
         for name, step in {**self._coupled(), **self._decoupled()}.items():
             self.steps[f"replies-{name}"] = step
+        self._cross()
 
     def _asked(self) -> dict:
         reply = self.profile.generation.reply
@@ -311,6 +313,14 @@ class Rows:
             found[f"decoupled-{kind}-argmax"] = replies.ReplyArgmax(**asked, sampled=found[f"decoupled-{kind}"])
             found[f"gold-{kind}"] = replies.ReplyGold(**asked, generator=policies[kind][1], layout=layout)
         return found
+
+    def _cross(self) -> None:
+        """Chapter 19: the words of one SFT system under the strategies of the other."""
+        for plan, writer in (("vanilla", "generator"), ("decoupled", "vanilla")):
+            self.steps[f"replies-{plan}-plans-{writer}-words"] = replies.ReplyUnder(
+                **self._asked(), plans=self.steps[f"replies-{plan}-sft"], writer=self.steps[f"sft-{writer}"],
+                layout=layout_of(writer, self.profile.generator_layout),
+            )  # fmt: skip
 
     def replies(self, systems) -> dict[str, Reply]:
         """The steps that make the replies of ``systems``, by system."""
@@ -393,6 +403,7 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
         "judged": judging.AskJudges(
             own.judge, judged, between(JUDGED_SYSTEMS), own.steps["pairs"], own.train, test, profile.name, **resampling
         ),
+        **why.studies(by_seed, between(why.STUDIED_PLANNERS)),
     }
     needed = closure(found.values())
     for seed, rows in list(by_seed.items())[1:]:

@@ -253,3 +253,18 @@ class ReplyArgmax(Reply):
         planned = {turn.id: best[turn.id] for turn in self.turns.read()}
         written = self.written(work, self.sampled.generator, self.sampled.layout, planned, greedy(self.sampling))
         return counted(Replies, [SystemReply(id, planned[id], *written[id]) for id in planned], work)
+
+
+@dataclass(frozen=True, eq=False)
+class ReplyUnder(Reply):
+    """The words of one policy under the strategies of another system (chapter 19)."""
+
+    plans: Reply
+    writer: Policy
+    layout: str
+
+    def run(self, work: Work) -> Replies | Missing:
+        work[self.writer]
+        planned = {row.id: row.strategy for row in work[self.plans].rows}
+        written = self.written(work, self.writer, self.layout, planned)
+        return counted(Replies, [SystemReply(id, planned[id], *written[id]) for id in planned], work)

@@ -80,10 +80,14 @@ def replies_under(
     work: Work, base: Base, generator: Policy | None, turns: Sequence[Turn], planned: Mapping[str, str | None], layout: str,
     sampling: Sampling, decoding: Decoding, seed: int, others: Sequence[Policy | None] = (),
 ) -> dict[str, dict]:  # fmt: skip
-    """By turn id: the completion of ``generator`` under the planned strategy, white space folded in ``reply``."""
+    """By turn id: the completion of ``generator`` under the planned strategy, white space folded in ``reply``.
+
+    A coupled model (``layout`` vanilla) goes on from the tag of that strategy.
+    """
     # A plan that names no strategy still needs a reply: it is written under "Others", and the plan counts as invalid.
     under = [replace(turn, strategy=planned[turn.id] or "Others") for turn in turns]
+    shown = prompts.vanilla_under if layout == "vanilla" else prompts.LAYOUTS[layout]
     with engine_of(work, base, generator, decoding, seed, others) as engine:
-        asked = fitted(engine, under, prompts.LAYOUTS[layout], sampling, decoding.max_length)
+        asked = fitted(engine, under, shown, sampling, decoding.max_length)
         written = complete(work, engine, asked, sampling, "replies", seed)
     return {id: row | {"reply": " ".join(row["text"].split())} for id, row in written.items()}

@@ -119,7 +119,7 @@ class ScorePublished(Measured):
                 if set(asked[name]) & set(gold)
             },
             sweeps={system: _sweep(rows, self.resampling) for system, rows in scored.items()},
-            calibration={system: decoding.calibration(*_scores(rows)[:2]) for system, rows in scored.items()},
+            calibration={system: decoding.calibration(*scored_rows(rows)[:2]) for system, rows in scored.items()},
             absent=absent,
         )  # fmt: skip
 
@@ -195,7 +195,7 @@ def _described(
     )
 
 
-def _scores(rows: Sequence[PublishedReply]) -> tuple[np.ndarray, list[str], list[str]]:
+def scored_rows(rows: Sequence[PublishedReply]) -> tuple[np.ndarray, list[str], list[str]]:
     """(scores [rows, 8], gold strategies, dialogues)."""
     scores = np.array([row.scores for row in rows], dtype=float)
     scores = np.maximum(scores, -50.0)  # a probability that was printed as 0
@@ -209,7 +209,7 @@ def _sweep(rows: Sequence[PublishedReply], resampling: Mapping[str, int]) -> tup
         "replicates": min(500, resampling["replicates"]),
         "seed": resampling["seed"],
     }
-    return decoding.sweep(*_scores(rows), **options)
+    return decoding.sweep(*scored_rows(rows), **options)
 
 
 def read_file(path: Path, turns: Sequence[Turn]) -> list[EvaluatedTurn]:

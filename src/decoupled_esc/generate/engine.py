@@ -88,10 +88,10 @@ class TokenEngine:
         return len(self.encode(prompt))
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """The token ids of ``prompt``, up to where the answer begins."""
+        """The token ids of ``prompt``, up to where the answer goes on."""
         chat = chat_for(prompt, self.tokenizer)
         text = self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-        return ids(text, self.tokenizer)
+        return ids(text, self.tokenizer) + ids(prompt.begun, self.tokenizer)
 
     def encode_answer(self, prompt: Prompt, choice: str, whole: bool = True) -> list[int]:
         """The token ids of ``choice`` as an answer, end of turn included, or as its beginning: the same after every prompt."""

@@ -5,6 +5,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from textwrap import fill
 
@@ -268,10 +269,17 @@ def confusion(matrices: Mapping[str, np.ndarray], source: str) -> Figure:
 
 
 def estimates(values: Mapping[str, Mapping[str, Estimate]], source: str) -> Figure:
-    """Point estimates with 95% intervals: one panel per metric, one line per system.  ``values``: metric -> system -> estimate."""
-    figure, (panels,) = plt.subplots(1, len(values), figsize=(7.6, 2.6), sharey=True, squeeze=False)
+    """Point estimates with 95% intervals: one panel per metric, one line per system.  ``values``: metric -> system -> estimate.
+
+    A panel whose intervals reach to both sides of 0 has a line there: it holds differences.
+    """
+    height = max(2.6, 0.8 + 0.26 * max(map(len, values.values())))
+    figure, (panels,) = plt.subplots(1, len(values), figsize=(7.6, height), sharey=True, squeeze=False)
     for axes, (metric, systems) in zip(panels, values.items(), strict=True):
-        for row, ((_, estimate), colour) in enumerate(zip(systems.items(), PALETTE, strict=False)):
+        ends = [end for one in systems.values() for end in (one.value, one.low, one.high) if end is not None]
+        if min(ends) < 0 < max(ends):
+            axes.axvline(0, color="black", linewidth=0.8)
+        for row, ((_, estimate), colour) in enumerate(zip(systems.items(), cycle(PALETTE), strict=False)):
             if estimate.low is not None:
                 axes.plot([estimate.low, estimate.high], [-row, -row], color=colour, linewidth=2.2)
             axes.plot(estimate.value, -row, "o", color=colour, markersize=5)

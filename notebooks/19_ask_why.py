@@ -1,0 +1,369 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 19 Why do systems differ?
+#
+# Chapters [09](09_ask_rq1.ipynb) to [12](12_ask_rq4.ipynb) ask whether one system scores higher than another.
+# This one asks what carries a difference, in four studies that neither paper has.
+# Each states its question, its contrast and its rule before its numbers.
+#
+# | study | question |
+# |---|---|
+# | [1](plans-or-words) | Is it the decoupling: the plans, or the words? |
+# | [2](a-better-plan) | Does a better plan give a better reply? |
+# | [3](several-right-strategies) | Is the gold strategy the only right one? |
+# | [4](where-b-comes-from) | Where does preference bias B come from? |
+#
+# **How far they reach.**
+# The models are small ones of our own, trained once for each seed that a caption names.
+# Under one seed an interval covers other dialogues, not other training runs: it says how *these* models differ.
+#
+# :::{admonition} Research output
+# :class: research-output
+# The numbers on this page are about strategies and replies of experimental models; nothing here is counselling, and no reply is shown.
+# :::
+
+# %% tags=["parameters", "hide-input"]
+profile = "laptop"
+
+# %% tags=["hide-input"]
+from decoupled_esc.evaluate.judges import FILTERED
+from decoupled_esc.experiments.run import open_book
+from decoupled_esc.pipeline import Missing
+from decoupled_esc.present import figures, why
+from decoupled_esc.present.tables import format_estimate, results_table
+
+book = open_book(globals())
+base = book["base-model"]
+size = f", {base.parameters / 1e6:.1f}M parameters" if base.parameters else ""
+
+
+def models(seeds: tuple[int, ...]) -> str:
+    """What a caption says of the models: their base, and the seeds that they were trained under."""
+    return f"models from {base.name}{size}, seed(s) {', '.join(map(str, seeds))}"
+
+
+figures.glue_numbers(profile_name=book.label)
+
+# %% [markdown]
+# (plans-or-words)=
+# ## 1. Is it the decoupling: the plans, or the words?
+#
+# **Question.** Decoupled-SFT differs from Vanilla-SFT in who names the strategy and in who words the reply. Which of the two carries the difference?
+#
+# **Contrast.** Two by two: strategies that the coupled model sampled, or that the planner sampled; under each, words of the coupled model, which goes on from the tag that it is given, or of the generator.
+# With $Y_{pw}$ the score of plans $p$ and words $w$ (0: coupled, 1: decoupled), the difference is the sum of two main effects:
+#
+# $$Y_{11} - Y_{00} = \underbrace{\tfrac12[(Y_{10} - Y_{00}) + (Y_{11} - Y_{01})]}_{\text{plans}} + \underbrace{\tfrac12[(Y_{01} - Y_{00}) + (Y_{11} - Y_{10})]}_{\text{words}}$$
+#
+# **Rule.** A part carries a difference if the interval of its main effect excludes 0; the first metric is F1 of the replies.
+# Strategy metrics depend on plans alone, so their difference is the planner's whatever comes out below.
+
+# %%
+old, plans, words, both = 18.0, 18.1, 18.9, 19.2  # Y_00, Y_10, Y_01, Y_11: numbers made up for the example
+of_plans, of_words = ((plans - old) + (both - words)) / 2, ((words - old) + (both - plans)) / 2
+print(f"plans {of_plans:.2f} + words {of_words:.2f} = {both - old:.2f}")
+assert abs(of_plans + of_words - (both - old)) < 1e-9
+
+# %% tags=["hide-input", "remove-output"]
+parts = book["plans-and-words"]
+TEXT = {"F1": "F1", "R-L": "ROUGE-L", "B-1": "BLEU-1", "D-1": "Distinct-1", "words": "words per reply"}
+ROWS = {"total": "both", "plans": "plans", "words": "words", "interaction": "interaction"}
+lost = isinstance(parts, Missing)
+source = book.source("Decoupled-SFT minus Vanilla-SFT, 95% intervals by dialogue")
+drawn = {} if lost else {title: {name: parts.effects[row][key] for row, name in ROWS.items()} for key, title in TEXT.items()}
+figures.show("fig_parts", figures.nothing_here(parts.reason, source) if lost else figures.estimates(drawn, source))
+said = {key: "–" if lost else why.which_part(parts.effects, key) for key in ("F1", "D-1", "words")}
+planned = book["metrics"].contrasts["decoupled-sft - vanilla-sft"]["paper"]
+figures.glue_numbers(
+    parts_f1=said["F1"], parts_d1=said["D-1"], parts_words=said["words"], parts_models="–" if lost else models(parts.seeds), parts_turns="–" if lost else f"{parts.turns:,}",
+    plan_q=format_estimate(planned["Q"], 1, "+"), plan_qw=format_estimate(planned["Q_W"], 1, "+"), plan_b=format_estimate(planned["B"], 2, "+"),
+)  # fmt: skip
+
+# %% [markdown]
+# **Answer.** F1 of the replies changes by {glue:text}`parts_f1`.
+#
+# Distinct-1 within a reply changes by {glue:text}`parts_d1`; the number of words by {glue:text}`parts_words`.
+# The planner's strategies differ from the coupled model's by {glue:text}`plan_q` in macro F1, {glue:text}`plan_qw` in weighted F1 and {glue:text}`plan_b` in B, each an expectation over samples ([chapter 08](08_evaluate_systems.ipynb)).
+#
+# ```{glue:figure} fig_parts
+# :name: fig-parts
+# :alt: Differences in five text metrics between the decoupled and the coupled system, with main effects of plans and of words and their interaction, each with a 95% interval.
+#
+# What each part adds, with 95% intervals by dialogue.
+# Profile {glue:text}`profile_name`, {glue:text}`parts_models`; n = {glue:text}`parts_turns` turns, one reply per cell and turn.
+# ```
+#
+# Beside who plans, two things change with the planner: it has weights of its own, and it doesn't see the strategies of earlier turns, which the coupled model reads in its context.
+# This study doesn't part these two, and it is about the systems after SFT: what DPO adds to either is asked in chapters [09](09_ask_rq1.ipynb) and [11](11_ask_rq3.ipynb).
+
+# %% tags=["hide-input"]
+CELLS = {"vanilla/vanilla": "coupled plans, coupled words", "planner/vanilla": "planner's plans, coupled words", "vanilla/generator": "coupled plans, generator's words", "planner/generator": "planner's plans, generator's words"}
+results_table(parts if lost else why.frame(parts.cells, tuple(TEXT), CELLS), f"The four cells, variant paper; profile {book.label}; 95% intervals by dialogue.")
+
+# %% tags=["hide-input"]
+results_table(parts if lost else why.frame(parts.effects, tuple(TEXT), ROWS), f"Their effects, in points of the metric; profile {book.label}; 95% intervals by dialogue.")
+
+# %% [markdown]
+# (a-better-plan)=
+# ## 2. Does a better plan give a better reply?
+#
+# **Question.** A generator does what its planner says. If the planner were right more often, would replies be closer to what people wrote?
+#
+# **Contrast.** The same generator at the same turn, under the planner's strategy and under the gold one, each reply sampled once.
+# Where the plan is right both have the same strategy and differ by chance alone: a difference there would be a fault of the study.
+#
+# **Rule.** A better plan gives a better reply if, at the turns where the plan is wrong, F1 under the gold strategy is higher and the interval of the paired difference excludes 0.
+# And a plan can only help a reply that follows it: a classifier that reads the strategy from the words, trained on the human replies of the training split, says how often the given strategy is the one that shows.
+# It errs on people's replies, too, and that is the first line of the table.
+
+# %% tags=["hide-input", "remove-output"]
+given = book["given-strategies"]
+lost = isinstance(given, Missing)
+CHANGES = {"gold - plan, wrong": "gold instead of a wrong plan", "gold - plan, right": "gold instead of a right plan\n(the same strategy)", "gold - plan, all": "gold instead of any plan", "right - wrong, plan": "turns planned rightly,\nagainst others"}
+TEXT = {"F1": "F1", "R-L": "ROUGE-L", "B-1": "BLEU-1", "D-1": "Distinct-1"}
+source = book.source("the generator after SFT, 95% intervals by dialogue")
+drawn = {} if lost else {title: {name: given.differences[row][key] for row, name in CHANGES.items()} for key, title in TEXT.items()}
+figures.show("fig_given", figures.nothing_here(given.reason, source) if lost else figures.estimates(drawn, source))
+
+
+def shows(whose: str, key: str = "shown") -> str:
+    """How often the given strategy shows in the replies, as text."""
+    return "–" if lost else format_estimate(given.shown[whose][key])
+
+
+figures.glue_numbers(
+    given_f1="–" if lost else why.better_plan(given.differences, "F1"), given_right="–" if lost else f"{given.right:.0f}", given_models="–" if lost else models(given.seeds),
+    given_turns="–" if lost else f"{given.turns:,}", shown_people=shows("people"), shown_gold=shows("generator, gold strategy"), shown_plan=shows("generator, planned strategy"),
+    chance_people=shows("people", "by chance"), chance_plan=shows("generator, planned strategy", "by chance"),
+    given_all="–" if lost else format_estimate(given.differences["gold - plan, all"]["F1"], 1, "+"), given_null="–" if lost else format_estimate(given.differences["gold - plan, right"]["F1"], 1, "+"),
+    given_apart="–" if lost else format_estimate(given.differences["right - wrong, plan"]["F1"], 1, "+"),
+)  # fmt: skip
+
+# %% [markdown]
+# **Answer.** Where a wrong plan is replaced by the gold strategy, F1 changes by {glue:text}`given_f1`.
+#
+# A planner that were always right would change it by {glue:text}`given_all` over all turns; where the plan is right already, another sample under the same strategy differs by {glue:text}`given_null`.
+# The sampled plan is right at {glue:text}`given_right`% of the turns, and replies there differ in F1 from those at other turns by {glue:text}`given_apart`.
+# That compares different turns, some of them easier to plan and to answer, where the answer above compares a turn with itself: it mixes what plans do with which turns are easy.
+# The given strategy is the one that the classifier reads in {glue:text}`shown_plan`% of the generator's replies under planned strategies and in {glue:text}`shown_gold`% under gold ones (at random turns: {glue:text}`chance_plan`%); in people's replies it reads the annotated strategy in {glue:text}`shown_people`% (at random turns: {glue:text}`chance_people`%).
+#
+# ```{glue:figure} fig_given
+# :name: fig-given
+# :alt: Differences in F1, ROUGE-L, BLEU-1 and Distinct-1 of the generator's replies between gold and planned strategies, at all turns and at those planned wrongly, and between turns planned rightly and wrongly.
+#
+# What a better plan changes, with 95% intervals by dialogue.
+# Profile {glue:text}`profile_name`, {glue:text}`given_models`; n = {glue:text}`given_turns` turns.
+# ```
+
+# %% tags=["hide-input"]
+results_table(given if lost else why.frame(given.shown, ("shown", "by chance")), f"How often the strategy read from the words is the given one, in per cent; profile {book.label}; 95% intervals by dialogue.")
+
+# %% tags=["hide-input"]
+results_table(given if lost else why.frame(given.replies, (*TEXT, "words")), f"Replies under the planned and the gold strategy, by whether the plan is right; variant paper; profile {book.label}; 95% intervals by dialogue.")
+
+# %% [markdown]
+# (several-right-strategies)=
+# ## 3. Is the gold strategy the only right one?
+#
+# **Question.** Gold is what one person did at one moment. Does the order of systems depend on that?
+#
+# **Contrast.** Accuracy and macro F1 with gold alone, and with three definitions under which more is acceptable; gold always is.
+#
+# * *same run of messages*: what the supporter used in messages sent one after the other, whose order is nearly free;
+# * *similar contexts*: what supporters used at two or more of the ten training turns with the most similar last three messages (cosine of TF-IDF);
+# * *same moment of the talk*: what at least an eighth of the training turns at that stage, after that previous strategy, used.
+#
+# A definition that accepts more forgives chance as well, so planners that know nothing of the turn stand beside the others.
+#
+# **Rule.** The order changes if two systems (people of similar contexts left out, who are one of the definitions) that are told apart under both definitions, by intervals of their paired difference that exclude 0, stand the other way round.
+
+# %% tags=["hide-input", "remove-output"]
+accepted = book["accepted-strategies"]
+source = book.source("95% intervals by dialogue")
+shown = {name: {system: row["accuracy"] for system, row in own.items()} for name, own in accepted.scores.items()}
+figures.show("fig_accepted", figures.estimates({name.replace(" of ", "\nof "): own for name, own in shown.items()}, source))
+labels = accepted.labels
+other = isinstance(labels, Missing) or not labels
+
+
+def labelled(row: str, key: str = "any", sign: str = "") -> str:
+    """A share of error labels as text."""
+    return "–" if other or row not in labels else format_estimate(labels[row].get(key), 1, sign)
+
+
+def positive(row: str, of: str | None = None) -> str:
+    """Share of the replies of ``row`` without the three errors; or of these, those labelled ``of``, or as having nothing wrong."""
+    if other:
+        return "–"
+    own = {key: estimate.value for key, estimate in labels[row].items()}
+    whole = 100 - sum(own[error] for error in FILTERED)
+    return f"{whole:.0f}" if of is None else f"{100 * ((100 - own['any']) if of == 'nothing' else own[of]) / whole:.0f}"
+
+
+figures.glue_numbers(
+    label_nspr=positive("another strategy"), label_nspr_fine=positive("another strategy", "nothing"), label_pspr=positive("gold strategy"), label_pspr_sm=positive("gold strategy", "Strategy Mismatch"),
+    accepted_accuracy=why.order_changes(accepted.orders, "accuracy"), accepted_q=why.order_changes(accepted.orders, "Q"), accepted_models=models(accepted.seeds),
+    accepted_turns=f"{accepted.turns:,}", sizes=", ".join(f"{size:.1f} ({name})" for name, size in accepted.size.items()),
+    near_person=format_estimate(accepted.scores["gold alone"]["person in the nearest context"]["accuracy"]),
+    label_gold=labelled("gold strategy"), label_other=labelled("another strategy"), label_gap=labelled("another - gold", sign="+"), label_sm=labelled("another strategy", "Strategy Mismatch"),
+    label_sm_gold=labelled("gold strategy", "Strategy Mismatch"),
+    label_near=labelled("not in - in: similar contexts", sign="+"), label_moment=labelled("not in - in: same moment of the talk", sign="+"),
+    label_n=f"{accepted.labelled.get('another strategy', 0):,}",
+)  # fmt: skip
+
+# %% [markdown]
+# **Answer.** By accuracy, {glue:text}`accepted_accuracy`; by macro F1, {glue:text}`accepted_q`.
+#
+# Acceptable are, on average per turn, {glue:text}`sizes` strategies.
+# The person in the most similar training context chose the gold strategy of the test turn in {glue:text}`near_person`% of the cases.
+#
+# ```{glue:figure} fig_accepted
+# :name: fig-accepted
+# :alt: Accuracy of strategies of about a dozen systems under four definitions of an acceptable strategy, with 95% intervals.
+#
+# Accuracy of the strategies in per cent under each definition, with 95% intervals by dialogue.
+# Profile {glue:text}`profile_name`: ours are {glue:text}`accepted_models`, in expectation over samples unless by argmax; Qwen and Llama are DecoupledESC's released SFT models, one sample; n = {glue:text}`accepted_turns` turns.
+# ```
+#
+# **What GPT made of other strategies.**
+# DecoupledESC's authors released error labels by GPT for the replies of their two SFT models {cite}`zhang2025decoupledesc`.
+# Of the {glue:text}`label_n` replies that are sure to belong to a turn and use another strategy than gold (*Ns* in the paper), {glue:text}`label_other`% have an error label, *Strategy Mismatch* in {glue:text}`label_sm`%; of those with the gold strategy, {glue:text}`label_gold`% and {glue:text}`label_sm_gold`%.
+# The difference is {glue:text}`label_gap` points.
+# A reply has one label at most, and *positive* are replies without the three errors by which pairs are filtered ([chapter 04](04_mine_preferences.ipynb)).
+# So NsPr are {glue:text}`label_nspr`% of the replies with another strategy, and {glue:text}`label_nspr_fine`% of these NsPr have nothing wrong by GPT; of the replies with the gold strategy PsPr are {glue:text}`label_pspr`%, and {glue:text}`label_pspr_sm`% of these PsPr are labelled *Strategy Mismatch* although the strategy is gold.
+# Does GPT tell acceptable strategies from others? Where the strategy is neither gold nor acceptable, the share with an error label differs by {glue:text}`label_near` points from where it is acceptable by similar contexts, and by {glue:text}`label_moment` points by the same moment of the talk.
+# The labels are one model's, and [chapter 03](03_observe_errors.ipynb) says how far they repeat.
+
+# %% tags=["hide-input"]
+results_table(why.order_table(accepted.orders), f"Pairs of systems under each definition; profile {book.label}.")
+
+# %% tags=["hide-input"]
+results_table(why.bias_frame(accepted.scores, "accuracy"), f"Accuracy in per cent; profile {book.label}; 95% intervals by dialogue.")
+
+# %% tags=["hide-input"]
+results_table(why.bias_frame(accepted.scores, "Q"), f"Macro F1, an acceptable prediction counted as if it were gold; profile {book.label}; 95% intervals by dialogue.")
+
+# %% tags=["hide-input"]
+ERRORS = ("any", "Strategy Mismatch", "Lack of Empathy", "Early Emotion Shift", "Template Response", "Emotion Misread")
+results_table(labels if isinstance(labels, Missing) else why.frame(labels, ERRORS), "Error labels by GPT in the released replies of Qwen2.5-7B and Llama-3.1-8B after SFT, in per cent; 95% intervals by dialogue.")
+
+# %% [markdown]
+# (where-b-comes-from)=
+# ## 4. Where does preference bias B come from?
+#
+# **Question.** B is computed from confusion counts. What in a planner makes it, and what does DPO change in it?
+#
+# **Contrast.** The strengths behind B are updated by $p_i \leftarrow \sum_j \frac{w_{ij}\,p_j}{p_i + p_j} \Big/ \sum_j \frac{w_{ji}}{p_i + p_j}$ ([chapter 08](08_evaluate_systems.ipynb)).
+# All of them 1, and with it B = 0, is a fixed point if and only if $\sum_j w_{ij} = \sum_j w_{ji}$ for each strategy: **B is 0 exactly where each strategy is predicted as often as it is gold**, whether the predictions are right or not.
+# So what moves a planner's shares of strategies moves B, and it is taken apart from the planner's scores by what does:
+#
+# * *decoding*: argmax, or T = 0.7 with top-p, makes frequent strategies more frequent than sampling at T = 1 does;
+# * *confidence*: the same by the scores themselves, undone by a temperature that is fitted on other dialogues;
+# * *shares*: what is left, strategies that the planner finds more or less probable on average than people do; constants per strategy, fitted on other dialogues {cite}`guo2017calibration`, bring it near 0 by construction.
+#
+# Beside this sum, *base rates*: what argmax loses when each planner's probabilities are divided by their mean over the turns.
+# Confusion counts are expectations over sampling, from the scores of all eight strategies.
+#
+# **Rule.** A part is a source of B if the interval of the difference that taking it away makes excludes 0.
+# A difference between two planners is more than one of sureness and shares if it excludes 0 at a decoding once both are fitted.
+
+# %%
+import numpy as np
+
+from decoupled_esc.evaluate.strategy import bias
+
+rates = np.array([0.35, 0.25, 0.15, 0.1, 0.06, 0.04, 0.03, 0.02])
+sampled, favourite = 1000 * np.outer(rates, rates), np.zeros((8, 8))
+favourite[0] = 1000 * rates  # always the most frequent
+never_right = 100 * np.roll(np.eye(8), 1, axis=0)
+print(f"knowing base rates alone: B = {bias(sampled, 'paper'):.2f} sampled, {bias(favourite, 'paper'):.2f} by argmax")
+print(f"never right, each strategy as often as gold: B = {bias(never_right, 'paper'):.2f}")
+assert bias(sampled, "paper") < 1e-6 and bias(never_right, "paper") == 0
+
+# %% tags=["hide-input", "remove-output"]
+found = book["bias-sources"]
+NAMES = {"vanilla-sft": "coupled, SFT", "vanilla-dpo": "coupled, DPO", "decoupled-sft": "planner, SFT", "decoupled-dpo": "planner, SP-DPO"}
+scores = {NAMES.get(name, name): own for name, own in found.scores.items()}
+CONDITIONS = {"argmax": "as scored, argmax", "T = 0.7, top-p": "as scored, T = 0.7, top-p", "T = 1": "as scored, T = 1", "T = 1,\ntemperature fitted": "temperature fitted, T = 1"}
+figures.show("fig_bias_sources", figures.estimates(why.panels(scores, CONDITIONS, "B"), book.source("expected confusion counts, 95% intervals by dialogue")))
+differences = {"SP-DPO minus SFT, planner": found.contrasts["decoupled-dpo - decoupled-sft"], "DPO minus SFT, coupled": found.contrasts["vanilla-dpo - vanilla-sft"]}
+EVERY = {condition: condition for condition in next(iter(differences.values()))}
+drawn = {title: {condition: own[condition]["B"] for condition in EVERY} for title, own in differences.items()}
+figures.show("fig_bias_differences", figures.estimates(drawn, book.source("paired differences in B, 95% intervals by dialogue")))
+
+
+def at(planner: str, condition: str = "as scored, argmax", metric: str = "B") -> str:
+    """A score as text; a dash where the planner is not here."""
+    return format_estimate(found.scores[planner][condition][metric], 2 if metric == "B" else 1) if planner in found.scores else "–"
+
+
+figures.glue_numbers(
+    bias_models=models(found.seeds), bias_turns=f"{found.turns['decoupled-sft']:,}", sft_argmax=at("decoupled-sft"), sft_parts=why.sources_of(found.parts["decoupled-sft"]),
+    sft_base=format_estimate(found.parts["decoupled-sft"]["base rates, argmax"], 2), trans_argmax=at("TransESC"),
+    trans_parts=why.sources_of(found.parts["TransESC"]) if "TransESC" in found.parts else "–", words_argmax=at("word planner"), words_parts=why.sources_of(found.parts["word planner"]),
+    frequency_argmax=at("gold frequencies"), frequency_one=at("gold frequencies", "as scored, T = 1"),
+    dpo_survives=why.survives(found.contrasts["decoupled-dpo - decoupled-sft"]), coupled_survives=why.survives(found.contrasts["vanilla-dpo - vanilla-sft"]),
+    sft_fitted_b=at("decoupled-sft", "temperature and shares fitted, argmax"), sft_fitted_q=at("decoupled-sft", "temperature and shares fitted, argmax", "Q"),
+    dpo_b=at("decoupled-dpo"), dpo_q=at("decoupled-dpo", metric="Q"),
+    dpo_qw_argmax=format_estimate(found.contrasts["decoupled-dpo - decoupled-sft"]["as scored, argmax"]["Q_W"], 1, "+"),
+    dpo_qw_paper=format_estimate(found.contrasts["decoupled-dpo - decoupled-sft"]["as scored, T = 0.7, top-p"]["Q_W"], 1, "+"),
+    sft_qw_argmax=at("decoupled-sft", metric="Q_W"), sft_qw_one=at("decoupled-sft", "temperature and shares fitted, T = 1", "Q_W"),
+    nats_sft="{:.3f} and {:.3f}".format(*found.nats["decoupled-sft"]), nats_dpo="{:.3f} and {:.3f}".format(*found.nats["decoupled-dpo"]),
+)  # fmt: skip
+
+# %% [markdown]
+# **Answer.** Of the B of {glue:text}`sft_argmax` that the planner after SFT has by argmax, {glue:text}`sft_parts`.
+#
+# The word planner's {glue:text}`words_argmax`: {glue:text}`words_parts`.
+# TransESC's {glue:text}`trans_argmax`, from its published scores: {glue:text}`trans_parts`.
+# A planner that knows the gold frequencies and nothing else has {glue:text}`frequency_argmax` by argmax and {glue:text}`frequency_one` sampled at T = 1.
+# Dividing out base rates takes {glue:text}`sft_base` from the argmax of the planner after SFT.
+# A lower B is no better planner: with temperature and shares fitted, that planner has B near 0 at T = 1 and a weighted F1 of {glue:text}`sft_qw_one`, where by argmax it has {glue:text}`sft_qw_argmax`.
+#
+# ```{glue:figure} fig_bias_sources
+# :name: fig-bias-sources
+# :alt: Preference bias B of eight or more planners by argmax, sampled at 0.7 with top-p, sampled at 1, and sampled at 1 after their temperature was fitted.
+#
+# B of every planner as its sources are taken away from left to right, with 95% intervals by dialogue.
+# Profile {glue:text}`profile_name`: ours are {glue:text}`bias_models`, n = {glue:text}`bias_turns` turns; TransESC and CauESC on their own test sets. B of samples, which [chapter 14](14_measure_preference_bias.ipynb) shows, has the noise of sampling in it as well.
+# ```
+#
+# **What does DPO change?**
+# For the planner, SP-DPO minus SFT: {glue:text}`dpo_survives`.
+# For the coupled model: {glue:text}`coupled_survives`.
+# With nothing but a temperature and a constant per strategy, fitted on other dialogues, the planner after SFT has by argmax B {glue:text}`sft_fitted_b` and macro F1 {glue:text}`sft_fitted_q`; SP-DPO's has {glue:text}`dpo_b` and {glue:text}`dpo_q`.
+# Weighted F1 of the planner changes from SFT to SP-DPO by {glue:text}`dpo_qw_argmax` by argmax and by {glue:text}`dpo_qw_paper` at T = 0.7.
+# Its nats per turn, as scored and fitted, are {glue:text}`nats_sft` after SFT and {glue:text}`nats_dpo` after SP-DPO.
+#
+# ```{glue:figure} fig_bias_differences
+# :name: fig-bias-differences
+# :alt: Paired differences in B between DPO and SFT, of the planner and of the coupled model, under four treatments of their scores and three decodings.
+#
+# DPO minus SFT in B, the same turns on both sides, with 95% intervals by dialogue; the fit of the recalibration is not resampled.
+# Profile {glue:text}`profile_name`, {glue:text}`bias_models`.
+# ```
+
+# %% tags=["hide-input"]
+PARTS = ("decoding, argmax", "decoding, T = 0.7", "confidence", "shares", "base rates, argmax")
+results_table(why.bias_parts({NAMES.get(name, name): own for name, own in found.parts.items()}, PARTS), f"What B loses as each source is taken away; argmax: decoding + confidence + shares; profile {book.label}; 95% intervals by dialogue.")
+
+# %% tags=["hide-input"]
+results_table(why.bias_frame(scores, "B"), f"B under every condition; profile {book.label}; 95% intervals by dialogue.")
+
+# %% tags=["hide-input"]
+results_table(why.bias_frame(scores, "Q_W"), f"Weighted F1 under every condition; profile {book.label}; 95% intervals by dialogue.")
+
+# %% [markdown]
+# ## What these studies leave open
+#
+# One model family of a few million parameters, and metrics of overlap: none of this says how a reply would help a person.
+# A planner that sees the strategies of earlier turns was not trained, so what the coupled model's context adds to its plans is not known.
+# The interval of a recalibrated score leaves out the noise of the fit.
+# What would change our mind: the same studies under further seeds, on the backbones of the paper, and with several annotators at the same turns.

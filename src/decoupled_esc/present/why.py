@@ -1,0 +1,122 @@
+"""What chapter 19 says of its studies: the rules of its answers, and their tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from decoupled_esc.evaluate import bias_sources
+from decoupled_esc.evaluate.acceptable import GOLD, Order
+from decoupled_esc.evaluate.bootstrap import Estimate
+from decoupled_esc.present.tables import format_estimate, format_scores
+
+Table = Mapping[str, Mapping[str, Estimate]]
+
+DECODINGS = (bias_sources.ARGMAX, bias_sources.PAPER, bias_sources.ONE)
+
+
+def excludes_zero(estimate: Estimate) -> bool:
+    """Whether the 95% interval lies on one side of 0; without an interval it does not."""
+    return estimate.low is not None and (estimate.low > 0 or estimate.high < 0)
+
+
+def frame(table: Table, columns: Sequence[str], rows: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """A line per row of ``table``, as text; ``rows``: which ones, and what they are called."""
+    shown = rows or {name: name for name in table}
+    return pd.DataFrame(
+        {title: format_scores(table[name], columns) for name, title in shown.items() if name in table}
+    ).T
+
+
+def which_part(effects: Table, metric: str) -> str:
+    """Which main effect on ``metric`` has an interval that excludes 0, as a clause with both numbers."""
+    total, plans, words = (effects[row][metric] for row in ("total", "plans", "words"))
+    carried = excludes_zero(plans), excludes_zero(words)
+    said = {
+        (True, True): "both parts change it",
+        (True, False): "the plans change it, and of the words the interval holds 0",
+        (False, True): "the words change it, and of the plans the interval holds 0",
+        (False, False): "of neither part does the interval exclude 0",
+    }[carried]
+    numbers = f"plans {format_estimate(plans, 1, '+')}, words {format_estimate(words, 1, '+')}"
+    return f"{format_estimate(total, 1, '+')} in all: {said} ({numbers})"
+
+
+def better_plan(differences: Table, metric: str) -> str:
+    """Whether ``metric`` rises where a wrong plan is replaced by the gold strategy."""
+    change = differences["gold - plan, wrong"][metric]
+    said = "the interval holds 0" if not excludes_zero(change) else "it rises" if change.value > 0 else "it falls"
+    return f"{format_estimate(change, 1, '+')}: {said}"
+
+
+def order_changes(orders: Mapping[str, Mapping[str, Order]], metric: str) -> str:
+    """Whether any pair of systems that is told apart stands the other way round under another definition."""
+    found = {name: own[metric] for name, own in orders.items() if name != GOLD}
+    turned = [f"{'; '.join(order.reversed)} (not by: {name})" for name, order in found.items() if order.reversed]
+    swapped = ", ".join(f"{order.swapped} of {order.pairs} ({name})" for name, order in found.items())
+    what = (
+        f"reversed and told apart both ways: {', '.join(turned)}"
+        if turned
+        else "no pair that is told apart is reversed"
+    )
+    return f"{what}; pairs in another order at all: {swapped}"
+
+
+def order_table(orders: Mapping[str, Mapping[str, Order]]) -> pd.DataFrame:
+    """Per definition and metric: how many pairs of systems change their order."""
+    return pd.DataFrame(
+        {
+            f"{name}, {metric}": {
+                "pairs": one.pairs, "told apart": one.apart, "in another order than under gold alone": one.swapped,
+                "of these told apart both ways": "; ".join(one.reversed) or "none",
+            }
+            for name, own in orders.items()
+            for metric, one in own.items()
+        }
+    ).T  # fmt: skip
+
+
+def sources_of(parts: Mapping[str, Estimate]) -> str:
+    """The parts of one planner's B by argmax, as a sum."""
+    names = {"decoding, argmax": "decoding makes", "confidence": "confidence", "shares": "shares of strategies"}
+    return ", ".join(f"{words} {format_estimate(parts[part], 2)}" for part, words in names.items())
+
+
+def survives(contrast: Table) -> str:
+    """At which decodings a difference in B excludes 0, before and after recalibration.
+
+    Left out is T = 1 after recalibration, where B is near 0 by construction.
+    """
+    said = []
+    for scores, decodings in ((bias_sources.OWN, DECODINGS), (bias_sources.FITTED, DECODINGS[:2])):
+        found = {name: contrast[f"{scores}, {name}"]["B"] for name in decodings}
+        numbers = ", ".join(f"{name}: {format_estimate(one, 2, '+')}" for name, one in found.items())
+        there = sum(map(excludes_zero, found.values()))
+        said.append(f"{scores}, the interval excludes 0 at {there} of {len(found)} decodings ({numbers})")
+    return "; ".join(said)
+
+
+def bias_frame(scores: Mapping[str, Table], metric: str) -> pd.DataFrame:
+    """``metric`` of every planner (or difference) under every condition, as text."""
+    decimals = 2 if metric == "B" else 1
+    return pd.DataFrame(
+        {
+            name: {key: format_estimate(row[metric], decimals) for key, row in own.items()}
+            for name, own in scores.items()
+        }
+    )
+
+
+def bias_parts(parts: Table, names: Sequence[str]) -> pd.DataFrame:
+    """The parts ``names`` of B of every planner, as text."""
+    return pd.DataFrame(
+        {planner: {name: format_estimate(own[name], 2) for name in names} for planner, own in parts.items()}
+    ).T
+
+
+def panels(scores: Mapping[str, Table], conditions: Mapping[str, str], metric: str) -> dict[str, dict[str, Estimate]]:
+    """For `figures.estimates`: title -> planner -> ``metric``; ``conditions``: title -> condition."""
+    return {
+        title: {name: own[condition][metric] for name, own in scores.items()} for title, condition in conditions.items()
+    }
