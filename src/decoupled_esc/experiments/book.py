@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from decoupled_esc.evaluate.seeds import GOLD
 from decoupled_esc.experiments import (
     agreement,
+    corrected,
     cso,
     data,
     judging,
@@ -345,6 +346,7 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
     tested = [pair for pair in CSO_CONTRASTS if set(pair) <= set(STRATEGY_TESTED)]
     losses = tuple((f"decoupled-{loss}", "decoupled-sft") for loss in LOSSES)
     errors = {seed: rows.steps["counts-errors"] for seed, rows in by_seed.items()}
+    rates = corrected.MeasureErrorRates(own.labels, **resampling)
     found = {
         "data": data.CountData(esconv, failed),
         "released": data.ScoreReleased(esconv, failed, release, **resampling),
@@ -368,6 +370,10 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
         "metrics-cso": over_seeds(CSO_SYSTEMS, CSO_CONTRASTS, "counts", "counts-cso", "counts-cso-lora"),
         "metrics-strategy-test": over_seeds(STRATEGY_TESTED, tested, "strategy-test", strategy_test=True),
         "errors": judging.EvaluateErrors(errors, (*between(ERROR_SYSTEMS), ERROR_CONTRAST), test, **resampling),
+        "error-rates": rates,
+        "errors-corrected": corrected.CorrectErrors(
+            errors, rates, (*between(ERROR_SYSTEMS), ERROR_CONTRAST), test, **resampling
+        ),
         "strategy-shares": scores.ShareStrategies(
             {seed: (rows.steps["counts"],) for seed, rows in by_seed.items()},
             LEANING,
