@@ -143,6 +143,50 @@ figures.glue_numbers(
 # On the replies to posts four LLMs reach only {glue:text}`on_replies` with the one expert rating that is published of each, so what a judge is worth on one set of texts is no promise for another; {glue:text}`left_out` ratings are left out there, because they are empty, off the scale or of another post.
 # That the bot with more words wins in {glue:text}`longer` per cent of the pairs says less than it seems: without the pairs of {glue:text}`best`, the bot that people liked best and that wrote most, it is {glue:text}`longer_without` per cent, so a learned judge has to beat length on bots that it does not know.
 #
+# ## What can be learned from people's judgements?
+#
+# Two small judges learn from these judgements: one which of two chats a person preferred (a Bradley–Terry model, logistic regression on the difference between two chats), one how experts rated a conversation (ridge regression).
+# They read a reply's length, its different words, its relevance (cosine of its sentence embedding {cite}`reimers2019sentence` with that of the message before), a few counts, the levels of the empathy scale of [chapter 03](03_observe_errors.ipynb), and the embedding itself.
+# How many of these groups a judge reads is chosen by cross-validation inside what it learns from; that these groups are the ones to choose from was settled after single features had been looked at on all pairs.
+
+# %% tags=["hide-input"]
+learned = book["learned-judges"]
+results_table(
+    judge_tables.learned_preferences(learned, preferences),
+    "How often a judge picks the chat that a person preferred, in per cent, ties counting half: people from whom it has not learned, and chats of a bot from which it has not learned (mean over four bots); "
+    "differences from length alone are paired; 95% intervals over people.",
+)
+
+# %% tags=["hide-input"]
+results_table(
+    judge_tables.learned_agreement(learned),
+    "Quadratic kappa with the experts' median (between experts: mean over pairs) on the three samples whose conversations are published, 95% intervals over conversations; the learned judge has learned from other conversations of the same sample.",
+)
+
+# %% tags=["hide-input"]
+row, by_rater = judge_tables.learned_row(learned), {}
+if row is not None and not isinstance(learned.ratings, Missing):
+    by_rater = {one.raters: one for one in learned.ratings.medians}
+mine = by_rater.get("learned judge–expert")
+figures.glue_numbers(
+    learned_people=format_estimate(row and row.by_person), learned_bot=format_estimate(row and row.new_writer),
+    learned_gap=format_estimate(row and row.new_over_length, sign="+"), beats=judge_tables.beats_length(learned),
+    longer_judge=format_estimate(row and row.longer), learned_kappa=format_estimate(mine and mine.kappa, 2),
+    chosen="–" if row is None else "; ".join(f"without {bot}: {reads}" for bot, reads in learned.preferences.chosen.items()),
+    aim_kappa="not measured" if mine is None else "met" if mine.kappa.value >= 0.4 else "not met",
+    aim_bot="not measured" if row is None else "met" if row.new_over_length.low > 0 else "not met",
+)  # fmt: skip
+
+# %% [markdown]
+# On people from whom it has not learned the judge is right in {glue:text}`learned_people` per cent of the pairs.
+# That is the easy test: it has seen the same four bots.
+# On a bot that it does not know it is right in {glue:text}`learned_bot`, {glue:text}`learned_gap` points from length alone: it {glue:text}`beats` a count of words.
+# Our aim was an interval of this difference above 0: {glue:text}`aim_bot`; and a median kappa with experts of 0.40: {glue:text}`aim_kappa`, it is {glue:text}`learned_kappa`.
+# It picks the longer chat in {glue:text}`longer_judge` per cent of the pairs, and so is biased to length where people prefer the shorter.
+# What cross-validation let it read: {glue:text}`chosen`.
+#
+# A judge that does no better on an unknown writer than a count of words is not used for our systems.
+#
 # ## Can the papers' judged differences be seen at all? (DecoupledESC Table 3, Figure 6)
 #
 # DecoupledESC's judge gave each system one score from 0 to 5 at 100 turns.

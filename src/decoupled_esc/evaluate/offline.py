@@ -165,7 +165,7 @@ def out_of_fold(replies: Sequence[Reply], labels: Sequence[str], targets: Sequen
     return found
 
 
-def of_unseen_writers(replies: Sequence[Reply], labels: Sequence[str], sources: Sequence[str], *, seed: int) -> np.ndarray:
+def of_unseen_writers(replies: Sequence[Reply], labels: Sequence[str], sources: Sequence[str], *, seed: int) -> np.ndarray:  # fmt: skip
     """Probabilities [replies, 6], each from a classifier that learned neither from its dialogue nor from its writer (``sources``)."""
     found = np.zeros((len(replies), len(LABELS)))
     for source in dict.fromkeys(sources):

@@ -16,6 +16,7 @@ from decoupled_esc.experiments import (
     cso,
     data,
     judging,
+    learned_judges,
     preferences,
     replies,
     scoreboard,
@@ -354,6 +355,10 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
         "empathy-scale": judging.MeasureEmpathyScale(own.ratings, esconv, failed, **resampling),
         "judgement-agreement": agreement.MeasureAgreement(
             *(inputs.files[name] for name in ("ieval", "empathic_judges", "mentalalign")), **resampling
+        ),
+        "learned-judges": learned_judges.MeasureLearnedJudges(
+            *(inputs.files[name] for name in ("ieval", "empathic_judges", "empathy_mental_health", "minilm-l6-v2")),
+            **resampling,
         ),
         "judged-spread": agreement.MeasureJudgedSpread(inputs.files["mentalalign"], **resampling),
         "base-model": sft.DescribeBase(own.base, own.validation),
