@@ -15,6 +15,7 @@ from decoupled_esc.experiments import (
     corrected,
     cso,
     data,
+    judged_scoreboard,
     judging,
     learned_judges,
     preferences,
@@ -393,6 +394,14 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
             esconv,
             failed,
             release,
+            {name: inputs.files[name] for name in scoreboard.SETS},
+            own.replies(SCOREBOARD_SYSTEMS),
+            test,
+            **resampling,
+        ),  # fmt: skip
+        "scoreboard-judged": judged_scoreboard.JudgePublished(
+            own.labels,
+            own.ratings,
             {name: inputs.files[name] for name in scoreboard.SETS},
             own.replies(SCOREBOARD_SYSTEMS),
             test,
