@@ -146,8 +146,9 @@ figures.glue_numbers(
 # ## What can be learned from people's judgements?
 #
 # Two small judges learn from these judgements: one which of two chats a person preferred (a Bradley–Terry model, logistic regression on the difference between two chats), one how experts rated a conversation (ridge regression).
-# They read a reply's length, its different words, its relevance (cosine of its sentence embedding {cite}`reimers2019sentence` with that of the message before), a few counts, the levels of the empathy scale of [chapter 03](03_observe_errors.ipynb), and the embedding itself.
-# How many of these groups a judge reads is chosen by cross-validation inside what it learns from; that these groups are the ones to choose from was settled after single features had been looked at on all pairs.
+# They read a reply's length, its different words, its relevance (cosine of its sentence embedding {cite}`reimers2019sentence` with that of the message before), the levels of the empathy scale of [chapter 03](03_observe_errors.ipynb), a few counts, and the embedding itself.
+# How many of these groups a judge reads is chosen in two ways: by cross-validation inside what it learns from, or on the experts' ratings of other writers' conversations, which hold nothing of iEval.
+# One thing about them is not new to the test: the list of groups was settled after single features had been looked at on all pairs.
 
 # %% tags=["hide-input"]
 learned = book["learned-judges"]
@@ -164,28 +165,32 @@ results_table(
 )
 
 # %% tags=["hide-input"]
-row, by_rater = judge_tables.learned_row(learned), {}
-if row is not None and not isinstance(learned.ratings, Missing):
-    by_rater = {one.raters: one for one in learned.ratings.medians}
-mine = by_rater.get("learned judge–expert")
+inside, outside = judge_tables.learned_rows(learned)
+by_rater = {} if isinstance(learned, Missing) else {one.raters: one for one in learned.ratings.medians}
+mine, chosen = by_rater.get("learned judge–expert"), {} if isinstance(learned, Missing) else learned.preferences.chosen
 figures.glue_numbers(
-    learned_people=format_estimate(row and row.by_person), learned_bot=format_estimate(row and row.new_writer),
-    learned_gap=format_estimate(row and row.new_over_length, sign="+"), beats=judge_tables.beats_length(learned),
-    longer_judge=format_estimate(row and row.longer), learned_kappa=format_estimate(mine and mine.kappa, 2),
-    chosen="–" if row is None else "; ".join(f"without {bot}: {reads}" for bot, reads in learned.preferences.chosen.items()),
-    aim_kappa="not measured" if mine is None else "met" if mine.kappa.value >= 0.4 else "not met",
-    aim_bot="not measured" if row is None else "met" if row.new_over_length.low > 0 else "not met",
+    learned_people=format_estimate(inside and inside.by_person), inside_bot=format_estimate(inside and inside.new_writer),
+    inside_gap=format_estimate(inside and inside.new_over_length, sign="+"), inside_beats=judge_tables.beats_length(inside),
+    outside_people=format_estimate(outside and outside.by_person), outside_bot=format_estimate(outside and outside.new_writer),
+    outside_gap=format_estimate(outside and outside.new_over_length, sign="+"), outside_beats=judge_tables.beats_length(outside),
+    longer_judge=format_estimate(inside and inside.longer), longer_people=format_estimate(length and length.accuracy),
+    learned_kappa=format_estimate(mine and mine.kappa, 2), aim_kappa="not measured" if mine is None else "met" if mine.kappa.value >= 0.4 else "not met",
+    aim_bot="not measured" if outside is None else "met" if outside.new_over_length.low > 0 else "not met",
+    reads_outside=next((reads for name, reads in chosen.items() if name.startswith("learned judge")), "–"),
+    reads_inside="; ".join(f"without {bot}: {reads}" for bot, reads in chosen.items() if not bot.startswith("learned judge")) or "–",
 )  # fmt: skip
 
 # %% [markdown]
-# On people from whom it has not learned the judge is right in {glue:text}`learned_people` per cent of the pairs.
+# On people from whom it has not learned, the judge that chooses inside iEval is right in {glue:text}`learned_people` per cent of the pairs.
 # That is the easy test: it has seen the same four bots.
-# On a bot that it does not know it is right in {glue:text}`learned_bot`, {glue:text}`learned_gap` points from length alone: it {glue:text}`beats` a count of words.
-# Our aim was an interval of this difference above 0: {glue:text}`aim_bot`; and a median kappa with experts of 0.40: {glue:text}`aim_kappa`, it is {glue:text}`learned_kappa`.
-# It picks the longer chat in {glue:text}`longer_judge` per cent of the pairs, and so is biased to length where people prefer the shorter.
-# What cross-validation let it read: {glue:text}`chosen`.
+# On a bot that it does not know it is right in {glue:text}`inside_bot`, {glue:text}`inside_gap` points from length alone: it {glue:text}`inside_beats` a count of words.
+# It read ({glue:text}`reads_inside`).
+# The one whose groups were chosen on experts' ratings ({glue:text}`reads_outside`) is right in {glue:text}`outside_bot` on an unknown bot, {glue:text}`outside_gap` points from length: it {glue:text}`outside_beats` a count of words.
 #
-# A judge that does no better on an unknown writer than a count of words is not used for our systems.
+# Our aim for an unknown writer was an interval of this difference above 0: {glue:text}`aim_bot`.
+# Our aim for ratings was a median kappa with experts of 0.40: {glue:text}`aim_kappa`, it is {glue:text}`learned_kappa`.
+# The judge picks the longer chat in {glue:text}`longer_judge` per cent of the pairs, people do in {glue:text}`longer_people`.
+# In iEval the place of a chat is the same as its bot's name, so what *picks the earlier chat* counts is no bias to position that could be told from the bots.
 #
 # ## Can the papers' judged differences be seen at all? (DecoupledESC Table 3, Figure 6)
 #

@@ -1,8 +1,9 @@
 """Judges of replies that learn from people: which of two chats a person preferred, and how experts rate a conversation.
 
-Features come in groups, from a reply's length to its sentence embedding; which groups a judge reads, and how strongly it is
-held to simplicity, is chosen by cross-validation inside what it learns from, never by what it is tested on.  The preference judge is
-a Bradley-Terry model (1952), logistic regression on the difference between two chats; the rating judge is a kernel ridge regression.
+Features come in groups, from a reply's length to its sentence embedding.  Which groups a judge reads, and how strongly it is held
+to simplicity, is chosen by cross-validation inside what it learns from, or on ratings of other writers' replies (`groups_for_ratings`);
+never by what it is tested on.  The preference judge is a Bradley-Terry model (1952), logistic regression on the difference between
+two chats; the rating judge is a kernel ridge regression.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from decoupled_esc.evaluate.bootstrap import Estimate, bootstrap, cluster_weight
 from decoupled_esc.evaluate.bootstrap import ratio_of_sums as ratio
 from decoupled_esc.evaluate.published_judges import untied_pairs
 
-GROUPS = ("words", "different words", "relevance", "surface", "empathy", "embedding")
+GROUPS = ("words", "different words", "relevance", "empathy", "surface", "embedding")
 CANDIDATES = (GROUPS[:1], GROUPS[1:2], *(GROUPS[1:last] for last in range(3, 7)))
 """Groups of features that a judge may read, the simplest first."""
 
@@ -26,7 +27,7 @@ STRENGTHS = (0.1, 1.0, 10.0)
 """Inverse of the penalty on a group's weights, each group scaled to variance 1 as a whole."""
 
 FOLDS, INNER = 5, 3
-JUDGE, LENGTH = "learned judge", "length alone"
+JUDGE, LENGTH, TRANSFERRED = "learned judge", "length alone", "learned judge, groups chosen on experts' ratings"
 _FEELING = frozenset("sorry feel feels feeling feelings understand hard difficult tough sounds".split())
 
 Features = Mapping[str, np.ndarray]
@@ -154,58 +155,133 @@ class LearnedAccuracy:
 
 @dataclass(frozen=True)
 class LearnedPreferences:
-    """What the preference judge is worth beside length, and what it reads, by the bot that was left out."""
+    """What the preference judge is worth beside length."""
 
     people: int
     pairs: int
     rows: tuple[LearnedAccuracy, ...]
     chosen: dict[str, str]
+    """What `JUDGE` reads, by the bot that was left out; and `TRANSFERRED`, under its name."""
 
 
-def learned_preferences(chats: Sequence[Chat], found: Features, **resampling: int) -> LearnedPreferences:
-    """The preference judge on people, and on writers, that it has not learned from; intervals by person."""
-    person, people = numbered([chat.person for chat in chats])
-    _, listed = untied_pairs(chats)
-    pairs, bots = np.array(listed), np.array([chat.bot for chat in chats])
-    owner, names = person[pairs[:, 0]], sorted({chat.bot for chat in chats})
-    by_person, chosen, new = np.zeros(len(pairs)), {}, {}
-    for fold in range(FOLDS):
-        held_out = owner % FOLDS == fold
-        known, own = pairs[~held_out], owner[~held_out] // FOLDS
-        splits = [(own % INNER != part, own % INNER == part) for part in range(INNER)]
-        by_person[held_out] = choose(found, known, splits).right(found, pairs[held_out])
-    for bot in names:
-        held_out = (bots[pairs] == bot).any(axis=1)
-        known = pairs[~held_out]
-        with_bot = [(bots[known] == other).any(axis=1) for other in names if other != bot]
-        judge = choose(found, known, [(~some, some) for some in with_bot])
-        new[bot] = (held_out, judge.right(found, pairs[held_out]))
-        chosen[bot] = judge.described
-    length = _right(found["words"][:, 0], pairs)
-    weights, every = cluster_weights(people, **resampling), np.ones(len(pairs), dtype=bool)
+Chooser = Callable[[np.ndarray, list[tuple[np.ndarray, np.ndarray]]], PreferenceJudge]
+"""From pairs [pairs, 2] and splits of them to a judge that has learned from these pairs."""
+
+
+class _Tested:
+    """iEval's pairs, and how a judge does on those of people, and of bots, from which it has not learned."""
+
+    def __init__(self, chats: Sequence[Chat], found: Features):
+        self.person, self.people = numbered([chat.person for chat in chats])
+        self.found, self.pairs = found, np.array(untied_pairs(chats)[1])
+        self.bots, self.names = np.array([chat.bot for chat in chats]), sorted({chat.bot for chat in chats})
+        self.owner = self.person[self.pairs[:, 0]]
+
+    def with_bot(self, bot: str) -> np.ndarray:
+        """bool [pairs]."""
+        return (self.bots[self.pairs] == bot).any(axis=1)
+
+    def by_person(self, chooser: Chooser) -> np.ndarray:
+        """float [pairs]: whether it was right, having learned from other people."""
+        right = np.zeros(len(self.pairs))
+        for fold in range(FOLDS):
+            held_out = self.owner % FOLDS == fold
+            own = self.owner[~held_out] // FOLDS
+            splits = [(own % INNER != part, own % INNER == part) for part in range(INNER)]
+            right[held_out] = chooser(self.pairs[~held_out], splits).right(self.found, self.pairs[held_out])
+        return right
+
+    def by_bot(self, chooser: Chooser) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """(bot -> whether it was right on the pairs with this bot, having learned from the others; bot -> what it reads)."""
+        right, reads = {}, {}
+        for bot in self.names:
+            held_out = self.with_bot(bot)
+            others = [self.with_bot(other)[~held_out] for other in self.names if other != bot]
+            judge = chooser(self.pairs[~held_out], [(~some, some) for some in others])
+            right[bot], reads[bot] = judge.right(self.found, self.pairs[held_out]), judge.described
+        return right, reads
+
+
+def learned_preferences(
+    chats: Sequence[Chat], found: Features, outside: Sequence[str], **resampling: int
+) -> LearnedPreferences:
+    """The preference judge on people, and on writers, that it has not learned from; intervals by person.
+
+    ``outside``: the groups of features that were chosen on other judgements (`groups_for_ratings`).
+    """
+    tested = _Tested(chats, found)
+    pairs, owner, weights = tested.pairs, tested.owner, cluster_weights(tested.people, **resampling)
+    every = np.ones(len(pairs), dtype=bool)
 
     def share(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Estimate:
         """Mean over ``parts`` (which pairs, values of these) of the mean over pairs, in per cent."""
-        sums = [[np.bincount(owner[some], x, people) for x in (values, np.ones(len(values)))] for some, values in parts]
+        sums = [
+            [np.bincount(owner[some], x, tested.people) for x in (values, np.ones(len(values)))]
+            for some, values in parts
+        ]
         return bootstrap(weights, lambda w: 100 * np.mean([ratio(w, *one) for one in sums], axis=0)).estimate()
 
-    alone = {bot: (some, length[some]) for bot, (some, _) in new.items()}
-    longer = _right(found["words"][:, 0], pairs)
-    first = (pairs[:, 0] < pairs[:, 1]).astype(float)
-    rows = []
-    for name, right, strange in ((JUDGE, by_person, new), (LENGTH, length, alone)):
-        gaps = [(some, values - length[some]) for some, values in strange.values()]
-        # It picks the chat with the property where it is right and the preferred one has it, or wrong and the other has.
-        agrees = [right * has + (1 - right) * (1 - has) for has in (longer, first)]
-        shares = [
-            [(every, right)],
-            [(every, right - length)],
-            list(strange.values()),
-            gaps,
-            *([(every, x)] for x in agrees),
-        ]
-        rows.append(LearnedAccuracy(name, *map(share, shares)))
-    return LearnedPreferences(people, len(pairs), tuple(rows), chosen)
+    length = _right(found["words"][:, 0], pairs)
+    place = (pairs[:, 0] < pairs[:, 1]).astype(float)
+
+    def row(name: str, right: np.ndarray, strange: Mapping[str, np.ndarray]) -> LearnedAccuracy:
+        new = [(tested.with_bot(bot), values) for bot, values in strange.items()]
+        gaps = [(some, values - length[some]) for some, values in new]
+        # It picks the chat with a property where it is right and the preferred one has it, or wrong and the other has.
+        picks = [right * has + (1 - right) * (1 - has) for has in (length, place)]
+        shares = [[(every, right)], [(every, right - length)], new, gaps, *([(every, x)] for x in picks)]
+        return LearnedAccuracy(name, *map(share, shares))
+
+    choosers: dict[str, Chooser] = {
+        JUDGE: lambda known, splits: choose(found, known, splits),
+        TRANSFERRED: lambda known, splits: PreferenceJudge(outside, 1.0).fit(found, known),
+    }
+    rows, chosen = [], {}
+    for name, chooser in choosers.items():
+        strange, reads = tested.by_bot(chooser)
+        chosen |= reads if name == JUDGE else {name: ", ".join(outside)}
+        rows.append(row(name, tested.by_person(chooser), strange))
+    rows.append(row(LENGTH, length, {bot: length[tested.with_bot(bot)] for bot in tested.names}))
+    return LearnedPreferences(tested.people, len(pairs), tuple(rows), chosen)
+
+
+def _by_dimension(
+    ratings: Sequence[Rating], conversations: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], tuple[list[int], np.ndarray]]:
+    """(sample, dimension) -> (the conversations that ``experts`` rated, by place; their ratings)."""
+    place, found = {key: number for number, key in enumerate(conversations)}, {}
+    for row in ratings:
+        if row.rater == "experts" and (row.sample, row.conversation) in place:
+            found.setdefault((row.sample, row.dimension), []).append((place[row.sample, row.conversation], row.value))
+    return {key: ([one for one, _ in rows], np.array([value for _, value in rows])) for key, rows in found.items()}
+
+
+def _parts(rows: int, seed: int) -> np.ndarray:
+    """int [rows]: a part of ten for each, at random."""
+    return np.random.default_rng(seed).permutation(rows) % (2 * FOLDS)
+
+
+def _kernel(found: Features, groups: Sequence[str]) -> np.ndarray:
+    """Products [rows, rows] of the scaled and centred features of ``groups``."""
+    values = _blocks(found, groups, _scales(found))
+    values = values - values.mean(axis=0)
+    return values @ values.T
+
+
+def groups_for_ratings(
+    ratings: Sequence[Rating], conversations: Sequence[tuple[str, str]], found: Features, seed: int
+) -> tuple[str, ...]:
+    """The groups of features that predict experts' ratings best: mean correlation over dimensions, out of fold, the simplest of equals."""
+    worth = np.zeros((len(CANDIDATES), len(STRENGTHS)))
+    for own, told in _by_dimension(ratings, conversations).values():
+        fold, mine = _parts(len(own), seed), {name: values[own] for name, values in found.items()}
+        for k, groups in enumerate(CANDIDATES):
+            kernel = _kernel(mine, groups)
+            for m, strength in enumerate(STRENGTHS):
+                guess = _out_of_fold(kernel, told, np.ones(len(told), dtype=bool), fold, strength)
+                both = guess.std() > 1e-9 and told.std() > 1e-9
+                worth[k, m] += np.corrcoef(guess, told)[0, 1] if both else 0.0
+    return CANDIDATES[int(np.argmax(np.round(worth.max(axis=1), 12)))]
 
 
 def predicted_ratings(
@@ -216,52 +292,41 @@ def predicted_ratings(
     ``conversations``: (sample, id) of each row of ``found``.  Predictions are stretched to the spread of the ratings that were
     learned from: kappa punishes a rater that keeps to the middle.
     """
-    place, wanted, made = {key: number for number, key in enumerate(conversations)}, {}, []
-    for row in ratings:
-        if row.rater == "experts" and (row.sample, row.conversation) in place:
-            wanted.setdefault((row.sample, row.dimension), []).append(row)
-    for (sample, dimension), rows in wanted.items():
-        own = [place[sample, row.conversation] for row in rows]
-        mine = {name: values[own] for name, values in found.items()}
-        told = np.array([row.value for row in rows])
-        fold = np.random.default_rng(seed).permutation(len(rows)) % (2 * FOLDS)
-        for name, candidates in ((JUDGE, CANDIDATES), (LENGTH, CANDIDATES[:1])):
-            kernels = [(b := _centred(_blocks(mine, groups, _scales(mine)))) @ b.T for groups in candidates]
+    made = []
+    for (sample, dimension), (own, told) in _by_dimension(ratings, conversations).items():
+        fold, mine = _parts(len(own), seed), {name: values[own] for name, values in found.items()}
+        for rater, candidates in ((JUDGE, CANDIDATES), (LENGTH, CANDIDATES[:1])):
+            kernels = [_kernel(mine, groups) for groups in candidates]
             for part in np.unique(fold):
-                known = fold != part
-                strange = np.flatnonzero(~known)
-                for number, value in zip(strange, _rated(kernels, told, known, strange, fold), strict=True):
-                    made.append(Rating(sample, rows[number].conversation, "", dimension, name, float(value)))
+                values = _rated(kernels, told, fold != part, fold)
+                for number, value in zip(np.flatnonzero(fold == part), values, strict=True):
+                    made.append(Rating(sample, conversations[own[number]][1], "", dimension, rater, float(value)))
     return made
 
 
-def _centred(values: np.ndarray) -> np.ndarray:
-    return values - values.mean(axis=0)
-
-
 def _ridge(kernel: np.ndarray, told: np.ndarray, known: np.ndarray, wanted: np.ndarray, strength: float) -> np.ndarray:
-    """Predictions at ``wanted`` from the ratings ``told`` at ``known`` (indices)."""
+    """Predictions at ``wanted`` from the ratings ``told`` at ``known`` (bool)."""
     mean = told[known].mean()
-    inverse = np.linalg.solve(kernel[np.ix_(known, known)] + np.eye(len(known)) / strength, told[known] - mean)
+    inverse = np.linalg.solve(kernel[np.ix_(known, known)] + np.eye(known.sum()) / strength, told[known] - mean)
     return mean + kernel[np.ix_(wanted, known)] @ inverse
 
 
-def _rated(
-    kernels: Sequence[np.ndarray], told: np.ndarray, known: np.ndarray, wanted: np.ndarray, fold: np.ndarray
+def _out_of_fold(
+    kernel: np.ndarray, told: np.ndarray, known: np.ndarray, fold: np.ndarray, strength: float
 ) -> np.ndarray:
-    """Ratings at ``wanted``, kernel and strength chosen by cross-validation among ``known``; stretched and cut to the scale in use."""
-    inside, parts = np.flatnonzero(known), np.unique(fold[known])
-    best, chosen = np.inf, None
-    for kernel in kernels:
-        for strength in STRENGTHS:
-            guess = np.zeros(len(told))
-            for part in parts:
-                learned, held_out = np.flatnonzero(known & (fold != part)), np.flatnonzero(known & (fold == part))
-                guess[held_out] = _ridge(kernel, told, learned, held_out, strength)
-            error = float(np.square(guess[inside] - told[inside]).sum())
-            if error < best - 1e-9:
-                best, chosen = error, (kernel, strength, guess[inside].std())
-    kernel, strength, spread = chosen
-    mean, values = told[inside].mean(), _ridge(kernel, told, inside, wanted, strength)
-    stretched = mean + (values - mean) * (told[inside].std() / spread if spread > 1e-6 else 1.0)
-    return np.clip(stretched, told[inside].min(), told[inside].max())
+    """Predictions of the ratings at ``known``, each from the other parts of it."""
+    guess = np.zeros(len(told))
+    for part in np.unique(fold[known]):
+        held_out = known & (fold == part)
+        guess[held_out] = _ridge(kernel, told, known & ~held_out, held_out, strength)
+    return guess[known]
+
+
+def _rated(kernels: Sequence[np.ndarray], told: np.ndarray, known: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Ratings where they are not ``known``, kernel and strength chosen by cross-validation; stretched, and cut to the scale in use."""
+    guesses = [(kernel, s, _out_of_fold(kernel, told, known, fold, s)) for kernel in kernels for s in STRENGTHS]
+    errors = [float(np.round(np.square(guess - told[known]).sum(), 9)) for *_, guess in guesses]
+    kernel, strength, guess = guesses[int(np.argmin(errors))]
+    mean, values = told[known].mean(), _ridge(kernel, told, known, ~known, strength)
+    stretch = told[known].std() / guess.std() if guess.std() > 1e-6 else 1.0
+    return np.clip(mean + (values - mean) * stretch, told[known].min(), told[known].max())

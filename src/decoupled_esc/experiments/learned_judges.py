@@ -8,15 +8,15 @@ from decoupled_esc.evaluate import learned_judges, offline
 from decoupled_esc.evaluate.learned_judges import LearnedPreferences
 from decoupled_esc.evaluate.published_judges import AgreementTable, expert_agreement
 from decoupled_esc.experiments.inputs import Files, Measured
-from decoupled_esc.pipeline import Missing, Work, attempt
+from decoupled_esc.pipeline import Missing, Work
 
 
 @dataclass(frozen=True)
 class LearnedJudges:
     """A judge of preference on iEval's pairs, and one of ratings beside the raters of the same conversations."""
 
-    preferences: LearnedPreferences | Missing
-    ratings: AgreementTable | Missing
+    preferences: LearnedPreferences
+    ratings: AgreementTable
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,28 +32,20 @@ class MeasureLearnedJudges(Measured):
     def run(self, work: Work) -> LearnedJudges | Missing:
         from decoupled_esc.evaluate.embeddings import Encoder
 
-        encode = Encoder(self.encoder.paths()[0]).encode
-        rated = empathy.read(self.rated.paths()[0].parent)
-        found = [
-            attempt(one) for one in (lambda: self._preferences(encode, rated), lambda: self._ratings(encode, rated))
-        ]
-        if all(isinstance(part, Missing) for part in found):
-            return found[0]
-        return LearnedJudges(*found)
-
-    def _preferences(self, encode, rated: list) -> LearnedPreferences:
-        chats = read_ieval(self.ieval.paths()[0])
-        levels = offline.EmpathyScale().fit(rated).levels
-        found = learned_judges.features([chat.said for chat in chats], encode, levels)
-        return learned_judges.learned_preferences(chats, found, **self.resampling)
-
-    def _ratings(self, encode, rated: list) -> AgreementTable:
+        encode, rated = Encoder(self.encoder.paths()[0]).encode, empathy.read(self.rated.paths()[0].parent)
         paths = self.empathic.paths()
         said = read_conversations(paths)
         # EPITOME's posts come from the very data that the scale of empathy learns from.
         posts = {id for sample, id in said if sample == "EPITOME"}
         levels = offline.EmpathyScale().fit([row for row in rated if row.post not in posts]).levels
-        found = learned_judges.features(list(said.values()), encode, levels)
         ratings = [row for row in read_empathic(paths[0]).rows if row.sample in TEXTS]
-        made = learned_judges.predicted_ratings(ratings, list(said), found, self.seed)
-        return expert_agreement([*ratings, *made], {}, **self.resampling)
+        judged = (ratings, list(said))
+        found = learned_judges.features(list(said.values()), encode, levels)
+        made = learned_judges.predicted_ratings(*judged, found, self.seed)
+        groups = learned_judges.groups_for_ratings(*judged, found, self.seed)
+        chats = read_ieval(self.ieval.paths()[0])
+        chatted = learned_judges.features([chat.said for chat in chats], encode, levels)
+        return LearnedJudges(
+            preferences=learned_judges.learned_preferences(chats, chatted, groups, **self.resampling),
+            ratings=expert_agreement([*ratings, *made], {}, **self.resampling),
+        )

@@ -8,7 +8,7 @@ from decoupled_esc.evaluate import Estimate
 from decoupled_esc.evaluate.corrected import CorrectedShares
 from decoupled_esc.evaluate.errors import LABELS
 from decoupled_esc.evaluate.judges import Agreement
-from decoupled_esc.evaluate.learned_judges import JUDGE, LearnedAccuracy
+from decoupled_esc.evaluate.learned_judges import JUDGE, TRANSFERRED, LearnedAccuracy
 from decoupled_esc.evaluate.published_judges import WHICH_BOT, PairAccuracy
 from decoupled_esc.experiments.agreement import JudgementAgreement
 from decoupled_esc.experiments.corrected import ErrorRates
@@ -202,16 +202,15 @@ def published_agreement(found: JudgementAgreement | Missing) -> pd.DataFrame | M
 
 def learned_preferences(found: LearnedJudges | Missing, rules: PairAccuracy | Missing) -> pd.DataFrame | Missing:
     """How often the learned judge and simple rules pick the chat that a person preferred, in per cent, a row each; as text."""
-    preferences = found if isinstance(found, Missing) else found.preferences
-    if isinstance(preferences, Missing):
-        return preferences
+    if isinstance(found, Missing):
+        return found
     rows = {
         row.judge: {
             "new people": format_estimate(row.by_person), "minus length": format_estimate(row.over_length, sign="+"),
             "new bot": format_estimate(row.new_writer), "minus length, new bot": format_estimate(row.new_over_length, sign="+"),
             "picks the longer chat": format_estimate(row.longer), "picks the earlier chat": format_estimate(row.first),
         }
-        for row in preferences.rows
+        for row in found.preferences.rows
     }  # fmt: skip
     for rule in () if isinstance(rules, Missing) else rules.rules:
         if rule.rule == WHICH_BOT:
@@ -219,16 +218,14 @@ def learned_preferences(found: LearnedJudges | Missing, rules: PairAccuracy | Mi
     return pd.DataFrame(rows).T.fillna("–")
 
 
-def learned_row(found: LearnedJudges | Missing) -> LearnedAccuracy | None:
-    """What the learned judge of preference is worth; None where it was not made."""
-    if isinstance(found, Missing) or isinstance(found.preferences, Missing):
-        return None
-    return next(row for row in found.preferences.rows if row.judge == JUDGE)
+def learned_rows(found: LearnedJudges | Missing) -> tuple[LearnedAccuracy | None, LearnedAccuracy | None]:
+    """What the judge of preference is worth whose features were chosen inside iEval, and on experts' ratings; None where there is none."""
+    rows = {} if isinstance(found, Missing) else {row.judge: row for row in found.preferences.rows}
+    return rows.get(JUDGE), rows.get(TRANSFERRED)
 
 
-def beats_length(found: LearnedJudges | Missing) -> str:
-    """Whether the learned judge is better than length alone on a bot that it does not know, in words."""
-    row = learned_row(found)
+def beats_length(row: LearnedAccuracy | None) -> str:
+    """Whether a learned judge is better than length alone on a bot that it does not know, in words."""
     if row is None:
         return "was not measured against"
     gap = row.new_over_length
@@ -237,10 +234,9 @@ def beats_length(found: LearnedJudges | Missing) -> str:
 
 def learned_agreement(found: LearnedJudges | Missing) -> pd.DataFrame | Missing:
     """Quadratic kappa with the experts' median by dimension, a column per rater, and the learned judge's rank correlation; last row medians."""
-    table = found if isinstance(found, Missing) else found.ratings
-    if isinstance(table, Missing):
-        return table
-    rows: dict[str, dict[str, str]] = {}
+    if isinstance(found, Missing):
+        return found
+    table, rows = found.ratings, {}
     for row in (*table.rows, *table.medians):
         title = f"{row.dimension} ({row.sample})" if row in table.rows else "median"
         cells = rows.setdefault(title, {})
