@@ -92,8 +92,8 @@ results_table(differences, f"Differences in the share of each error, in points, 
 # For each error, let $m_1$ and $m_0$ be the mean probability that the classifier gives to labelled replies that have the error and to those that have not, and $\bar f$ the mean over a system's replies.
 # Two corrections assume different things:
 #
-# * by the **matrix**, $(\bar f - m_0) / (m_1 - m_0)$: our replies with an error look to the judge like labelled replies with it, and the others like the others (Rogan and Gladen 1978);
-# * **rectified**, $\bar f$ plus the mean difference between labels and probabilities: the judge is off by the same amount, give or take how much this amount differs between the three labelled writers (after prediction-powered inference).
+# * by the **matrix**, $(\bar f - m_0) / (m_1 - m_0)$: our replies with an error look to the judge like labelled replies with it, and the others like the others {cite}`rogan1978estimating`;
+# * **rectified**, $\bar f$ plus the mean difference between labels and probabilities: the judge is off by the same amount, give or take how much this amount differs between the three labelled writers, after prediction-powered inference {cite}`angelopoulos2023prediction`.
 #
 # The denominator $m_1 - m_0$ is sensitivity + specificity $-$ 1.
 # Where it is small, little is divided by little.

@@ -235,6 +235,6 @@ def test_the_table_of_offline_judges_has_a_row_per_system_and_no_difference_of_p
     arrays = {name: np.array(rows) for name, rows in values.items()}
     table = Means(["a", "b"], **FEW).table(arrays, by_judges.COLUMNS, [("ours", board.HUMAN)])
     shown = tables.judged(by_judges.JudgedScoreboard({"set": table}, "labels", {}))
-    assert shown.loc["ours", "minus human: words"].startswith("−2.0") and shown.loc["ours", "empathy, 0 to 6"].startswith("2.50")
+    assert shown.loc["ours", "minus human: words"].startswith("-2.0") and shown.loc["ours", "empathy, 0 to 6"].startswith("2.50")
     assert shown.loc[board.HUMAN, "minus human: words"] == "–"
     assert tables.judged(Missing("no data")) == Missing("no data")
