@@ -86,6 +86,58 @@ results_table(differences, f"Differences in the share of each error, in points, 
 # Where the profile has no LLM judge, the one that mined the pairs is a relative of this one: they share their kind and GPT's labels of FailedESConv, so the generator was trained against much of what this judge calls an error.
 # Where its shares fall, DPO has done what it was told; whether the replies are better is another question, which no relative of the teacher can answer.
 #
+# ## Corrected for the judge's error
+#
+# A share by a judge can be corrected for what the judge was measured to get wrong, and its interval can hold how uncertain that is.
+# For each error, let $m_1$ and $m_0$ be the mean probability that the classifier gives to labelled replies that have the error and to those that have not, and $\bar f$ the mean over a system's replies.
+# Two corrections assume different things:
+#
+# * by the **matrix**, $(\bar f - m_0) / (m_1 - m_0)$: our replies with an error look to the judge like labelled replies with it, and the others like the others {cite}`rogan1978estimating`;
+# * **rectified**, $\bar f$ plus the mean difference between labels and probabilities: the judge is off by the same amount, give or take how much this amount differs between the three labelled writers, after prediction-powered inference {cite}`angelopoulos2023prediction`.
+#
+# The denominator $m_1 - m_0$ is sensitivity + specificity $-$ 1.
+# Where it is small, little is divided by little.
+
+# %%
+share, m1, m0 = 0.30, 0.50, 0.25
+judged_share = share * m1 + (1 - share) * m0
+assert abs((judged_share - m0) / (m1 - m0) - share) < 1e-12
+print(f"a true share of {share:.0%} is judged as {judged_share:.1%}, and a judged difference of 1 point stands for {1 / (m1 - m0):.0f}")
+
+# %% tags=["hide-input"]
+corrected = book["errors-corrected"]
+rates = book["error-rates"]
+known_share, in_interval, no_share = ("–",) * 3 if isinstance(rates, Missing) else judge_tables.covered(rates)
+if isinstance(corrected, Missing):
+    figures.glue_numbers(none_matrix="–", none_rectified="–", impossible_shares="–")
+else:
+    figures.glue_numbers(
+        none_matrix=format_estimate(corrected.matrix[ASKED]["None"]), none_rectified=format_estimate(corrected.rectified[ASKED]["None"]),
+        impossible_shares=sum(judge_tables.impossible(cell) for name in OURS for cell in corrected.matrix[name].values()),
+    )  # fmt: skip
+figures.glue_numbers(
+    known_shares=known_share, in_interval=in_interval, no_share=no_share, our_shares=6 * len(OURS),
+    corrected_verdict=judge_tables.corrected_answer(offline, corrected, ASKED, "None", 1),
+)  # fmt: skip
+results_table(judge_tables.corrected_errors(offline, corrected, own), f"Share of each error as judged and corrected, in per cent; seed(s) {seeds}, profile {book.label}; 95% intervals over dialogues of systems and of labels, and over training runs. 'nothing': nothing can be said; 'impossible': below 0 or above 100.")
+
+# %% tags=["hide-input"]
+results_table(judge_tables.corrected_errors(offline, corrected, contrasts), f"Differences in the share of each error as judged and corrected, in points; seed(s) {seeds}, profile {book.label}; 95% intervals as above.")
+
+# %% [markdown]
+# Do these corrections work where the truth is known?
+# The labelled writers tell: each is corrected by the labels of the others alone, as if it were new.
+
+# %% tags=["hide-input"]
+results_table(judge_tables.known_shares(rates, {"failed": "people (FailedESConv)", "qwen-sft": "Qwen2.5-7B, SFT", "llama-sft": "Llama-3.1-8B, SFT"}), "Shares of each error among the labelled writers, in per cent: by GPT's labels, as judged by a classifier that has not learned from the writer, and corrected by the labels of the other two; 95% intervals by dialogue.")
+
+# %% [markdown]
+# Of {glue:text}`known_shares` known shares the matrix's interval holds {glue:text}`in_interval`, and {glue:text}`no_share` come out as impossible; of {glue:text}`our_shares` shares of our systems in the first of these tables, {glue:text}`impossible_shares` are impossible.
+# An impossible share refutes the assumption: the judge does not err on these replies as on the labelled ones.
+#
+# So a corrected difference is believed only where both corrections agree.
+# The difference in *None* between Decoupled-DPO and SFT is {glue:text}`none_matrix` points by the matrix and {glue:text}`none_rectified` rectified: **{glue:text}`corrected_verdict`**.
+#
 # ## By an LLM judge
 
 # %% tags=["hide-input"]

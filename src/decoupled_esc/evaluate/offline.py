@@ -165,6 +165,16 @@ def out_of_fold(replies: Sequence[Reply], labels: Sequence[str], targets: Sequen
     return found
 
 
+def of_unseen_writers(replies: Sequence[Reply], labels: Sequence[str], sources: Sequence[str], *, seed: int) -> np.ndarray:  # fmt: skip
+    """Probabilities [replies, 6], each from a classifier that learned neither from its dialogue nor from its writer (``sources``)."""
+    found = np.zeros((len(replies), len(LABELS)))
+    for source in dict.fromkeys(sources):
+        own = [one == source for one in sources]
+        others = [[one for one, mine in zip(column, own, strict=True) if not mine] for column in (replies, labels)]
+        found[own] = out_of_fold(*others, list(compress(replies, own)), seed=seed)
+    return found
+
+
 @dataclass(frozen=True)
 class LabelValidity:
     """Accuracy and macro-F1 (x100) and Cohen's kappa of guessed labels, with 95% intervals by dialogue."""
@@ -234,13 +244,8 @@ class OutOfSourceValidity:
 
 
 def label_validity(
-    truth: Sequence[str],
-    guess: Sequence[str],
-    dialogues: Sequence[str],
-    *,
-    labels: Sequence = LABELS,
-    **resampling: int,
-) -> LabelValidity:
+    truth: Sequence[str], guess: Sequence[str], dialogues: Sequence[str], *, labels: Sequence = LABELS, **resampling: int
+) -> LabelValidity:  # fmt: skip
     """The validity of ``guess`` [replies] against ``truth``.
 
     A label that occurs on neither side counts in macro-F1 with 0, as in scikit-learn with ``labels=`` given.
@@ -281,10 +286,7 @@ def error_validity(
     dialogues, everyone = [reply.turn.dialogue for reply in replies], list(range(len(labels)))
     by_source = {source: [i for i in everyone if sources[i] == source] for source in dict.fromkeys(sources)}
     known = out_of_fold(replies, labels, replies, seed=resampling["seed"])
-    unseen = np.zeros_like(known)
-    for source, where in by_source.items():
-        others = [[column[i] for i in everyone if sources[i] != source] for column in (replies, labels)]
-        unseen[where] = out_of_fold(*others, [replies[i] for i in where], seed=resampling["seed"])
+    unseen = of_unseen_writers(replies, labels, sources, seed=resampling["seed"])
 
     def validity(guess: Sequence[str], where: Sequence[int]) -> LabelValidity:
         truth, groups = [labels[i] for i in where], [dialogues[i] for i in where]

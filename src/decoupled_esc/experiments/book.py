@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from decoupled_esc.evaluate.seeds import GOLD
 from decoupled_esc.experiments import (
     agreement,
+    corrected,
     cso,
     data,
+    judged_scoreboard,
     judging,
+    learned_judges,
     preferences,
     replies,
     scoreboard,
@@ -355,6 +358,7 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
     tested = [pair for pair in CSO_CONTRASTS if set(pair) <= set(STRATEGY_TESTED)]
     losses = tuple((f"decoupled-{loss}", "decoupled-sft") for loss in LOSSES)
     errors = {seed: rows.steps["counts-errors"] for seed, rows in by_seed.items()}
+    rates = corrected.MeasureErrorRates(own.labels, **resampling)
     found = {
         "data": data.CountData(esconv, failed),
         "released": data.ScoreReleased(esconv, failed, release, **resampling),
@@ -362,6 +366,10 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
         "empathy-scale": judging.MeasureEmpathyScale(own.ratings, esconv, failed, **resampling),
         "judgement-agreement": agreement.MeasureAgreement(
             *(inputs.files[name] for name in ("ieval", "empathic_judges", "mentalalign")), **resampling
+        ),
+        "learned-judges": learned_judges.MeasureLearnedJudges(
+            *(inputs.files[name] for name in ("ieval", "empathic_judges", "empathy_mental_health", "minilm-l6-v2")),
+            **resampling,
         ),
         "judged-spread": agreement.MeasureJudgedSpread(inputs.files["mentalalign"], **resampling),
         "base-model": sft.DescribeBase(own.base, own.validation),
@@ -378,6 +386,10 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
         "metrics-cso": over_seeds(CSO_SYSTEMS, CSO_CONTRASTS, "counts", "counts-cso", "counts-cso-lora"),
         "metrics-strategy-test": over_seeds(STRATEGY_TESTED, tested, "strategy-test", strategy_test=True),
         "errors": judging.EvaluateErrors(errors, (*between(ERROR_SYSTEMS), ERROR_CONTRAST), test, **resampling),
+        "error-rates": rates,
+        "errors-corrected": corrected.CorrectErrors(
+            errors, rates, (*between(ERROR_SYSTEMS), ERROR_CONTRAST), test, **resampling
+        ),
         "strategy-shares": scores.ShareStrategies(
             {seed: (rows.steps["counts"],) for seed, rows in by_seed.items()},
             LEANING,
@@ -392,6 +404,14 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
             esconv,
             failed,
             release,
+            {name: inputs.files[name] for name in scoreboard.SETS},
+            own.replies(SCOREBOARD_SYSTEMS),
+            test,
+            **resampling,
+        ),  # fmt: skip
+        "scoreboard-judged": judged_scoreboard.JudgePublished(
+            own.labels,
+            own.ratings,
             {name: inputs.files[name] for name in scoreboard.SETS},
             own.replies(SCOREBOARD_SYSTEMS),
             test,

@@ -1,0 +1,130 @@
+"""Shares corrected for a judge's error: by hand, where the assumptions hold and where they do not, and with no effect."""
+
+import numpy as np
+import pytest
+
+from decoupled_esc.evaluate import corrected
+from decoupled_esc.evaluate.bootstrap import Estimate
+from decoupled_esc.evaluate.corrected import Correction, JudgedWriter, judged_writer
+from decoupled_esc.evaluate.errors import LABELS
+
+D, EACH = 100, 5
+NAMES = [f"d{k:03}" for k in range(D)]
+TURNS = np.full(D, EACH)
+FEW = {"replicates": 300, "seed": 3}
+
+
+def said(has, rng, sharp, shift=0.0):
+    """A judge's probabilities [D, EACH]: higher by ``sharp`` where a reply ``has`` the label, moved by ``shift``."""
+    return np.clip(0.3 + sharp * has + shift + rng.normal(0, 0.1, has.shape), 0, 1)
+
+
+def replies(rng, share):
+    """bool [D, EACH]: dialogues differ in how often a reply has the label."""
+    return rng.random((D, EACH)) < rng.beta(8 * share, 8 * (1 - share), (D, 1))
+
+
+def spread_over(first):
+    """[D, EACH] of one label -> [replies, 6]: the other five share the rest."""
+    rest = (1 - first.reshape(-1, 1)) / 5
+    return np.hstack([first.reshape(-1, 1), *[rest] * 5])
+
+
+def writer(name, has, f):
+    labels = np.where(has.ravel(), LABELS[0], LABELS[1])
+    return judged_writer(name, np.repeat(NAMES, EACH), labels.tolist(), spread_over(f))
+
+
+def sums(f):
+    return spread_over(f).reshape(D, EACH, 6).sum(axis=1)
+
+
+def simulate(rng, shares, sharp=0.4, shifts=(0.0, 0.0), writers=3, own=0.0):
+    """Corrected shares of systems with the true ``shares``; ``own``: how much the bias of each writer and system varies."""
+    labelled = []
+    for k in range(writers):
+        has = replies(rng, 0.15 + 0.15 * k)
+        labelled.append(writer(f"w{k}", has, said(has, rng, sharp, own * rng.normal())))
+    systems = {}
+    for name, share, shift in zip("ab", shares, shifts, strict=True):
+        systems[name] = sums(said(replies(rng, share), rng, sharp, shift + own * rng.normal()))
+    correction = Correction(labelled, NAMES, replicates=300, seed=int(rng.integers(1 << 30)))
+    return corrected.corrected(correction, TURNS, {"1": systems}, [("a", "b")])
+
+
+def holds(found: Estimate | None, truth: float) -> bool:
+    return found is None or found.low <= truth <= found.high
+
+
+def test_both_corrections_are_those_of_the_formulas():
+    even = JudgedWriter("x", ["d0", "d1"], [10, 10], [[8] + [0] * 5, [2] + [0] * 5], [[7.0] + [0] * 5, [4.0] + [0] * 5], [[6.0] + [0] * 5, [1.0] + [0] * 5])  # fmt: skip
+    other = JudgedWriter("y", ["e0"], [10], [[2] + [0] * 5], [[4.0] + [0] * 5], [[1.0] + [0] * 5])
+    found = Correction([even, other], ["d0", "d1"], replicates=50, seed=1)
+    m1, m0 = 8 / 12, (15 - 8) / (30 - 12)
+    assert found.informedness[0, 0] == pytest.approx(m1 - m0) and found.bias[0, 0] == pytest.approx((12 - 15) / 30)
+    f = np.full((51, 6), 0.5)
+    assert found.matrix(f)[0, 0] == pytest.approx(100 * (0.5 - m0) / (m1 - m0))
+    assert found.rectified(f)[0, 0] == pytest.approx(40)
+    biases = (10 - 11) / 20, (2 - 4) / 10
+    assert found.spread[0] == pytest.approx(np.std(biases, ddof=1))
+    assert found.unknown_writers(2)[0] == pytest.approx(12.706 * 100 * found.spread[0] * np.sqrt(2), rel=1e-3)
+    # The dialogues of x are resampled with the systems': whoever loses d0 loses the label there.
+    assert found.m0[1:, 0].std() > 0 and found.weights.shape == (51, 2)
+    with pytest.raises(ValueError, match="at least two"):
+        Correction([even], ["d0", "d1"], replicates=5, seed=1)
+
+
+def test_a_writers_sums_are_by_dialogue_and_label():
+    f = np.array([[0.5, 0.1, 0.1, 0.1, 0.1, 0.1], [0.2, 0.8, 0, 0, 0, 0], [0.4, 0.6, 0, 0, 0, 0]])
+    found = judged_writer("w", ["b", "a", "b"], [LABELS[0], LABELS[1], LABELS[1]], f)
+    assert (found.dialogues, found.replies) == (["a", "b"], [1, 2])
+    assert found.labelled[1][:2] == [1, 1] and found.predicted[1][:2] == [0.9, 0.7] and found.hits[1][:2] == [0.5, 0.6]
+
+
+def test_intervals_cover_where_a_judge_errs_alike_on_all_and_with_no_effect():
+    rng = np.random.default_rng(77)
+    runs = [simulate(rng, (0.35, 0.35)) for _ in range(200)]
+    truth = {"a": 35, "b": 35, "a - b": 0}
+    assert np.mean([holds(run.matrix[name][LABELS[0]], value) for run in runs for name, value in truth.items()]) >= 0.93
+    assert np.mean([holds(run.rectified["a - b"][LABELS[0]], 0) for run in runs]) >= 0.93
+
+
+def test_a_true_difference_that_the_judge_shrinks_is_found_in_its_size():
+    rng = np.random.default_rng(22)
+    runs = [simulate(rng, (0.6, 0.3)) for _ in range(60)]
+    found = [run.matrix["a - b"][LABELS[0]] for run in runs]
+    assert np.mean([holds(one, 30) for one in found]) >= 0.9 and np.mean([one.low > 0 for one in found]) > 0.9
+    assert np.mean([one.value for one in found]) == pytest.approx(30, abs=2.5)
+
+
+def test_where_writers_differ_the_rectified_interval_covers_and_the_matrix_does_not():
+    rng = np.random.default_rng(13)
+    runs = [simulate(rng, (0.35, 0.35), own=0.06) for _ in range(120)]
+    assert np.mean([holds(run.rectified["a"][LABELS[0]], 35) for run in runs]) >= 0.93
+    assert np.mean([holds(run.rectified["a - b"][LABELS[0]], 0) for run in runs]) >= 0.93
+    assert np.mean([holds(run.matrix["a - b"][LABELS[0]], 0) for run in runs]) < 0.6
+
+
+def test_of_a_judge_that_knows_nothing_nothing_can_be_said():
+    rng = np.random.default_rng(14)
+    runs = [simulate(rng, (0.5, 0.2), sharp=0.0) for _ in range(20)]
+    assert np.mean([run.matrix["a - b"][LABELS[0]] is None for run in runs]) >= 0.9
+
+
+def test_an_impossible_share_stays_visible():
+    rng = np.random.default_rng(15)
+    found = simulate(rng, (0.1, 0.1), shifts=(-0.15, 0.0)).matrix["a"][LABELS[0]]
+    assert found.high < 0, "the judge is harder to please with the labelled replies than with these"
+
+
+def test_what_is_known_of_a_writer_is_found_by_the_labels_of_the_others():
+    rng = np.random.default_rng(16)
+    labelled = []
+    for k, share in enumerate((0.2, 0.4, 0.6)):
+        has = replies(rng, share)
+        labelled.append(writer(f"w{k}", has, said(has, rng, 0.5)))
+    found = corrected.check(labelled, **FEW)
+    for one in found.values():
+        known = one[LABELS[0]]
+        assert holds(known.matrix, known.labelled) and abs(known.matrix.value - known.labelled) < 5
+    assert abs(found["w2"][LABELS[0]].judged - found["w2"][LABELS[0]].labelled) > 5 or found["w0"][LABELS[0]].judged > 25
