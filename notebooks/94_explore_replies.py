@@ -72,3 +72,11 @@ lines = {
     for name, found in systems.items()
 }
 results_table(pd.DataFrame(lines).T.rename_axis("system"), f"Strategies of all replies, profile {book.label}; shares without intervals (chapter 08 has those of the scores).")
+
+# %% [markdown]
+# Two systems can name the gold strategy equally often and at other turns: here is how often each two name the same one.
+
+# %% tags=["hide-input"]
+named = {name: {row.id: row.strategy for row in found.rows} for name, found in systems.items()}
+both = {one: {other: f"{100 * sum(named[one][id] == named[other][id] for id in order) / len(order):.0f}" for other in named} for one in named}
+results_table(pd.DataFrame(both), f"Turns at which two systems name the same strategy, in per cent, two invalid answers counted as the same; profile {book.label}; without intervals.")

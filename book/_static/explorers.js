@@ -157,19 +157,19 @@
     tiles.addEventListener("keydown", (event) => {
       const all = shown.map((cell) => cell.tile);
       const at = all.indexOf(document.activeElement);
-      const box = at < 0 ? null : all[at].getBoundingClientRect();
-      const off = (tile) => tile.getBoundingClientRect().top - box.top;
+      const here = at < 0 ? null : all[at].getBoundingClientRect();
+      const off = (tile) => tile.getBoundingClientRect().top - here.top;
       const line = (way) => {  // the tile next above or below
         const beyond = all.filter((tile) => way * off(tile) > 4);
         const near = Math.min(...beyond.map((tile) => way * off(tile)));
-        const left = (tile) => Math.abs(tile.getBoundingClientRect().left - box.left);
+        const left = (tile) => Math.abs(tile.getBoundingClientRect().left - here.left);
         return beyond.filter((tile) => way * off(tile) < near + 4).sort((one, other) => left(one) - left(other))[0];
       };
       const keys = {
         ArrowRight: () => all[at + 1], ArrowLeft: () => all[at - 1], Home: () => all[0], End: () => all.at(-1),
         ArrowDown: () => line(1), ArrowUp: () => line(-1),
       };
-      if (!box || !keys[event.key]) return;
+      if (!here || !keys[event.key]) return;
       event.preventDefault();
       keys[event.key]()?.focus();
     });

@@ -1,7 +1,7 @@
 """Views that a reader filters on the static page: the replies of all systems, and every cell of the papers' tables.
 
-The data stands in the page as compact JSON in an attribute, and the book's one script (book/_static/explorers.js) makes the
-view from it, every text of it as text.  Where no script runs, as in JupyterLab or an EPUB, the fallback is what is shown.
+The data stands in the page as compact JSON in an attribute, and the book's one script (book/_static/explorers.js) makes
+the view from it, every text of it as text.  Where no script runs, as in JupyterLab or an EPUB, the fallback is shown.
 """
 
 import json
@@ -35,13 +35,12 @@ class Explorer:
 
     def _repr_html_(self) -> str:
         data = json.dumps(self.data, ensure_ascii=False, separators=(",", ":"))
-        for sign, name in {"&": "&amp;", "<": "&lt;", "'": "&#39;"}.items():
-            data = data.replace(sign, name)
+        data = escape(data, quote=False).replace("'", "&#39;")  # its many double quotes may stay
         return f'<div class="explorer" data-explorer="{self.kind}" data-rows=\'{data}\'>{self.fallback}</div>'
 
 
 def one_per_dialogue(ids: Sequence[str]) -> list[str]:
-    """A turn of each dialogue, in order, where it stands in the dialogue taken from a checksum of the dialogue's name."""
+    """A turn of each dialogue, in order; which one is decided by a checksum of the dialogue's name."""
     by_dialogue: dict[str, list[str]] = {}
     for id in sorted(ids):
         by_dialogue.setdefault(id.rpartition("/")[0], []).append(id)

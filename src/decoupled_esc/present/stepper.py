@@ -1,7 +1,7 @@
 """A small search, step by step: the library's own `search.tree` on a made-up dialogue, recorded while it runs.
 
-Nothing here computes Q, N or PUCB: they are read from the tree between two answers.  The drawing of the last step and a table
-stand in the page; the book's script goes through the steps.
+Nothing here computes Q, N or PUCB: they are read from the tree between two answers.  The drawing of the last step and a
+table stand in the page; the book's script goes through the steps.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,12 @@ from decoupled_esc.taxonomy import ESCONV
 SHORT = {one.name: one.abbreviation for one in ESCONV}
 STRATEGIES = ("Question", "Reflection of feelings", "Providing Suggestions")
 GOLD = (
-    Message("seeker", "-"), Message("supporter", "-", "Question"), Message("seeker", "-"), Message("supporter", "-", "Providing Suggestions"),
+    Message("seeker", "-"), Message("supporter", "-", "Question"),
+    Message("seeker", "-"), Message("supporter", "-", "Providing Suggestions"),
 )  # fmt: skip
 CONSTANTS = Constants(
-    exploration=1.0, prior_temperature=5.0, strategy_weight=7.0, bias=-3.0, rollout=1, own_turn=True, gold_value=None, gold_visits=1,
-    min_iterations=5, max_iterations=5, max_terminal_nodes=25, max_depth=3, parallel_simulations=1,
+    exploration=1.0, prior_temperature=5.0, strategy_weight=7.0, bias=-3.0, rollout=1, own_turn=True, gold_value=None,
+    gold_visits=1, min_iterations=5, max_iterations=5, max_terminal_nodes=25, max_depth=3, parallel_simulations=1,
 )  # fmt: skip
 """CSO's but for a shorter search, in which every turn is judged, the gold dialogue's too."""
 QUALITY = {
@@ -34,7 +35,10 @@ ADVICE = (4.0, 2.0, 3.0)
 
 @dataclass(frozen=True)
 class Step:
-    """What the tree was at one moment.  ``nodes``: id -> (Q, N, PUCB where it was compared, else None); ``path``: the nodes concerned."""
+    """What the tree was at one moment.
+
+    ``nodes``: id -> (Q, N, PUCB where it was compared, else None); ``path``: the nodes that the step is about.
+    """
 
     iteration: int
     phase: str
@@ -56,35 +60,40 @@ def answer(task: Task) -> str | SeekerTurn | tuple[float, ...] | Quality:
 
 
 def record(tree: Tree) -> list[Step]:
-    """Tell ``tree`` what `answer` says until it is finished; the steps of its iterations, the gold dialogue's part left out."""
+    """Tell ``tree`` what `answer` says until it is finished; the steps of its iterations, without the gold dialogue's."""
     steps: list[Step] = []
     rewards: list[tuple[str, float]] = []
     while not tree.finished:
-        number, size, visits = tree.iterations, len(list(tree.nodes())), {n.id: n.visits for n in tree.nodes()}
+        number, visits = tree.iterations, {node.id: node.visits for node in tree.nodes()}
         task = tree.ask()[0]
         told = answer(task)
         tree.tell(task.id, told)
-        if isinstance(told, Quality) and number:
+        if number and isinstance(told, Quality):
             rewards.append((SHORT[task.history[-1].strategy], reward(told, tree.constants)))
-        if number and number == tree.iterations and not tree.finished and len(list(tree.nodes())) > size:
-            grown = [n for n in tree.nodes() if n.id not in visits]
-            priors = ", ".join(f"{SHORT[n.strategy]} {n.prior:.2f}" for n in grown)
+        if number and (grown := [node for node in tree.nodes() if node.id not in visits]):
+            priors = ", ".join(f"{SHORT[node.strategy]} {node.prior:.2f}" for node in grown)
             text = f"The leaf gets a child per strategy, with the adviser's P: {priors}."
             steps.append(_step(tree, number, "expand", text, [grown[0].parent, *grown]))
-        if number == tree.iterations and not tree.finished:
+        if not tree.finished and tree.iterations == number:
             continue
         if number:
-            raised = [n for n in tree.nodes() if n.visits != visits.get(n.id, 0)]
-            mean = sum(value for _, value in rewards) / len(rewards)
-            judged = ", ".join(f"{short} {value:.2f}" for short, value in rewards)
-            text = f"The turns of this simulation earn {judged}; their mean is {mean:.2f}."
-            steps.append(replace(steps[-1], phase="roll out", text=text, path=tuple(n.id for n in raised)))
-            text = f"N of every node on the way rises by one, and Q becomes the mean of all that went through it, {mean:.2f} the latest."
-            steps.append(_step(tree, number, "back up", text, raised))
+            steps += _ending(
+                tree, number, [node for node in tree.nodes() if node.visits != visits[node.id]], rewards, steps[-1]
+            )
             rewards.clear()
         if not tree.finished:
             steps.append(_selection(tree))
     return steps
+
+
+def _ending(tree: Tree, number: int, raised: list[Node], rewards: list[tuple[str, float]], before: Step) -> list[Step]:
+    """What an iteration earned, as the tree was ``before``, and the tree after that went up to the nodes ``raised``."""
+    mean = sum(value for _, value in rewards) / len(rewards)
+    judged = ", ".join(f"{short} {value:.2f}" for short, value in rewards)
+    earned = f"The turns of this simulation earn {judged}; their mean is {mean:.2f}."
+    rolled = replace(before, phase="roll out", text=earned, path=tuple(node.id for node in raised))
+    text = f"On the way N rises by one, and Q becomes the mean of all that went through a node, {mean:.2f} the latest."
+    return [rolled, _step(tree, number, "back up", text, raised)]
 
 
 def _selection(tree: Tree) -> Step:
@@ -108,7 +117,7 @@ def _step(
 
 
 COLUMN, LINE, LEFT, RADIUS, STEM = 104, 34, 14, 11, 74
-"""Of the drawing: the width of a round, the height of a leaf, the margin, a circle's radius, and how far its line goes to the right."""
+"""Of the drawing: the width of a round, the height of a leaf, the margin, a circle's radius, the line to its right."""
 
 
 def search() -> Explorer:
@@ -117,11 +126,10 @@ def search() -> Explorer:
     steps = record(tree)
     nodes = list(tree.nodes())
     places = {node.id: place for place, node in enumerate(nodes)}
-    data = [
-        [f"Iteration {step.iteration}, {step.phase}", step.text, [[places[id], *_numbers(*found)] for id, found in step.nodes.items()],
-         [places[id] for id in step.path]]
-        for step in steps
-    ]  # fmt: skip
+    data = []
+    for step in steps:
+        shown = [[places[id], *_numbers(*found)] for id, found in step.nodes.items()]
+        data.append([f"Iteration {step.iteration}, {step.phase}", step.text, shown, [places[id] for id in step.path]])
     told = [(f"{step.iteration}", step.phase, step.text) for step in steps]
     head = ("iteration", "phase", "what happens")
     table = plain_table(
@@ -156,12 +164,14 @@ def _drawing(nodes: Sequence[Node], last: Step) -> str:
         line = ""
         if node.parent:
             from_x, from_y = place[node.parent.id]
-            line = f"M{from_x + RADIUS:g} {from_y:g}H{from_x + STEM:g}L{x - RADIUS:g} {y:g}"  # the stem runs between two texts
+            # It begins level, between two lines of text.
+            line = f"M{from_x + RADIUS:g} {from_y:g}H{from_x + STEM:g}L{x - RADIUS:g} {y:g}"
         numbers, compared = _numbers(*last.nodes[node.id])
         drawn.append(
             f'<g><path d="{line}"/><circle cx="{x:g}" cy="{y:g}" r="{RADIUS}"/>'
             f'<text x="{x:g}" y="{y + 3:g}" text-anchor="middle">{SHORT.get(node.strategy, "·")}</text>'
-            f'<text x="{x + RADIUS + 2:g}" y="{y - 3:g}">{numbers}</text><text x="{x + RADIUS + 2:g}" y="{y + 10:g}">{compared}</text></g>'
+            f'<text x="{x + RADIUS + 2:g}" y="{y - 3:g}">{numbers}</text>'
+            f'<text x="{x + RADIUS + 2:g}" y="{y + 10:g}">{compared}</text></g>'
         )
     width = LEFT + COLUMN * max(id.count(".") for id in place) + STEM
     said = "A tree of dialogues from left to right; each circle is a round under a strategy, with Q, N and PUCB."

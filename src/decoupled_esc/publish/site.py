@@ -140,11 +140,11 @@ ROLES = {
     '<div role="list" class="citation-list">': '<div class="citation-list">',
     ' role="doc-biblioentry"': "",
 }
-"""What the theme and docutils write -> what assistive technology understands: a sidebar that is no landmark, roles that are deprecated."""
+"""What the theme and docutils write -> what stands here: the sidebar is a landmark, and no role is a deprecated one."""
 
 
 def make_accessible(html: Path) -> None:
-    """Mends in the pages what axe-core reports of the theme, docutils and pandas: `ROLES`, and headers of tables without a word."""
+    """Mends what axe-core reports of markup by the theme, docutils and pandas: `ROLES`, and headers without a word."""
     for path in html.rglob("*.html"):
         text = path.read_text(encoding="utf-8")
         for theirs, ours in ROLES.items():
