@@ -180,6 +180,7 @@ figures.glue_numbers(
 # | [Reproduction report](90_report_reproduction.ipynb) | What is the status of every number of both papers? |
 # | [Judges](92_read_judges.ipynb) (appendix) | What is an LLM judge shown, and what may it answer? |
 # | [All search trees](93_open_trees.ipynb) (appendix) | What did the search try? |
+# | [Replies side by side](94_explore_replies.ipynb) (appendix) | What does each system answer at the same turn, and under which strategy? |
 #
 # New words are explained in the [glossary](../book/glossary.md).
 #

@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 
 from decoupled_esc import taxonomy
-from decoupled_esc.present import benchmarks, cso_tables, figures, trees
+from decoupled_esc.present import benchmarks, cso_tables, figures, stepper, trees
 from decoupled_esc.present.tables import format_estimate, results_table
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.pipeline import Missing
@@ -85,6 +85,15 @@ root = Node("r", None, 1.0, visits=9)
 tried, untried = (Node(f"r.{k}", None, prior, value=value, visits=visits, parent=root) for k, (prior, value, visits) in enumerate([(0.5, 0.8, 8), (0.2, 0.0, 0)]))
 assert np.isclose(pucb(tried, hand), 0.8 + 6 * 0.5 * 3 / 9) and np.isclose(pucb(untried, hand), 0 + 6 * 0.2 * 3 / 1)
 print(f"tried {pucb(tried, hand):.2f}, untried {pucb(untried, hand):.2f}")
+
+# %% [markdown]
+# The same algorithm, step by step, on a made-up dialogue of three rounds and three strategies: Question (Qu), Reflection of feelings (RF) and Providing Suggestions (PS).
+# Its adviser always likes questions best, and its rewards prefer reflection first and suggestions last.
+# Go through the steps with the buttons, the slider or the arrow keys: a leaf is selected by PUCB, expanded and rolled out, and the mean reward is backed up.
+# Look at when the search leaves the strategy that the adviser likes.
+
+# %% tags=["hide-input"]
+stepper.search()
 
 # %% [markdown]
 # ## The four roles

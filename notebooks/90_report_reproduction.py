@@ -21,7 +21,7 @@ profile = "laptop"
 
 # %% tags=["hide-input"]
 from decoupled_esc.experiments.run import open_book
-from decoupled_esc.present import cso_tables, figures, replication
+from decoupled_esc.present import cso_tables, explorers, figures, replication
 from decoupled_esc.present.paper import load_tables
 from decoupled_esc.present.tables import results_table
 
@@ -118,7 +118,11 @@ reasons = unlike.groupby(["table", "status", "why"], sort=False).size().rename("
 results_table(reasons.set_index("table"), f"Cells that were not attempted, that can't be compared, or that are settings which were changed, and why; profile {name}.")
 
 # %% [markdown]
-# ## Every measured cell
+# ## Every cell
+#
+# Each tile is a number of the papers, its sign the verdict; a second sign is the direction where that says more.
+# Point at a tile, or go from tile to tile with the arrow keys, to read the numbers, the interval and the reason.
+# What the filters leave can be read as a table or saved as CSV.
 
 # %% tags=["hide-input"]
-results_table(replication.listing(attempted).set_index("table"), f"All cells with a measurement, profile {name}; 95% intervals.")
+explorers.report(report, f"All cells with a measurement, profile {name}; low and high are the ends of 95% intervals.")

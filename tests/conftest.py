@@ -1,6 +1,8 @@
 """What several test files stand on."""
 
+import importlib.util
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +40,23 @@ def driver(tmp_path_factory):
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
     yield driver
     driver.quit()
+
+
+@pytest.fixture
+def axe(driver):
+    """A function that says what axe-core finds in the page that the browser shows: a line for each element."""
+    package = importlib.util.find_spec("axe_core_python")
+    if package is None:
+        pytest.skip("needs axe-core: pip install axe-core-python")
+    script = (Path(package.origin).parent / "axe.min.js").read_text(encoding="utf-8")
+
+    def violations() -> list[str]:
+        driver.set_script_timeout(120)
+        driver.execute_script(script)
+        return driver.execute_async_script(
+            "const done = arguments[0];"
+            "axe.run({resultTypes: ['violations']}).then(r => done(r.violations.flatMap(v =>"
+            " v.nodes.map(n => `${v.id} (${v.impact}): ${n.target.join(' ')}: ${n.html.slice(0, 100)}`))))"
+        )
+
+    return violations

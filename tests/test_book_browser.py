@@ -1,4 +1,4 @@
-"""Opens every page of the built book in headless Chromium, at the width of a desk and of a phone.
+"""Opens every page of the built book in headless Chromium, at the width of a desk and of a phone, and lets axe-core look at some.
 
 The book is the newest one under build/*/book; where there is none, it is built from the committed notebooks.
 """
@@ -93,6 +93,26 @@ def test_folded_code_opens_by_a_click(driver, address, site, width):
         driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", summary)
         summary.click()
         _wait(driver, code.is_displayed, f"{page}: the code stays folded after the click")  # it fades in
+
+
+KINDS = (
+    "book/glossary.html", "book/references.html", "notebooks/00_welcome.html", "notebooks/08_evaluate_systems.html",
+    "notebooks/14_measure_preference_bias.html", "notebooks/94_explore_replies.html",
+)  # fmt: skip
+"""A page of each kind: text, citations, the claim board, wide tables, a slider, an explorer."""
+
+
+@pytest.mark.parametrize(("width", "scheme"), [("desk", "light"), ("phone", "dark")])
+def test_axe_finds_nothing(driver, address, axe, width, scheme):
+    problems = []
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    for page in KINDS:
+        _open(driver, f"{address}/{page}", WIDTHS[width])
+        assert driver.execute_script("return document.documentElement.dataset.theme") == scheme
+        problems += [f"{page}: {problem}" for problem in axe()]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert not problems, "\n".join(problems)
 
 
 def test_the_book_reads_from_the_disk(driver, site):

@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 from justhtml import JustHTML
 
+from decoupled_esc.experiments.replies import Replies, SystemReply
 from decoupled_esc.pipeline import Missing
+from decoupled_esc.present import explorers
 from decoupled_esc.present.paper import load_tables
 from decoupled_esc.present.sliders import MOVE
 from decoupled_esc.present.tables import compare, results_table
@@ -190,15 +192,34 @@ def shown() -> dict[str, str]:
     table = next(table for table in load_tables().values() if table.kind == "numbers")
     compared = compare(table, Missing(SCRIPT), profile=IMAGE, n=SCRIPT, note=IMAGE)
     tables = {"frame": results_table(frame, SCRIPT), "numbers": results_table(frame, IMAGE, "{:.1f}"), "compared": compared}
-    return {name: one._repr_html_() for name, one in (tables | {"trees": Explorer([tree])}).items()}
+    replies = Replies(1, 0, 0, 0, (SystemReply("a/0/1", None, SCRIPT + IMAGE, 1, True),))
+    views = {"trees": Explorer([tree]), "replies": explorers.replies({IMAGE: replies}, "0")}
+    return {name: one._repr_html_() for name, one in (tables | views).items()}
 
 
-@pytest.mark.parametrize("kind", ["frame", "numbers", "compared", "trees"])
+@pytest.mark.parametrize("kind", ["frame", "numbers", "compared", "trees", "replies"])
 def test_text_is_never_markup(site, kind):
     html = shown()[kind]
     assert "&lt;script&gt;alert(1)" in html and "&lt;img src=x" in html
     assert "<script" not in html and "<img" not in html
     assert site(f'<div class="cell_output">{html}</div>') == []
+
+
+# --- What axe-core reports of others' markup ---
+
+
+def test_headers_without_a_word_are_cells_and_roles_are_mended(tmp_path):
+    page = tmp_path / "a" / "page.html"
+    page.parent.mkdir()
+    page.write_text(
+        '<div id="pst-primary-sidebar" class="b"></div><div role="list" class="citation-list"><div class="citation" role="doc-biblioentry">'
+        '<table><tr><th class="blank level0" >&nbsp;</th><th scope="col"></th><th scope="col">a</th><th>\n</th></tr></table>'
+    )
+    publish.make_accessible(tmp_path)
+    assert page.read_text() == (
+        '<div id="pst-primary-sidebar" role="navigation" aria-label="Book" class="b"></div><div class="citation-list"><div class="citation">'
+        '<table><tr><td class="blank level0" ></td><td></td><th scope="col">a</th><td></td></tr></table>'
+    )
 
 
 # --- mathematics ---

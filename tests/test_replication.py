@@ -150,13 +150,6 @@ def test_bias_is_not_compared_across_sizes():
     assert (bias.status == "not attempted").all() and bias.why.str.contains("64 here, 1,792 in the paper").all()
 
 
-def test_the_listing_prints_at_the_papers_precision():
-    report = replication.report(tables(evaluation(invalid_base=False)))
-    lines = replication.listing(report[report.status != "not attempted"])
-    total = lines[(lines.row == "Overall") & (lines.column == "number")].iloc[0]
-    assert (total.table, total.paper, total.ours, total.interval) == ("Table 6 of DecoupledESC", "14,763", "828", "")
-
-
 # --- Mined pairs, the controlled study, the questions ---
 
 PAIRS = SimpleNamespace(

@@ -426,20 +426,3 @@ def summary(frame: pd.DataFrame, by: str = "status") -> pd.DataFrame:
     shown = frame[frame[by].notna()]
     counts.insert(1, "measurements", [measurements(shown[shown.table == table]) for table in order])
     return counts
-
-
-def listing(frame: pd.DataFrame) -> pd.DataFrame:
-    """:func:`report`'s measured lines as text, at the paper's precision, for reading."""
-    tables = load_tables()
-
-    def printed(line: pd.Series) -> pd.Series:
-        table = tables[line.table]
-        decimals = table.decimals(line.row, line.column)
-        numbers = [
-            f"{line[key]:,.{decimals}f}" if pd.notna(line[key]) else "" for key in ("paper", "measured", "low", "high")
-        ]
-        interval = f"[{numbers[2]}, {numbers[3]}]" if numbers[2] else ""
-        return pd.Series([table.name, line.row, line.column, *numbers[:2], interval, line.status, line.direction or ""])
-
-    names = ["table", "row", "column", "paper", "ours", "interval", "status", "direction"]
-    return frame.apply(printed, axis=1).set_axis(names, axis=1)
