@@ -29,7 +29,7 @@
 # The numbers on this page are about strategies and replies of experimental models; nothing here is counselling, and no reply is shown.
 # :::
 
-# %% tags=["parameters", "hide-input"]
+# %% tags=["parameters", "remove-cell"]
 profile = "laptop"
 
 # %% tags=["hide-input"]

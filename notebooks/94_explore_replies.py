@@ -19,7 +19,7 @@
 # They are not counselling, and some are nonsense.
 # :::
 
-# %% tags=["parameters", "hide-input"]
+# %% tags=["parameters", "remove-cell"]
 profile = "laptop"
 
 # %% tags=["hide-input"]
