@@ -23,6 +23,8 @@ profile = "laptop"
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import figures, judge_tables
+from decoupled_esc.present.forest import Forest, ForestRow
+from decoupled_esc.present.paper import load_tables
 from decoupled_esc.present.tables import format_estimate, results_table
 
 book = open_book(globals())
@@ -33,6 +35,41 @@ seeds = str(book.profile.seed) if isinstance(offline, Missing) else ", ".join(st
 figures.glue_numbers(profile_name=book.label, seeds=seeds)
 
 # %% [markdown]
+# ## The answer
+#
+# That Decoupled-DPO makes fewer errors: **{glue:text}`verdict`**.
+
+# %% tags=["hide-input"]
+corrected = book["errors-corrected"]
+ASKED = "decoupled-dpo - decoupled-sft"
+if isinstance(offline, Missing):
+    figures.glue_numbers(none="–", verdict="not judged", judges_error="an unknown number of")
+else:
+    single = ", ".join(f"{of[ASKED]['None']:+.1f}" for of in offline.by_seed.values())
+    figures.glue_numbers(
+        none=f"{format_estimate(offline.contrasts[ASKED]['None'])} ({single})",
+        verdict=judge_tables.answer_errors(offline, classifier, ASKED, "None", 1),
+        judges_error="an unknown number of" if isinstance(classifier, Missing) else f"{classifier.difference_errors()['None']:.0f}",
+    )  # fmt: skip
+printed = {"both backbones": load_tables()["decoupledesc/in-text"].value("figure-7/no-error-gain", "value")}
+rows = []
+if not isinstance(offline, Missing):
+    by_seed = tuple(of[ASKED]["None"] for of in offline.by_seed.values())
+    said = judge_tables.answer_errors(offline, classifier, ASKED, "None", 1)
+    rows += [ForestRow("replies without error, as judged", 1, offline.contrasts[ASKED]["None"], by_seed, said, printed, note="points")]
+if not isinstance(corrected, Missing):
+    for how, found in (("by the matrix", corrected.matrix), ("rectified", corrected.rectified)):
+        one = found[ASKED]["None"]
+        sides = "excludes 0" if one.low > 0 or one.high < 0 else "includes 0"
+        rows += [ForestRow(f"corrected, {how}", 1, one, (), sides, note="points")]
+Forest(tuple(rows), f"Decoupled-DPO minus Decoupled-SFT, share of replies without a psychological error, by the offline judge and corrected for what that judge gets wrong; hollow: the paper's 7 points, which hold decoupling as well; right of the line: fewer errors. Profile {book.label}, seed(s) {seeds}, 95% intervals.")
+
+# %% [markdown]
+# After Decoupled-DPO the share of *None* differs from that after SFT by {glue:text}`none` points, in brackets under each seed.
+# Between writers that it did not learn from, the classifier's difference in *None* has been off by up to {glue:text}`judges_error` points ([chapter 03](03_observe_errors.ipynb)), so a difference counts only if its whole interval lies beyond that: the claim is **{glue:text}`verdict`**.
+#
+# What would change our mind: labels of our own replies, by a judge unrelated to the one that mined the pairs, best of all by human raters.
+#
 # ## DecoupledESC Figure 7 for our models
 #
 # Shares are means over the seed(s) {glue:text}`seeds`, with 95% intervals for other dialogues and other training runs ([chapter 09](09_ask_rq1.ipynb) says how).
@@ -70,16 +107,6 @@ results_table(judge_tables.offline_errors(offline, classifier, own), f"Share of 
 # %% tags=["hide-input"]
 contrasts = {"decoupled: DPO minus SFT": "decoupled-dpo - decoupled-sft", "vanilla: DPO minus SFT": "vanilla-dpo - vanilla-sft", "DPO: decoupled minus vanilla": "decoupled-dpo - vanilla-dpo"}
 differences = judge_tables.offline_errors(offline, classifier, contrasts)
-ASKED = "decoupled-dpo - decoupled-sft"
-if isinstance(offline, Missing):
-    figures.glue_numbers(none="–", verdict="not judged", judges_error="an unknown number of")
-else:
-    single = ", ".join(f"{of[ASKED]['None']:+.1f}" for of in offline.by_seed.values())
-    figures.glue_numbers(
-        none=f"{format_estimate(offline.contrasts[ASKED]['None'])} ({single})",
-        verdict=judge_tables.answer_errors(offline, classifier, ASKED, "None", 1),
-        judges_error="an unknown number of" if isinstance(classifier, Missing) else f"{classifier.difference_errors()['None']:.0f}",
-    )  # fmt: skip
 results_table(differences, f"Differences in the share of each error, in points, by the offline error classifier; seed(s) {seeds}, profile {book.label}; 95% intervals. Last row: by how much a difference between writers that it did not learn from has been off, at most.")
 
 # %% [markdown]
@@ -105,7 +132,6 @@ assert abs((judged_share - m0) / (m1 - m0) - share) < 1e-12
 print(f"a true share of {share:.0%} is judged as {judged_share:.1%}, and a judged difference of 1 point stands for {1 / (m1 - m0):.0f}")
 
 # %% tags=["hide-input"]
-corrected = book["errors-corrected"]
 rates = book["error-rates"]
 known_share, in_interval, no_share = ("–",) * 3 if isinstance(rates, Missing) else judge_tables.covered(rates)
 if isinstance(corrected, Missing):
@@ -148,17 +174,9 @@ results_table(judge_tables.judge_errors(judged), f"Share of each psychological e
 #
 # The paper's text says that 27% of Decoupled-DPO's replies have no error, and that this is 7 points more than its two models after SFT have on average.
 # These are the models of its Figure 2, which are coupled, so that its 7 points hold decoupling as well as DPO.
-# Our share and our difference from Vanilla-SFT stand beside them, by another judge than the paper's, so that neither is compared; the verdict below asks what DPO alone does.
+# Our share and our difference from Vanilla-SFT stand beside them, by another judge than the paper's, so that neither is compared; the answer above asks what DPO alone does.
 
 # %% tags=["hide-input"]
 from decoupled_esc.present import replication
 
 replication.in_text(offline, judged, book.label)
-
-# %% [markdown]
-# ## Verdict
-#
-# After Decoupled-DPO the share of *None* differs from that after SFT by {glue:text}`none` points, in brackets under each seed.
-# Between writers that it did not learn from, the classifier's difference in *None* has been off by up to {glue:text}`judges_error` points ([chapter 03](03_observe_errors.ipynb)), so a difference counts only if its whole interval lies beyond that: the claim is **{glue:text}`verdict`**.
-#
-# What would change our mind: labels of our own replies, by a judge unrelated to the one that mined the pairs, best of all by human raters.
