@@ -91,16 +91,14 @@ def answer_errors(
 NOTHING, IMPOSSIBLE = "nothing", "impossible: "
 
 
-def _corrected(found: Estimate | None) -> str:
-    """A corrected share or difference as text, marked where the interval lies wholly outside what is possible."""
-    if found is None:
-        return NOTHING
-    return IMPOSSIBLE * impossible(found) + format_estimate(found)
+def _corrected(found: Estimate | None, least: float = 0.0) -> str:
+    """A corrected share as text, or a difference (``least`` -100), marked where the interval lies wholly outside what is possible."""
+    return NOTHING if found is None else IMPOSSIBLE * impossible(found, least) + format_estimate(found)
 
 
-def impossible(found: Estimate | None) -> bool:
-    """Whether the whole interval of a corrected share lies below 0 or above 100: the correction's assumption fails there."""
-    return found is not None and (found.high < 0 or found.low > 100)
+def impossible(found: Estimate | None, least: float = 0.0) -> bool:
+    """Whether the whole interval lies below ``least`` or above 100: the correction's assumption fails there."""
+    return found is not None and (found.high < least or found.low > 100)
 
 
 def corrected_errors(
@@ -114,7 +112,8 @@ def corrected_errors(
     for title, name in titles.items():
         rows[f"{title}: as judged"] = _cells(raw[name], LABELS, 1)
         for way, table in {"by the matrix": fixed.matrix, "rectified": fixed.rectified}.items():
-            rows[f"{title}: {way}"] = {label: _corrected(table[name][label]) for label in LABELS}
+            least = 0.0 if name in judged.systems else -100.0
+            rows[f"{title}: {way}"] = {label: _corrected(table[name][label], least) for label in LABELS}
     return pd.DataFrame(rows).T
 
 
@@ -138,6 +137,14 @@ def covered(rates: ErrorRates) -> tuple[int, int, int]:
     matrix = [(known.labelled, known.matrix) for known in found]
     holds = sum(fixed is None or fixed.low <= told <= fixed.high for told, fixed in matrix)
     return len(found), holds, sum(impossible(fixed) for _, fixed in matrix)
+
+
+def off_by(rates: ErrorRates) -> tuple[float, float]:
+    """By how many points known shares are off in the mean: (as judged, corrected by the matrix), where it can be."""
+    found = [known for of in rates.check.values() for known in of.values() if known.matrix is not None]
+    count = max(len(found), 1)
+    judged = sum(abs(known.judged - known.labelled) for known in found) / count
+    return judged, sum(abs(known.matrix.value - known.labelled) for known in found) / count
 
 
 def corrected_answer(
