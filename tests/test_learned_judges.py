@@ -13,6 +13,12 @@ FEW = {"replicates": 200, "seed": 1}
 WIDTH = 4
 
 
+@pytest.fixture(autouse=True)
+def few_choices(monkeypatch):
+    monkeypatch.setattr(learned, "STRENGTHS", (1.0,))
+    monkeypatch.setattr(learned, "CANDIDATES", (learned.GROUPS[:1], learned.GROUPS[1:3], learned.GROUPS[1:]))
+
+
 def encode(texts):
     """The first word decides the direction."""
     vectors = np.array([[float(ord(text[:1] or "a") % WIDTH == k) for k in range(WIDTH)] for text in texts])
@@ -75,12 +81,16 @@ def test_what_people_prefer_is_learned_for_new_people_and_for_a_new_bot():
 
 
 def test_preferences_by_chance_are_not_learned():
-    rng = np.random.default_rng(3)
-    rows = chats_of(60, lambda quality: int(rng.integers(1, 4)), rng)
-    judge = learned.learned_preferences([row[0] for row in rows], made(rows, rng), learned.GROUPS[1:3], **FEW).rows[0]
-    for share in (judge.by_person, judge.new_writer):
-        assert share.low < 50 < share.high
-    assert judge.new_over_length.low < 0 < judge.new_over_length.high
+    people, bots = [], []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        rows = chats_of(60, lambda quality, rng=rng: int(rng.integers(1, 4)), rng)
+        tested = learned._Tested([row[0] for row in rows], found := made(rows, rng))
+        chooser = lambda known, splits, found=found: learned.PreferenceJudge(learned.GROUPS[1:], 1.0).fit(found, known)  # noqa: E731
+        people.append(tested.by_person(chooser).mean())
+        bots.append(np.mean([right.mean() for right in tested.by_bot(chooser)[0].values()]))
+    for shares in (people, bots):
+        assert abs(np.mean(shares) - 0.5) < 3 * np.std(shares, ddof=1) / np.sqrt(6) + 0.01, "nothing of a known chat's rank is learned"
 
 
 def test_a_judge_of_length_prefers_the_longer_and_is_turned_with_the_pair():

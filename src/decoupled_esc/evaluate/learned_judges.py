@@ -23,7 +23,7 @@ GROUPS = ("words", "different words", "relevance", "empathy", "surface", "embedd
 CANDIDATES = (GROUPS[:1], GROUPS[1:2], *(GROUPS[1:last] for last in range(3, 7)))
 """Groups of features that a judge may read, the simplest first."""
 
-STRENGTHS = (0.1, 1.0, 10.0)
+STRENGTHS = (0.1, 1.0)
 """Inverse of the penalty on a group's weights, each group scaled to variance 1 as a whole."""
 
 FOLDS, INNER = 5, 3
@@ -145,7 +145,7 @@ class LearnedAccuracy:
     over_length: Estimate
     """The same minus length alone, in points."""
     new_writer: Estimate
-    """Mean over bots: of the pairs with a bot from whose chats it learned nothing."""
+    """Mean over bots: of the pairs with a bot from whose chats it learned nothing; and from other people's."""
     new_over_length: Estimate
     longer: Estimate
     """How often it picks the chat with more words; people do as often as length alone is right."""
@@ -191,14 +191,24 @@ class _Tested:
             right[held_out] = chooser(self.pairs[~held_out], splits).right(self.found, self.pairs[held_out])
         return right
 
-    def by_bot(self, chooser: Chooser) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """(bot -> whether it was right on the pairs with this bot, having learned from the others; bot -> what it reads)."""
+    def by_bot(self, chooser: Chooser) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+        """(bot -> whether it was right on the pairs with this bot, having learned from others of other people; bot -> what it read).
+
+        Of other people, since a pair with the new bot holds a known one's chat, whose rank among its person's would be known.
+        """
         right, reads = {}, {}
         for bot in self.names:
-            held_out = self.with_bot(bot)
-            others = [self.with_bot(other)[~held_out] for other in self.names if other != bot]
-            judge = chooser(self.pairs[~held_out], [(~some, some) for some in others])
-            right[bot], reads[bot] = judge.right(self.found, self.pairs[held_out]), judge.described
+            own, others = self.with_bot(bot), [name for name in self.names if name != bot]
+            right[bot], reads[bot] = np.zeros(own.sum()), []
+            for fold in range(INNER):
+                mine = self.owner % INNER == fold
+                known, held_out = ~own & ~mine, own & mine
+                part = self.owner[known] // INNER % len(others)
+                with_other = [self.with_bot(other)[known] for other in others]
+                splits = [(~some & (part != k), some & (part == k)) for k, some in enumerate(with_other)]
+                judge = chooser(self.pairs[known], splits)
+                right[bot][mine[own]] = judge.right(self.found, self.pairs[held_out])
+                reads[bot].append(judge.described)
         return right, reads
 
 
@@ -239,7 +249,11 @@ def learned_preferences(
     rows, chosen = [], {}
     for name, chooser in choosers.items():
         strange, reads = tested.by_bot(chooser)
-        chosen |= reads if name == JUDGE else {name: ", ".join(outside)}
+        chosen |= (
+            {bot: " / ".join(dict.fromkeys(own)) for bot, own in reads.items()}
+            if name == JUDGE
+            else {name: ", ".join(outside)}
+        )
         rows.append(row(name, tested.by_person(chooser), strange))
     rows.append(row(LENGTH, length, {bot: length[tested.with_bot(bot)] for bot in tested.names}))
     return LearnedPreferences(tested.people, len(pairs), tuple(rows), chosen)
