@@ -154,7 +154,7 @@ figures.glue_numbers(
 learned = book["learned-judges"]
 results_table(
     judge_tables.learned_preferences(learned, preferences),
-    "How often a judge picks the chat that a person preferred, in per cent, ties counting half: people from whom it has not learned, and chats of a bot from which it has not learned (mean over four bots); "
+    "How often a judge picks the chat that a person preferred, in per cent, ties counting half: people from whom it has not learned, and of these the chats of a bot from which it has not learned either (mean over four bots); "
     "differences from length alone are paired; 95% intervals over people.",
 )
 

@@ -31,7 +31,7 @@ class Encoder:
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """float [texts, width]; each different text is embedded once, those of like length together."""
-        known = {text: number for number, text in enumerate(sorted(set(texts), key=len))}
+        known = {text: number for number, text in enumerate(sorted(set(texts), key=lambda text: (len(text), text)))}
         different, parts = list(known), []
         for first in range(0, len(different), BATCH):
             some = different[first : first + BATCH]
