@@ -134,6 +134,7 @@ print(f"a true share of {share:.0%} is judged as {judged_share:.1%}, and a judge
 # %% tags=["hide-input"]
 rates = book["error-rates"]
 known_share, in_interval, no_share = ("–",) * 3 if isinstance(rates, Missing) else judge_tables.covered(rates)
+off_judged, off_matrix = ("–",) * 2 if isinstance(rates, Missing) else (f"{points:.0f}" for points in judge_tables.off_by(rates))
 if isinstance(corrected, Missing):
     figures.glue_numbers(none_matrix="–", none_rectified="–", impossible_shares="–")
 else:
@@ -142,7 +143,7 @@ else:
         impossible_shares=sum(judge_tables.impossible(cell) for name in OURS for cell in corrected.matrix[name].values()),
     )  # fmt: skip
 figures.glue_numbers(
-    known_shares=known_share, in_interval=in_interval, no_share=no_share, our_shares=6 * len(OURS),
+    known_shares=known_share, in_interval=in_interval, no_share=no_share, our_shares=6 * len(OURS), off_judged=off_judged, off_matrix=off_matrix,
     corrected_verdict=judge_tables.corrected_answer(offline, corrected, ASKED, "None", 1),
 )  # fmt: skip
 results_table(judge_tables.corrected_errors(offline, corrected, own), f"Share of each error as judged and corrected, in per cent; seed(s) {seeds}, profile {book.label}; 95% intervals over dialogues of systems and of labels, and over training runs. 'nothing': nothing can be said; 'impossible': below 0 or above 100.")
@@ -159,6 +160,7 @@ results_table(judge_tables.known_shares(rates, {"failed": "people (FailedESConv)
 
 # %% [markdown]
 # Of {glue:text}`known_shares` known shares the matrix's interval holds {glue:text}`in_interval`, and {glue:text}`no_share` come out as impossible; of {glue:text}`our_shares` shares of our systems in the first of these tables, {glue:text}`impossible_shares` are impossible.
+# In the mean a known share is off by {glue:text}`off_judged` points as judged and by {glue:text}`off_matrix` corrected by the matrix; the rectified intervals are so wide because three writers say little of how much the judge's bias differs between writers.
 # An impossible share refutes the assumption: the judge does not err on these replies as on the labelled ones.
 #
 # So a corrected difference is believed only where both corrections agree.

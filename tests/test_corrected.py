@@ -5,8 +5,12 @@ import pytest
 
 from decoupled_esc.evaluate import corrected
 from decoupled_esc.evaluate.bootstrap import Estimate
-from decoupled_esc.evaluate.corrected import Correction, JudgedWriter, judged_writer
+from decoupled_esc.evaluate.corrected import CorrectedShares, Correction, JudgedWriter, KnownShare, judged_writer
 from decoupled_esc.evaluate.errors import LABELS
+from decoupled_esc.experiments.corrected import ErrorRates
+from decoupled_esc.experiments.judging import ErrorsOverSeeds
+from decoupled_esc.pipeline import Missing
+from decoupled_esc.present import judge_tables
 
 D, EACH = 100, 5
 NAMES = [f"d{k:03}" for k in range(D)]
@@ -128,3 +132,46 @@ def test_what_is_known_of_a_writer_is_found_by_the_labels_of_the_others():
         known = one[LABELS[0]]
         assert holds(known.matrix, known.labelled) and abs(known.matrix.value - known.labelled) < 5
     assert abs(found["w2"][LABELS[0]].judged - found["w2"][LABELS[0]].labelled) > 5 or found["w0"][LABELS[0]].judged > 25
+
+
+# --- As the chapter shows it ---
+
+
+def cells(found):
+    return dict.fromkeys(LABELS, found)
+
+
+def over_seeds(*single):
+    raw = {"a": cells(Estimate(30.0, 29.0, 31.0)), "b": cells(Estimate(20.0, 19.0, 21.0))}
+    gap = {"a - b": cells(Estimate(10.0, 9.0, 11.0))}
+    by_seed = {str(k): {"a - b": cells(value)} for k, value in enumerate(single)}
+    return ErrorsOverSeeds(systems=raw, contrasts=gap, seeds=tuple(range(len(single))), by_seed=by_seed, learned_from="labels")
+
+
+def shares(matrix, rectified, level=Estimate(-16.0, -21.0, -11.0)):
+    return CorrectedShares(*({"a": cells(level), "b": cells(None), "a - b": cells(gap)} for gap in (matrix, rectified)))
+
+
+@pytest.mark.parametrize(("matrix", "rectified", "says"), [
+    (Estimate(30.0, 20.0, 40.0), Estimate(10.0, 2.0, 18.0), "supported"),
+    (Estimate(-30.0, -40.0, -20.0), Estimate(-10.0, -18.0, -2.0), "not decided"),
+    (Estimate(30.0, 20.0, 40.0), Estimate(10.0, -30.0, 50.0), "not decided"),
+    (None, Estimate(10.0, 2.0, 18.0), "not decided"),
+])  # fmt: skip
+def test_a_corrected_difference_decides_only_where_both_corrections_and_all_seeds_agree(matrix, rectified, says):
+    judged = over_seeds(9.0, 10.0, 11.0)
+    assert judge_tables.corrected_answer(judged, shares(matrix, rectified), "a - b", LABELS[0], 1) == says
+    assert judge_tables.corrected_answer(over_seeds(9.0, -1.0, 11.0), shares(matrix, rectified), "a - b", LABELS[0], 1) == "not decided"
+    assert judge_tables.corrected_answer(Missing("none"), shares(matrix, rectified), "a - b", LABELS[0], 1) == "not decided"
+
+
+def test_the_table_says_what_is_impossible_and_where_nothing_can_be_said():
+    gap = Estimate(-32.0, -38.0, -27.0)
+    table = judge_tables.corrected_errors(over_seeds(1.0), shares(gap, gap), {"A": "a", "B": "b", "A minus B": "a - b"})
+    first = table[LABELS[0]]
+    assert first["A: by the matrix"] == "impossible: -16.0 [-21.0, -11.0]" and first["B: rectified"] == "nothing"
+    assert first["A minus B: by the matrix"] == "-32.0 [-38.0, -27.0]", "a difference may be negative"
+    assert judge_tables.corrected_errors(over_seeds(1.0), Missing("none"), {}) == Missing("none")
+    known = [KnownShare(20.0, 15.0, Estimate(22.0, 18.0, 26.0), None), KnownShare(20.0, 25.0, Estimate(-5.0, -9.0, -1.0), None)]
+    rates = ErrorRates({f"w{k}": {LABELS[0]: one} for k, one in enumerate(known)}, ())
+    assert judge_tables.covered(rates) == (2, 1, 1) and judge_tables.off_by(rates) == (5.0, 13.5)
