@@ -106,13 +106,9 @@ table_6
 
 # %% tags=["hide-input"]
 counts = data.strategy_counts
-total = sum(counts.values())
-commonest, rarest = max(counts.values()), min(counts.values())
-hit = commonest / total
 figures.glue_numbers(
-    exact=table_6.counts().get("exact", 0), cells=sum(table_6.counts().values()), times=f"{commonest / rarest:.1f}",
-    commonest=f"{commonest:,}", total=f"{total:,}", hit=f"{100 * hit:.0f}",
-    one_f1=f"{2 * hit / (1 + hit):.2f}", macro=f"{100 * 2 * hit / (1 + hit) / len(counts):.0f}",
+    exact=table_6.counts().get("exact", 0), cells=sum(table_6.counts().values()),
+    times=f"{max(counts.values()) / min(counts.values()):.1f}",
 )
 
 # %% [markdown]
@@ -126,6 +122,20 @@ figures.glue_numbers(
 # Helping has an order: explore, then comfort, then act {cite}`hill1999helping`.
 # Each supporter turn is placed on a scale from 0 (opening) to 5 (end) by its position in the dialogue.
 # Look at how *Question* gives way to *Providing Suggestions*, and at where *Others* (greetings and thanks) sits.
+
+# %% [markdown]
+# Turn $t$ of $n$, counted from 0, stands at $t / (n - 1)$, which is rounded to the nearest fifth, halves upwards.
+# Here are the eleven turns of a dialogue of that length.
+
+# %%
+length = 11
+position = np.arange(length) / (length - 1)
+stages = np.floor(5 * position + 0.5).astype(int)
+assert stages.tolist() == [taxonomy.stage(turn, length) for turn in range(length)]
+print("stages:", *stages)
+
+# %% [markdown]
+# The first stage is narrower than the others, and so is every stage's claim on a short dialogue: with four turns, two stages stay empty.
 
 # %% tags=["hide-input", "remove-output"]
 by_stage = np.array(data.strategy_by_stage)
@@ -196,14 +206,79 @@ flaws = [(name, what, count) for name, found in data.flaws.items() for what, cou
 results_table(pd.DataFrame(flaws, columns=["data set", "what", "times"]).set_index("data set"), f"Oddities of the published files; profile {book.label}.")
 
 # %% [markdown]
-# ## Try it
+# ## Exercises
 #
-# How well would you do by always guessing the commonest strategy?
-# Work it out from the table above before you open the answer.
+# Each chapter up to 15 ends on three exercises: one to *read*, whose answer is on the page, one to *compute* in a few lines, and one to *change* something and run it again.
+# Code runs in a new cell at the end of the chapter's notebook, or in any Python of this repository.
 #
-# ```{admonition} Answer
-# :class: dropdown
-# In the training split the commonest strategy is right for {glue:text}`commonest` of {glue:text}`total` turns, {glue:text}`hit`%.
-# Its macro F1 is much lower: seven of eight strategies are never predicted and contribute 0, and the eighth contributes $2p/(1+p)$ = {glue:text}`one_f1` with $p$ its share, so the average over eight is {glue:text}`macro` of 100.
-# Chapter 08 shows what such a planner does to the {term}`preference bias B`.
+# Where a *change* is one of a profile, write it into a profile of your own, which is a quarter of `smoke` and takes seconds per step on two free cores:
+#
+# ```yaml
+# # profiles/mine.yaml
+# extends: smoke
+# description: the exercises, on a quarter of smoke's dialogues
+# data: {train_dialogues: 20, test_dialogues: 4}
 # ```
+#
+# The exercise names the step, such as `decoupled-esc run --profile mine sft-planner`.
+# Run it once as it is, which also makes what it needs, and once with the change; its numbers are in `runs/mine/<step>/result.json`, where the first run's are to be noted down before the second.
+# Four dialogues are enough to see an effect that must be there, and no result.
+#
+# ````{exercise} read
+# :label: ex-01-read
+#
+# In how many test turns is the seeker's last message blank, and which rule of the chat form makes it so?
+# What does that mean for a judge that is shown this message and the reply?
+# ````
+#
+# ````{solution} ex-01-read
+# :class: dropdown
+#
+# In {glue:text}`blank_turns` turns ({glue:text}`blank_share`%): where the supporter writes twice in a row, a blank seeker message is put between.
+# Such a judge has nothing to hold the reply against, so that its score is one of the reply alone.
+# ````
+#
+# ````{exercise} compute
+# :label: ex-01-compute
+#
+# How well would you do on the training split by always guessing the commonest strategy?
+# Give accuracy and macro F1, the mean of eight F1 scores, both in per cent.
+#
+# ```python
+# import numpy as np
+# from decoupled_esc.evaluate.strategy import macro_f1
+#
+# counts = np.array([3060, 857, 1146, 1387, 2288, 2373, 989, 2663])  # DecoupledESC Table 6
+# ```
+# ````
+#
+# ````{solution} ex-01-compute
+# :class: dropdown
+#
+# ```python
+# p = counts.max() / counts.sum()  # the guess's precision; its recall is 1
+# f1 = 2 * p / (1 + p)
+# print(f"accuracy {100 * p:.1f}, macro F1 {100 * f1 / 8:.1f}")  # accuracy 20.7, macro F1 4.3
+#
+# w = np.zeros((8, 8))  # rows: predicted
+# w[counts.argmax()] = counts
+# assert np.isclose(macro_f1(w, np.zeros(8), "drop"), 100 * f1 / 8)
+# ```
+#
+# Seven strategies are never predicted and contribute 0.
+# Chapter 08 shows what such a planner does to the {term}`preference bias B`.
+# ````
+#
+# ````{exercise} change
+# :label: ex-01-change
+#
+# Run this chapter under another profile: `papermill notebooks/01_explore_data.ipynb out.ipynb -p profile smoke`.
+# Say first which numbers you expect to differ: `smoke` trains on 80 dialogues.
+# ````
+#
+# ````{solution} ex-01-change
+# :class: dropdown
+#
+# None but the profile's name: this chapter counts the whole corpus, and a profile says only how much of it models learn from.
+# That is why its numbers can be asked to agree exactly.
+# ````

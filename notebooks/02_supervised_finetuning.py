@@ -57,6 +57,25 @@ trained = {
 # What {eq}`eq-sft` buys for the rest of the book is that one half can be corrected later without touching the other.
 
 # %% [markdown]
+# The chain rule in numbers, for a strategy of two tokens and a reply of four.
+# A training's loss is the mean over the tokens in the loss, $-\frac{1}{|y|} \sum_k \log \pi(y_k \mid x, y_{<k})$, and a mean is not the sum of two means.
+
+# %%
+import torch
+import turn_trees
+
+of_strategy = torch.tensor([-1.6, -0.1])  # log-probability of each token, given all that stands before it
+of_reply = torch.tensor([-2.3, -0.9, -1.4, -0.4])
+of_turn = torch.cat([of_strategy, of_reply])
+one_turn = turn_trees.pack([turn_trees.Example("a turn", prompt=[0], answers=[[1, 2, 3, 4, 5, 6]])])
+sft = turn_trees.Loss("sft")
+total, _ = sft(of_turn.sum()[None], one_turn, torch.empty(0))
+assert torch.isclose(total, -of_strategy.sum() - of_reply.sum())
+assert torch.isclose(total / sft.items(one_turn), -of_turn.mean())
+print(f"nats: coupled {total:.1f} = planner {-of_strategy.sum():.1f} + generator {-of_reply.sum():.1f}")
+print(f"nats per token: coupled {-of_turn.mean():.2f}, planner {-of_strategy.mean():.2f}, generator {-of_reply.mean():.2f}")
+
+# %% [markdown]
 # ## What each model is shown
 #
 # The layouts below are built from the dialogue that chapter 01 quoted.
@@ -180,27 +199,70 @@ figures.show("fig_sft", figures.training_curves(logs, book.source(f"n = {n_turns
 #
 # A checkpoint holds weights, optimiser, scheduler and random state, and the order of the data follows from the seed.
 # A test of this repository kills a training run at its first checkpoint, resumes it, and compares the weights with those of an uninterrupted run.
-#
-# ## Try it
-#
-# A planner that ignores the context and always answers with the training shares of the eight strategies has a loss, in nats per *turn*, close to the entropy of those shares.
-# Compute it from Table 6 in chapter 01, and compare it with the planner's loss on validation turns, times its tokens per turn.
 
 # %% tags=["hide-input"]
-counts = np.array(list(data.strategy_counts.values()))
-share = counts / counts.sum()
 unseen = trained["planner"]
 per_turn = unseen.held_out_loss * unseen.held_out_tokens / unseen.held_out_turns
-figures.glue_numbers(
-    entropy=f"{-(share * np.log(share)).sum():.2f}", planner_loss=f"{per_turn:.2f}",
-    planner_seen=f"{last_quarter('planner') * target_length:.2f}",
-)
+figures.glue_numbers(planner_loss=f"{per_turn:.2f}", planner_seen=f"{last_quarter('planner') * target_length:.2f}")
 
 # %% [markdown]
-# ```{admonition} Answer
+# ## Exercises
+#
+# ````{exercise} read
+# :label: ex-02-read
+#
+# Which of the three models is shown the strategies of earlier turns, which is shown that of the turn in question, and which has to do without either?
+# ````
+#
+# ````{solution} ex-02-read
 # :class: dropdown
-# The entropy is {glue:text}`entropy` nats per turn, and the planner's loss on turns it has not seen amounts to {glue:text}`planner_loss`; on those of the last quarter of its training it was {glue:text}`planner_seen`.
+#
+# The vanilla model sees earlier strategies, because they are tags in its own past answers.
+# The generator is told the current one.
+# The planner sees neither; it has to infer from a transcript what has been tried.
+# ````
+#
+# ````{exercise} compute
+# :label: ex-02-compute
+#
+# A planner that always answers with the training shares of the eight strategies has a loss, in nats per *turn*, of the entropy of these shares (on turns with the same shares).
+# Compute it, and compare it with this page's planner on validation turns: {glue:text}`planner_loss` nats per turn.
+#
+# ```python
+# import numpy as np
+#
+# counts = np.array([3060, 857, 1146, 1387, 2288, 2373, 989, 2663])  # DecoupledESC Table 6
+# ```
+# ````
+#
+# ````{solution} ex-02-compute
+# :class: dropdown
+#
+# ```python
+# share = counts / counts.sum()
+# print(f"{-(share * np.log(share)).sum():.2f} nats; {np.log(8):.2f} if all were equally frequent")  # 1.98 nats; 2.08 if all were equally frequent
+# ```
+#
 # Well above the entropy, a planner has not learned even the shares, or it has learned its training turns too well; well below it, it uses the context.
+# On the turns of the last quarter of its training, the planner had {glue:text}`planner_seen`.
 # Where turns are read more than once, training that gets far below validation is remembering.
 # A difference of a few hundredths tells nothing.
+# ````
+#
+# ````{exercise} change
+# :label: ex-02-change
+#
+# In `profiles/mine.yaml` ([chapter 01](01_explore_data.ipynb)), give the planner a thousandth of its learning rate, and run `decoupled-esc run --profile mine sft-planner` without and with it.
+# What do you expect of `held_out_loss`?
+#
+# ```yaml
+# sft: {planner: {learning_rate: 2.0e-6}}
 # ```
+# ````
+#
+# ````{solution} ex-02-change
+# :class: dropdown
+#
+# It stays about where the base model has it, many times higher: 20 steps of this size hardly move a weight, and the base model has never been asked for the name of a strategy.
+# Most of what the first run gains is the form of the answer: the eight names and how they are spelled.
+# ````

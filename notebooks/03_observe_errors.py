@@ -121,6 +121,25 @@ figures.show("fig_errors", figure)
 # Some replies occur twice: the same words, after the same words of the seeker, under the same strategy.
 # Going by what the files hold, the judge was asked the same question twice.
 
+# %% [markdown]
+# How often two labels are equal says little where one label is common.
+# {term}`Cohen's kappa` takes off the agreement $p_e$ that two judges would reach by chance, each with its own shares of labels: $\kappa = (p_o - p_e) / (1 - p_e)$.
+
+# %%
+from decoupled_esc.evaluate.agreement import weighted_kappa
+
+table = np.array([[40, 10], [5, 45]])  # an error or none: rows the first label, columns the second, of 100 replies
+share = table / table.sum()
+observed, by_chance = np.trace(share), share.sum(axis=1) @ share.sum(axis=0)
+by_hand = (observed - by_chance) / (1 - by_chance)
+first, second = (np.repeat(side.ravel(), table.ravel()).tolist() for side in np.indices((2, 2)))
+library = weighted_kappa(first, second, range(table.sum()), labels=(0, 1), weights=None, replicates=100, seed=1)
+assert np.isclose(by_hand, library.value)
+print(f"equal {observed:.2f}, by chance {by_chance:.2f}, kappa {by_hand:.2f}")
+
+# %% [markdown]
+# Now the judge of the released labels.
+
 # %% tags=["hide-input"]
 repeats = RepeatedLabels(0, 0, 0, None, None) if missing else released.repeats
 equal, kappa = format_estimate(repeats.equal, 0), format_estimate(repeats.kappa, 2)
@@ -484,3 +503,68 @@ results_table(levels, f"Mean levels (0 to 2 each) of the three mechanisms by the
 # %% [markdown]
 # The human references at the same turns are the first row.
 # A model above them says more of the words that the scale has learned to call empathic.
+
+# %% [markdown]
+# ## Exercises
+#
+# ````{exercise} read
+# :label: ex-03-read
+#
+# Why is an interval by dialogue not enough to say that one of our systems makes fewer errors than another?
+# What else does a difference have to exceed?
+# ````
+#
+# ````{solution} ex-03-read
+# :class: dropdown
+#
+# The interval says how the share would vary over other dialogues, judged by the same classifier.
+# It knows nothing of the classifier's own mistakes, which need not cancel between two systems; how large they are for writers that it has not learned from is measured above, and a difference has to exceed that too.
+# ````
+#
+# ````{exercise} compute
+# :label: ex-03-compute
+#
+# A judge calls every reply faultless, and 90 of 100 are.
+# How often is it right, and what is its kappa?
+#
+# ```python
+# import numpy as np
+#
+# table = np.array([[0, 0], [10, 90]])  # rows: the judge (error, none); columns: the labels
+# share = table / table.sum()
+# ```
+# ````
+#
+# ````{solution} ex-03-compute
+# :class: dropdown
+#
+# ```python
+# observed, by_chance = np.trace(share), share.sum(axis=1) @ share.sum(axis=0)
+# print(f"right {observed:.2f}, kappa {(observed - by_chance) / (1 - by_chance):.2f}")  # right 0.90, kappa 0.00
+# ```
+#
+# A judge that does not look at the reply agrees just as often as chance would have it.
+# ````
+#
+# ````{exercise} change
+# :label: ex-03-change
+#
+# In the cell with the table of 100 replies above, leave the agreement at 0.85 and make errors rare, `[[5, 10], [5, 80]]`.
+# Does kappa rise or fall? Say why, then run the cell.
+# ````
+#
+# ````{solution} ex-03-change
+# :class: dropdown
+#
+# It falls, from 0.70 to 0.32: with a common label two judges agree often by chance, here in 78 of 100 replies, and less is left to be earned.
+#
+# ```python
+# import numpy as np
+#
+# share = np.array([[5, 10], [5, 80]]) / 100
+# observed, by_chance = np.trace(share), share.sum(axis=1) @ share.sum(axis=0)
+# print(f"equal {observed:.2f}, by chance {by_chance:.2f}, kappa {(observed - by_chance) / (1 - by_chance):.2f}")  # equal 0.85, by chance 0.78, kappa 0.32
+# ```
+#
+# So kappas can be compared only between tasks whose labels are about equally frequent.
+# ````

@@ -83,6 +83,23 @@ results_table(routed, f"Errors seen in replies at the training turns, profile {b
 #
 # In the authors' code the strategy pairs ask no judge at all: every sampled strategy that is not the gold one is rejected.
 # For a response pair the judge must see one of three errors in the sampled reply, and none of the three in the gold one.
+# One turn, answered once:
+
+# %%
+from decoupled_esc.corpus import Message, Turn
+
+THREE = {"Lack of Empathy", "Early Emotion Shift", "Template Response"}
+turn = Turn("d/1", "d", (Message("seeker", "I failed my exam."),), "Reflection of feelings", "That must hurt.")
+plan, reply = "Providing Suggestions", "Cheer up, you will pass the next one!"  # sampled, the reply under the gold strategy
+of_gold, of_reply = "None", "Early Emotion Shift"  # what the judge saw in both replies
+to_planner = plan != turn.strategy
+to_generator = of_gold not in THREE and of_reply in THREE
+strategy_pairs, _ = mining.strategy_pairs([turn], [{turn.id: plan}])
+response_pairs, _ = mining.response_pairs([turn], [{turn.id: reply}], [{turn.id: (of_gold, of_reply)}])
+assert (to_planner, to_generator) == (bool(strategy_pairs), bool(response_pairs))
+print(f"a pair for the planner: {to_planner}; a pair for the generator: {to_generator}")
+
+# %% [markdown]
 # Here is why the other samples gave no pair.
 
 # %% tags=["hide-input"]
@@ -274,3 +291,70 @@ results_table(by_scale, f"Mechanisms of empathy (0 to 2) in all response pairs b
 # from datasets import load_dataset
 # load_dataset("json", data_files="runs/laptop/pairs/response.jsonl")
 # ```
+
+# %% [markdown]
+# ## Exercises
+#
+# ````{exercise} read
+# :label: ex-04-read
+#
+# Which pairs need a judge and which do without one?
+# What does the judge have to see, and where?
+# ````
+#
+# ````{solution} ex-04-read
+# :class: dropdown
+#
+# Strategy pairs need none: any sampled strategy that is not the gold one is rejected.
+# For response and vanilla pairs the judge must see none of the three errors of a generator in the gold reply; for a response pair it must see one of the three in the sampled reply, which a vanilla pair with a wrong strategy can do without.
+# ````
+#
+# ````{exercise} compute
+# :label: ex-04-compute
+#
+# A coupled model answers one turn five times.
+# How many of the samples become vanilla pairs, and what share of these is entangled?
+#
+# ```python
+# from collections import Counter
+# from decoupled_esc import mining
+# from decoupled_esc.corpus import Message, Turn
+#
+# turn = Turn("d/1", "d", (Message("seeker", "I can't sleep."),), "Question", "Since when?")
+# samples = [("Question", "None"), ("Question", "Lack of Empathy"), ("Information", "None"),
+#            ("Others", "Template Response"), ("Question", "Emotion Misread")]  # strategy, and the judge's label
+# ```
+# ````
+#
+# ````{solution} ex-04-compute
+# :class: dropdown
+#
+# ```python
+# quadrants = Counter(mining.quadrant(turn, strategy, label) for strategy, label in samples)
+# pairs = sum(count for name, count in quadrants.items() if name)
+# print(pairs, dict(quadrants))  # 3 {None: 2, 'PsNr': 1, 'NsPr': 1, 'NsNr': 1}
+# print(f"{(quadrants['PsNr'] + quadrants['NsPr']) / pairs:.2f} entangled")  # 0.67 entangled
+# ```
+#
+# A misread emotion is none of the three errors that the filter asks for, so that the last sample counts as sound.
+# ````
+#
+# ````{exercise} change
+# :label: ex-04-change
+#
+# Mining samples two strategies per turn.
+# In `profiles/mine.yaml`, let the planner answer greedily, and run `decoupled-esc run --profile mine pairs` without and with it.
+# What becomes of the number of strategy pairs, and under which reason do the missing ones appear in `left`?
+#
+# ```yaml
+# generation: {plan: {temperature: 0.0}}
+# ```
+# ````
+#
+# ````{solution} ex-04-change
+# :class: dropdown
+#
+# Greedy decoding says the same both times, so that every second sample of a turn that is not *as gold* is one that was *sampled before*: at most one pair is left per turn.
+# The pairs that are left all reject the planner's favourites, and teach little about the rest.
+# Response pairs stay as they are: nothing that makes them was changed.
+# ````

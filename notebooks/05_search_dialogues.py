@@ -87,6 +87,25 @@ assert np.isclose(pucb(tried, hand), 0.8 + 6 * 0.5 * 3 / 9) and np.isclose(pucb(
 print(f"tried {pucb(tried, hand):.2f}, untried {pucb(untried, hand):.2f}")
 
 # %% [markdown]
+# And one iteration from its rewards to the root: {eq}`eq-reward` of each judged turn, their mean $r$, and on the way up $Q \leftarrow (QN + r) / (N + 1)$ and $N \leftarrow N + 1$.
+
+# %%
+from decoupled_esc.corpus import Message
+from decoupled_esc.search.tree import Quality, SeekerTurn, Tree
+
+gold = (Message("seeker", "I failed my exam."), Message("supporter", "That must hurt.", "Reflection of feelings"))
+tree = Tree(gold, taxonomy.STRATEGIES, hand.model_copy(update={"max_iterations": 1, "rollout": 0}))
+scores = {"the gold turn": Quality(3, 2, 4, 3), "another turn": Quality(1, 2, 2, 1)}
+rewards = iter(scores.values())
+while not tree.finished:
+    for task in tree.ask():
+        answers = {"strategies": [0.0] * 8, "supporter": "Never mind.", "seeker": SeekerTurn("Well.", False)}
+        tree.tell(task.id, next(rewards) if task.kind == "reward" else answers[task.kind])
+first, second = ((e + i + h + 7 * s) / (3 + 7) - 1.5 for e, i, h, s in scores.values())
+assert np.isclose(tree.root.value, (first * 1 + second) / (1 + 1)) and tree.root.visits == 2
+print(f"rewards {first:.1f} and {second:.1f}; at the root Q = {tree.root.value:.2f}, N = {tree.root.visits}")
+
+# %% [markdown]
 # The same algorithm, step by step, on a made-up dialogue of three rounds and three strategies: Question (Qu), Reflection of feelings (RF) and Providing Suggestions (PS).
 # Its adviser always likes questions best, and its rewards prefer reflection first and suggestions last.
 # Go through the steps with the buttons, the slider or the arrow keys: a leaf is selected by PUCB, expanded and rolled out, and the mean reward is backed up.
@@ -331,3 +350,69 @@ results_table(pd.DataFrame({f"{n} at once": {"seconds": f"{s['seconds']:.1f}", "
 # What is committed with this book are numbers and our models' turns.
 # `decoupled_esc.corpus.extes` reads ExTES, with its fifteen strategies merged into CSO's eight (Table 8), and the published ESC-Pro.
 # Neither can be had from a fixed address, so nothing here was computed from them: with a copy of yours, `search: {seeds: extes}` in a profile grows the trees around ExTES, and `cso: {pairs: published}` trains on the published pairs.
+
+# %% [markdown]
+# ## Exercises
+#
+# ````{exercise} read
+# :label: ex-05-read
+#
+# Under CSO's own constants, of what is $Q$ the mean, and why can a pair be *inverted*?
+# What does `own_turn` change?
+# ````
+#
+# ````{solution} ex-05-read
+# :class: dropdown
+#
+# $Q$ is the mean reward of what follows a turn, and the gold path has the best value there is whatever its turns are worth; a node on a valid path may be worth no more than the sibling that is rejected for it.
+# Under `own_turn` every turn is judged itself, and a pair is told apart by the rewards of its own two turns.
+# ````
+#
+# ````{exercise} compute
+# :label: ex-05-compute
+#
+# Take the two children of the PUCB cell above: $Q = 0.8$, $P = 0.5$, $N = 8$ against $Q = 0$, $P = 0.2$, $N = 0$, under a parent with nine visits.
+# From which $c$ on is the untried one chosen?
+#
+# ```python
+# from math import sqrt
+#
+# tried, untried = dict(q=0.8, p=0.5, n=8), dict(q=0.0, p=0.2, n=0)
+# ```
+# ````
+#
+# ````{solution} ex-05-compute
+# :class: dropdown
+#
+# ```python
+# def bonus(p, n, **_):
+#     return p * sqrt(9) / (1 + n)
+#
+#
+# c = (tried["q"] - untried["q"]) / (bonus(**untried) - bonus(**tried))
+# print(f"from c = {c:.2f} on")  # from c = 1.85 on
+# assert untried["q"] + 2 * bonus(**untried) > tried["q"] + 2 * bonus(**tried)
+# assert untried["q"] + 1 * bonus(**untried) < tried["q"] + 1 * bonus(**tried)
+# ```
+#
+# CSO's $c = 1$ would go on with what is known to be good; the `laptop` profile's 6 tries the other first.
+# ````
+#
+# ````{exercise} change
+# :label: ex-05-change
+#
+# In `profiles/mine.yaml`, let the search do without the bonus, and run `decoupled-esc run --profile mine search` without and with it.
+# Compare how deep the trees are and how many siblings are tried at a node (`trees` in the result, or [all trees](93_open_trees.ipynb) for the search of this page).
+#
+# ```yaml
+# search: {constants: {exploration: 0.0}}
+# ```
+# ````
+#
+# ````{solution} ex-05-change
+# :class: dropdown
+#
+# With $c = 0$ PUCB is $Q$ alone.
+# A child that was never visited has $Q = 0$ and is not chosen while another has a positive $Q$, whatever its prior: the search follows the first branch that earned something, and the siblings that pairs are made of stay untried.
+# Where all visited children have a negative $Q$, the opposite happens: every untried one comes before them.
+# ````

@@ -40,6 +40,25 @@ made = {role: book.stored(f"dpo-{role}").provenance for role in trained}
 figures.glue_numbers(profile_name=book.label)
 
 # %% [markdown]
+# One pair, with the log-probabilities of its two answers.
+# Before the first step the policy is its reference; then it has moved by one nat on each side.
+
+# %%
+import math
+import torch
+from turn_trees.losses import dpo
+
+beta, reference = 0.2, torch.tensor([-12.0, -9.0])  # log-probabilities of the chosen answer and of the rejected one
+policy = reference.clone().requires_grad_()
+at_start = dpo(policy[0], policy[1], *reference, beta=beta)
+assert math.isclose(at_start.item(), math.log(2), rel_tol=1e-6)
+at_start.backward()
+assert torch.allclose(policy.grad, torch.tensor([-beta / 2, beta / 2]))  # descent raises the chosen, lowers the rejected
+moved = dpo(reference[0] + 1, reference[1] - 1, *reference, beta=beta)
+assert math.isclose(moved.item(), math.log(1 + math.exp(-beta * (1 + 1))), rel_tol=1e-6)
+print(f"loss {at_start.item():.3f} before, {moved.item():.3f} after; gradient {policy.grad[0]:.1f} and {policy.grad[1]:.1f}")
+
+# %% [markdown]
 # ## What beta does
 #
 # $\beta$ says how strongly departures from the reference are penalised.
@@ -154,3 +173,65 @@ results_table(pd.DataFrame(moved).T, f"KL from the fine-tuned model after each l
 # The constants were not searched for each loss, and no ranking of the losses follows.
 #
 # What the decoupled system is worth after DPO is asked in [chapter 10](10_ask_rq2.ipynb) to [chapter 12](12_ask_rq4.ipynb).
+
+# %% [markdown]
+# ## Exercises
+#
+# ````{exercise} read
+# :label: ex-06-read
+#
+# In the curves above, what does it mean if the solid line (chosen) falls below 0, and how can the loss fall all the same?
+# ````
+#
+# ````{solution} ex-06-read
+# :class: dropdown
+#
+# The human reference has then become less probable than it was under the reference model.
+# The loss sees only the margin: it falls as long as the rejected answer loses more than the chosen one.
+# ````
+#
+# ````{exercise} compute
+# :label: ex-06-compute
+#
+# After some training the chosen answer has lost 5 nats against the reference, and the rejected one 8.
+# What is the DPO loss at $\beta = 0.2$, and does the next step raise or lower the chosen answer?
+#
+# ```python
+# import torch
+# from turn_trees.losses import dpo
+#
+# reference = torch.tensor([-12.0, -9.0])  # chosen, rejected
+# policy = torch.tensor([-12.0 - 5, -9.0 - 8], requires_grad=True)
+# ```
+# ````
+#
+# ````{solution} ex-06-compute
+# :class: dropdown
+#
+# ```python
+# loss = dpo(policy[0], policy[1], *reference, beta=0.2)
+# loss.backward()
+# print(f"loss {loss.item():.3f}, gradient {policy.grad[0]:.3f} and {policy.grad[1]:.3f}")  # loss 0.437, gradient -0.071 and 0.071
+# ```
+#
+# Less than $\ln 2 \approx 0.693$, although the chosen answer is worse off than before training.
+# The gradient still asks for more of the chosen and less of the rejected, to equal parts, and for less of both than at the start, where it was 0.1.
+# What the weights make of it is another matter: both answers share them.
+# ````
+#
+# ````{exercise} change
+# :label: ex-06-change
+#
+# In `profiles/mine.yaml`, give the planner ten times its $\beta$ of 0.5, and run `decoupled-esc run --profile mine dpo-planner` without and with it.
+# Which way do you expect `divergence`, the KL from the reference, to go?
+#
+# ```yaml
+# preference: {planner: {loss: {beta: 5.0}}}
+# ```
+# ````
+#
+# ````{solution} ex-06-change
+# :class: dropdown
+#
+# CHANGE06
+# ````

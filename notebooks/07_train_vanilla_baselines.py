@@ -67,6 +67,23 @@ Forest(observed, f"NsNr pairs minus PsNr pairs, after DecoupledESC Table 5; {MAR
 # One model, one loss, and a rejected turn that can be wrong in two ways at once.
 # The pairs are those of [chapter 04](04_mine_preferences.ipynb): all of them for Vanilla-DPO, and for the controlled study one {term}`quadrant` at a time, cut to the size of the smallest so that only the kind differs.
 
+# %% [markdown]
+# A turn's quadrant, letter by letter: the sampled strategy against the gold one, and the judge's label of the sampled reply.
+
+# %%
+from decoupled_esc import mining
+from decoupled_esc.corpus import Message, Turn
+
+turn = Turn("d/1", "d", (Message("seeker", "I failed my exam."),), "Reflection of feelings", "That must hurt.")
+faults = ("Lack of Empathy", "Early Emotion Shift", "Template Response")
+found = []
+for strategy, label in [(turn.strategy, "Lack of Empathy"), ("Question", "None"), ("Question", "Template Response")]:
+    quadrant = ("P" if strategy == turn.strategy else "N") + "s" + ("N" if label in faults else "P") + "r"
+    assert quadrant == mining.quadrant(turn, strategy, label)
+    found.append(f"{strategy}, {label}: {quadrant}")
+assert mining.quadrant(turn, turn.strategy, "None") is None  # nothing to reject
+print("; ".join(found))
+
 # %% tags=["hide-input"]
 STEPS = {"all": "dpo-vanilla", "PsNr": "dpo-vanilla-psnr", "NsPr": "dpo-vanilla-nspr", "NsNr": "dpo-vanilla-nsnr"}
 made = {name: book.stored(step).provenance for name, step in STEPS.items()}
@@ -239,3 +256,70 @@ results_table(planners, f"Planners on the test turns, by argmax and sampled, pro
 # %% [markdown]
 # Always compare within one way of decoding.
 # [Chapter 14](14_measure_preference_bias.ipynb) follows these planners over all temperatures.
+
+# %% [markdown]
+# ## Exercises
+#
+# ````{exercise} read
+# :label: ex-07-read
+#
+# Why are the three kinds of pairs cut to equal numbers before training, and what is not equal even then?
+# ````
+#
+# ````{solution} ex-07-read
+# :class: dropdown
+#
+# With unequal numbers a difference could come from the number of steps alone.
+# Even so, the same learning rate moves the model by different amounts, as the column KL shows: how far a model is pushed and what it is pushed by are not told apart.
+# ````
+#
+# ````{exercise} compute
+# :label: ex-07-compute
+#
+# A coupled model's turn has the log-probability of its strategy plus that of the reply under it.
+# In a PsNr pair both sides have the *same* strategy.
+# What is the gradient of the DPO loss with respect to the strategy's log-probability there, and what is it in an NsNr pair?
+#
+# ```python
+# import torch
+# from turn_trees.losses import dpo
+#
+# gold_strategy, other_strategy = (torch.tensor(x, requires_grad=True) for x in (-1.0, -2.0))
+# good_reply, bad_reply = torch.tensor(-20.0), torch.tensor(-15.0)
+# reference = {"PsNr": (-21.0, -16.0), "NsNr": (-21.0, -17.0)}
+# ```
+# ````
+#
+# ````{solution} ex-07-compute
+# :class: dropdown
+#
+# ```python
+# for kind, wrong in (("PsNr", gold_strategy), ("NsNr", other_strategy)):
+#     of_reference = map(torch.tensor, reference[kind])
+#     loss = dpo(gold_strategy + good_reply, wrong + bad_reply, *of_reference, beta=0.2)
+#     of_gold, of_other = torch.autograd.grad(loss, (gold_strategy, other_strategy), allow_unused=True)
+#     print(kind, f"{of_gold:.2f}", "–" if of_other is None else f"{of_other:.2f}")
+# # PsNr 0.00 –
+# # NsNr -0.10 0.10
+# ```
+#
+# In a PsNr pair the strategy's term stands on both sides and cancels: the pair says nothing of the choice itself.
+# If strategies get worse by it, then through weights that reply and strategy share, which is what decoupling takes apart; an NsNr pair corrects the strategy as well.
+# ````
+#
+# ````{exercise} change
+# :label: ex-07-change
+#
+# In `profiles/mine.yaml`, give the coupled model a hundred times the learning rate of `smoke`, and run `decoupled-esc run --profile mine dpo-vanilla` without and with it.
+# What do you expect of `divergence`, and of the nats of the gold turn (`held_out_loss`)?
+#
+# ```yaml
+# preference: {vanilla: {training: {learning_rate: 3.0e-2}}}
+# ```
+# ````
+#
+# ````{solution} ex-07-change
+# :class: dropdown
+#
+# CHANGE07
+# ````

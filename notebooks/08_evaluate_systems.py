@@ -101,6 +101,24 @@ results_table(pd.DataFrame(shown).set_index("turn"), f"Generated replies, resear
 # Where it agrees, a second sign answers that question as well.
 # A difference of the paper that chance makes on its 1,792 turns has no side, and a base model that follows no instruction is no row to compare with.
 
+# %% [markdown]
+# Such an interval in a few lines, for the accuracy of a planner on six dialogues.
+# A replicate holds six of them, sampled with replacement, with all their turns.
+
+# %%
+from decoupled_esc.evaluate.bootstrap import bootstrap, cluster_weights
+
+hits, turns = np.array([9, 2, 7, 3, 8, 1]), np.array([14, 12, 16, 10, 15, 11])  # per dialogue: as gold, and all
+times = cluster_weights(6, replicates=2000, seed=13)  # how often each replicate holds each dialogue
+accuracies = []
+for row in times:
+    dialogues = np.repeat(np.arange(6), row)
+    accuracies.append(hits[dialogues].sum() / turns[dialogues].sum())
+low, high = np.quantile(accuracies, (0.025, 0.975))
+library = bootstrap(times, lambda weights: (weights @ hits) / (weights @ turns)).estimate()
+assert np.allclose((library.value, library.low, library.high), (hits.sum() / turns.sum(), low, high))
+print(f"{library.value:.2f}, 95% interval {low:.2f} to {high:.2f}")
+
 # %% tags=["hide-input"]
 note = " ".join(book.profile.deviations)
 vanilla = replication.table_3(measured, judged, "vanilla", book.label, note)
@@ -293,7 +311,23 @@ figures.show("fig_confusion", figures.confusion(matrices, book.source(f"n = {n_t
 # p_i \leftarrow \frac{\sum_{j \neq i} w_{ij}\, p_j / (p_i + p_j)}{\sum_{j \neq i} w_{ji} / (p_i + p_j)},
 # \qquad \mathcal{B} = \sqrt{\frac{1}{8}\sum_{i=1}^{8} (p_i - \bar p)^2}, \qquad \sum_i p_i = 8 .
 # $$ (eq-bias)
-#
+
+# %%
+w = np.full((8, 8), 4.0)  # turns by prediction (rows) and gold strategy (columns): no preference ...
+w[0] = 12.0  # ... but for the first strategy, which is predicted three times as often, whatever is gold
+p = np.ones(8)
+for _ in range(strategy.PAPER_SWEEPS):
+    for i in range(8):
+        others = [j for j in range(8) if j != i]
+        won = sum(w[i, j] * p[j] / (p[i] + p[j]) for j in others)
+        lost = sum(w[j, i] / (p[i] + p[j]) for j in others)
+        p[i] = won / lost
+    p /= np.exp(np.log(p).mean())
+p *= 8 / p.sum()
+assert np.allclose(p, strategy.preference(w, "paper")) and np.isclose(p.std(), strategy.bias(w, "paper"))
+print(f"strengths {p[0]:.2f} and, seven times, {p[1]:.2f}: B = {p.std():.2f}")
+
+# %% [markdown]
 # This is a Bradley–Terry model {cite}`newman2023rankings`, and {eq}`eq-bias` has two ends worth knowing.
 # With endless data, a predictor without favourites has $\mathcal{B} = 0$; on a real test set noise alone makes it positive, the more so the fewer the turns.
 # One that always predicts the same strategy has all strength on one: $\mathcal{B} = \sqrt{7} \approx 2.65$, the largest value there is for eight strategies.
@@ -348,15 +382,78 @@ results_table(by_strategy, f"Decoupled SFT, sampled, {valid['decoupled-sft']:,} 
 
 # %% [markdown]
 # A strength of 1 is neither favoured nor avoided; 0 is a strategy that was missed and never wrongly predicted.
+
+# %% [markdown]
+# ## Exercises
 #
-# ## Try it
+# ````{exercise} read
+# :label: ex-08-read
 #
 # Invalid answers can be dropped or counted as wrong; `paper` drops them and `standard` counts them.
 # Which of B, Q and Q_W can this choice change, and in which direction?
+# ````
 #
-# ```{admonition} Answer
+# ````{solution} ex-08-read
 # :class: dropdown
+#
 # B is computed from valid predictions in both variants, so it can't change for this reason.
 # Q can only fall when invalid answers count: each adds a miss to its gold strategy and takes nothing from the others.
 # Q_W can move either way, because the turns that come back also change the weights: if the strategies that are predicted well are those whose answers were dropped, it rises.
+# ````
+#
+# ````{exercise} compute
+# :label: ex-08-compute
+#
+# How large a B does noise alone make on 200 turns, and how large on 1,800, if all strategies are equally frequent?
+# By which factor do you expect the two to differ?
+#
+# ```python
+# from decoupled_esc.evaluate.strategy import bias_of_chance
+#
+# shares = [1 / 8] * 8
 # ```
+# ````
+#
+# ````{solution} ex-08-compute
+# :class: dropdown
+#
+# ```python
+# few, many = (bias_of_chance(shares, turns, replicates=1000, seed=13) for turns in (200, 1800))
+# print(f"{few:.2f} and {many:.2f}")  # 0.27 and 0.08
+# assert 2.7 < few / many < 3.5
+# ```
+#
+# About by three, the square root of nine: with nine times the turns, shares vary a third as much.
+# Neither predictor prefers anything.
+# ````
+#
+# ````{exercise} change
+# :label: ex-08-change
+#
+# In the cell with the bootstrap of six dialogues above, resample turns as if they were independent: every turn a cluster of its own.
+# Does the interval become wider or narrower, and which of the two is honest?
+#
+# ```python
+# import numpy as np
+# from decoupled_esc.evaluate.bootstrap import bootstrap, cluster_weights
+#
+# hits, turns = np.array([9, 2, 7, 3, 8, 1]), np.array([14, 12, 16, 10, 15, 11])
+# single = np.concatenate([np.arange(n) < h for h, n in zip(hits, turns)])  # turn by turn: was the strategy gold?
+# ```
+# ````
+#
+# ````{solution} ex-08-change
+# :class: dropdown
+#
+# ```python
+# def width(right, out_of):
+#     times = cluster_weights(len(right), replicates=2000, seed=13)
+#     found = bootstrap(times, lambda weights: (weights @ right) / (weights @ out_of)).estimate()
+#     return found.high - found.low
+#
+#
+# print(f"by dialogue {width(hits, turns):.2f}, by turn {width(single, np.ones(len(single))):.2f}")  # by dialogue 0.30, by turn 0.22
+# ```
+#
+# Narrower, and too narrow: some dialogues go well and others badly, so that six of them tell less than 78 independent turns would.
+# ````

@@ -82,3 +82,73 @@ results_table(questions.numbers(best), f"Vanilla-DPO minus Vanilla-SFT, greedy d
 # {glue:text}`rule`
 #
 # Beside the paper's differences stands how large a difference *chance* makes on its test set: what is smaller is no finding of the paper's, and nothing that ours could agree with.
+
+# %% [markdown]
+# ## Exercises
+#
+# ````{exercise} read
+# :label: ex-09-read
+#
+# When is a row *supported*, and why can it be *not decided* although its interval excludes zero?
+# ````
+#
+# ````{solution} ex-09-read
+# :class: dropdown
+#
+# If the p-value, corrected for the number of rows in its table, is at most 0.05, and the difference has the claim's sign under every one of at least three seeds.
+# An interval that just excludes zero belongs to an uncorrected p-value just below 0.05, which the correction takes above it; or one seed has the other sign.
+# ````
+#
+# ````{exercise} compute
+# :label: ex-09-compute
+#
+# Three rows have the p-values 0.010, 0.020 and 0.030.
+# Correct them after Holm by hand, and after Bonferroni: which rows are decided at 0.05?
+#
+# ```python
+# import numpy as np
+# from statsmodels.stats.multitest import multipletests
+#
+# p = np.array([0.010, 0.020, 0.030])  # smallest first
+# ```
+# ````
+#
+# ````{solution} ex-09-compute
+# :class: dropdown
+#
+# ```python
+# holm = np.maximum.accumulate(p * np.array([3, 2, 1]))  # the smallest times their number, the next times one less; never falling
+# bonferroni = 3 * p
+# print("Holm", holm.round(3).tolist(), "Bonferroni", bonferroni.round(3).tolist())  # Holm [0.03, 0.04, 0.04] Bonferroni [0.03, 0.06, 0.09]
+# assert np.allclose(holm, multipletests(p, method="holm")[1])
+# ```
+#
+# All three after Holm, one after Bonferroni; both keep the chance of any wrong decision below 5%.
+# ````
+#
+# ````{exercise} change
+# :label: ex-09-change
+#
+# The rule of this book is `answer`.
+# Change the estimates under the three seeds and see what it says: one of them below zero, and one of them left out.
+#
+# ```python
+# from decoupled_esc.evaluate import Estimate
+# from decoupled_esc.present.questions import answer
+#
+# together = Estimate(0.5, low=0.2, high=0.8, p=0.01)
+# print(answer(1, together, single=(0.4, 0.6, 0.5)))  # supported
+# ```
+# ````
+#
+# ````{solution} ex-09-change
+# :class: dropdown
+#
+# ```python
+# print(answer(1, together, single=(0.4, 0.6, -0.1)))  # not decided
+# print(answer(1, together, single=(0.4, 0.6)))  # trend for, 2 seeds
+# print(answer(-1, together, single=(0.4, 0.6, 0.5)))  # contradicted
+# ```
+#
+# One seed that goes the other way is enough to leave a claim open, and two seeds are too few to decide it.
+# ````

@@ -97,3 +97,72 @@ results_table(judge_tables.judge_pairs(book["judged"]), f"Pairs of systems by LL
 # {glue:text}`rule`
 #
 # Beside the paper's differences stands how large a difference *chance* makes on its test set: what is smaller is no finding of the paper's, and nothing that ours could agree with.
+
+# %% [markdown]
+# ## Exercises
+#
+# ````{exercise} read
+# :label: ex-10-read
+#
+# Which two things besides the decoupling itself differ between the systems that this chapter compares?
+# Which of them does a later chapter take apart?
+# ````
+#
+# ````{solution} ex-10-read
+# :class: dropdown
+#
+# The decoupled system has twice the weights, and its planner may be sampled more evenly because it prints a name on its own.
+# [Chapter 14](14_measure_preference_bias.ipynb) takes the second apart, by following planners over all temperatures.
+# ````
+#
+# ````{exercise} compute
+# :label: ex-10-compute
+#
+# Two systems answered the same eight dialogues, of which some are harder than others for both.
+# Give 95% intervals of either mean score and of their difference.
+#
+# ```python
+# import numpy as np
+# from decoupled_esc.evaluate.bootstrap import bootstrap, cluster_weights
+#
+# coupled = np.array([12.0, 25.0, 18.0, 31.0, 9.0, 22.0, 15.0, 28.0])  # a score per dialogue, all equally long
+# decoupled = coupled + np.array([2.0, 1.0, 3.0, 2.0, 1.0, 3.0, 2.0, 2.0])
+# times = cluster_weights(8, replicates=2000, seed=13)
+# ```
+# ````
+#
+# ````{solution} ex-10-compute
+# :class: dropdown
+#
+# ```python
+# one, other = (bootstrap(times, lambda weights, of=of: weights @ of / 8) for of in (coupled, decoupled))
+# for name, found in (("coupled", one), ("decoupled", other), ("difference", other - one)):
+#     e = found.estimate()
+#     print(f"{name} {e.value:.1f} ({e.low:.1f} to {e.high:.1f})")
+# # coupled 20.0 (15.1 to 24.9)
+# # decoupled 22.0 (17.0 to 27.0)
+# # difference 2.0 (1.5 to 2.5)
+# ```
+#
+# The intervals of the two systems overlap almost wholly, and the difference is far from zero: both were resampled with the *same* dialogues, so that their difficulty cancels.
+# Overlapping intervals of two systems say little about their difference.
+# ````
+#
+# ````{exercise} change
+# :label: ex-10-change
+#
+# Take the pairing away: resample the dialogues of the second system with another seed.
+# What happens to the difference's interval, and to its middle?
+# ````
+#
+# ````{solution} ex-10-change
+# :class: dropdown
+#
+# ```python
+# unpaired = bootstrap(cluster_weights(8, replicates=2000, seed=14), lambda weights: weights @ decoupled / 8)
+# e = (unpaired - one).estimate()
+# print(f"difference {e.value:.1f} ({e.low:.1f} to {e.high:.1f})")  # difference 2.0 (-5.1 to 8.9)
+# ```
+#
+# The value stays, and the interval becomes many times wider and includes zero: as if each system had answered dialogues of its own.
+# ````

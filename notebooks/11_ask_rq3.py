@@ -120,3 +120,67 @@ results_table(gold, f"The generator under the gold strategy, profile {book.label
 # {glue:text}`rule`
 #
 # Beside the paper's differences stands how large a difference *chance* makes on its test set: what is smaller is no finding of the paper's, and nothing that ours could agree with.
+
+# %% [markdown]
+# ## Exercises
+#
+# ````{exercise} read
+# :label: ex-11-read
+#
+# Why can sampled and greedy decoding give different answers to the question of this chapter, with the same weights?
+# ````
+#
+# ````{solution} ex-11-read
+# :class: dropdown
+#
+# DPO also changes how sure a planner is.
+# Greedy decoding asks only which strategy is the most probable; sampling also turns sureness into bias.
+# ````
+#
+# ````{exercise} compute
+# :label: ex-11-compute
+#
+# Three trainings give the differences 0.4, 0.6 and 0.5, and the dialogues vary so little that they can be left out.
+# Give the 95% interval for other trainings, and compare it with the library.
+#
+# ```python
+# import numpy as np
+# from scipy.stats import t
+# from decoupled_esc.evaluate.bootstrap import Resampled, over_trainings
+#
+# single = np.array([0.4, 0.6, 0.5])
+# ```
+# ````
+#
+# ````{solution} ex-11-compute
+# :class: dropdown
+#
+# ```python
+# margin = t.ppf(0.975, len(single) - 1) * single.std(ddof=1) / np.sqrt(len(single))
+# print(f"{single.mean():.2f} ± {margin:.2f}")  # 0.50 ± 0.25
+# found = over_trainings([Resampled(value, np.full(100, value)) for value in single])  # every replicate is the same
+# assert np.allclose((found.low, found.high), (single.mean() - margin, single.mean() + margin))
+# ```
+#
+# Three trainings have two degrees of freedom, and $t$ is 4.3 in place of 1.96.
+# ````
+#
+# ````{exercise} change
+# :label: ex-11-change
+#
+# Add two trainings that agree with the others, 0.4 and 0.6.
+# By how much does the interval shrink, and for which two reasons?
+# ````
+#
+# ````{solution} ex-11-change
+# :class: dropdown
+#
+# ```python
+# single = np.array([0.4, 0.6, 0.5, 0.4, 0.6])
+# margin = t.ppf(0.975, len(single) - 1) * single.std(ddof=1) / np.sqrt(len(single))
+# print(f"{single.mean():.2f} ± {margin:.2f}")  # 0.50 ± 0.12
+# ```
+#
+# By half: $\sqrt{5}$ in place of $\sqrt{3}$, and a $t$ of 2.8 in place of 4.3.
+# The spread between trainings is as large as it was.
+# ````

@@ -182,3 +182,66 @@ results_table(judge_tables.judge_errors(judged), f"Share of each psychological e
 from decoupled_esc.present import replication
 
 replication.in_text(offline, judged, book.label)
+
+# %% [markdown]
+# ## Exercises
+#
+# ````{exercise} read
+# :label: ex-12-read
+#
+# What does the last row of the first table say that the intervals above it do not?
+# Who labelled the replies that it rests on?
+# ````
+#
+# ````{solution} ex-12-read
+# :class: dropdown
+#
+# By how much the share of a writer that the classifier did not learn from has been off, at most.
+# It was measured where GPT's labels exist: on replies of the authors' two models and of people in FailedESConv, and not on ours.
+# ````
+#
+# ````{exercise} compute
+# :label: ex-12-compute
+#
+# A judge finds 60 of 100 faulty replies, and calls 20 of 100 sound ones faulty.
+# One system has 30% faulty replies, the other 20%.
+# What difference does the judge report?
+#
+# ```python
+# found, false_alarms = 0.6, 0.2
+# before, after = 0.30, 0.20  # true shares of faulty replies
+# ```
+# ````
+#
+# ````{solution} ex-12-compute
+# :class: dropdown
+#
+# ```python
+# def reported(share, false_alarms=false_alarms):
+#     return share * found + (1 - share) * false_alarms
+#
+#
+# print(f"{reported(before):.2f} and {reported(after):.2f}: {reported(before) - reported(after):.2f}")  # 0.32 and 0.28: 0.04
+# assert abs((found - false_alarms) * (before - after) - (reported(before) - reported(after))) < 1e-12
+# ```
+#
+# 0.04 in place of 0.10: a difference shrinks by the factor $0.6 - 0.2$, as long as the judge makes the same mistakes with both.
+# ````
+#
+# ````{exercise} change
+# :label: ex-12-change
+#
+# Now let both systems be equally good, 20% each, and give the judge 25 false alarms in 100 with the second, because it writes in a way that the judge did not learn.
+# What does it report?
+# ````
+#
+# ````{solution} ex-12-change
+# :class: dropdown
+#
+# ```python
+# print(f"{reported(0.2):.2f} and {reported(0.2, false_alarms=0.25):.2f}")  # 0.28 and 0.32
+# ```
+#
+# A difference of 4 points where there is none.
+# More replies make its interval narrower and leave it where it is; that is why the answer above also asks for a difference beyond the judge's own error.
+# ````

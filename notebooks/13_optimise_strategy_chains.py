@@ -169,7 +169,29 @@ cso_tables.losses(measured, "cso/table-11", tuning, book.label)
 # %% [markdown]
 # Ours are the same numbers in the three tables; the paper's backbones differ.
 # Note how little the paper's three backbones agree on which loss is best.
+
+# %% [markdown]
+# ### One of the five: IPO
 #
+# DPO is never content: a larger margin $m$ between the two log-ratios always lowers its loss.
+# IPO {cite}`azar2024ipo` has a target, $(m - \frac{1}{2\beta})^2$, and pushes back beyond it.
+
+# %%
+import torch
+from turn_trees.losses import dpo, ipo
+
+beta, margin = 0.1, torch.tensor([0.0, 5.0, 10.0], requires_grad=True)  # log-ratio of the chosen minus that of the rejected
+nothing = torch.zeros(3)
+pushes = {}
+for name, loss in (("IPO", ipo), ("DPO", dpo)):
+    by_margin = loss(margin, nothing, nothing, nothing, beta=beta)
+    (pushes[name],) = torch.autograd.grad(by_margin.sum(), margin)
+    if name == "IPO":
+        assert torch.allclose(by_margin, (margin - 1 / (2 * beta)) ** 2)
+assert (pushes["DPO"] < 0).all() and pushes["IPO"].sign().tolist() == [-1, 0, 1]
+print("; ".join(f"slope of {name} at margins 0, 5, 10: {', '.join(f'{x:+.2f}' for x in of)}" for name, of in pushes.items()))
+
+# %% [markdown]
 # ## CSO Figure 4: how much data?
 
 # %% tags=["hide-input", "remove-output"]
@@ -267,3 +289,73 @@ asked_of = {f"{system} - vanilla-sft": f"{kind} pairs against fine-tuning on ESC
 asked_of |= {f"cso-dpo - {system}": f"searched pairs against {kind} ones" for kind, system in kinds.items() if kind != "searched"}
 there = {name: question for name, question in asked_of.items() if name in measured.contrasts}
 results_table(cso_tables.differences(measured, there), f"CSO-DPO by kind of pairs, mean over seed(s) {seeds}, profile {book.label}; 95% intervals.")
+
+# %% [markdown]
+# ## Exercises
+#
+# ````{exercise} read
+# :label: ex-13-read
+#
+# CSO-DPO has less bias than CSO-SFT.
+# Why is that not yet the claim that training on searched pairs makes a model less biased?
+# ````
+#
+# ````{solution} ex-13-read
+# :class: dropdown
+#
+# Fine-tuning on ESC-Pro may itself add bias; a model that moved less then wins by having moved less.
+# The comparison with the model before ESC-Pro (the rows against fine-tuning on ESConv alone) and the column KL tell the two apart.
+# ````
+#
+# ````{exercise} compute
+# :label: ex-13-compute
+#
+# A chosen answer of ten tokens has a log-probability of −20 under the policy, and a rejected one of four tokens −12.
+# Which of the two do sums prefer, and which does SimPO? What is its loss at $\beta = 2$, $\gamma = 0.5$?
+#
+# ```python
+# import math
+# import torch
+# from turn_trees.losses import simpo
+#
+# chosen, rejected = -20 / 10, -12 / 4  # per token
+# ```
+# ````
+#
+# ````{solution} ex-13-compute
+# :class: dropdown
+#
+# ```python
+# by_hand = -math.log(1 / (1 + math.exp(-(2 * (chosen - rejected) - 0.5))))
+# library = simpo(torch.tensor(chosen), torch.tensor(rejected), beta=2.0, gamma=0.5).item()
+# print(f"{by_hand:.3f}")  # 0.201
+# assert math.isclose(by_hand, library, rel_tol=1e-5)
+# ```
+#
+# The sum prefers the short one, the mean per token the longer one, which is the chosen.
+# SimPO has no reference, so that nothing but the answers' own length keeps short ones from winning.
+# ````
+#
+# ````{exercise} change
+# :label: ex-13-change
+#
+# In the IPO cell above, halve $\beta$.
+# Where does the slope change its sign now, and which assertion has to be changed with it?
+# ````
+#
+# ````{solution} ex-13-change
+# :class: dropdown
+#
+# ```python
+# import torch
+# from turn_trees.losses import ipo
+#
+# margin = torch.tensor([0.0, 5.0, 10.0], requires_grad=True)
+# nothing = torch.zeros(3)
+# ipo(margin, nothing, nothing, nothing, beta=0.05).sum().backward()
+# print(margin.grad.tolist())  # [-20.0, -10.0, 0.0]
+# ```
+#
+# At a margin of 10, since the target is $1 / 2\beta$: the signs are now −1, −1 and 0.
+# A small $\beta$ lets the policy go further from its reference, as in DPO.
+# ````

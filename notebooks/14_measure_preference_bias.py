@@ -59,6 +59,28 @@ figures.glue_numbers(
 )  # fmt: skip
 
 # %% [markdown]
+# ## One decoding step
+#
+# A planner gives eight probabilities, and two numbers decide what is made of them.
+# A temperature $T$ takes each to the power $1/T$ and scales them to 1; top-p then leaves out the least probable, as long as what is left out sums to at most $1 - p$.
+
+# %%
+import numpy as np
+from decoupled_esc.evaluate import decoding
+
+given = np.array([0.30, 0.20, 0.14, 0.12, 0.10, 0.07, 0.05, 0.02])  # the most probable first
+cooler = given ** (1 / 0.7)
+cooler /= cooler.sum()
+tail = cooler[::-1].cumsum()[::-1]  # what would be left out, from each strategy on
+kept = np.where(tail > 1 - 0.95, cooler, 0.0)
+kept /= kept.sum()
+assert np.allclose(kept, decoding.probabilities(np.log(given)[None], 0.7, 0.95)[0])
+print("T = 1.0, top-p 1.00:", *(f"{100 * p:.0f}%" for p in given))
+print("T = 0.7, top-p 0.95:", *(f"{100 * p:.0f}%" for p in kept))
+
+# %% [markdown]
+# ## Planners over temperatures
+#
 # The *word planner* is logistic regression on words; the *gold frequencies* know nothing of the turn.
 # The dotted line is the temperature of DecoupledESC.
 # Every temperature above argmax is sampled with the top-p of the profile, and every score is an expectation: the mean over ten samples.
@@ -174,3 +196,79 @@ results_table(pd.DataFrame(noise).T, f"The same differences under other seeds, p
 # ## What to report instead
 #
 # A B with its decoding, or the whole curve; beside it the B that chance makes on as many turns ([chapter 08](08_evaluate_systems.ipynb)); and nats, which no decoding can change.
+
+# %% [markdown]
+# ## Exercises
+#
+# ````{exercise} read
+# :label: ex-14-read
+#
+# Of what this chapter reports of a planner, what can decoding change, and what can it not?
+# ````
+#
+# ````{solution} ex-14-read
+# :class: dropdown
+#
+# B, weighted and macro F1 depend on the temperature and on top-p.
+# Nats per turn and calibration are those of the probabilities themselves.
+# ````
+#
+# ````{exercise} compute
+# :label: ex-14-compute
+#
+# A planner gives *Question* 30% and each other strategy 10%, whatever is gold, and gold strategies are equally frequent.
+# What is the expected B at T = 0.25, 0.7, 1 and 2?
+# With these counts the strengths are proportional to the probabilities.
+#
+# ```python
+# import numpy as np
+# from decoupled_esc.evaluate import decoding, strategy
+#
+# given = np.array([0.3, *[0.1] * 7])
+# ```
+# ````
+#
+# ````{solution} ex-14-compute
+# :class: dropdown
+#
+# ```python
+# for temperature in (0.25, 0.7, 1.0, 2.0):
+#     p = given ** (1 / temperature) / (given ** (1 / temperature)).sum()
+#     assert np.allclose(p, decoding.probabilities(np.log(given)[None], temperature, 1.0)[0])
+#     w = np.outer(1000 * p, np.ones(8))  # expected turns by prediction and gold strategy
+#     assert np.isclose(strategy.bias(w, "standard"), (8 * p).std(), atol=1e-6)
+#     print(f"T = {temperature}: B = {(8 * p).std():.2f}")
+# # T = 0.25: B = 2.41
+# # T = 0.7: B = 0.85
+# # T = 1.0: B = 0.53
+# # T = 2.0: B = 0.22
+# ```
+#
+# One planner, and a B from close to the bound $\sqrt{7} \approx 2.65$ down to less than a tenth of it.
+# ````
+#
+# ````{exercise} change
+# :label: ex-14-change
+#
+# In the cell of one decoding step above, set top-p to 0.5.
+# How many strategies are left, and what would that do to B?
+# ````
+#
+# ````{solution} ex-14-change
+# :class: dropdown
+#
+# ```python
+# import numpy as np
+# from decoupled_esc.evaluate import decoding
+#
+# given = np.array([0.30, 0.20, 0.14, 0.12, 0.10, 0.07, 0.05, 0.02])
+# for top_p in (0.95, 0.5):
+#     kept = decoding.probabilities(np.log(given)[None], 0.7, top_p)[0]
+#     print(f"top-p {top_p}: {(kept > 0).sum()} strategies, the first {100 * kept[0]:.0f}%")
+# # top-p 0.95: 6 strategies, the first 40%
+# # top-p 0.5: 2 strategies, the first 64%
+# ```
+#
+# Those that are left out are never said, and the first is said more often: B rises, as at a lower temperature.
+# A B has to be reported with both.
+# ````

@@ -50,7 +50,21 @@ hardware = f"{bench['provenance']['hardware']['threads']} CPU threads, float32, 
 # $$ (eq-packed)
 #
 # where $e_k$ is the short end of prompt $k$ that the next prompt does not share: the marks that hand the word to the supporter, and in one layout the strategy.
-#
+
+# %% [markdown]
+# Counted by hand for three turns, a number standing for a token: a tree holds every beginning of a sequence once.
+# The last token of an answer is asked for and never read, so that it counts in neither sum.
+
+# %%
+prompts = [[1, 2, 90], [1, 2, 3, 4, 90], [1, 2, 3, 4, 5, 6, 7, 90]]  # 90 hands the word to the supporter
+answers = [[30, 31], [40, 41, 42], [50, 51]]
+sequences = [prompt + answer[:-1] for prompt, answer in zip(prompts, answers)]
+beginnings = {tuple(sequence[:end]) for sequence in sequences for end in range(1, len(sequence) + 1)}
+three_turns = turn_trees.pack([turn_trees.Example(f"turn {n}", p, [a]) for n, (p, a) in enumerate(zip(prompts, answers))])
+assert len(three_turns) == len(beginnings) == 7 + sum(1 + len(answer) - 1 for answer in answers)
+print(f"{sum(map(len, sequences))} tokens turn by turn, {len(beginnings)} in one tree")
+
+# %% [markdown]
 # The table counts both for the whole training split, each turn once for supervised fine-tuning (SFT) and with one pair for {term}`DPO`.
 
 # %% tags=["hide-input"]
@@ -356,15 +370,81 @@ figures.glue_numbers(
 # To score the eight strategies at every turn, each prompt gets eight tails.
 # To write replies, the model reads the dialogue once, and all its turns then continue side by side from that one cache, each seeing its own past and its own words.
 # Each turn has random numbers of its own, so a reply does not depend on which other turns were sampled with it.
+
+# %% [markdown]
+# ## Exercises
 #
-# ## Try it
+# ````{exercise} read
+# :label: ex-15-read
 #
-# The generator's two layouts say the same sentence in two places.
-# Which of the two is the better teacher is an empirical question, and cheap to ask of a small model.
-# Run `decoupled-esc run --profile smoke` once as it is and once with `generator_layout: paper`, and compare the generators' losses in chapter 02.
+# Why does a tree save so little in the paper's generator layout, and what does the *trunk* form change?
+# ````
 #
-# ```{admonition} Answer
+# ````{solution} ex-15-read
 # :class: dropdown
-# Compare them at the same number of *turns* seen: with `paper`, `batch_size` counts turns, so the same number makes an epoch of many more and smaller steps.
-# A difference of a few hundredths of a nat between two runs of `smoke` is within what another seed does.
+#
+# The paper names the strategy in the system message, before the dialogue, so that two turns have a common beginning only where they use the same strategy.
+# The trunk form says the same sentence after the dialogue: the dialogue is then a common beginning of all its turns.
+# It is a deviation from the paper, as the model is asked the same thing in another place.
+# ````
+#
+# ````{exercise} compute
+# :label: ex-15-compute
+#
+# A dialogue has 14 turns; each adds 40 tokens to the context and has an answer of 5 tokens, asked for after one token that hands over the word.
+# How many tokens are read turn by turn, and how many in one tree? The last token of an answer is not read.
+#
+# ```python
+# import turn_trees
+#
+# turns, added, answer = 14, 40, 5
 # ```
+# ````
+#
+# ````{solution} ex-15-compute
+# :class: dropdown
+#
+# ```python
+# apart = sum(added * k + 1 + answer - 1 for k in range(1, turns + 1))
+# together = added * turns + turns * (1 + answer - 1)
+# print(apart, together, f"{apart / together:.1f} times")  # 4270 630 6.8 times
+#
+# dialogue = list(range(added * turns))
+# examples = [
+#     turn_trees.Example(f"turn {k}", [*dialogue[: added * k], -1], [[-2 - k] * answer]) for k in range(1, turns + 1)
+# ]
+# assert len(turn_trees.pack(examples)) == together
+# ```
+#
+# The first grows with the square of the number of turns, the second in proportion to it.
+# ````
+#
+# ````{exercise} change
+# :label: ex-15-change
+#
+# In the cell of three turns above, put the number of a strategy before each prompt, 60, 61 and 62, as the paper's generator does.
+# How many tokens does the tree have now? And if two of the turns use the same strategy?
+# ````
+#
+# ````{solution} ex-15-change
+# :class: dropdown
+#
+# ```python
+# import turn_trees
+#
+# prompts = [[1, 2, 90], [1, 2, 3, 4, 90], [1, 2, 3, 4, 5, 6, 7, 90]]
+# answers = [[30, 31], [40, 41, 42], [50, 51]]
+# for strategies in ((60, 61, 62), (60, 61, 61)):
+#     examples = [
+#         turn_trees.Example(str(n), [first, *prompt], [answer])
+#         for n, (first, prompt, answer) in enumerate(zip(strategies, prompts, answers))
+#     ]
+#     apart = sum(len(example.prompt) + len(example.answers[0]) - 1 for example in examples)
+#     print(apart, len(turn_trees.pack(examples)))
+# # 23 23
+# # 23 18
+# ```
+#
+# As many as turn by turn: nothing is shared.
+# Where two turns use the same strategy, the later one finds the earlier one's beginning in the tree.
+# ````

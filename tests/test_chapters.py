@@ -8,7 +8,15 @@ import time
 import nbformat
 import pytest
 
-from decoupled_esc.publish.notebooks import ChapterError, check_notebooks, execute, parameters, steps_read
+from decoupled_esc.publish.notebooks import (
+    TEACHING_LINES,
+    ChapterError,
+    _teaches,
+    check_notebooks,
+    execute,
+    parameters,
+    steps_read,
+)
 
 CHAPTER = """# %% [markdown]
 # # A chapter
@@ -122,7 +130,7 @@ def executed(tmp_path_factory):
         (_output("display_data", data={"text/html": f"<b>{HOME}/ann</b>"}), f"machine path {HOME}/ann"),
         (_output("display_data", data={"image/png": f"AA{TMP}/AA", "text/plain": "<Figure>"}), None),  # by chance
         (_set(1, metadata={"tags": ["hide-input"]}), "the first code cell is not tagged `parameters`"),
-        (_set(2, metadata={"tags": ["other"]}), "code cell 2 is not tagged `hide-input`"),
+        (_set(2, metadata={"tags": ["other"]}), "code cell 2 is not folded (`hide-input`), and no teaching cell"),
         (_set(2, source='figures.show("x", f)'), "code cell 2 shows a figure that is glued below, and is not tagged"),
         (_set(2, source="print('edited')"), "cell 3 differs from its source 01_a.py"),
         (_set(0, cell_type="raw"), "cell 1 differs from its source 01_a.py"),
@@ -138,6 +146,12 @@ def test_a_broken_chapter_is_reported(executed, source, change, problem):
     nbformat.write(notebook, source.with_suffix(".ipynb"))
     found = check_notebooks(source.parent)
     assert any(problem in text for text in found) if problem else found == []
+
+
+def test_a_visible_cell_is_short_and_asserts():
+    lines = ["x = 1"] * (TEACHING_LINES - 1)
+    assert _teaches("\n\n".join([*lines, "assert x"]))
+    assert not _teaches("\n".join([*lines, "x = 2", "assert x"])) and not _teaches("# assert nothing\nx = 1")
 
 
 def test_a_missing_or_damaged_chapter_is_reported(source):

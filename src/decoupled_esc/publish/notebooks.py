@@ -15,6 +15,8 @@ from decoupled_esc.files import file_digest, write_atomically
 from decoupled_esc.publish.site import CHAPTERS, ROOT, machine_paths
 
 NOTEBOOKS = ROOT / "notebooks"
+FOLDED = {"hide-input", "hide-cell", "remove-cell"}
+TEACHING_LINES = 15
 
 
 class ChapterError(KnownError, RuntimeError):
@@ -88,8 +90,9 @@ def execute(source: Path, target: Path, profile: str | None, stamps: Mapping[str
 def check_notebooks(folder: Path) -> list[str]:
     """Problems of the chapters (NN_*.ipynb) in `folder`, each a sentence that names the notebook and the cell.
 
-    A chapter is executed from top to bottom without an error, names its parameters first, folds its code, shows a glued
-    figure once and no machine path, and equals its source, the NN_*.py beside it; its stamp names that source and the results that it reads.
+    A chapter is executed from top to bottom without an error, names its parameters first, folds its code except for teaching
+    cells, shows a glued figure once and no machine path, and equals its source, the NN_*.py beside it; its stamp names that
+    source and the results that it reads.
     """
     chapters = sorted(Path(folder).glob(CHAPTERS))
     problems = [] if chapters else [f"{folder}: holds no chapter ({CHAPTERS})."]
@@ -104,6 +107,12 @@ def check_notebooks(folder: Path) -> list[str]:
     return problems
 
 
+def _teaches(code: str) -> bool:
+    """Whether a cell may be visible: short, and it asserts that the library gives what it shows."""
+    lines = [line.strip() for line in code.splitlines() if line.strip()]
+    return len(lines) <= TEACHING_LINES and any(line.startswith("assert ") for line in lines)
+
+
 def _problems(notebook: nbformat.NotebookNode, source: Path) -> Iterator[str]:
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     if not code or "parameters" not in code[0].metadata.get("tags", []):
@@ -111,8 +120,8 @@ def _problems(notebook: nbformat.NotebookNode, source: Path) -> Iterator[str]:
     for number, cell in enumerate(code, start=1):
         if cell.execution_count != number:
             yield f"code cell {number} has the execution count {cell.execution_count}: not run in order"
-        if "hide-input" not in cell.metadata.get("tags", []):
-            yield f"code cell {number} is not tagged `hide-input`"
+        if not FOLDED & set(cell.metadata.get("tags", [])) and not _teaches(cell.source):
+            yield f"code cell {number} is not folded (`hide-input`), and no teaching cell of {TEACHING_LINES} lines at most that asserts"
         if "figures.show(" in cell.source and "remove-output" not in cell.metadata.get("tags", []):
             yield f"code cell {number} shows a figure that is glued below, and is not tagged `remove-output`"
         for output in cell.outputs:
