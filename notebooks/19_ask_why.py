@@ -188,7 +188,7 @@ results_table(given if lost else why.frame(given.replies, (*TEXT, "words")), f"R
 accepted = book["accepted-strategies"]
 source = book.source("95% intervals by dialogue")
 shown = {name: {system: row["accuracy"] for system, row in own.items()} for name, own in accepted.scores.items()}
-figures.show("fig_accepted", figures.estimates({name.replace(" of ", "\nof "): own for name, own in shown.items()}, source))
+figures.show("fig_accepted", figures.estimates({name.replace(" of ", "\nof ").replace(" contexts", "\ncontexts"): own for name, own in shown.items()}, source))
 labels = accepted.labels
 other = isinstance(labels, Missing) or not labels
 
@@ -293,7 +293,7 @@ NAMES = {"vanilla-sft": "coupled, SFT", "vanilla-dpo": "coupled, DPO", "decouple
 scores = {NAMES.get(name, name): own for name, own in found.scores.items()}
 CONDITIONS = {"argmax": "as scored, argmax", "T = 0.7, top-p": "as scored, T = 0.7, top-p", "T = 1": "as scored, T = 1", "T = 1,\ntemperature fitted": "temperature fitted, T = 1"}
 figures.show("fig_bias_sources", figures.estimates(why.panels(scores, CONDITIONS, "B"), book.source("expected confusion counts, 95% intervals by dialogue")))
-differences = {"SP-DPO minus SFT, planner": found.contrasts["decoupled-dpo - decoupled-sft"], "DPO minus SFT, coupled": found.contrasts["vanilla-dpo - vanilla-sft"]}
+differences = {"planner": found.contrasts["decoupled-dpo - decoupled-sft"], "coupled model": found.contrasts["vanilla-dpo - vanilla-sft"]}
 EVERY = {condition: condition for condition in next(iter(differences.values()))}
 drawn = {title: {condition: own[condition]["B"] for condition in EVERY} for title, own in differences.items()}
 figures.show("fig_bias_differences", figures.estimates(drawn, book.source("paired differences in B, 95% intervals by dialogue")))
