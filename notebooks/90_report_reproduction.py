@@ -52,6 +52,22 @@ measured += [cso_tables.table_5(book["esc-pro"], book.profile.search.seeds, name
 report = replication.report(measured)
 
 # %% [markdown]
+# Beside {glue:text}`attempted` of {glue:text}`cells` numbers in {glue:text}`tables` tables ({glue:text}`share`%) stands a measurement; these are {glue:text}`measurements` different measurements.
+# In cells, and in brackets as measurements: {glue:text}`exact` are exact, {glue:text}`within` lie within our interval, and {glue:text}`incomparable` are of another kind than the paper's.
+# {glue:text}`from_paper` settings are taken from the paper in the profile of their backbone, and {glue:text}`changed` are changed.
+# The rest can't be had here: a paid judge, people's ratings, and, where the profile trains in one way only, the papers' other way.
+# Tables that hold no numbers (the rubrics, the map of strategies, the case study) are left out.
+#
+# ## Every cell
+#
+# Each tile is a number of the papers, its sign the verdict; a second sign is the direction where that says more.
+# Point at a tile, or go from tile to tile with the arrow keys, to read the numbers, the interval and the reason.
+# What the filters leave can be read as a table or saved as CSV.
+
+# %% tags=["hide-input"]
+explorers.report(report, f"All cells with a measurement, profile {name}; low and high are the ends of 95% intervals.")
+
+# %% [markdown]
 # ## By table
 
 # %% tags=["hide-input"]
@@ -75,15 +91,11 @@ figures.glue_numbers(
     undecided=how_many("direction", "undecided"), noise=how_many("direction", "within the paper's noise"), by_chance=f"{by_chance:.0f}",
     from_paper=int((report.status == "taken from the paper").sum()), changed=int((report.status == "changed").sum()),
 )  # fmt: skip
+
+# %% tags=["hide-cell"]
 results_table(counts.rename(index=names), f"Status of every number of both papers, profile {name}.")
 
 # %% [markdown]
-# Beside {glue:text}`attempted` of {glue:text}`cells` numbers in {glue:text}`tables` tables ({glue:text}`share`%) stands a measurement; these are {glue:text}`measurements` different measurements.
-# In cells, and in brackets as measurements: {glue:text}`exact` are exact, {glue:text}`within` lie within our interval, and {glue:text}`incomparable` are of another kind than the paper's.
-# {glue:text}`from_paper` settings are taken from the paper in the profile of their backbone, and {glue:text}`changed` are changed.
-# The rest can't be had here: a paid judge, people's ratings, and, where the profile trains in one way only, the papers' other way.
-# Tables that hold no numbers (the rubrics, the map of strategies, the case study) are left out.
-#
 # Where a number depends on training, this profile departs from the papers in what follows.
 
 # %% tags=["hide-input"]
@@ -100,7 +112,7 @@ for deviation in book.profile.deviations:
 # A number can agree while the difference that the paper speaks of does not, and the other way round.
 # So every cell with a comparison row has a direction, whatever its status.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-cell"]
 results_table(directions.rename(index=names), f"Direction of the difference from the comparison row, profile {name}; 95% intervals.")
 
 # %% [markdown]
@@ -112,17 +124,7 @@ results_table(directions.rename(index=names), f"Direction of the difference from
 # %% [markdown]
 # ## Why not
 
-# %% tags=["hide-input"]
+# %% tags=["hide-cell"]
 unlike = report[report.status.isin(["not attempted", "not comparable", "changed"])].replace({"table": names})
 reasons = unlike.groupby(["table", "status", "why"], sort=False).size().rename("cells").reset_index()
 results_table(reasons.set_index("table"), f"Cells that were not attempted, that can't be compared, or that are settings which were changed, and why; profile {name}.")
-
-# %% [markdown]
-# ## Every cell
-#
-# Each tile is a number of the papers, its sign the verdict; a second sign is the direction where that says more.
-# Point at a tile, or go from tile to tile with the arrow keys, to read the numbers, the interval and the reason.
-# What the filters leave can be read as a table or saved as CSV.
-
-# %% tags=["hide-input"]
-explorers.report(report, f"All cells with a measurement, profile {name}; low and high are the ends of 95% intervals.")
