@@ -252,17 +252,25 @@ figures.glue_numbers(planner_loss=f"{per_turn:.2f}", planner_seen=f"{last_quarte
 # ````{exercise} change
 # :label: ex-02-change
 #
-# In `profiles/mine.yaml` ([chapter 01](01_explore_data.ipynb)), give the planner a thousandth of its learning rate, and run `decoupled-esc run --profile mine sft-planner` without and with it.
-# What do you expect of `held_out_loss`?
-#
-# ```yaml
-# sft: {planner: {learning_rate: 2.0e-6}}
-# ```
+# In the cell of the chain rule above, let the reply be three times as long, `of_reply = torch.tensor([-2.3, -0.9, -1.4, -0.4] * 3)` and `answers=[list(range(1, 15))]`.
+# Which of the three losses per token change, and what share of the coupled loss is left to the strategy?
 # ````
 #
 # ````{solution} ex-02-change
 # :class: dropdown
 #
-# It stays about where the base model has it, many times higher: 20 steps of this size hardly move a weight, and the base model has never been asked for the name of a strategy.
-# Most of what the first run gains is the form of the answer: the eight names and how they are spelled.
+# ```python
+# import torch
+#
+# of_strategy = torch.tensor([-1.6, -0.1])
+# for times in (1, 3):
+#     of_reply = torch.tensor([-2.3, -0.9, -1.4, -0.4] * times)
+#     coupled = -torch.cat([of_strategy, of_reply])
+#     print(f"coupled {coupled.mean():.2f}, of which the strategy {100 * coupled[:2].sum() / coupled.sum():.0f}%")
+# # coupled 1.12, of which the strategy 25%
+# # coupled 1.19, of which the strategy 10%
+# ```
+#
+# Planner and generator stay as they were; the coupled mean moves towards the generator's.
+# A coupled model's strategy is a few tokens among many, and the longer the replies, the less of its loss is about the choice.
 # ````

@@ -342,19 +342,20 @@ results_table(by_scale, f"Mechanisms of empathy (0 to 2) in all response pairs b
 # ````{exercise} change
 # :label: ex-04-change
 #
-# Mining samples two strategies per turn.
-# In `profiles/mine.yaml`, let the planner answer greedily, and run `decoupled-esc run --profile mine pairs` without and with it.
-# What becomes of the number of strategy pairs, and under which reason do the missing ones appear in `left`?
-#
-# ```yaml
-# generation: {plan: {temperature: 0.0}}
-# ```
+# In the cell of one turn above, let the judge see a template in the *gold* reply, `of_gold = "Template Response"`.
+# Which of the two pairs is lost, and is that right?
 # ````
 #
 # ````{solution} ex-04-change
 # :class: dropdown
 #
-# Greedy decoding says the same both times, so that every second sample of a turn that is not *as gold* is one that was *sampled before*: at most one pair is left per turn.
-# The pairs that are left all reject the planner's favourites, and teach little about the rest.
-# Response pairs stay as they are: nothing that makes them was changed.
+# ```python
+# from decoupled_esc.evaluate.judges import kept
+#
+# print(kept("None", "Early Emotion Shift"), kept("Template Response", "Early Emotion Shift"))  # True False
+# ```
+#
+# The response pair: its chosen side must have none of the three errors, or the generator would be taught one of them.
+# The strategy pair stays, since no judge is asked about it.
+# It is right if the judge is; where it finds fault with sound replies, the filter throws away good pairs and says nothing of it.
 # ````
