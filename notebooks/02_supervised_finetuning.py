@@ -64,7 +64,8 @@ trained = {
 import torch
 import turn_trees
 
-of_strategy = torch.tensor([-1.6, -0.1])  # log-probability of each token, given all that stands before it
+# Log-probability of each token, given all that stands before it
+of_strategy = torch.tensor([-1.6, -0.1])
 of_reply = torch.tensor([-2.3, -0.9, -1.4, -0.4])
 of_turn = torch.cat([of_strategy, of_reply])
 one_turn = turn_trees.pack([turn_trees.Example("a turn", prompt=[0], answers=[[1, 2, 3, 4, 5, 6]])])

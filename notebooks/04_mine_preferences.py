@@ -90,8 +90,10 @@ from decoupled_esc.corpus import Message, Turn
 
 THREE = {"Lack of Empathy", "Early Emotion Shift", "Template Response"}
 turn = Turn("d/1", "d", (Message("seeker", "I failed my exam."),), "Reflection of feelings", "That must hurt.")
-plan, reply = "Providing Suggestions", "Cheer up, you will pass the next one!"  # sampled, the reply under the gold strategy
-of_gold, of_reply = "None", "Early Emotion Shift"  # what the judge saw in both replies
+# Sampled, the reply under the gold strategy
+plan, reply = "Providing Suggestions", "Cheer up, you will pass the next one!"
+# What the judge saw in both replies
+of_gold, of_reply = "None", "Early Emotion Shift"
 to_planner = plan != turn.strategy
 to_generator = of_gold not in THREE and of_reply in THREE
 strategy_pairs, _ = mining.strategy_pairs([turn], [{turn.id: plan}])

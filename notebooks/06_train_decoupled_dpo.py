@@ -48,12 +48,14 @@ import math
 import torch
 from turn_trees.losses import dpo
 
-beta, reference = 0.2, torch.tensor([-12.0, -9.0])  # log-probabilities of the chosen answer and of the rejected one
+# Log-probabilities of the chosen answer and of the rejected one
+beta, reference = 0.2, torch.tensor([-12.0, -9.0])
 policy = reference.clone().requires_grad_()
 at_start = dpo(policy[0], policy[1], *reference, beta=beta)
 assert math.isclose(at_start.item(), math.log(2), rel_tol=1e-6)
 at_start.backward()
-assert torch.allclose(policy.grad, torch.tensor([-beta / 2, beta / 2]))  # descent raises the chosen, lowers the rejected
+# Descent raises the chosen, lowers the rejected
+assert torch.allclose(policy.grad, torch.tensor([-beta / 2, beta / 2]))
 moved = dpo(reference[0] + 1, reference[1] - 1, *reference, beta=beta)
 assert math.isclose(moved.item(), math.log(1 + math.exp(-beta * (1 + 1))), rel_tol=1e-6)
 print(f"loss {at_start.item():.3f} before, {moved.item():.3f} after; gradient {policy.grad[0]:.1f} and {policy.grad[1]:.1f}")
