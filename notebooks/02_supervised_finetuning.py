@@ -253,25 +253,23 @@ figures.glue_numbers(planner_loss=f"{per_turn:.2f}", planner_seen=f"{last_quarte
 # ````{exercise} change
 # :label: ex-02-change
 #
-# In the cell of the chain rule above, let the reply be three times as long, `of_reply = torch.tensor([-2.3, -0.9, -1.4, -0.4] * 3)` and `answers=[list(range(1, 15))]`.
-# Which of the three losses per token change, and what share of the coupled loss is left to the strategy?
+# Train the planner on four of `smoke`'s dialogues by a profile of your own and `decoupled-esc run --profile mine sft-planner`, and again with a thousandth of the learning rate.
+# What do you expect of `held_out_loss`, in nats per token, in `runs/mine/sft-planner/result.json`?
+#
+# ```yaml
+# # profiles/mine.yaml
+# extends: smoke
+# description: four dialogues, for an exercise
+# data: {train_dialogues: 4, test_dialogues: 2}
+# # the second time also:
+# sft: {planner: {learning_rate: 2.0e-6}}
+# ```
 # ````
 #
 # ````{solution} ex-02-change
 # :class: dropdown
 #
-# ```python
-# import torch
-#
-# of_strategy = torch.tensor([-1.6, -0.1])
-# for times in (1, 3):
-#     of_reply = torch.tensor([-2.3, -0.9, -1.4, -0.4] * times)
-#     coupled = -torch.cat([of_strategy, of_reply])
-#     print(f"coupled {coupled.mean():.2f}, of which the strategy {100 * coupled[:2].sum() / coupled.sum():.0f}%")
-# # coupled 1.12, of which the strategy 25%
-# # coupled 1.19, of which the strategy 10%
-# ```
-#
-# Planner and generator stay as they were; the coupled mean moves towards the generator's.
-# A coupled model's strategy is a few tokens among many, and the longer the replies, the less of its loss is about the choice.
+# The second time it stays close to where training began (the first `loss` in `steps`): four steps of this size hardly move a weight, and the base model has never been asked for a strategy.
+# The first time it falls to less than half of that, by four steps.
+# What they teach is mostly the form of the answer, eight names and how they are spelled; which of them fits takes far more turns, and is what the compute exercise above measures.
 # ````

@@ -1,10 +1,11 @@
-"""The exercises of chapters 01 to 15: three in each, and every solution's code runs and prints what it says."""
+"""The exercises of chapters 01 to 15: three in each, every solution's code prints what it says, and profiles are sound."""
 
 import re
 
 import jupytext
 import pytest
 
+from decoupled_esc.experiments import book, inputs, profiles
 from decoupled_esc.publish.notebooks import sources
 
 CHAPTERS = [source for source in sources() if 1 <= int(source.name[:2]) <= 15]
@@ -18,9 +19,9 @@ def directives(source):
     return DIRECTIVE.findall(text)
 
 
-def blocks(text):
-    """The Python code in a directive's body, block by block."""
-    return re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+def blocks(text, language="python"):
+    """The code in a directive's body, block by block."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
 
 
 @pytest.mark.parametrize("source", CHAPTERS, ids=lambda source: source.stem)
@@ -46,3 +47,16 @@ def test_solutions_print_what_they_say(source, capsys):
             exec(compile(code, source.name, "exec"), namespace)
             said += PRINTED.findall(code)
     assert said and capsys.readouterr().out.splitlines() == said
+
+
+def test_the_profile_of_an_exercise_changes_the_step_that_it_runs(tmp_path, monkeypatch):
+    run = re.compile("decoupled-esc run --profile mine ([a-z-]+)")
+    found = [(run.search(body)[1], body) for source in CHAPTERS for _, _, body in directives(source) if run.search(body)]
+    assert found
+    (tmp_path / "smoke.yaml").write_bytes((profiles.FOLDER / "smoke.yaml").read_bytes())
+    monkeypatch.setattr(profiles, "FOLDER", tmp_path)
+    for step, body in found:
+        (own,) = blocks(body, "yaml")
+        (tmp_path / "mine.yaml").write_text(own)
+        mine, smoke = (book.steps(profiles.load_profile(name), inputs.as_published()) for name in ("mine", "smoke"))
+        assert mine[step].key != smoke[step].key
