@@ -126,6 +126,9 @@ figures.glue_numbers(
 # What an earlier printing said otherwise, and why, stands under [Changes](../book/changes.md).
 # *Differs* is no accusation: small models, another judge or another sampling temperature change numbers too, and the text beside a table says what we know about the cause.
 #
+# Code is folded, but for short cells that show an idea on a small example and compare it with the library.
+# Chapters 01 to 15 end on three exercises each, with solutions.
+#
 # (profiles)=
 # ## Profiles: who made this number
 #

@@ -209,20 +209,7 @@ results_table(pd.DataFrame(flaws, columns=["data set", "what", "times"]).set_ind
 # ## Exercises
 #
 # Each chapter up to 15 ends on three exercises: one to *read*, whose answer is on the page, one to *compute* in a few lines, and one to *change* something and run it again.
-# Code runs in a new cell at the end of the chapter's notebook, or in any Python of this repository.
-#
-# Where a *change* is one of a profile, write it into a profile of your own, which is a quarter of `smoke` and takes seconds per step on two free cores:
-#
-# ```yaml
-# # profiles/mine.yaml
-# extends: smoke
-# description: the exercises, on a quarter of smoke's dialogues
-# data: {train_dialogues: 20, test_dialogues: 4}
-# ```
-#
-# The exercise names the step, such as `decoupled-esc run --profile mine sft-planner`.
-# Run it once as it is, which also makes what it needs, and once with the change; its numbers are in `runs/mine/<step>/result.json`, where the first run's are to be noted down before the second.
-# Four dialogues are enough to see an effect that must be there, and no result.
+# Code runs in a new cell at the end of the chapter's notebook, or in any Python of this repository; the cells of a chapter go on from one another.
 #
 # ````{exercise} read
 # :label: ex-01-read

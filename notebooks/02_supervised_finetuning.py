@@ -64,7 +64,8 @@ trained = {
 import torch
 import turn_trees
 
-of_strategy = torch.tensor([-1.6, -0.1])  # log-probability of each token, given all that stands before it
+# Log-probability of each token, given all that stands before it
+of_strategy = torch.tensor([-1.6, -0.1])
 of_reply = torch.tensor([-2.3, -0.9, -1.4, -0.4])
 of_turn = torch.cat([of_strategy, of_reply])
 one_turn = turn_trees.pack([turn_trees.Example("a turn", prompt=[0], answers=[[1, 2, 3, 4, 5, 6]])])
@@ -252,10 +253,15 @@ figures.glue_numbers(planner_loss=f"{per_turn:.2f}", planner_seen=f"{last_quarte
 # ````{exercise} change
 # :label: ex-02-change
 #
-# In `profiles/mine.yaml` ([chapter 01](01_explore_data.ipynb)), give the planner a thousandth of its learning rate, and run `decoupled-esc run --profile mine sft-planner` without and with it.
-# What do you expect of `held_out_loss`?
+# Train the planner on four of `smoke`'s dialogues by a profile of your own and `decoupled-esc run --profile mine sft-planner`, and again with a thousandth of the learning rate.
+# What do you expect of `held_out_loss`, in nats per token, in `runs/mine/sft-planner/result.json`?
 #
 # ```yaml
+# # profiles/mine.yaml
+# extends: smoke
+# description: four dialogues, for an exercise
+# data: {train_dialogues: 4, test_dialogues: 2}
+# # the second time also:
 # sft: {planner: {learning_rate: 2.0e-6}}
 # ```
 # ````
@@ -263,6 +269,7 @@ figures.glue_numbers(planner_loss=f"{per_turn:.2f}", planner_seen=f"{last_quarte
 # ````{solution} ex-02-change
 # :class: dropdown
 #
-# It stays about where the base model has it, many times higher: 20 steps of this size hardly move a weight, and the base model has never been asked for the name of a strategy.
-# Most of what the first run gains is the form of the answer: the eight names and how they are spelled.
+# The second time it stays close to where training began (the first `loss` in `steps`): four steps of this size hardly move a weight, and the base model has never been asked for a strategy.
+# The first time it falls to less than half of that, by four steps.
+# What they teach is mostly the form of the answer, eight names and how they are spelled; which of them fits takes far more turns, and is what the compute exercise above measures.
 # ````

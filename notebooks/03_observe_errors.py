@@ -128,7 +128,8 @@ figures.show("fig_errors", figure)
 # %%
 from decoupled_esc.evaluate.agreement import weighted_kappa
 
-table = np.array([[40, 10], [5, 45]])  # an error or none: rows the first label, columns the second, of 100 replies
+# An error or none: rows the first label, columns the second, of 100 replies
+table = np.array([[40, 10], [5, 45]])
 share = table / table.sum()
 observed, by_chance = np.trace(share), share.sum(axis=1) @ share.sum(axis=0)
 by_hand = (observed - by_chance) / (1 - by_chance)

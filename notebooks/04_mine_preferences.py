@@ -90,8 +90,10 @@ from decoupled_esc.corpus import Message, Turn
 
 THREE = {"Lack of Empathy", "Early Emotion Shift", "Template Response"}
 turn = Turn("d/1", "d", (Message("seeker", "I failed my exam."),), "Reflection of feelings", "That must hurt.")
-plan, reply = "Providing Suggestions", "Cheer up, you will pass the next one!"  # sampled, the reply under the gold strategy
-of_gold, of_reply = "None", "Early Emotion Shift"  # what the judge saw in both replies
+# Sampled, the reply under the gold strategy
+plan, reply = "Providing Suggestions", "Cheer up, you will pass the next one!"
+# What the judge saw in both replies
+of_gold, of_reply = "None", "Early Emotion Shift"
 to_planner = plan != turn.strategy
 to_generator = of_gold not in THREE and of_reply in THREE
 strategy_pairs, _ = mining.strategy_pairs([turn], [{turn.id: plan}])
@@ -342,19 +344,20 @@ results_table(by_scale, f"Mechanisms of empathy (0 to 2) in all response pairs b
 # ````{exercise} change
 # :label: ex-04-change
 #
-# Mining samples two strategies per turn.
-# In `profiles/mine.yaml`, let the planner answer greedily, and run `decoupled-esc run --profile mine pairs` without and with it.
-# What becomes of the number of strategy pairs, and under which reason do the missing ones appear in `left`?
-#
-# ```yaml
-# generation: {plan: {temperature: 0.0}}
-# ```
+# In the cell of one turn above, let the judge see a template in the *gold* reply, `of_gold = "Template Response"`.
+# Which of the two pairs is lost, and is that right?
 # ````
 #
 # ````{solution} ex-04-change
 # :class: dropdown
 #
-# Greedy decoding says the same both times, so that every second sample of a turn that is not *as gold* is one that was *sampled before*: at most one pair is left per turn.
-# The pairs that are left all reject the planner's favourites, and teach little about the rest.
-# Response pairs stay as they are: nothing that makes them was changed.
+# ```python
+# from decoupled_esc.evaluate.judges import kept
+#
+# print(kept("None", "Early Emotion Shift"), kept("Template Response", "Early Emotion Shift"))  # True False
+# ```
+#
+# The response pair: its chosen side must have none of the three errors, or the generator would be taught one of them.
+# The strategy pair stays, since no judge is asked about it.
+# It is right if the judge is; where it finds fault with sound replies, the filter throws away good pairs and says nothing of it.
 # ````

@@ -401,18 +401,43 @@ results_table(pd.DataFrame({f"{n} at once": {"seconds": f"{s['seconds']:.1f}", "
 # ````{exercise} change
 # :label: ex-05-change
 #
-# In `profiles/mine.yaml`, let the search do without the bonus, and run `decoupled-esc run --profile mine search` without and with it.
-# Compare how deep the trees are and how many siblings are tried at a node (`trees` in the result, or [all trees](93_open_trees.ipynb) for the search of this page).
+# Here is a world in which each strategy earns the same wherever it is used, grown for twenty iterations.
+# Take the bonus away, $c = 0$: how many strategies are still tried as a first answer, and what does that do to the pairs?
 #
-# ```yaml
-# search: {constants: {exploration: 0.0}}
+# ```python
+# from decoupled_esc import taxonomy
+# from decoupled_esc.corpus import Message
+# from decoupled_esc.search.tree import Constants, Quality, SeekerTurn, Tree
+#
+# gold = (Message("seeker", "I failed my exam."), Message("supporter", "That must hurt.", "Reflection of feelings"))
+#
+#
+# def tried_first(c):
+#     tree = Tree(gold, taxonomy.STRATEGIES, Constants(
+#         exploration=c, prior_temperature=1.0, strategy_weight=7.0, bias=-1.5, rollout=0, own_turn=True, gold_value=None, gold_visits=1,
+#         min_iterations=20, max_iterations=20, max_terminal_nodes=25, max_depth=4, parallel_simulations=1,
+#     ))
+#     while not tree.finished:
+#         for task in tree.ask():
+#             worth = 2.5 - taxonomy.STRATEGIES.index(task.history[-1].strategy or "Question") / 8  # the first strategies earn most
+#             tree.tell(task.id, {
+#                 "strategies": [0.0] * 8, "supporter": "…", "seeker": SeekerTurn("…", False), "reward": Quality(None, None, None, worth),
+#             }[task.kind])
+#     return sum(child.reply is not None for child in tree.root.children)
+#
+#
+# print(tried_first(6.0))  # 8
 # ```
 # ````
 #
 # ````{solution} ex-05-change
 # :class: dropdown
 #
+# ```python
+# print(tried_first(0.0))  # 1
+# ```
+#
 # With $c = 0$ PUCB is $Q$ alone.
-# A child that was never visited has $Q = 0$ and is not chosen while another has a positive $Q$, whatever its prior: the search follows the first branch that earned something, and the siblings that pairs are made of stay untried.
-# Where all visited children have a negative $Q$, the opposite happens: every untried one comes before them.
+# A child that was never visited has $Q = 0$ and is not chosen while another has a positive $Q$, whatever its prior: the search stays with the gold turn, which was there from the start, although two strategies earn more here.
+# No sibling is tried, so that there is nothing to pair.
 # ````

@@ -48,12 +48,14 @@ import math
 import torch
 from turn_trees.losses import dpo
 
-beta, reference = 0.2, torch.tensor([-12.0, -9.0])  # log-probabilities of the chosen answer and of the rejected one
+# Log-probabilities of the chosen answer and of the rejected one
+beta, reference = 0.2, torch.tensor([-12.0, -9.0])
 policy = reference.clone().requires_grad_()
 at_start = dpo(policy[0], policy[1], *reference, beta=beta)
 assert math.isclose(at_start.item(), math.log(2), rel_tol=1e-6)
 at_start.backward()
-assert torch.allclose(policy.grad, torch.tensor([-beta / 2, beta / 2]))  # descent raises the chosen, lowers the rejected
+# Descent raises the chosen, lowers the rejected
+assert torch.allclose(policy.grad, torch.tensor([-beta / 2, beta / 2]))
 moved = dpo(reference[0] + 1, reference[1] - 1, *reference, beta=beta)
 assert math.isclose(moved.item(), math.log(1 + math.exp(-beta * (1 + 1))), rel_tol=1e-6)
 print(f"loss {at_start.item():.3f} before, {moved.item():.3f} after; gradient {policy.grad[0]:.1f} and {policy.grad[1]:.1f}")
@@ -222,16 +224,26 @@ results_table(pd.DataFrame(moved).T, f"KL from the fine-tuned model after each l
 # ````{exercise} change
 # :label: ex-06-change
 #
-# In `profiles/mine.yaml`, give the planner ten times its $\beta$ of 0.5, and run `decoupled-esc run --profile mine dpo-planner` without and with it.
-# Which way do you expect `divergence`, the KL from the reference, to go?
-#
-# ```yaml
-# preference: {planner: {loss: {beta: 5.0}}}
-# ```
+# In the cell of one pair above, take ten times the $\beta$.
+# Say first which of the four numbers that it prints change, and which way; the last assertions hold for any $\beta$.
 # ````
 #
 # ````{solution} ex-06-change
 # :class: dropdown
 #
-# CHANGE06
+# ```python
+# import torch
+# from turn_trees.losses import dpo
+#
+# reference = torch.tensor([-12.0, -9.0])
+# policy = reference.clone().requires_grad_()
+# at_start = dpo(policy[0], policy[1], *reference, beta=2.0)
+# at_start.backward()
+# moved = dpo(reference[0] + 1, reference[1] - 1, *reference, beta=2.0)
+# print(f"loss {at_start.item():.3f} before, {moved.item():.3f} after; gradient {policy.grad[0]:.1f} and {policy.grad[1]:.1f}")
+# # loss 0.693 before, 0.018 after; gradient -1.0 and 1.0
+# ```
+#
+# The loss before is $\ln 2$ for any $\beta$.
+# The gradient is ten times as large, and after a move of one nat on each side next to nothing is left of the loss: with a large $\beta$ a small departure from the reference is enough.
 # ````

@@ -310,16 +310,24 @@ results_table(planners, f"Planners on the test turns, by argmax and sampled, pro
 # ````{exercise} change
 # :label: ex-07-change
 #
-# In `profiles/mine.yaml`, give the coupled model a hundred times the learning rate of `smoke`, and run `decoupled-esc run --profile mine dpo-vanilla` without and with it.
-# What do you expect of `divergence`, and of the nats of the gold turn (`held_out_loss`)?
+# Change the pair into NsPr: the model chose another strategy, and its reply under it is sound.
+# What does the loss ask for that reply?
 #
-# ```yaml
-# preference: {vanilla: {training: {learning_rate: 3.0e-2}}}
+# ```python
+# sound_reply = torch.tensor(-15.0, requires_grad=True)  # its log-probability, under the other strategy
 # ```
 # ````
 #
 # ````{solution} ex-07-change
 # :class: dropdown
 #
-# CHANGE07
+# ```python
+# of_reference = map(torch.tensor, reference["NsNr"])
+# loss = dpo(gold_strategy + good_reply, other_strategy + sound_reply, *of_reference, beta=0.2)
+# (of_sound,) = torch.autograd.grad(loss, sound_reply)
+# print(f"{of_sound:.2f}")  # 0.10
+# ```
+#
+# A positive gradient: descent makes the sound reply less probable, to the same degree as the wrong strategy, because the loss sees only their sum.
+# A decoupled system has no such pair: the strategy pair holds two names and no reply.
 # ````

@@ -108,8 +108,10 @@ results_table(pd.DataFrame(shown).set_index("turn"), f"Generated replies, resear
 # %%
 from decoupled_esc.evaluate.bootstrap import bootstrap, cluster_weights
 
-hits, turns = np.array([9, 2, 7, 3, 8, 1]), np.array([14, 12, 16, 10, 15, 11])  # per dialogue: as gold, and all
-times = cluster_weights(6, replicates=2000, seed=13)  # how often each replicate holds each dialogue
+# Per dialogue: as gold, and all
+hits, turns = np.array([9, 2, 7, 3, 8, 1]), np.array([14, 12, 16, 10, 15, 11])
+# How often each replicate holds each dialogue
+times = cluster_weights(6, replicates=2000, seed=13)
 accuracies = []
 for row in times:
     dialogues = np.repeat(np.arange(6), row)
@@ -313,8 +315,10 @@ figures.show("fig_confusion", figures.confusion(matrices, book.source(f"n = {n_t
 # $$ (eq-bias)
 
 # %%
-w = np.full((8, 8), 4.0)  # turns by prediction (rows) and gold strategy (columns): no preference ...
-w[0] = 12.0  # ... but for the first strategy, which is predicted three times as often, whatever is gold
+# Turns by prediction (rows) and gold strategy (columns), without a preference ...
+w = np.full((8, 8), 4.0)
+# ... but for the first strategy: predicted three times as often, whatever is gold
+w[0] = 12.0
 p = np.ones(8)
 for _ in range(strategy.PAPER_SWEEPS):
     for i in range(8):

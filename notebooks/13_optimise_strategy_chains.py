@@ -180,7 +180,8 @@ cso_tables.losses(measured, "cso/table-11", tuning, book.label)
 import torch
 from turn_trees.losses import dpo, ipo
 
-beta, margin = 0.1, torch.tensor([0.0, 5.0, 10.0], requires_grad=True)  # log-ratio of the chosen minus that of the rejected
+# Log-ratio of the chosen minus that of the rejected
+beta, margin = 0.1, torch.tensor([0.0, 5.0, 10.0], requires_grad=True)
 nothing = torch.zeros(3)
 pushes = {}
 for name, loss in (("IPO", ipo), ("DPO", dpo)):

@@ -68,7 +68,8 @@ figures.glue_numbers(
 import numpy as np
 from decoupled_esc.evaluate import decoding
 
-given = np.array([0.30, 0.20, 0.14, 0.12, 0.10, 0.07, 0.05, 0.02])  # the most probable first
+# The most probable first
+given = np.array([0.30, 0.20, 0.14, 0.12, 0.10, 0.07, 0.05, 0.02])
 cooler = given ** (1 / 0.7)
 cooler /= cooler.sum()
 tail = cooler[::-1].cumsum()[::-1]  # what would be left out, from each strategy on

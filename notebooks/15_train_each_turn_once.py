@@ -56,7 +56,8 @@ hardware = f"{bench['provenance']['hardware']['threads']} CPU threads, float32, 
 # The last token of an answer is asked for and never read, so that it counts in neither sum.
 
 # %%
-prompts = [[1, 2, 90], [1, 2, 3, 4, 90], [1, 2, 3, 4, 5, 6, 7, 90]]  # 90 hands the word to the supporter
+# 90 hands the word to the supporter
+prompts = [[1, 2, 90], [1, 2, 3, 4, 90], [1, 2, 3, 4, 5, 6, 7, 90]]
 answers = [[30, 31], [40, 41, 42], [50, 51]]
 sequences = [prompt + answer[:-1] for prompt, answer in zip(prompts, answers)]
 beginnings = {tuple(sequence[:end]) for sequence in sequences for end in range(1, len(sequence) + 1)}

@@ -271,6 +271,10 @@ def test_what_cannot_be_translated_is_refused(tex):
 
 # --- build_book ---
 
+EXERCISES = "".join(
+    f"\n```{{exercise}} read\n:label: ex-{n}\n\nWhy?\n```\n\n```{{solution}} ex-{n}\n:class: dropdown\n\nSo.\n```\n" for n in "ab"
+)
+
 
 def test_a_book_is_built_strictly_and_sound(tmp_path):
     root = tmp_path / "root"
@@ -281,7 +285,7 @@ def test_a_book_is_built_strictly_and_sound(tmp_path):
     (root / "_toc.yml").write_text("format: jb-book\nroot: book/welcome\nchapters:\n- file: notebooks/01_a\n")
     (root / "book" / "references.bib").write_text("@misc{a, title={A}, author={A, B}, year={2025}}\n")
     welcome = root / "book" / "welcome.md"
-    welcome.write_text("# Welcome\n\n$$\nx = \\frac{1}{2}\n$$ (eq-x)\n\nBy {eq}`eq-x`.\n")
+    welcome.write_text("# Welcome\n\n$$\nx = \\frac{1}{2}\n$$ (eq-x)\n\nBy {eq}`eq-x`.\n" + EXERCISES)
     notebook = jupytext.reads('# %% [markdown]\n# # A\n\n# %% tags=["hide-input"]\n1\n', "py:percent")
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     html = {"text/html": f"{SCRIPT}<p>7</p>"}
@@ -294,6 +298,8 @@ def test_a_book_is_built_strictly_and_sound(tmp_path):
     assert publish.check_site(index.parent) == []
     page = (index.parent / "book" / "welcome.html").read_text()
     assert "<mfrac>" in page and 'href="#equation-eq-x"' in page and "(1)" in page
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert {"ex-a", "ex-b"} <= set(ids) and len(ids) == len(set(ids)) and page.count("solution dropdown") == 2
     static = index.parent / "_static"
     assert "fa-magnifying-glass" in page and "fontawesome.js" not in page and not list(static.rglob("fontawesome.js"))
     (style,) = static.rglob("pydata-sphinx-theme.css")
