@@ -117,8 +117,13 @@ for row in times:
     dialogues = np.repeat(np.arange(6), row)
     accuracies.append(hits[dialogues].sum() / turns[dialogues].sum())
 low, high = np.quantile(accuracies, (0.025, 0.975))
-library = bootstrap(times, lambda weights: (weights @ hits) / (weights @ turns)).estimate()
-assert np.allclose((library.value, library.low, library.high), (hits.sum() / turns.sum(), low, high))
+library = bootstrap(
+    times, lambda weights: (weights @ hits) / (weights @ turns)
+).estimate()
+assert np.allclose(
+    (library.value, library.low, library.high),
+    (hits.sum() / turns.sum(), low, high),
+)
 print(f"{library.value:.2f}, 95% interval {low:.2f} to {high:.2f}")
 
 # %% tags=["hide-input"]
@@ -328,7 +333,9 @@ for _ in range(strategy.PAPER_SWEEPS):
         p[i] = won / lost
     p /= np.exp(np.log(p).mean())
 p *= 8 / p.sum()
-assert np.allclose(p, strategy.preference(w, "paper")) and np.isclose(p.std(), strategy.bias(w, "paper"))
+assert np.allclose(p, strategy.preference(w, "paper")) and np.isclose(
+    p.std(), strategy.bias(w, "paper")
+)
 print(f"strengths {p[0]:.2f} and, seven times, {p[1]:.2f}: B = {p.std():.2f}")
 
 # %% [markdown]

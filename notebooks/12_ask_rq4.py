@@ -129,7 +129,9 @@ results_table(differences, f"Differences in the share of each error, in points, 
 share, m1, m0 = 0.30, 0.50, 0.25
 judged_share = share * m1 + (1 - share) * m0
 assert abs((judged_share - m0) / (m1 - m0) - share) < 1e-12
-print(f"a true share of {share:.0%} is judged as {judged_share:.1%}, and a judged difference of 1 point stands for {1 / (m1 - m0):.0f}")
+print(
+    f"a true share of {share:.0%} is judged as {judged_share:.1%}, and a judged difference of 1 point stands for {1 / (m1 - m0):.0f}"
+)
 
 # %% tags=["hide-input"]
 rates = book["error-rates"]
