@@ -68,9 +68,7 @@ import turn_trees
 of_strategy = torch.tensor([-1.6, -0.1])
 of_reply = torch.tensor([-2.3, -0.9, -1.4, -0.4])
 of_turn = torch.cat([of_strategy, of_reply])
-one_turn = turn_trees.pack(
-    [turn_trees.Example("a turn", prompt=[0], answers=[[1, 2, 3, 4, 5, 6]])]
-)
+one_turn = turn_trees.pack([turn_trees.Example("a turn", prompt=[0], answers=[[1, 2, 3, 4, 5, 6]])])
 sft = turn_trees.Loss("sft")
 total, _ = sft(of_turn.sum()[None], one_turn, torch.empty(0))
 assert torch.isclose(total, -of_strategy.sum() - of_reply.sum())

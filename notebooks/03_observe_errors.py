@@ -133,17 +133,9 @@ table = np.array([[40, 10], [5, 45]])
 share = table / table.sum()
 observed, by_chance = np.trace(share), share.sum(axis=1) @ share.sum(axis=0)
 by_hand = (observed - by_chance) / (1 - by_chance)
-first, second = (
-    np.repeat(side.ravel(), table.ravel()).tolist() for side in np.indices((2, 2))
-)
+first, second = (np.repeat(side.ravel(), table.ravel()).tolist() for side in np.indices((2, 2)))
 library = weighted_kappa(
-    first,
-    second,
-    range(table.sum()),
-    labels=(0, 1),
-    weights=None,
-    replicates=100,
-    seed=1,
+    first, second, range(table.sum()), labels=(0, 1), weights=None, replicates=100, seed=1
 )
 assert np.isclose(by_hand, library.value)
 print(f"equal {observed:.2f}, by chance {by_chance:.2f}, kappa {by_hand:.2f}")

@@ -107,9 +107,7 @@ response_pairs, _ = mining.response_pairs(
     [turn], [{turn.id: reply}], [{turn.id: (of_gold, of_reply)}]
 )
 assert (to_planner, to_generator) == (bool(strategy_pairs), bool(response_pairs))
-print(
-    f"a pair for the planner: {to_planner}; a pair for the generator: {to_generator}"
-)
+print(f"a pair for the planner: {to_planner}; a pair for the generator: {to_generator}")
 
 # %% [markdown]
 # Here is why the other samples gave no pair.

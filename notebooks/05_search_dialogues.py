@@ -115,11 +115,7 @@ gold = (
     Message("seeker", "I failed my exam."),
     Message("supporter", "That must hurt.", "Reflection of feelings"),
 )
-tree = Tree(
-    gold,
-    taxonomy.STRATEGIES,
-    hand.model_copy(update={"max_iterations": 1, "rollout": 0}),
-)
+tree = Tree(gold, taxonomy.STRATEGIES, hand.model_copy(update={"max_iterations": 1, "rollout": 0}))
 scores = {"the gold turn": Quality(3, 2, 4, 3), "another turn": Quality(1, 2, 2, 1)}
 rewards = iter(scores.values())
 while not tree.finished:
@@ -129,16 +125,9 @@ while not tree.finished:
             "supporter": "Never mind.",
             "seeker": SeekerTurn("Well.", False),
         }
-        tree.tell(
-            task.id, next(rewards) if task.kind == "reward" else answers[task.kind]
-        )
-first, second = (
-    (e + i + h + 7 * s) / (3 + 7) - 1.5 for e, i, h, s in scores.values()
-)
-assert (
-    np.isclose(tree.root.value, (first * 1 + second) / (1 + 1))
-    and tree.root.visits == 2
-)
+        tree.tell(task.id, next(rewards) if task.kind == "reward" else answers[task.kind])
+first, second = ((e + i + h + 7 * s) / (3 + 7) - 1.5 for e, i, h, s in scores.values())
+assert np.isclose(tree.root.value, (first * 1 + second) / (1 + 1)) and tree.root.visits == 2
 print(
     f"rewards {first:.1f} and {second:.1f}; at the root Q = {tree.root.value:.2f}, N = {tree.root.visits}"
 )

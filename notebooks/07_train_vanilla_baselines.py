@@ -89,10 +89,7 @@ for strategy, label in [
     ("Question", "Template Response"),
 ]:
     quadrant = (
-        ("P" if strategy == turn.strategy else "N")
-        + "s"
-        + ("N" if label in faults else "P")
-        + "r"
+        ("P" if strategy == turn.strategy else "N") + "s" + ("N" if label in faults else "P") + "r"
     )
     assert quadrant == mining.quadrant(turn, strategy, label)
     found.append(f"{strategy}, {label}: {quadrant}")

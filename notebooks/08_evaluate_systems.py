@@ -117,12 +117,9 @@ for row in times:
     dialogues = np.repeat(np.arange(6), row)
     accuracies.append(hits[dialogues].sum() / turns[dialogues].sum())
 low, high = np.quantile(accuracies, (0.025, 0.975))
-library = bootstrap(
-    times, lambda weights: (weights @ hits) / (weights @ turns)
-).estimate()
+library = bootstrap(times, lambda weights: (weights @ hits) / (weights @ turns)).estimate()
 assert np.allclose(
-    (library.value, library.low, library.high),
-    (hits.sum() / turns.sum(), low, high),
+    (library.value, library.low, library.high), (hits.sum() / turns.sum(), low, high)
 )
 print(f"{library.value:.2f}, 95% interval {low:.2f} to {high:.2f}")
 

@@ -61,24 +61,13 @@ prompts = [[1, 2, 90], [1, 2, 3, 4, 90], [1, 2, 3, 4, 5, 6, 7, 90]]
 answers = [[30, 31], [40, 41, 42], [50, 51]]
 sequences = [prompt + answer[:-1] for prompt, answer in zip(prompts, answers)]
 beginnings = {
-    tuple(sequence[:end])
-    for sequence in sequences
-    for end in range(1, len(sequence) + 1)
+    tuple(sequence[:end]) for sequence in sequences for end in range(1, len(sequence) + 1)
 }
 three_turns = turn_trees.pack(
-    [
-        turn_trees.Example(f"turn {n}", p, [a])
-        for n, (p, a) in enumerate(zip(prompts, answers))
-    ]
+    [turn_trees.Example(f"turn {n}", p, [a]) for n, (p, a) in enumerate(zip(prompts, answers))]
 )
-assert (
-    len(three_turns)
-    == len(beginnings)
-    == 7 + sum(1 + len(answer) - 1 for answer in answers)
-)
-print(
-    f"{sum(map(len, sequences))} tokens turn by turn, {len(beginnings)} in one tree"
-)
+assert len(three_turns) == len(beginnings) == 7 + sum(1 + len(answer) - 1 for answer in answers)
+print(f"{sum(map(len, sequences))} tokens turn by turn, {len(beginnings)} in one tree")
 
 # %% [markdown]
 # The table counts both for the whole training split, each turn once for supervised fine-tuning (SFT) and with one pair for {term}`DPO`.

@@ -72,10 +72,7 @@ old, plans, words, both = (
     18.9,
     19.2,
 )  # Y_00, Y_10, Y_01, Y_11: numbers made up for the example
-of_plans, of_words = (
-    ((plans - old) + (both - words)) / 2,
-    ((words - old) + (both - plans)) / 2,
-)
+of_plans, of_words = ((plans - old) + (both - words)) / 2, ((words - old) + (both - plans)) / 2
 print(f"plans {of_plans:.2f} + words {of_words:.2f} = {both - old:.2f}")
 assert abs(of_plans + of_words - (both - old)) < 1e-9
 
@@ -294,9 +291,7 @@ never_right = 100 * np.roll(np.eye(8), 1, axis=0)
 print(
     f"knowing base rates alone: B = {bias(sampled, 'paper'):.2f} sampled, {bias(favourite, 'paper'):.2f} by argmax"
 )
-print(
-    f"never right, each strategy as often as gold: B = {bias(never_right, 'paper'):.2f}"
-)
+print(f"never right, each strategy as often as gold: B = {bias(never_right, 'paper'):.2f}")
 assert bias(sampled, "paper") < 1e-6 and bias(never_right, "paper") == 0
 
 # %% tags=["hide-input", "remove-output"]

@@ -178,7 +178,7 @@ CHANGES = [
     ("cso.lora.losses.kto.learning_rate", 1e-3, {"cso-lora-kto"}),
     ("cso.lora.sft.epochs", 2, {"cso-lora-sft"}),
     ("cso.sft.warmup_ratio", 0.2, {"cso-sft"}),
-    ("scale", "small", {"error-classifier", "empathy-scale", "pairs", "search", "esc-pro", "counts-errors", "judged-offline"}),
+    ("scale", "small", {"error-classifier", "empathy-scale", "pairs", "search", "esc-pro", "counts-errors", "judged-offline", "error-rates"}),
     ("description", "another", set()),
     ("launch", {"processes": 1, "config": "cpu"}, set()),
 ]  # fmt: skip

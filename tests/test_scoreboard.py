@@ -209,5 +209,5 @@ def test_the_published_files_are_those_whose_printed_numbers_they_give():
     assert round(board._accuracy(board._as_scored(rows["CauESC"])) / 100, 4) == 0.3333  # printed: 0.3333
     assert all(row.turn.strategy == row.gold_strategy for row in rows["CauESC"])  # ids and turns are the right ones
     assert sum(row.turn.strategy == row.gold_strategy for row in rows["TransESC"]) >= 1752
-    scores, gold, _ = board._scores(rows["CauESC"])
+    scores, gold, _ = board.scored_rows(rows["CauESC"])
     assert abs(decoding.calibration(scores, gold).accuracy - 100 / 3) < 1e-9

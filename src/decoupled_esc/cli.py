@@ -163,7 +163,8 @@ def _status(options) -> int:
 
     book = Book(options.profile)
     print(f"profile {book.profile.name}: {book.profile.description}")
-    print(f"{'step':<34}{'run here':<50}  published")
+    wide = max(map(len, book.steps)) + 2
+    print(f"{'step':<{wide}}{'run here':<50}  published")
     changed: dict[str, set[str]] = {}
     for name, step in book.steps.items():
         words = []
@@ -176,7 +177,7 @@ def _status(options) -> int:
                 words.append("holds" if stored is not None else store.why_not(one))
             except Damaged as damage:
                 words.append(f"damaged: {damage}")
-        print(f"{name:<34}{words[0]:<50}  {words[1]}")
+        print(f"{name:<{wide}}{words[0]:<50}  {words[1]}")
     for line in _advice(changed):
         print(line)
     return 0
