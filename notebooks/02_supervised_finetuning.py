@@ -73,12 +73,8 @@ sft = turn_trees.Loss("sft")
 total, _ = sft(of_turn.sum()[None], one_turn, torch.empty(0))
 assert torch.isclose(total, -of_strategy.sum() - of_reply.sum())
 assert torch.isclose(total / sft.items(one_turn), -of_turn.mean())
-print(
-    f"nats: coupled {total:.1f} = planner {-of_strategy.sum():.1f} + generator {-of_reply.sum():.1f}"
-)
-print(
-    f"nats per token: coupled {-of_turn.mean():.2f}, planner {-of_strategy.mean():.2f}, generator {-of_reply.mean():.2f}"
-)
+print(f"nats: coupled {total:.1f} = planner {-of_strategy.sum():.1f} + generator {-of_reply.sum():.1f}")
+print(f"nats per token: coupled {-of_turn.mean():.2f}, planner {-of_strategy.mean():.2f}, generator {-of_reply.mean():.2f}")
 
 # %% [markdown]
 # ## What each model is shown

@@ -89,13 +89,7 @@ results_table(routed, f"Errors seen in replies at the training turns, profile {b
 from decoupled_esc.corpus import Message, Turn
 
 THREE = {"Lack of Empathy", "Early Emotion Shift", "Template Response"}
-turn = Turn(
-    "d/1",
-    "d",
-    (Message("seeker", "I failed my exam."),),
-    "Reflection of feelings",
-    "That must hurt.",
-)
+turn = Turn("d/1", "d", (Message("seeker", "I failed my exam."),), "Reflection of feelings", "That must hurt.")
 # Sampled, the reply under the gold strategy
 plan, reply = "Providing Suggestions", "Cheer up, you will pass the next one!"
 # What the judge saw in both replies
@@ -103,9 +97,7 @@ of_gold, of_reply = "None", "Early Emotion Shift"
 to_planner = plan != turn.strategy
 to_generator = of_gold not in THREE and of_reply in THREE
 strategy_pairs, _ = mining.strategy_pairs([turn], [{turn.id: plan}])
-response_pairs, _ = mining.response_pairs(
-    [turn], [{turn.id: reply}], [{turn.id: (of_gold, of_reply)}]
-)
+response_pairs, _ = mining.response_pairs([turn], [{turn.id: reply}], [{turn.id: (of_gold, of_reply)}])
 assert (to_planner, to_generator) == (bool(strategy_pairs), bool(response_pairs))
 print(f"a pair for the planner: {to_planner}; a pair for the generator: {to_generator}")
 

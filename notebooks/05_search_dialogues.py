@@ -77,31 +77,16 @@ results_table(constants, f"Constants of the search, profile {book.label}; the pr
 # One choice, by hand: a child that was never visited wins against a good one while $c P \sqrt{N}$ is large.
 
 # %%
-from decoupled_esc.search.tree import Constants, Node, pucb
+from decoupled_esc.search.tree import Node, pucb
 
-hand = Constants(
-    exploration=6.0,
-    prior_temperature=1.0,
-    strategy_weight=7.0,
-    bias=-1.5,
-    rollout=1,
-    own_turn=True,
-    gold_value=None,
-    gold_visits=1,
-    min_iterations=100,
-    max_iterations=200,
-    max_terminal_nodes=25,
-    max_depth=20,
-    parallel_simulations=1,
-)
+chosen = {"exploration": 6.0, "strategy_weight": 7.0, "bias": -1.5}
+chosen |= {"own_turn": True, "gold_value": None, "gold_visits": 1}
+hand = book.profile.search.constants.model_copy(update=chosen)
 root = Node("r", None, 1.0, visits=9)
-tried, untried = (
-    Node(f"r.{k}", None, prior, value=value, visits=visits, parent=root)
-    for k, (prior, value, visits) in enumerate([(0.5, 0.8, 8), (0.2, 0.0, 0)])
-)
-assert np.isclose(pucb(tried, hand), 0.8 + 6 * 0.5 * 3 / 9) and np.isclose(
-    pucb(untried, hand), 0 + 6 * 0.2 * 3 / 1
-)
+tried = Node("r.0", None, 0.5, value=0.8, visits=8, parent=root)
+untried = Node("r.1", None, 0.2, value=0.0, visits=0, parent=root)
+assert np.isclose(pucb(tried, hand), 0.8 + 6 * 0.5 * 3 / 9)
+assert np.isclose(pucb(untried, hand), 0 + 6 * 0.2 * 3 / 1)
 print(f"tried {pucb(tried, hand):.2f}, untried {pucb(untried, hand):.2f}")
 
 # %% [markdown]
@@ -111,26 +96,19 @@ print(f"tried {pucb(tried, hand):.2f}, untried {pucb(untried, hand):.2f}")
 from decoupled_esc.corpus import Message
 from decoupled_esc.search.tree import Quality, SeekerTurn, Tree
 
-gold = (
-    Message("seeker", "I failed my exam."),
-    Message("supporter", "That must hurt.", "Reflection of feelings"),
-)
-tree = Tree(gold, taxonomy.STRATEGIES, hand.model_copy(update={"max_iterations": 1, "rollout": 0}))
+said = Message("seeker", "I failed my exam.")
+gold = (said, Message("supporter", "That must hurt.", "Reflection of feelings"))
+once = hand.model_copy(update={"max_iterations": 1, "rollout": 0})
+tree = Tree(gold, taxonomy.STRATEGIES, once)
 scores = {"the gold turn": Quality(3, 2, 4, 3), "another turn": Quality(1, 2, 2, 1)}
-rewards = iter(scores.values())
+rewards, over = iter(scores.values()), SeekerTurn("Well.", False)
 while not tree.finished:
     for task in tree.ask():
-        answers = {
-            "strategies": [0.0] * 8,
-            "supporter": "Never mind.",
-            "seeker": SeekerTurn("Well.", False),
-        }
+        answers = {"strategies": [0.0] * 8, "supporter": "Never mind.", "seeker": over}
         tree.tell(task.id, next(rewards) if task.kind == "reward" else answers[task.kind])
 first, second = ((e + i + h + 7 * s) / (3 + 7) - 1.5 for e, i, h, s in scores.values())
 assert np.isclose(tree.root.value, (first * 1 + second) / (1 + 1)) and tree.root.visits == 2
-print(
-    f"rewards {first:.1f} and {second:.1f}; at the root Q = {tree.root.value:.2f}, N = {tree.root.visits}"
-)
+print(f"rewards {first:.1f} and {second:.1f}; Q = {tree.root.value:.2f}, N = {tree.root.visits}")
 
 # %% [markdown]
 # The same algorithm, step by step, on a made-up dialogue of three rounds and three strategies: Question (Qu), Reflection of feelings (RF) and Providing Suggestions (PS).

@@ -58,9 +58,7 @@ at_start.backward()
 assert torch.allclose(policy.grad, torch.tensor([-beta / 2, beta / 2]))
 moved = dpo(reference[0] + 1, reference[1] - 1, *reference, beta=beta)
 assert math.isclose(moved.item(), math.log(1 + math.exp(-beta * (1 + 1))), rel_tol=1e-6)
-print(
-    f"loss {at_start.item():.3f} before, {moved.item():.3f} after; gradient {policy.grad[0]:.1f} and {policy.grad[1]:.1f}"
-)
+print(f"loss {at_start.item():.3f} before, {moved.item():.3f} after; gradient {policy.grad[0]:.1f} and {policy.grad[1]:.1f}")
 
 # %% [markdown]
 # ## What beta does

@@ -74,23 +74,11 @@ Forest(observed, f"NsNr pairs minus PsNr pairs, after DecoupledESC Table 5; {MAR
 from decoupled_esc import mining
 from decoupled_esc.corpus import Message, Turn
 
-turn = Turn(
-    "d/1",
-    "d",
-    (Message("seeker", "I failed my exam."),),
-    "Reflection of feelings",
-    "That must hurt.",
-)
+turn = Turn("d/1", "d", (Message("seeker", "I failed my exam."),), "Reflection of feelings", "That must hurt.")
 faults = ("Lack of Empathy", "Early Emotion Shift", "Template Response")
 found = []
-for strategy, label in [
-    (turn.strategy, "Lack of Empathy"),
-    ("Question", "None"),
-    ("Question", "Template Response"),
-]:
-    quadrant = (
-        ("P" if strategy == turn.strategy else "N") + "s" + ("N" if label in faults else "P") + "r"
-    )
+for strategy, label in [(turn.strategy, "Lack of Empathy"), ("Question", "None"), ("Question", "Template Response")]:
+    quadrant = ("P" if strategy == turn.strategy else "N") + "s" + ("N" if label in faults else "P") + "r"
     assert quadrant == mining.quadrant(turn, strategy, label)
     found.append(f"{strategy}, {label}: {quadrant}")
 assert mining.quadrant(turn, turn.strategy, "None") is None  # nothing to reject

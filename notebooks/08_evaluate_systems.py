@@ -330,9 +330,7 @@ for _ in range(strategy.PAPER_SWEEPS):
         p[i] = won / lost
     p /= np.exp(np.log(p).mean())
 p *= 8 / p.sum()
-assert np.allclose(p, strategy.preference(w, "paper")) and np.isclose(
-    p.std(), strategy.bias(w, "paper")
-)
+assert np.allclose(p, strategy.preference(w, "paper")) and np.isclose(p.std(), strategy.bias(w, "paper"))
 print(f"strengths {p[0]:.2f} and, seven times, {p[1]:.2f}: B = {p.std():.2f}")
 
 # %% [markdown]

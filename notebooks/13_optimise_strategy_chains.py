@@ -190,12 +190,7 @@ for name, loss in (("IPO", ipo), ("DPO", dpo)):
     if name == "IPO":
         assert torch.allclose(by_margin, (margin - 1 / (2 * beta)) ** 2)
 assert (pushes["DPO"] < 0).all() and pushes["IPO"].sign().tolist() == [-1, 0, 1]
-print(
-    "; ".join(
-        f"slope of {name} at margins 0, 5, 10: {', '.join(f'{x:+.2f}' for x in of)}"
-        for name, of in pushes.items()
-    )
-)
+print("; ".join(f"slope of {name} at margins 0, 5, 10: {', '.join(f'{x:+.2f}' for x in of)}" for name, of in pushes.items()))
 
 # %% [markdown]
 # ## CSO Figure 4: how much data?
