@@ -91,8 +91,9 @@ def test_the_band_of_chance_lies_around_the_middle_on_either_side():
 
 
 def test_the_answer_in_words_names_what_is_decided_and_counts_the_rest():
-    rows = [ForestRow(name, 1, Estimate(1.0, 0.5, 2.0), (1.0,), answer) for name, answer in (("A", "supported"), ("B", "not decided"), ("C", "not decided"))]
-    assert forest.in_words(rows) == "A: +1.0 [+0.5, +2.0], supported. The other 2 of 3 rows are not decided."
-    assert forest.in_words(rows[:2]) == "A: +1.0 [+0.5, +2.0], supported. One row is not decided."
-    assert forest.in_words(rows[1:]) == "None of the 2 rows is decided."
-    assert forest.in_words(rows[:1]) == "A: +1.0 [+0.5, +2.0], supported."
+    answers = {"A": "supported", "B": "not decided", "C": "contradicted", "D": "supported"}
+    rows = [ForestRow(name, 1, Estimate(1.0, 0.5, 2.0), (1.0,), answer) for name, answer in answers.items()]
+    one = "+1.0 [+0.5, +2.0]"
+    assert forest.in_words(rows) == f"Supported: A {one}; D {one}. Contradicted: C {one}. Not decided: 1 of 4 rows."
+    assert forest.in_words(rows[:1]) == f"Supported: A {one}."
+    assert forest.in_words(rows[1:2]) == "Not decided: 1 of 1 rows."

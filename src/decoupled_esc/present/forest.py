@@ -121,16 +121,12 @@ def _mark(number: int, x: float) -> str:
 
 
 def in_words(rows: Sequence[ForestRow]) -> str:
-    """The rows that say something, one after the other with their differences, and how many say nothing."""
-    said = [row for row in rows if row.answer != "not decided"]
-    told = [f"{row.claim}: {format_estimate(row.ours, row.decimals, sign='+')}, {row.answer}" for row in said]
-    left = len(rows) - len(said)
-    if not said:
-        return f"None of the {left} rows is decided."
-    return "; ".join(told) + (
-        f". The other {left} of {len(rows)} rows are not decided."
-        if left > 1
-        else ". One row is not decided."
-        if left
-        else "."
-    )
+    """Which rows have which answer, each with its difference, and how many are not decided."""
+    told: dict[str, list[str]] = {}
+    for row in rows:
+        if row.answer != "not decided":
+            found = f"{row.claim} {format_estimate(row.ours, row.decimals, sign='+')}"
+            told.setdefault(row.answer, []).append(found)
+    said = [f"{answer[0].upper()}{answer[1:]}: {'; '.join(found)}." for answer, found in told.items()]
+    left = len(rows) - sum(map(len, told.values()))
+    return " ".join(said + [f"Not decided: {left} of {len(rows)} rows."] * (left > 0))
