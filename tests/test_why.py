@@ -256,3 +256,9 @@ def test_a_difference_in_b_that_recalibration_takes_away_does_not_survive():
     said = why.survives(own | fitted)
     assert "as scored, the interval excludes 0 at 3 of 3 decodings" in said
     assert "temperature and shares fitted, the interval excludes 0 at 0 of 2 decodings" in said
+
+
+def test_a_planner_that_names_no_strategy_is_right_in_none():
+    weights = np.ones((3, 2))
+    scores = bias_sources.scores_of(np.zeros((2, 8, 8)), weights)
+    assert scores["accuracy"].value == 0 and np.all(scores["accuracy"].copies == 0)

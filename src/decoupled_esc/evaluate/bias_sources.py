@@ -94,7 +94,7 @@ def scores_of(counts: np.ndarray, weights: np.ndarray) -> dict[str, Resampled]:
         "B": of(lambda w: strategy.bias(w, "paper")).centred(),
         "Q_W": of(lambda w: strategy.weighted_f1(w, none, "drop")),
         "Q": of(lambda w: strategy.macro_f1(w, none, "drop")),
-        "accuracy": of(lambda w: 100 * np.trace(w, axis1=1, axis2=2) / w.sum((1, 2))),
+        "accuracy": of(lambda w: 100 * np.trace(w, axis1=1, axis2=2) / np.maximum(w.sum((1, 2)), 1e-9)),  # 0 of none
     }
 
 
