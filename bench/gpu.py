@@ -211,7 +211,7 @@ def gradients(model, asked: list, passes: list, reference, packed: bool) -> tupl
 def correctness(part: Part, architecture: str, tiny: bool) -> None:
     pairs, tokenizer = material(None, tiny)
     # Fresh weights are so small that attention hardly matters: wider ones; bfloat16, so that all types start alike.
-    model = made("tiny" if tiny else architecture, len(tokenizer), "bfloat16", "sdpa", architecture, 0.3 if tiny else 0.06).train()
+    model = made("tiny" if tiny else architecture, len(tokenizer), "bfloat16", packing.ATTENTION, architecture, 0.3 if tiny else 0.06).train()
     plain = "eager" if architecture == "gemma2" else "sdpa"  # transformers' sdpa leaves the soft cap out
     flex = "flex_attention"
     for which, dialogue in zip(("median", "longest"), dict.fromkeys(pair.turn.dialogue for pair in pairs), strict=False):
