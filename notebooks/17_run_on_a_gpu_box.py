@@ -232,3 +232,5 @@ results_table(pd.DataFrame({"": lines}), "Two engines on two CPU cores (bench/vl
 # | chat templates, packed attention, capped scores | random models of the three architectures, tokenizers in each template's form | `tests/test_backbones.py` |
 # | steps as jobs of a cluster | SLURM 22.05 with one node | `DECOUPLED_ESC_SLURM=1 pytest tests/test_slurm.py` |
 # | the configurations `fsdp` and `zero2` through accelerate, which knows them on GPUs alone; NCCL, FlexAttention at length, seven billion weights | not run | |
+#
+# `python bench/gpu.py --minutes 8 --out build/gpu` is ready for the first card that can be had: it compares FlexAttention's loss and gradients with one pass per turn, and measures training beside trl's; `tests/test_gpu_bench.py` rehearses it without one.
