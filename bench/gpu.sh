@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# bench/gpu.py on a machine that is lent for minutes and reaches nothing: it has Python 3.12 with torch, transformers, peft and
-# accelerate; what else is needed travels in two ignored folders of this checkout, .whl and .gpu, 64 MiB a call with the tree.
+# bench/gpu.py on a GPU machine without a network, which has Python 3.12 with torch, transformers, peft and accelerate: what
+# else is needed travels in two ignored folders of this checkout, .whl and .gpu, of less than 64 MiB with the tree.
 #
-#   bash bench/gpu.sh pack              here: fill both folders, and print the command for the device's `run`
-#   bash bench/gpu.sh parts FILE        here: cut FILE (SmolLM2's wheel) into .gpu-N/ of 30 MiB, one to be carried a call
-#   bash bench/gpu.sh take FOLDER       there: keep what was carried (calls before `run`, while the machine is warm)
+#   bash bench/gpu.sh pack              here: fill both folders, which are then copied there with the checkout
+#   bash bench/gpu.sh parts FILE        here: cut FILE (SmolLM2's wheel) into .gpu-N/ of 30 MiB, to be copied one by one
+#   bash bench/gpu.sh take FOLDER       there: keep what was copied, before `run`
 #   bash bench/gpu.sh run MINUTES [--tiny]  there: measure; $OUT gets what comes back
 set -euo pipefail
 cd "$(dirname "$0")/.."
 kept=/tmp/gpu-kept
 
-# Not in the lent machine's image (its list of packages is in its README). The first line: correctness and training; the second: the pipeline.
+# What that machine lacks. The first line: correctness and training; the second: the pipeline.
 # In the versions of requirements.lock; torch is the machine's own.
 wheels="trl datasets dill multiprocess pydantic pydantic-core annotated-types typing-inspection platformdirs transformers peft httpx2 httpcore2 truststore
   openai jiter sniffio tenacity justhtml krippendorff nltk pooch gguf alt-profanity-check openpyxl et-xmlfile beautifulsoup4 soupsieve jupytext nbformat nbclient papermill jupyter-client jupyter-core traitlets pyzmq tornado fastjsonschema jsonschema jsonschema-specifications referencing rpds-py mdit-py-plugins entrypoints latex2mathml"
@@ -35,13 +35,13 @@ pack)
   bytes=$({ git ls-files -z; find .whl .gpu -type f -print0; } | xargs -0 cat | wc -c)
   echo "tree and carried: $((bytes >> 20)) MiB of 64"
   ((bytes < 64 << 20)) || { echo "too much: take wheels out of the second line"; exit 1; }
-  echo 'run(carry=[".whl", ".gpu"], timeout_s=580, command="bash bench/gpu.sh run 8")'
+  echo "copy the checkout with .whl and .gpu, and run there: bash bench/gpu.sh run 8"
   ;;
 parts)
   rm -rf .gpu-*/ && split -b 30m -d -a 1 "$2" .gpu-part.
   for part in .gpu-part.*; do
     mkdir ".gpu-${part##*.}" && mv "$part" ".gpu-${part##*.}/$(basename "$2").${part##*.}"
-    echo "run(carry=[\".gpu-${part##*.}\"], command=\"bash bench/gpu.sh take .gpu-${part##*.}\")"
+    echo "copy .gpu-${part##*.}, and run there: bash bench/gpu.sh take .gpu-${part##*.}"
   done
   ;;
 take)
