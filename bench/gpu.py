@@ -1,4 +1,4 @@
-"""What only a GPU can show, in the minutes that one is lent: the most valuable first, one JSON file for each part.
+"""What only a GPU can show, in the minutes that one can be had: the most valuable first, one JSON file for each part.
 
     python bench/gpu.py --minutes 8 --out build/gpu          # a GPU box with this repository's environment
     python bench/gpu.py --tiny --out build/gpu-tiny          # the rehearsal: tiny shapes, CPU, under a minute
@@ -15,7 +15,7 @@ pipeline.json        DecoupledESC end to end for one seed (SmolLM2, or else esc-
 Each part is a process of its own: it writes after each measurement, stops in time, and its errors end no other part.
 Operations are those of the linear layers: 4 per weight and token read (LoRA: forward pass, gradient of what is read), 2
 more where a reference reads too; recomputation and attention are not counted, nor is padding's share taken off.
-The lent machine reaches nothing: `bash bench/gpu.sh pack` here, then the command it prints there.
+On a machine without a network: `bash bench/gpu.sh pack` here, then the command that it prints there.
 """
 
 from __future__ import annotations
