@@ -157,7 +157,8 @@ def preference(w: np.ndarray, variant: Variant) -> np.ndarray:
         raise ValueError(f"variant must be 'paper' or 'standard', not {variant!r}")
     wins = w.reshape(-1, N, N) * (1 - np.eye(N))
     beats_any, beaten = wins.sum(-1) > 0, wins.sum(-2) > 0
-    p = _twenty_sweeps(wins) if variant == "paper" else _fixed_point(wins)
+    last = np.ascontiguousarray(np.moveaxis(wins, 0, -1))
+    p = (_twenty_sweeps(last) if variant == "paper" else _fixed_point(last)).T
     dominant = beats_any & ~beaten
     p = np.where(dominant.any(-1, keepdims=True), dominant, p)
     return (p * N / p.sum(-1, keepdims=True)).reshape(w.shape[:-1])
@@ -189,58 +190,67 @@ def bias(w: np.ndarray, variant: Variant) -> np.ndarray:
 
 
 def _sweep(wins: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """One pass of the update over the eight strategies; ``wins`` [R, 8, 8], ``p`` [R, 8] -> new p [R, 8].
+    """One pass of the update over the eight strategies; ``wins`` [8, 8, R], ``p`` [8, R] -> new p [8, R].
 
-    A strategy that nobody with p > 0 beats keeps its p.  A p of 0 stays 0.
+    Matrices are the last axis, along which processors add fast.  A strategy that nobody with p > 0 beats keeps its p.
+    A p of 0 stays 0.
     """
     p = p.copy()
     for i in range(N):
-        pair = p[:, i, None] + p
+        pair = p[i] + p
         inverse = np.divide(1.0, pair, out=np.zeros_like(pair), where=pair > 0)
-        won = (wins[:, i, :] * p * inverse).sum(-1)
-        lost = (wins[:, :, i] * inverse).sum(-1)
-        np.divide(won, lost, out=p[:, i], where=lost > 0)
+        won = (wins[i] * p * inverse).sum(0)
+        lost = (wins[:, i] * inverse).sum(0)
+        np.divide(won, lost, out=p[i], where=lost > 0)
     return p
 
 
 def _unit_geometric_mean(p: np.ndarray, together: np.ndarray) -> np.ndarray:
-    """Scale p [R, 8] so that the positive p of each group of strategies have geometric mean 1.
+    """Scale p [8, R] so that the positive p of each group of strategies have geometric mean 1.
 
-    ``together`` bool [R, 8, 8]: which strategies are in one group.
+    ``together`` bool [8, 8, R]: which strategies are in one group.
     """
     positive = p > 0
     log_p = np.log(np.where(positive, p, 1.0))
-    members = together & positive[:, None, :]
-    mean = (members * log_p[:, None, :]).sum(-1) / np.maximum(members.sum(-1), 1)
+    members = together & positive
+    mean = (members * log_p).sum(1) / np.maximum(members.sum(1), 1)
     return np.where(positive, np.exp(log_p - mean), 0.0)
 
 
 def _twenty_sweeps(wins: np.ndarray) -> np.ndarray:
-    """The published iteration; strategies without evidence form no group with the others and keep p = 1."""
-    seen = (wins.sum(-1) + wins.sum(-2)) > 0
-    together = seen[:, :, None] & seen[:, None, :]
-    p = np.ones(wins.shape[:-1])
+    """The published iteration: wins [8, 8, R] -> p [8, R].
+
+    It scales p after every sweep; a sweep of scaled p is the scaled sweep, so once at the end is the same.  Strategies
+    without evidence form no group with the others and keep p = 1.
+    """
+    seen = (wins.sum(1) + wins.sum(0)) > 0
+    p = np.ones(wins.shape[1:])
     for _ in range(PAPER_SWEEPS):
-        p = _unit_geometric_mean(_sweep(wins, p), together)
-    return p
+        p = _sweep(wins, p)
+    return _unit_geometric_mean(p, seen[:, None] & seen)
 
 
 def _fixed_point(wins: np.ndarray) -> np.ndarray:
-    """The maximum-likelihood strengths, with the limit 0 for whoever some group beats for good."""
-    better = np.eye(N, dtype=bool) | (wins > 0)
+    """The maximum-likelihood strengths, with the limit 0 for whoever some group beats for good.
+
+    wins [8, 8, R] -> p [8, R].
+    """
+    better = np.moveaxis(np.eye(N, dtype=bool)[:, :, None] | (wins > 0), -1, 0)
     for _ in range(3):  # paths of up to 2, 4, 8 wins
         better = np.matmul(better.astype(np.float32), better.astype(np.float32)) > 0
-    together = better & better.swapaxes(-1, -2)
-    unbeaten = (together | ~better.swapaxes(-1, -2)).all(-1)
-    wins = wins * (together & unbeaten[:, :, None])
+    together = np.moveaxis(better & better.swapaxes(-1, -2), 0, -1)
+    unbeaten = (together | ~np.moveaxis(better, 0, -1).swapaxes(0, 1)).all(1)
+    wins = wins * (together & unbeaten[:, None])
     p = unbeaten.astype(float)
-    running = np.arange(len(p))
+    running = np.arange(p.shape[1])
     for _ in range(MAX_SWEEPS):
-        old = p[running]
-        new = _unit_geometric_mean(_sweep(wins[running], old), together[running])
-        p[running] = new
-        change = np.abs(np.log(np.where(new > 0, new, 1.0)) - np.log(np.where(old > 0, old, 1.0))).max(-1)
-        running = running[change > TOLERANCE]
+        old = p[:, running]
+        new = _unit_geometric_mean(_sweep(wins, old), together)
+        p[:, running] = new
+        change = np.abs(np.log(np.where(new > 0, new, 1.0)) - np.log(np.where(old > 0, old, 1.0))).max(0)
+        left = change > TOLERANCE
+        if not left.all():
+            running, wins, together = running[left], wins[:, :, left], together[:, :, left]
         if not running.size:
             return p
     raise ArithmeticError(f"strategy preference did not settle in {MAX_SWEEPS} sweeps")
