@@ -23,7 +23,7 @@ from filelock import FileLock
 from pydantic_core import to_jsonable_python
 
 from decoupled_esc import corpus, models, prompts, taxonomy
-from decoupled_esc.evaluate import EvaluatedTurn, evaluate_systems, strategy
+from decoupled_esc.evaluate import EvaluatedTurn, decoding, evaluate_systems, strategy, strategy_scores
 from decoupled_esc.experiments.cso import TrainCSO
 from decoupled_esc.experiments.inputs import weights_of
 from decoupled_esc.experiments.labels import error_judge
@@ -119,7 +119,8 @@ def _validation(book: Book, role: str, policy) -> dict:
     layout = prompts.LAYOUTS[book.steps["sft-vanilla" if role in CSO else f"sft-{role}"].layout]
     sampling = profile.generation.reply
     asked = fitted(engine, turns, layout, sampling, policy.max_length)
-    texts = {c.id: c.text for batch in engine.complete(asked, sampling, seed=profile.seed) for c in batch}
+    completed = engine.complete(asked, sampling, seed=profile.seed, purpose="preference_search")
+    texts = {c.id: c.text for batch in completed for c in batch}
     rows = []
     for turn in turns:
         said, reply = (
@@ -143,38 +144,24 @@ def _validation(book: Book, role: str, policy) -> dict:
 
 
 def _planned(book: Book, engine, turns) -> dict:
-    """Of the planner's probabilities over the eight strategies: how good they are, drawn (in expectation) and by argmax."""
-    asked = fitted(engine, turns, prompts.planner, book.profile.generation.plan, book.steps["sft-planner"].max_length)
+    """How good the planner's probabilities of the eight strategies are: argmax, and as the paper decodes."""
+    plan = book.profile.generation.plan
+    asked = fitted(engine, turns, prompts.planner, plan, book.steps["sft-planner"].max_length)
     scores = {
         id: row
         for ids, rows in engine.score_choices(asked, taxonomy.STRATEGIES)
         for id, row in zip(ids, rows, strict=True)
     }
     logits = np.array([scores[turn.id] for turn in turns], dtype=float)
-    gold = np.array([taxonomy.STRATEGIES.index(turn.strategy) for turn in turns])
-    p = np.exp(logits - logits.max(axis=1, keepdims=True))
-    p /= p.sum(axis=1, keepdims=True)
-    sharp = p ** (1 / book.profile.generation.plan.temperature)
-    sharp /= sharp.sum(axis=1, keepdims=True)
-    draws = np.random.default_rng(0).random((20, len(turns)))
-    sampled = [np.minimum((sharp.cumsum(axis=1) < draw[:, None]).sum(axis=1), 7) for draw in draws]
-    found = {"nats": round(float(-np.log(p[np.arange(len(gold)), gold]).mean()), 4)}
-    for name, plans in (("argmax", [p.argmax(axis=1)]), ("drawn", sampled)):
-        rows = [_strategy_scores(plan, gold) for plan in plans]
-        found |= {f"{key}, {name}": round(float(np.mean([row[key] for row in rows])), 2) for key in rows[0]}
+    gold = [turn.strategy for turn in turns]
+    found = {"nats": round(decoding.calibration(logits, gold).nats, 4)}
+    chance = np.random.default_rng(0).random((len(gold), decoding.SAMPLES))
+    for name, temperature in (("argmax", 0.0), ("sampled", plan.temperature)):
+        sampled = decoding.samples(decoding.probabilities(logits, temperature, plan.top_p), chance)
+        counts = strategy.sampled_confusion(sampled, gold, np.zeros(len(gold), dtype=int), 1)
+        scores = strategy_scores(*counts, np.ones((1, 1)), "paper")
+        found |= {f"{key}, {name}": round(score.value, 2) for key, score in scores.items()}
     return found
-
-
-def _strategy_scores(plan: np.ndarray, gold: np.ndarray) -> dict:
-    from sklearn.metrics import f1_score
-
-    table = np.zeros((8, 8), dtype=int)
-    np.add.at(table, (plan, gold), 1)
-    return {
-        "Q_W": 100 * f1_score(gold, plan, labels=range(8), average="weighted", zero_division=0),
-        "Q": 100 * f1_score(gold, plan, labels=range(8), average="macro", zero_division=0),
-        "B": float(strategy.bias(table[None], "paper")[0]),
-    }
 
 
 if __name__ == "__main__":

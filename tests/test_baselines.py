@@ -1,5 +1,7 @@
 """Prompting baselines: what they show step by step; and planners that read no language model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -24,11 +26,14 @@ class Asked:
         return {t.id: f"{step} of {t.id}" for t in self.turns}
 
 
+DOG = turn(9, "My dog died.", reply="I am sorry.")
+
+
 @pytest.mark.parametrize(("baseline", "steps"), [
     (baselines.direct_refine, ["draft", "refined"]),
     (baselines.self_refine, ["draft", "feedback", "refined"]),
     (baselines.emotion_cot, ["feeling", "refined"]),
-    (lambda ask: baselines.with_example(ask, turn(9, "My dog died.", reply="I am sorry.")), ["refined"]),
+    (lambda ask: baselines.with_example(ask, dict.fromkeys(("d/1", "d/2"), DOG)), ["refined"]),
 ])  # fmt: skip
 def test_every_step_sees_the_talk_and_what_the_model_said_of_this_turn(baseline, steps):
     ask = Asked([turn(1), turn(2)])
@@ -44,17 +49,20 @@ def test_every_step_sees_the_talk_and_what_the_model_said_of_this_turn(baseline,
         assert "What keeps you awake?" not in text, "the gold reply is not shown"
 
 
-def test_the_example_stands_in_the_instruction():
-    ask = Asked([turn(1)])
-    baselines.with_example(ask, turn(9, "My dog died."))
+def test_the_example_of_a_turn_stands_in_its_instruction():
+    ask = Asked([turn(1), turn(2)])
+    long = turn(9, "My dog died.")
+    long = replace(long, context=(Message("seeker", "Is anyone there?"), Message("supporter", "Yes."), *long.context))
+    baselines.with_example(ask, {"d/1": long, "d/2": turn(8, "I lost my job.")})
     (role, instruction), *rest = ask.shown["refined"]["d/1"]
     assert role == "system" and "seeker: My dog died." in instruction and "[Question] What keeps you awake?" in instruction
+    assert "Is anyone there?" not in instruction, "the end of its context alone"
     assert [content for _, content in rest] == ["Hello.", "[Others] Hi.", "I can't sleep."]
+    (_, other), *_ = ask.shown["refined"]["d/2"]
+    assert "I lost my job." in other and "My dog died." not in other
 
 
 def test_a_shortened_context_shortens_the_talk_and_keeps_the_draft():
-    from dataclasses import replace
-
     ask = Asked([turn(1)])
     shown = {}
 

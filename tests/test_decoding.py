@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 from decoupled_esc.evaluate import decoding
 from decoupled_esc.taxonomy import STRATEGIES
 
-FEW = {"samples": 3, "replicates": 30, "seed": 0}
+FEW = {"top_p": 0.95, "replicates": 30, "seed": 0}
 
 
 def planner(turns=200, skill=2.0, seed=0):
@@ -55,13 +55,58 @@ def test_sampling_hides_a_favourite_and_costs_accuracy():
 )
 def test_probabilities_are_probabilities_and_keep_the_order(rows, temperature):
     scores = np.array(rows)
-    p = decoding.probabilities(scores, temperature)
+    p = decoding.probabilities(scores, temperature, 1.0)
     assert p.sum(axis=1) == pytest.approx(1) and (p >= 0).all()
     assert (np.take_along_axis(p, scores.argmax(axis=1)[:, None], 1)[:, 0] >= p.max(axis=1) - 1e-12).all()
     coarse = scores.round(3)  # of very close ones, a constant would round the difference away
-    assert decoding.probabilities(coarse + 7.0, temperature) == pytest.approx(
-        decoding.probabilities(coarse, temperature), abs=1e-6
+    assert decoding.probabilities(coarse + 7.0, temperature, 1.0) == pytest.approx(
+        decoding.probabilities(coarse, temperature, 1.0), abs=1e-6
     )
+
+
+@pytest.mark.parametrize("temperature", (0.25, 0.7, 1.0, 2.0))
+@pytest.mark.parametrize("top_p", (0.1, 0.5, 0.95, 1.0))
+def test_top_p_is_that_of_transformers(temperature, top_p):
+    import torch
+    from transformers import TemperatureLogitsWarper, TopPLogitsWarper
+
+    scores = np.random.default_rng(2).normal(0, 2, (300, 8))
+    logits = TopPLogitsWarper(top_p)(None, TemperatureLogitsWarper(temperature)(None, torch.tensor(scores)))
+    found = decoding.probabilities(scores, temperature, top_p)
+    assert found == pytest.approx(torch.softmax(logits, -1).numpy(), abs=1e-12)
+    assert (found == 0).any() == (top_p < 1)
+
+
+def test_the_sweep_samples_from_the_nucleus():
+    """A strategy of 4% at every turn is never sampled under top-p 0.95, so that nothing but the favourite is."""
+    _, gold, dialogues = planner()
+    scores = np.log(np.tile([0.96, 0.04, *[1e-9] * 6], (len(gold), 1)))
+    rows = decoding.sweep(scores, gold, dialogues, **FEW)
+    at_one = next(row for row in rows if row.temperature == 1.0)
+    assert (at_one.Q.value, at_one.B.value) == pytest.approx((rows[0].Q.value, rows[0].B.value))
+    free = next(row for row in decoding.sweep(scores, gold, dialogues, **FEW | {"top_p": 1.0}) if row.temperature == 1.0)
+    assert free.Q.value != pytest.approx(rows[0].Q.value)
+
+
+def test_strategies_are_sampled_with_their_probabilities():
+    p = np.array([[0.0, 0.2, 0, 0.5, 0.3, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]])
+    found = decoding.samples(p, np.random.default_rng(0).random((2, 20000)))
+    assert found.shape == (20000, 2)
+    for row, expected in zip(found.T, p, strict=True):
+        assert np.bincount(row, minlength=8) / 20000 == pytest.approx(expected, abs=0.015)
+        assert set(row.tolist()) == set(np.flatnonzero(expected).tolist())
+
+
+def test_a_swept_score_is_the_mean_score_of_single_samples():
+    scores, gold, dialogues = planner()
+    row = next(row for row in decoding.sweep(scores, gold, dialogues, **FEW) if row.temperature == 0.7)
+    p = decoding.probabilities(scores, 0.7, 0.95)
+    single = [
+        100 * f1_score(gold, [STRATEGIES[k] for k in said], labels=STRATEGIES, average="macro", zero_division=0)
+        for said in decoding.samples(p, np.random.default_rng(9).random((len(p), 60)))
+    ]
+    error = np.std(single) / np.sqrt(len(single))
+    assert row.Q.value == pytest.approx(np.mean(single), abs=5 * error) and np.std(single) > 1
 
 
 def test_calibration_by_hand():

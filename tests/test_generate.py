@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from decoupled_esc import models
 from decoupled_esc.generate import Sampling, open_engine
+from decoupled_esc.generate.engine import stream
 from decoupled_esc.generate.local import TransformersEngine
 from decoupled_esc.packing import Example, pack
 from decoupled_esc.prompts import Prompt, ids, render
@@ -71,8 +72,8 @@ def encoded(prompt: Prompt, tokenizer) -> list[int]:
     return ids(render(prompt, tokenizer)[0], tokenizer)
 
 
-def everything(engine, prompts, sampling, **kwargs) -> dict:
-    return {c.id: c for batch in engine.complete(prompts, sampling, **kwargs) for c in batch}
+def everything(engine, prompts, sampling, *, purpose="test", **kwargs) -> dict:
+    return {c.id: c for batch in engine.complete(prompts, sampling, purpose=purpose, **kwargs) for c in batch}
 
 
 # Batches --------------------------------------------------------------------------------------------------------
@@ -153,11 +154,24 @@ def test_a_seed_decides_the_text(engine, prompts):
     state = torch.get_rng_state()
     first = everything(engine, prompts, SAMPLED, seed=7)
     assert torch.equal(torch.get_rng_state(), state)  # the caller's generator is left alone
-    assert everything(engine, prompts, SAMPLED, seed=7, choices=STRATEGIES) == first, "servers alone enforce choices"
     torch.manual_seed(2)
     assert everything(engine, prompts[::-1], SAMPLED, seed=7) == first
     other = everything(engine, prompts, SAMPLED, seed=8)
     assert sum(other[id].text != first[id].text for id in first) > len(first) / 2
+
+
+def test_what_is_sampled_for_two_purposes_shares_no_random_numbers(engine, model, tokenizer, prompts):
+    """A plan and its reply, of the same turn under the same seed; and prompts of one turn, one for each."""
+    ids_ = [f"d/{n:04d}/00" for n in range(400)]
+    plan, reply = (
+        np.array([np.random.default_rng(stream(7, purpose, id, 8)).random() for id in ids_])
+        for purpose in ("ReplyDecoupled/plans", "ReplyDecoupled/replies")
+    )
+    assert abs(np.corrcoef(plan, reply)[0, 1]) < 0.15
+    assert stream(7, "a/b", "c", 8) != stream(7, "a", "b/c", 8)
+    one, other = (everything(engine, prompts, SAMPLED, seed=7, purpose=purpose) for purpose in ("plans", "replies"))
+    assert sum(one[id].text != other[id].text for id in one) > len(one) / 2
+    assert everything(engine, prompts, SAMPLED, seed=7, purpose="plans") == one
 
 
 def test_company_changes_nothing(engine, model, tokenizer, dialogues):
@@ -192,14 +206,14 @@ def test_sampling_draws_from_the_models_own_probabilities(model, tokenizer):
 
 def test_done_skips_whole_batches_and_the_rest_is_as_before(model, tokenizer, prompts):
     engine = TransformersEngine(model, tokenizer, batch_tokens=300)
-    whole = list(engine.complete(prompts, SAMPLED, seed=7))
+    whole = list(engine.complete(prompts, SAMPLED, seed=7, purpose="test"))
     assert len(whole) >= 3
     for stopped in range(len(whole) + 1):
         done = frozenset(c.id for batch in whole[:stopped] for c in batch)
-        assert list(engine.complete(prompts, SAMPLED, seed=7, done=done)) == whole[stopped:]
+        assert list(engine.complete(prompts, SAMPLED, seed=7, purpose="test", done=done)) == whole[stopped:]
     big = max(range(len(whole)), key=lambda i: len(whole[i]))
     half = frozenset({whole[big][0].id})  # a batch that is done in part is made again, and comes out the same
-    assert list(engine.complete(prompts, SAMPLED, seed=7, done=half)) == whole
+    assert list(engine.complete(prompts, SAMPLED, seed=7, purpose="test", done=half)) == whole
 
 
 @pytest.fixture
@@ -213,7 +227,8 @@ def hasty(model, tokenizer):
 
 def drawn_by_hand(model, tokens: list[int], sampling: Sampling, seed: int, id: str) -> list[int]:
     """Token after token from the whole sequence, without a cache; it goes on beyond an end of turn."""
-    chance = np.random.default_rng(int.from_bytes(hashlib.sha256(f"{seed}/{id}".encode()).digest()[:8], "big"))
+    named = f'[{seed}, "test", "{id}"]'
+    chance = np.random.default_rng(int.from_bytes(hashlib.sha256(named.encode()).digest()[:8], "big"))
     row: list[int] = []
     for u in chance.random(sampling.max_new_tokens):
         with torch.no_grad():
@@ -246,7 +261,7 @@ def test_replies_end_at_the_end_of_turn_or_at_the_limit(hasty, model, tokenizer,
 
 
 def test_no_prompts_no_batches(engine):
-    assert list(engine.complete([], SAMPLED, seed=1)) == []
+    assert list(engine.complete([], SAMPLED, seed=1, purpose="test")) == []
     assert list(engine.score_choices([], STRATEGIES)) == []
 
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter
 from test_bootstrap import system
 
-from decoupled_esc.evaluate import TEXT_METRICS, evaluate_systems
+from decoupled_esc.evaluate import TEXT_METRICS, evaluate_systems, strategy
 from decoupled_esc.evaluate.bootstrap import Resampled, over_trainings
 from decoupled_esc.evaluate.judged import Means
 from decoupled_esc.evaluate.seeds import (
@@ -58,6 +58,61 @@ def test_one_seed_is_what_evaluate_systems_says():
     assert by_seed == {"13": {"a - b": {key: e.value for key, e in ours.contrasts["a - b"]["paper"].items()}}}
 
 
+def sampled(turns, number, seed):
+    """The same, with ``number`` more samples of each strategy, any of the eight or none."""
+    chance = np.random.default_rng(seed).integers(-1, 8, (len(turns), number))
+    return [
+        replace(turn, samples="".join("-" if k < 0 else str(k) for k in row))
+        for turn, row in zip(turns, chance.tolist(), strict=True)
+    ]
+
+
+def test_strategy_scores_are_means_over_samples_and_the_one_sample_stands_beside_them():
+    systems = {"a": sampled(TURNS[13]["a"], 5, 0), "b": TURNS[13]["b"]}
+    found = evaluate_systems(systems, **HOW)
+    for variant in ("paper", "standard"):
+        single = []
+        for k in range(5):
+            turns = [
+                replace(t, predicted_strategy=None if t.samples[k] == "-" else STRATEGIES[int(t.samples[k])], samples="")
+                for t in systems["a"]
+            ]
+            single.append(evaluate_systems({"a": turns}, contrasts=[], replicates=2, seed=0).systems["a"][variant])
+        one = evaluate_systems({"a": TURNS[13]["a"]}, **HOW | {"contrasts": []})
+        for key in ("Q_W", "Q", "B"):
+            assert found.systems["a"][variant][key].value == pytest.approx(np.mean([each[key].value for each in single]))
+            assert found.details["a"].one_sample[variant][key] == pytest.approx(one.systems["a"][variant][key].value)
+            assert found.details["b"].one_sample[variant][key] == pytest.approx(found.systems["b"][variant][key].value)
+        assert found.systems["a"][variant]["F1"] == one.systems["a"][variant]["F1"], "replies are one sample"
+    assert (found.details["a"].samples, found.details["b"].samples) == (5, 0)
+    counts = {13: {name: seed_counts(turns) for name, turns in systems.items()}}
+    ours = evaluate_seeds(GOLD, counts, **HOW).together
+    for name in systems:
+        assert ours.details[name].one_sample["paper"] == pytest.approx(found.details[name].one_sample["paper"])
+        for key, expected in found.systems[name]["paper"].items():
+            assert vars(ours.systems[name]["paper"][key])["value"] == pytest.approx(expected.value, abs=1e-5)
+            assert ours.systems[name]["paper"][key].low == pytest.approx(expected.low, abs=1e-5)
+
+
+def test_a_mean_over_samples_is_surer_than_one_and_b_of_mean_counts_is_too_low():
+    """Of a predictor that samples whatever the turn: B of the counts' mean has lost the noise that every sample's B has."""
+    turns = sampled(TURNS[13]["a"], 50, 1)
+    first, second = (sampled(TURNS[13]["a"], 50, seed) for seed in (2, 3))
+    b = [evaluate_systems({"a": each}, **HOW | {"contrasts": []}).systems["a"]["paper"]["B"] for each in (first, second)]
+    single = evaluate_systems({"a": sampled(TURNS[13]["a"], 1, 4)}, **HOW | {"contrasts": []}).systems["a"]["paper"]["B"]
+    assert b[0].value == pytest.approx(b[1].value, abs=0.1) and b[0].high - b[0].low < single.high - single.low
+    w, _ = strategy.sampled_confusion(
+        strategy.places([turn.samples for turn in turns]).T, [turn.gold_strategy for turn in turns], np.zeros(len(turns), int), 1
+    )
+    assert strategy.bias(w.sum((0, 1)), "paper") < 0.7 * b[0].value
+
+
+def test_one_sample_of_several_seeds_is_their_mean():
+    together, _ = over(13, 14, 15)
+    single = [over(seed)[0].details["a"].one_sample["paper"]["B"] for seed in TURNS]
+    assert together.details["a"].one_sample["paper"]["B"] == pytest.approx(np.mean(single))
+
+
 def test_several_seeds_are_averaged_and_kept():
     together, by_seed = over(13, 14, 15)
     assert list(by_seed) == ["13", "14", "15"]
@@ -83,7 +138,7 @@ def test_seeds_that_disagree_widen_the_interval():
     right = "".join(str(STRATEGIES.index(turn.strategy)) for turn in sorted(GOLD, key=lambda turn: turn.id))
     wrong = "".join(str((int(sign) + 1) % 8) for sign in right)
     text = COUNTS[13]["a"].text
-    seeds = {seed: {"a": SeedCounts(said, text)} for seed, said in ((13, right), (14, wrong), (15, right))}
+    seeds = {seed: {"a": SeedCounts(said, [], text)} for seed, said in ((13, right), (14, wrong), (15, right))}
     q = evaluate_seeds(GOLD, seeds, contrasts=[], replicates=2000, seed=0).together.systems["a"]["paper"]["Q"]
     # t of two degrees of freedom times the standard error of 100, 0 and 100
     assert q.value == pytest.approx(200 / 3) and q.high - q.value == pytest.approx(4.3027 * 100 / 3, rel=0.01)
@@ -139,6 +194,9 @@ def test_counts_are_in_the_order_of_ids_and_results_read_back():
 
 
 def test_what_does_not_fit_together_is_refused():
+    uneven = sampled(TURNS[13]["a"], 2, 0)[:-1] + TURNS[13]["a"][-1:]
+    with pytest.raises(ValueError, match="different lengths"):
+        evaluate_systems({"a": uneven}, **HOW | {"contrasts": []})
     with pytest.raises(ValueError, match="no reply to .* turns"):
         seed_counts(system(1, replies=False))
     with pytest.raises(ValueError, match=r"seed 14 has the systems \['a'\]"):

@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -78,7 +79,8 @@ def engines(adapters, tmp_path_factory):
 
 
 def complete(engine, asked, sampling=GREEDY, **more):
-    return {one.id: one for batch in engine.complete(asked, sampling, seed=3, **more) for one in batch}
+    more = {"seed": 3, "purpose": "test"} | more
+    return {one.id: one for batch in engine.complete(asked, sampling, **more) for one in batch}
 
 
 @REAL
@@ -103,13 +105,11 @@ def test_strategies_are_scored_and_ranked_the_same(engines, name):
 
 
 @REAL
-def test_a_guided_plan_is_always_a_strategy(engines):
+def test_a_plan_is_sampled_freely(engines):
     asked = [prompts.planner(turn) for turn in turns()]
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=40)
-    sampled = complete(engines["base"][1], asked, sampling, choices=taxonomy.STRATEGIES)
-    assert {one.text for one in sampled.values()} <= set(taxonomy.STRATEGIES) and all(
-        one.finished for one in sampled.values()
-    )
+    sampled = complete(engines["base"][1], asked, sampling)
+    assert not {one.text for one in sampled.values()} <= set(taxonomy.STRATEGIES), "the base model knows no strategies"
 
 
 @REAL
@@ -129,6 +129,40 @@ def test_an_unknown_model_is_named(engines):
     with pytest.raises(ServerError, match="does not serve 'dpo-planner'; start it with --lora-modules"):
         url = str(engine._clients[0].base_url).rstrip("/")
         complete(VLLMEngine([url], "dpo-planner", engine.tokenizer, SERVING), [prompts.vanilla(turns()[0])])
+
+
+# --- What a server is asked, without vLLM ---
+
+
+def recorded(monkeypatch, says="I would ask them something."):
+    """An engine whose server says the same to everyone, and what it was asked by prompt id."""
+    engine, requests = VLLMEngine(["http://127.0.0.1:9/v1"], "base", models.load_tokenizer(Weights(BASE)), SERVING), {}
+
+    def ask(id, **request):
+        requests[id] = request
+        answer = SimpleNamespace(text=says, finish_reason="stop")
+        return SimpleNamespace(choices=[answer], usage=SimpleNamespace(completion_tokens=6))
+
+    monkeypatch.setattr(engine, "_ask", ask)
+    return engine, requests
+
+
+def test_a_plan_may_name_no_strategy_and_is_then_invalid(monkeypatch):
+    engine, requests = recorded(monkeypatch)
+    plans = complete(engine, [prompts.planner(turn) for turn in turns()], GREEDY)
+    assert {prompts.parse_strategy(plan.text) for plan in plans.values()} == {None}
+    assert all(set(request) == {"prompt", "seed", "temperature", "top_p", "max_tokens"} for request in requests.values())
+
+
+def test_a_request_s_seed_is_of_its_purpose_and_turn(monkeypatch):
+    engine, requests = recorded(monkeypatch)
+    found = []
+    for purpose in ("ReplyDecoupled/plans", "ReplyDecoupled/replies", "ReplyDecoupled/plans"):
+        complete(engine, [prompts.vanilla(turn) for turn in turns()], GREEDY, purpose=purpose)
+        found.append([request["seed"] for request in requests.values()])
+    plans, replies, again = found
+    assert plans == again and len({*plans, *replies}) == 2 * len(plans)
+    assert all(0 <= seed < 2**31 for seed in plans)
 
 
 # --- Starting and stopping, without vLLM ---

@@ -249,7 +249,8 @@ def _samples(model, tokenizer, seed: int) -> list[dict]:
     engine = TransformersEngine(model, tokenizer, batch_tokens=4096)
     asked = [Prompt(f"sample/{n:02d}", (("user", opener),), "") for n, opener in enumerate(OPENERS)]
     sampling = Sampling(temperature=0.7, top_p=0.95, max_new_tokens=60)
-    texts = [" ".join(one.text.split()) for batch in engine.complete(asked, sampling, seed=seed) for one in batch]
+    completed = engine.complete(asked, sampling, seed=seed, purpose="make")
+    texts = [" ".join(one.text.split()) for batch in completed for one in batch]
     return [{"opener": opener, "reply": reply} for opener, reply in zip(OPENERS, texts, strict=True)]
 
 

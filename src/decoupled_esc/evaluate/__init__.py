@@ -6,6 +6,10 @@ textbook definitions), with 95% intervals from one bootstrap clustered by dialog
 * strategy part of ``paper``: invalid predictions are dropped, the bias iteration makes 20 sweeps;
 * strategy part of ``standard``: an invalid prediction is a miss, the bias iteration runs to its fixed point.
 
+A sampled strategy is one of many that could have been.  Where more samples of it are known, strategy scores are their
+mean over the samples: the expectation of what one sample scores (`strategy_scores`).  The score of the one sample
+whose replies were evaluated, which is what papers print, stands in the details.
+
 Intervals are bootstrap percentiles, except where resampling shifts a score: B (`Resampled.centred`) and corpus-level
 Distinct (`jackknife_interval`).
 """
@@ -52,11 +56,12 @@ class EvaluatedTurn:
     gold_reply: str
     predicted_strategy: str | None  # ``None``: the system's output named none of the eight strategies
     reply: str | None  # ``None``: this system makes no replies at all (a planner); an empty reply is ``""``
+    samples: str = ""  # More samples of the strategy, as `strategy.signs`: as many at every turn of a system
 
 
 @dataclass(frozen=True)
 class SystemDetails:
-    """What stands behind a system's strategy scores.  Vectors follow `taxonomy.STRATEGIES`."""
+    """What the one sample of a system holds whose replies were evaluated.  Vectors follow `taxonomy.STRATEGIES`."""
 
     turns: int
     dialogues: int
@@ -66,6 +71,8 @@ class SystemDetails:
     strategy_f1: dict[str, list[float]]  # variant -> [8] F1 of each strategy, x100
     confusion: list[list[int]]  # [8][8] turns with prediction i (row) and gold j (column)
     invalid: list[int]  # [8] turns without a valid prediction, per gold strategy
+    one_sample: dict[str, dict[str, float]]  # variant -> strategy metric -> its value in this sample
+    samples: int  # Whose mean the system's strategy scores are; 0: this sample is all there is
 
 
 @dataclass(frozen=True)
@@ -85,12 +92,13 @@ def evaluate_systems(
 ) -> Evaluation:
     """Score ``systems`` (name -> its turns, in any order) and the differences a - b of ``contrasts``.
 
-    Text metrics are absent for a system whose replies are ``None``, and from its contrasts.  With a single dialogue
-    there is nothing to resample and every interval is ``None``.
+    Strategy metrics are means over a system's ``samples`` where it has any.  Text metrics are absent for a system whose
+    replies are ``None``, and from its contrasts.  With a single dialogue there is nothing to resample and every
+    interval is ``None``.
 
     Raises ValueError if there are no systems or turns, an id occurs twice, two systems differ in their turn ids or in
-    the gold side of a turn, a system replies to some turns only, a strategy is unknown, or a contrast names
-    an unknown system.
+    the gold side of a turn, a system replies to some turns only or has more samples at one turn than at another, a
+    strategy is unknown, or a contrast names an unknown system.
     """
     turns = _aligned(systems)
     for name in {name for pair in contrasts for name in pair} - turns.keys():
@@ -102,10 +110,12 @@ def evaluate_systems(
     resampled, details = {}, {}
     for name, system in turns.items():
         predicted, truth = [turn.predicted_strategy for turn in system], [turn.gold_strategy for turn in system]
-        w, invalid = strategy.grouped_confusion(predicted, truth, dialogue, len(names))
-        details[name] = system_details(w, invalid)
+        one = strategy.sampled_confusion(strategy.strategy_indices(predicted)[None], truth, dialogue, len(names))
+        more = strategy.places([turn.samples for turn in system]).T
+        many = strategy.sampled_confusion(more, truth, dialogue, len(names)) if len(more) else one
+        details[name] = system_details(*one, samples=len(more), variants=VARIANTS)
         text_scores = _text_scores(system, dialogue, weights) if _has_replies(name, system) else {}
-        resampled[name] = {v: text_scores.get(v, {}) | strategy_scores(w, invalid, weights, v) for v in VARIANTS}
+        resampled[name] = {v: text_scores.get(v, {}) | strategy_scores(*many, weights, v) for v in VARIANTS}
     differences = {f"{a} - {b}": _difference(resampled[a], resampled[b]) for a, b in contrasts}
 
     def finish(scores: dict[str, dict[str, Resampled]]) -> Scores:
@@ -164,9 +174,12 @@ def _has_replies(name: str, turns: Sequence[EvaluatedTurn]) -> bool:
     return not missing
 
 
-def system_details(w: np.ndarray, invalid: np.ndarray) -> SystemDetails:
-    """Sums over dialogues: confusion counts [D, 8, 8] and invalid predictions [D, 8]."""
-    dialogues, w, invalid = len(w), w.sum(0), invalid.sum(0)
+def system_details(w: np.ndarray, invalid: np.ndarray, *, samples: int, variants: Sequence[str]) -> SystemDetails:
+    """Of confusion counts [K, D, 8, 8] and invalid predictions [K, D, 8]: their sums, and the mean scores of the K."""
+    one_sample = {
+        v: {name: float(score(w.sum(1), invalid.sum(1), v).mean()) for name, score in SCORES.items()} for v in variants
+    }
+    dialogues, w, invalid = w.shape[1], w.sum((0, 1)), invalid.sum((0, 1))
     turns = int(w.sum() + invalid.sum())
     return SystemDetails(
         turns=turns,
@@ -177,17 +190,34 @@ def system_details(w: np.ndarray, invalid: np.ndarray) -> SystemDetails:
         strategy_f1={v: strategy.strategy_f1(w, invalid, POLICY[v]).tolist() for v in VARIANTS},
         confusion=w.tolist(),
         invalid=invalid.tolist(),
+        one_sample=one_sample,
+        samples=samples,
     )
 
 
+SCORES: dict[str, Callable[[np.ndarray, np.ndarray, str], np.ndarray]] = {
+    "Q_W": lambda w, invalid, variant: strategy.weighted_f1(w, invalid, POLICY[variant]),
+    "Q": lambda w, invalid, variant: strategy.macro_f1(w, invalid, POLICY[variant]),
+    "B": lambda w, invalid, variant: strategy.bias(w, variant),
+}
+"""(confusion counts [..., 8, 8], invalid predictions [..., 8], variant) -> scores [...]."""
+
+
 def strategy_scores(w: np.ndarray, invalid: np.ndarray, weights: np.ndarray, variant: str) -> dict[str, Resampled]:
-    """Q_W, Q and B from confusion counts per dialogue, [D, 8, 8] and [D, 8]."""
+    """Q_W, Q and B, means over S samples of the strategies, from their counts by dialogue [S, D, 8, 8] and [S, D, 8].
 
-    def f1(score: Callable[..., np.ndarray]) -> Resampled:
-        return bootstrap(weights, lambda times: score(np.tensordot(times, w, 1), times @ invalid, POLICY[variant]))
+    In a replicate every sample is of the same resampled dialogues.  The metrics are averaged and not the counts: none
+    is linear in the counts, and B of mean counts is far below the mean B, because the noise of a sample raises B
+    (`strategy.bias`), and what a paper prints holds that noise.
+    """
 
-    bias = bootstrap(weights, lambda times: strategy.bias(np.tensordot(times, w, 1), variant))
-    return {"Q_W": f1(strategy.weighted_f1), "Q": f1(strategy.macro_f1), "B": bias.centred()}
+    def mean(score: Callable[..., np.ndarray], times: np.ndarray) -> np.ndarray:
+        resampled = ((np.tensordot(times, counts, 1), times @ none) for counts, none in zip(w, invalid, strict=True))
+        return sum(score(counts, none, variant) for counts, none in resampled) / len(w)
+
+    w, invalid, weights = w.astype(float), invalid.astype(float), weights.astype(float)  # which BLAS multiplies
+    found = {name: bootstrap(weights, partial(mean, score)) for name, score in SCORES.items()}
+    return found | {"B": found["B"].centred()}
 
 
 def mean_scores(

@@ -1,8 +1,8 @@
-"""One planner, many decodings: its strategy scores from argmax to sampling at rising temperatures; and its calibration.
+"""One planner, many decodings: its strategy scores from argmax to high temperatures; and its calibration.
 
 What a paper prints for a planner is one point of such a curve.  Everything here is computed from the planner's scores
-of the eight strategies at each turn, so nothing has to be generated again.  The temperature acts on whole names, where
-a language model that prints a name applies it token by token.
+of the eight strategies at each turn, so nothing has to be generated again.  Temperature and top-p act on whole names,
+where a language model that prints a name applies them token by token.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from decoupled_esc.evaluate import strategy
-from decoupled_esc.evaluate.bootstrap import Estimate, Resampled, cluster_weights, numbered
+from decoupled_esc.evaluate import strategy, strategy_scores
+from decoupled_esc.evaluate.bootstrap import Estimate, cluster_weights, numbered
 
 TEMPERATURES = (0.0, 0.25, 0.5, 0.7, 1.0, 1.5, 2.0)
 """0 is argmax; 0.7 is DecoupledESC's."""
+SAMPLES = 50
+"""Of a planner's strategy at each turn, for means over samples: Q of two samples can differ by more than a point."""
 BINS = 10
 
 
@@ -49,47 +51,56 @@ class Calibration:
     bins: tuple[CalibrationBin, ...]  # Those that are not empty
 
 
-def probabilities(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """[turns, 8] from scores [turns, 8] (log-probabilities up to a constant per turn): softmax of scores / T."""
+def probabilities(scores: np.ndarray, temperature: float, top_p: float) -> np.ndarray:
+    """[turns, 8] from scores [turns, 8] (log-probabilities up to a constant per turn): temperature, then top-p.
+
+    Softmax of scores / T, of which the least probable strategies with at most 1 - ``top_p`` together are left out
+    (Holtzman et al. 2020), the most probable never.  Temperature 0 is argmax.  This is an approximation: a language
+    model that prints a name applies both token by token, where a nucleus holds tokens, and names that begin alike share
+    theirs.
+    """
     if temperature == 0:
-        best = scores == scores.max(axis=1, keepdims=True)
-        return best / best.sum(axis=1, keepdims=True)
-    sharp = np.exp((scores - scores.max(axis=1, keepdims=True)) / temperature)
-    return sharp / sharp.sum(axis=1, keepdims=True)
+        p = (scores == scores.max(axis=1, keepdims=True)).astype(float)
+        return p / p.sum(axis=1, keepdims=True)
+    p = np.exp((scores - scores.max(axis=1, keepdims=True)) / temperature)
+    p /= p.sum(axis=1, keepdims=True)
+    rising = p.argsort(axis=1)
+    out = np.take_along_axis(p, rising, 1).cumsum(axis=1) <= 1 - top_p
+    out[:, -1] = False
+    np.put_along_axis(p, rising, np.where(out, 0.0, np.take_along_axis(p, rising, 1)), 1)
+    return p / p.sum(axis=1, keepdims=True)
+
+
+def samples(p: np.ndarray, chance: np.ndarray) -> np.ndarray:
+    """int [S, turns]: strategies sampled with probabilities ``p`` [turns, 8], from ``chance`` [turns, S] in [0, 1)."""
+    line = p.cumsum(axis=1)
+    # Scaled to the line's end, which rounding may leave short of 1, so that nothing with probability 0 is sampled.
+    return np.minimum((line[:, None] <= (chance * line[:, -1:])[:, :, None]).sum(axis=2), 7).T
 
 
 def sweep(
-    scores: np.ndarray, gold: Sequence[str], dialogues: Sequence[str], *, samples: int, replicates: int, seed: int
+    scores: np.ndarray, gold: Sequence[str], dialogues: Sequence[str], *, top_p: float, replicates: int, seed: int
 ) -> tuple[StrategyScores, ...]:
     """Scores with 95% intervals at each of ``TEMPERATURES``, from ``scores`` [turns, 8].
 
-    Above temperature 0 a score is the mean over ``samples`` sets of sampled strategies, each with the same resampled
-    dialogues; the interval is about one such mean.
+    Above temperature 0 a score is the mean over ``SAMPLES`` sets of sampled strategies (`strategy_scores`).
     """
     group, groups = numbered(dialogues)
-    weights = np.concatenate([np.ones((1, groups), dtype=int), cluster_weights(groups, replicates, seed)])
-    truth, random, none_invalid = strategy.strategy_indices(gold), np.random.default_rng(seed), np.zeros((1, 8))
+    weights = cluster_weights(groups, replicates, seed)
+    chance = np.random.default_rng(seed).random((len(gold), SAMPLES))
     found = []
     for temperature in TEMPERATURES:
-        p, copies = probabilities(scores, temperature), []
-        for _ in range(samples if temperature else 1):
-            chance = random.random((len(p), 1))
-            predicted = (
-                p.argmax(axis=1) if temperature == 0 else np.minimum((p.cumsum(axis=1) <= chance).sum(axis=1), 7)
-            )
-            tables = np.zeros((groups, 8, 8))
-            np.add.at(tables, (group, predicted, truth), 1)
-            w = np.tensordot(weights, tables, 1)
-            f1 = [score(w, none_invalid, "drop") for score in (strategy.weighted_f1, strategy.macro_f1)]
-            copies.append([*f1, strategy.bias(w, "paper")])
-        weighted, macro, bias = (Resampled(float(row[0]), row[1:]) for row in np.mean(copies, axis=0))
-        found.append(StrategyScores(temperature, weighted.estimate(), macro.estimate(), bias.centred().estimate()))
+        p = probabilities(scores, temperature, top_p)
+        predicted = samples(p, chance) if temperature else p.argmax(axis=1)[None]
+        w, invalid = strategy.sampled_confusion(predicted, gold, group, groups)
+        means = strategy_scores(w, invalid, weights, "paper")
+        found.append(StrategyScores(temperature, **{key: mean.estimate() for key, mean in means.items()}))
     return tuple(found)
 
 
 def calibration(scores: np.ndarray, gold: Sequence[str]) -> Calibration:
     """The calibration of ``scores`` [turns, 8] on the ``gold`` strategies [turns]."""
-    p, truth = probabilities(scores, 1.0), strategy.strategy_indices(gold)
+    p, truth = probabilities(scores, 1.0, 1.0), strategy.strategy_indices(gold)
     confidence, right = p.max(axis=1), p.argmax(axis=1) == truth
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
     bins = tuple(

@@ -6,7 +6,8 @@ every seed and averages; its intervals hold for other dialogues and other traini
 ``bench/coverage.py`` measures).  The scores under each seed are kept as well.
 
 Only what needs no whole corpus of replies is scored here, variant ``paper``: what a system did at a test set is then a
-few kilobytes (`SeedCounts`), and seeds that were trained on different days or machines can be put together.
+few kilobytes, or a tenth of a megabyte with fifty samples (`SeedCounts`), and seeds that were trained on different days
+or machines can be put together.
 """
 
 from __future__ import annotations
@@ -29,9 +30,7 @@ from decoupled_esc.evaluate import (
 )
 from decoupled_esc.evaluate.bootstrap import Resampled, cluster_weights, over_trainings
 from decoupled_esc.evaluate.judged import ScoreTable
-from decoupled_esc.taxonomy import STRATEGIES
 
-INVALID = "-"
 DECIMALS = 6
 
 BySeed = dict[str, dict[str, dict[str, float]]]
@@ -43,7 +42,9 @@ class SeedCounts:
     """What one system did at a test set under one seed, for scores over seeds."""
 
     strategies: str
-    """One character per turn, in the order of ids: the strategy's place in `taxonomy.STRATEGIES`, or ``-``."""
+    """`strategy.signs` of the turns, in the order of ids."""
+    samples: list[str]
+    """The same of more samples, whose mean the scores are; none where nothing was sampled but ``strategies``."""
     text: list[list[float]]  # [dialogues][6] sums of `TEXT_METRICS` over a dialogue's replies, dialogues by name
 
 
@@ -73,9 +74,9 @@ def seed_counts(turns: Sequence[EvaluatedTurn]) -> SeedCounts:
     for turn in turns:
         scores = np.array(text.reply_scores(turn.reply, turn.gold_reply)["paper"])
         sums[turn.dialogue] = sums.get(turn.dialogue, 0) + scores
-    places = strategy.strategy_indices([turn.predicted_strategy for turn in turns])
     return SeedCounts(
-        strategies="".join(INVALID if place < 0 else str(place) for place in places),
+        strategies=strategy.signs([turn.predicted_strategy for turn in turns]),
+        samples=["".join(sample) for sample in zip(*(turn.samples for turn in turns), strict=True)],
         text=[np.round(sums[name], DECIMALS).tolist() for name in sorted(sums)],
     )
 
@@ -90,7 +91,8 @@ def evaluate_seeds(
 ) -> SeedEvaluation:
     """Every metric under each seed and averaged; ``by_seed``: seed -> system -> its counts at the turns ``gold``.
 
-    Confusion counts in the details are of all seeds.  With one seed these are `evaluate_systems`'s scores.  Raises
+    Confusion counts in the details are of all seeds, one sample each, and the scores of one sample are means over the
+    seeds.  With one seed these are `evaluate_systems`'s scores.  Raises
     ValueError where seeds differ in their systems or counts are not of these turns.
     """
     gold = sorted(gold, key=lambda turn: turn.id)
@@ -102,12 +104,17 @@ def evaluate_seeds(
     for name in next(iter(by_seed.values())):
         single[name], tables = [], []
         for counts in by_seed.values():
-            said = [None if sign == INVALID else STRATEGIES[int(sign)] for sign in counts[name].strategies]
-            w, invalid = strategy.grouped_confusion(said, truth, dialogue, len(names))
-            means = mean_scores(text.METRICS, np.array(counts[name].text), turns, weights)
-            single[name].append(means | strategy_scores(w, invalid, weights, "paper"))
-            tables.append((w, invalid))
-        details[name] = system_details(*(sum(parts) for parts in zip(*tables, strict=True)))
+            found = counts[name]
+            one, many = (
+                strategy.sampled_confusion(strategy.places(some), truth, dialogue, len(names))
+                for some in ([found.strategies], found.samples or [found.strategies])
+            )
+            means = mean_scores(text.METRICS, np.array(found.text), turns, weights)
+            single[name].append(means | strategy_scores(*many, weights, "paper"))
+            tables.append(one)
+        details[name] = system_details(
+            *map(np.concatenate, zip(*tables, strict=True)), samples=len(found.samples), variants=["paper"]
+        )
     averages, values = _together(single, contrasts, list(by_seed), intervals=len(names) > 1)
     together = Evaluation(
         systems={name: {"paper": scores} for name, scores in averages.systems.items()},

@@ -18,6 +18,7 @@ Policy = Literal["wrong", "drop"]
 Variant = Literal["paper", "standard"]
 
 N = len(STRATEGIES)
+INVALID = "-"
 PAPER_SWEEPS = 20
 TOLERANCE = 1e-10
 """Largest change of log p in one sweep at which the ``standard`` iteration stops."""
@@ -38,23 +39,52 @@ def strategy_indices(names: Sequence[str | None]) -> np.ndarray:
     return np.array([-1 if name is None else _INDEX[name] for name in names], dtype=np.int64)
 
 
+def signs(names: Sequence[str | None]) -> str:
+    """One character per strategy: its position in `STRATEGIES`, or ``-`` for ``None``."""
+    return "".join(INVALID if place < 0 else str(place) for place in strategy_indices(names))
+
+
+def places(rows: Sequence[str]) -> np.ndarray:
+    """int [len(rows), length]: what `signs` wrote in each of ``rows``, -1 for ``-``.
+
+    Raises ValueError for rows of different lengths, or a character that is no sign.
+    """
+    if len({len(row) for row in rows}) > 1 or set("".join(rows)) - set(f"{INVALID}01234567"):
+        raise ValueError("rows of different lengths, or with a character that stands for no strategy")
+    return np.array([[-1 if sign == INVALID else int(sign) for sign in row] for row in rows], dtype=np.int64)
+
+
 def grouped_confusion(
     predicted: Sequence[str | None], gold: Sequence[str], group: np.ndarray, groups: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Counts over turns: (w int [groups, 8, 8] by predicted and gold, invalid predictions by gold int [groups, 8]).
 
-    ``group`` int [turns] numbers the group (the dialogue) of each turn from 0.  Raises ValueError on unequal lengths,
-    an unknown name, or a gold strategy that is None.
+    Arguments and errors as `sampled_confusion`, of one sample, its predictions by name; an unknown one is an error.
     """
-    if len(predicted) != len(gold):
-        raise ValueError(f"{len(predicted)} predictions for {len(gold)} gold strategies")
-    row, column = strategy_indices(predicted), strategy_indices(gold)
+    w, invalid = sampled_confusion(strategy_indices(predicted)[None], gold, group, groups)
+    return w[0], invalid[0]
+
+
+def sampled_confusion(
+    predicted: np.ndarray, gold: Sequence[str], group: np.ndarray, groups: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The counts of S samples of the predictions: w int [S, groups, 8, 8] and invalid int [S, groups, 8].
+
+    ``predicted`` int [S, turns] are positions in `STRATEGIES` or -1; ``group`` int [turns] numbers the group (the
+    dialogue) of each turn from 0.  Raises ValueError on unequal lengths, or a gold strategy that is unknown or None.
+    """
+    samples, turns = predicted.shape
+    if turns != len(gold):
+        raise ValueError(f"{turns} predictions for {len(gold)} gold strategies")
+    column = strategy_indices(gold)
     if (column < 0).any():
         raise ValueError("a gold strategy is None")
     # Invalid predictions go to a ninth row, which is then cut off.
-    table = np.zeros((groups, N + 1, N), dtype=np.int64)
-    np.add.at(table, (group, np.where(row < 0, N, row), column), 1)
-    return table[:, :N], table[:, N]
+    cell = (np.asarray(group) * (N + 1) + np.where(predicted < 0, N, predicted)) * N + column
+    size = groups * (N + 1) * N
+    counted = np.bincount((np.arange(samples)[:, None] * size + cell).ravel(), minlength=samples * size)
+    table = counted.reshape(samples, groups, N + 1, N)
+    return table[:, :, :N], table[:, :, N]
 
 
 def distribution(predicted: Sequence[str | None]) -> np.ndarray:
@@ -129,7 +159,8 @@ def preference(w: np.ndarray, variant: Variant) -> np.ndarray:
         raise ValueError(f"variant must be 'paper' or 'standard', not {variant!r}")
     wins = w.reshape(-1, N, N) * (1 - np.eye(N))
     beats_any, beaten = wins.sum(-1) > 0, wins.sum(-2) > 0
-    p = _twenty_sweeps(wins) if variant == "paper" else _fixed_point(wins)
+    last = np.ascontiguousarray(np.moveaxis(wins, 0, -1))
+    p = (_twenty_sweeps(last) if variant == "paper" else _fixed_point(last)).T
     dominant = beats_any & ~beaten
     p = np.where(dominant.any(-1, keepdims=True), dominant, p)
     return (p * N / p.sum(-1, keepdims=True)).reshape(w.shape[:-1])
@@ -161,58 +192,67 @@ def bias(w: np.ndarray, variant: Variant) -> np.ndarray:
 
 
 def _sweep(wins: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """One pass of the update over the eight strategies; ``wins`` [R, 8, 8], ``p`` [R, 8] -> new p [R, 8].
+    """One pass of the update over the eight strategies; ``wins`` [8, 8, R], ``p`` [8, R] -> new p [8, R].
 
-    A strategy that nobody with p > 0 beats keeps its p.  A p of 0 stays 0.
+    Matrices are the last axis, along which processors add fast.  A strategy that nobody with p > 0 beats keeps its p.
+    A p of 0 stays 0.
     """
     p = p.copy()
     for i in range(N):
-        pair = p[:, i, None] + p
+        pair = p[i] + p
         inverse = np.divide(1.0, pair, out=np.zeros_like(pair), where=pair > 0)
-        won = (wins[:, i, :] * p * inverse).sum(-1)
-        lost = (wins[:, :, i] * inverse).sum(-1)
-        np.divide(won, lost, out=p[:, i], where=lost > 0)
+        won = (wins[i] * p * inverse).sum(0)
+        lost = (wins[:, i] * inverse).sum(0)
+        np.divide(won, lost, out=p[i], where=lost > 0)
     return p
 
 
 def _unit_geometric_mean(p: np.ndarray, together: np.ndarray) -> np.ndarray:
-    """Scale p [R, 8] so that the positive p of each group of strategies have geometric mean 1.
+    """Scale p [8, R] so that the positive p of each group of strategies have geometric mean 1.
 
-    ``together`` bool [R, 8, 8]: which strategies are in one group.
+    ``together`` bool [8, 8, R]: which strategies are in one group.
     """
     positive = p > 0
     log_p = np.log(np.where(positive, p, 1.0))
-    members = together & positive[:, None, :]
-    mean = (members * log_p[:, None, :]).sum(-1) / np.maximum(members.sum(-1), 1)
+    members = together & positive
+    mean = (members * log_p).sum(1) / np.maximum(members.sum(1), 1)
     return np.where(positive, np.exp(log_p - mean), 0.0)
 
 
 def _twenty_sweeps(wins: np.ndarray) -> np.ndarray:
-    """The published iteration; strategies without evidence form no group with the others and keep p = 1."""
-    seen = (wins.sum(-1) + wins.sum(-2)) > 0
-    together = seen[:, :, None] & seen[:, None, :]
-    p = np.ones(wins.shape[:-1])
+    """The published iteration: wins [8, 8, R] -> p [8, R].
+
+    It scales p after every sweep; a sweep of scaled p is the scaled sweep, so once at the end is the same.  Strategies
+    without evidence form no group with the others and keep p = 1.
+    """
+    seen = (wins.sum(1) + wins.sum(0)) > 0
+    p = np.ones(wins.shape[1:])
     for _ in range(PAPER_SWEEPS):
-        p = _unit_geometric_mean(_sweep(wins, p), together)
-    return p
+        p = _sweep(wins, p)
+    return _unit_geometric_mean(p, seen[:, None] & seen)
 
 
 def _fixed_point(wins: np.ndarray) -> np.ndarray:
-    """The maximum-likelihood strengths, with the limit 0 for whoever some group beats for good."""
-    better = np.eye(N, dtype=bool) | (wins > 0)
+    """The maximum-likelihood strengths, with the limit 0 for whoever some group beats for good.
+
+    wins [8, 8, R] -> p [8, R].
+    """
+    better = np.moveaxis(np.eye(N, dtype=bool)[:, :, None] | (wins > 0), -1, 0)
     for _ in range(3):  # paths of up to 2, 4, 8 wins
         better = np.matmul(better.astype(np.float32), better.astype(np.float32)) > 0
-    together = better & better.swapaxes(-1, -2)
-    unbeaten = (together | ~better.swapaxes(-1, -2)).all(-1)
-    wins = wins * (together & unbeaten[:, :, None])
+    together = np.moveaxis(better & better.swapaxes(-1, -2), 0, -1)
+    unbeaten = (together | ~np.moveaxis(better, 0, -1).swapaxes(0, 1)).all(1)
+    wins = wins * (together & unbeaten[:, None])
     p = unbeaten.astype(float)
-    running = np.arange(len(p))
+    running = np.arange(p.shape[1])
     for _ in range(MAX_SWEEPS):
-        old = p[running]
-        new = _unit_geometric_mean(_sweep(wins[running], old), together[running])
-        p[running] = new
-        change = np.abs(np.log(np.where(new > 0, new, 1.0)) - np.log(np.where(old > 0, old, 1.0))).max(-1)
-        running = running[change > TOLERANCE]
+        old = p[:, running]
+        new = _unit_geometric_mean(_sweep(wins, old), together)
+        p[:, running] = new
+        change = np.abs(np.log(np.where(new > 0, new, 1.0)) - np.log(np.where(old > 0, old, 1.0))).max(0)
+        left = change > TOLERANCE
+        if not left.all():
+            running, wins, together = running[left], wins[:, :, left], together[:, :, left]
         if not running.size:
             return p
     raise ArithmeticError(f"strategy preference did not settle in {MAX_SWEEPS} sweeps")

@@ -35,14 +35,14 @@ class Candidates:
 
 @dataclass(frozen=True, eq=False)
 class SampleCandidates(Step):
-    """What a fine-tuned model would do at every training turn (IPM, section 4.1), in ``samples/0.jsonl`` and so on, by turn id.
+    """What a fine-tuned model would do at every training turn (IPM, section 4.1), in ``samples/<role>-0.jsonl`` and so on.
 
     The planner is sampled once, as in decoding; the generator, under the gold strategy, and the coupled model several times.
     """
 
     leaves = ("samples",)
     uses_model = True
-    version = 1
+    version = 2
 
     policy: FineTune
     turns: Turns
@@ -56,9 +56,8 @@ class SampleCandidates(Step):
         turns = self.turns.read()
         with engine_of(work, self.policy.base, self.policy, self.decoding, self.seed) as engine:
             asked = fitted(engine, turns, prompts.LAYOUTS[self.policy.layout], self.sampling, self.decoding.max_length)
-            choices = taxonomy.STRATEGIES if self.policy.role == "planner" else None
             found = [
-                complete(work, engine, asked, self.sampling, f"samples/{n}", self.seed, number=n, choices=choices)
+                complete(work, engine, asked, self.sampling, f"samples/{self.policy.role}-{n}", self.seed)
                 for n in range(self.samples)
             ]
         work.tokens = sum(row["tokens"] for rows in found for row in rows.values())
@@ -72,7 +71,10 @@ class SampleCandidates(Step):
         """Sample by sample: turn id -> what was printed."""
         folder = work.path(self, "samples")
         return [
-            {row["id"]: row["text"] for row in read_rows(folder / f"{n}.jsonl", "sampled candidates")}
+            {
+                row["id"]: row["text"]
+                for row in read_rows(folder / f"{self.policy.role}-{n}.jsonl", "sampled candidates")
+            }
             for n in range(self.samples)
         ]
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from decoupled_esc import prompts, taxonomy
 from decoupled_esc.corpus import Turn, turns
-from decoupled_esc.experiments.data import example_dialogue
+from decoupled_esc.evaluate import decoding, strategy
 from decoupled_esc.experiments.inputs import Base, Decoding, Policy, Source, Turns
-from decoupled_esc.experiments.sampling import complete, engine_of, fitted, greedy, replies_under
+from decoupled_esc.experiments.sampling import complete, engine_of, fitted, greedy, purpose, replies_under, tags
 from decoupled_esc.generate import baselines
-from decoupled_esc.generate.engine import Sampling
+from decoupled_esc.generate.engine import Sampling, stream
 from decoupled_esc.pipeline import Missing, Step, Work
 
 
@@ -23,6 +25,8 @@ class SystemReply:
     reply: str
     tokens: int
     finished: bool
+    samples: str = ""
+    """More samples of the strategy, as `strategy.signs`; none where it is not sampled, or was sampled only once."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class PlannedReply:
     reply: str
     tokens: int
     finished: bool
+    samples: str
+    """More samples of the strategy from the scores, as `strategy.signs`."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,7 @@ def counted(kind: type[Replies], rows: list, work: Work, **more):
 class Reply(Step):
     """One system's answers at the test turns."""
 
+    version = 2
     uses_model = True
 
     base: Base
@@ -113,18 +120,22 @@ class ReplyCoupled(Reply):
         with engine_of(work, self.base, self.policy, self.decoding, self.seed) as engine:
             asked = fitted(engine, asked_at, prompts.vanilla, self.sampling, self.decoding.max_length)
             written = complete(work, engine, asked, self.sampling, "replies", self.seed)
-        return counted(Replies, [tagged(turn.id, written[turn.id]) for turn in asked_at], work)
+            more = tags(work, engine, asked, self.sampling, "tags", self.seed)
+        return counted(Replies, [tagged(turn.id, written[turn.id], more[turn.id]) for turn in asked_at], work)
 
 
-def tagged(id: str, row: dict, text: str | None = None) -> SystemReply:
+def tagged(id: str, row: dict, samples: str = "") -> SystemReply:
     """The answer of a coupled model, read from its tag."""
-    strategy, reply = prompts.parse_tagged(row["text"] if text is None else text)
-    return SystemReply(id, strategy, reply, row["tokens"], row["finished"])
+    strategy, reply = prompts.parse_tagged(row["text"])
+    return SystemReply(id, strategy, reply, row["tokens"], row["finished"], samples)
 
 
 @dataclass(frozen=True, eq=False)
 class ReplyPrompted(Reply):
-    """The base model under a prompting baseline; the baseline's steps are in the step's folder."""
+    """The base model under a prompting baseline; the baseline's steps are in the step's folder.
+
+    Its strategies are sampled once, since another draft would have to be written for another sample.
+    """
 
     baseline: str
     """A function of `generate.baselines`."""
@@ -139,20 +150,22 @@ class ReplyPrompted(Reply):
             def ask(step: str, layout) -> dict[str, str]:
                 asked = fitted(engine, asked_at, layout, self.sampling, self.decoding.max_length)
                 read[step] = sum(engine.count(prompt) for prompt in asked)
-                steps[step] = complete(work, engine, asked, self.sampling, step, self.seed, number=len(steps))
+                steps[step] = complete(work, engine, asked, self.sampling, step, self.seed)
                 return {id: row["text"] for id, row in steps[step].items()}
 
-            shown = (self._example(),) if self.baseline == "with_example" else ()
-            answers = getattr(baselines, self.baseline)(ask, *shown)
-        rows = [tagged(turn.id, steps["refined"][turn.id], answers[turn.id]) for turn in asked_at]
+            shown = (self._examples(work, asked_at),) if self.baseline == "with_example" else ()
+            getattr(baselines, self.baseline)(ask, *shown)
+        rows = [tagged(turn.id, steps["refined"][turn.id]) for turn in asked_at]
         written = {step: sum(row["tokens"] for row in done.values()) for step, done in steps.items()}
         transcripts = {turn.id: {step: done[turn.id]["text"] for step, done in steps.items()} for turn in asked_at[1:4]}
         cost = {step: StepCost(read[step], written[step]) for step in steps}
         return counted(PromptedReplies, rows, work, cost=cost, transcripts=transcripts)
 
-    def _example(self) -> Turn:
-        """The turn that *w/ Example* shows."""
-        return turns(example_dialogue(self.esconv.read().split("train")))[1]
+    def _examples(self, work: Work, asked_at: list[Turn]) -> dict[str, Turn]:
+        """What *w/ Example* shows at each turn: a training turn sampled for it, by the turn's id."""
+        known = [turn for dialogue in self.esconv.read().split("train") for turn in turns(dialogue)]
+        own = {turn.id: stream(self.seed, purpose(work, "examples"), turn.id, 8) for turn in asked_at}
+        return {id: known[number % len(known)] for id, number in own.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +192,11 @@ def _under(id: str, planned: dict[str, str | None], written: dict[str, dict]) ->
 
 @dataclass(frozen=True, eq=False)
 class ReplyDecoupled(Reply):
-    """A planner, and a generator under the planner's strategies; None is the base model."""
+    """A planner, and a generator under the planner's strategies; None is the base model.
+
+    More samples of the planner's strategy come from its scores of the eight names (`decoding.probabilities`).  Scores can't
+    say how often it names none of them: a turn where the plan itself does not has no valid sample either.
+    """
 
     planner: Policy | None
     generator: Policy | None
@@ -193,7 +210,7 @@ class ReplyDecoupled(Reply):
         asked_at, others = self.turns.read(), (self.planner, self.generator)
         with engine_of(work, self.base, self.planner, self.decoding, self.seed, others) as engine:
             asked = fitted(engine, asked_at, prompts.planner, self.plan, self.decoding.max_length)
-            plans = complete(work, engine, asked, self.plan, "plans", self.seed, choices=taxonomy.STRATEGIES)
+            plans = complete(work, engine, asked, self.plan, "plans", self.seed)
             scored = work.rows("scores")
             left = [prompt for prompt in asked if prompt.id not in scored.by_id]
             for ids, scores in engine.score_choices(left, taxonomy.STRATEGIES):
@@ -202,14 +219,28 @@ class ReplyDecoupled(Reply):
         with engine_of(work, self.base, self.generator, self.decoding, self.seed, others) as engine:
             layout = prompts.LAYOUTS[self.layout]
             written = replies_under(work, engine, asked_at, planned, layout, self.sampling, self.decoding, self.seed)
+        scores = {turn.id: scored.by_id[turn.id]["scores"] for turn in asked_at}
+        more = self._samples(work, planned, scores)
         rows = [
             PlannedReply(
-                turn.id, planned[turn.id], plans[turn.id]["text"], scored.by_id[turn.id]["scores"],
-                written[turn.id]["reply"], written[turn.id]["tokens"], written[turn.id]["finished"],
+                turn.id, planned[turn.id], plans[turn.id]["text"], scores[turn.id], written[turn.id]["reply"],
+                written[turn.id]["tokens"], written[turn.id]["finished"], more[turn.id],
             )
             for turn in asked_at
         ]  # fmt: skip
         return counted(PlannedReplies, rows, work)
+
+    def _samples(self, work: Work, planned: dict[str, str | None], scores: dict[str, list[float]]) -> dict[str, str]:
+        """By turn id: `decoding.SAMPLES` strategies sampled from ``scores`` as plans are, as `strategy.signs`."""
+        what = purpose(work, "strategies")
+        own = [np.random.default_rng(stream(self.seed, what, id, 8)) for id in scores]
+        chance = np.stack([one.random(decoding.SAMPLES) for one in own])
+        p = decoding.probabilities(np.array(list(scores.values())), self.plan.temperature, self.plan.top_p)
+        sampled = decoding.samples(p, chance).T
+        return {
+            id: "".join(map(str, row)) if planned[id] else strategy.INVALID * len(row)
+            for id, row in zip(scores, sampled.tolist(), strict=True)
+        }
 
 
 @dataclass(frozen=True, eq=False)

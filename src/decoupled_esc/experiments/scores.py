@@ -13,7 +13,7 @@ from decoupled_esc.corpus import Turn, windows
 from decoupled_esc.evaluate import EvaluatedTurn, Evaluation, decoding, evaluate_systems, seeds
 from decoupled_esc.experiments.inputs import Base, Decoding, Policy, Turns
 from decoupled_esc.experiments.replies import Replies, Reply, ReplyDecoupled
-from decoupled_esc.experiments.sampling import complete, engine_of, fitted
+from decoupled_esc.experiments.sampling import complete, engine_of, fitted, tags
 from decoupled_esc.generate import baselines
 from decoupled_esc.generate.engine import Sampling
 from decoupled_esc.pipeline import Missing, Step, Work
@@ -26,13 +26,16 @@ def evaluated(replies: Replies, gold: Mapping[str, Turn]) -> list[EvaluatedTurn]
     """What a system answered, beside what people did."""
     turns = ((gold[row.id], row) for row in replies.rows)
     return [
-        EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, row.strategy, row.reply) for turn, row in turns
+        EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, row.strategy, row.reply, row.samples)
+        for turn, row in turns
     ]
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluate(Step):
     """Every automatic and strategy metric of systems, both variants, with intervals and paired differences."""
+
+    version = 2
 
     systems: dict[str, Reply]
     contrasts: tuple[Contrast, ...]
@@ -52,17 +55,18 @@ class SystemCounts:
 
     id: str
     strategies: str
+    samples: list[str]
     text: list[list[float]]
 
     @property
     def counts(self) -> seeds.SeedCounts:
         """Without the name."""
-        return seeds.SeedCounts(self.strategies, self.text)
+        return seeds.SeedCounts(self.strategies, self.samples, self.text)
 
 
 @dataclass(frozen=True)
 class PerSeedCounts:
-    """What systems did at the test turns under one seed, in the few kilobytes that scores over seeds need."""
+    """What systems did at the test turns under one seed, in the little that scores over seeds need."""
 
     systems: list[str]
     turns: int
@@ -72,6 +76,8 @@ class PerSeedCounts:
 @dataclass(frozen=True, eq=False)
 class CountPerSeed(Step):
     """Counts of systems under one seed; those that are Missing are left out."""
+
+    version = 2
 
     systems: dict[str, Reply]
     turns: Turns
@@ -114,6 +120,7 @@ def test_windows(turns: Turns) -> list[Turn]:
 class AnswerStrategyTest(Step):
     """What coupled models answer at the strategy test set of `corpus.windows`, sampled as at the test turns."""
 
+    version = 2
     uses_model = True
 
     policies: dict[str, Policy]
@@ -131,9 +138,11 @@ class AnswerStrategyTest(Step):
             with engine_of(work, self.base, policy, self.decoding, self.seed) as engine:
                 asked = fitted(engine, turns, prompts.vanilla, self.sampling, self.decoding.max_length)
                 written = complete(work, engine, asked, self.sampling, system, self.seed)
+                more = tags(work, engine, asked, self.sampling, f"{system}-tags", self.seed)
             answers = {turn.id: prompts.parse_tagged(written[turn.id]["text"]) for turn in turns}
             found = [
-                EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, *answers[turn.id]) for turn in turns
+                EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, *answers[turn.id], more[turn.id])
+                for turn in turns
             ]
             rows.append(SystemCounts(system, **vars(seeds.seed_counts(found))))
             invalid = sum(strategy is None for strategy, _ in answers.values())
@@ -146,7 +155,7 @@ class AnswerStrategyTest(Step):
 class EvaluateSeeds(Step):
     """Scores of systems and their differences averaged over all seeds, and the differences under each."""
 
-    version = 3
+    version = 4
 
     counts: dict[str, tuple[CountPerSeed | AnswerStrategyTest, ...]]
     """Seed -> the steps that counted under it."""
@@ -182,9 +191,12 @@ class Sweep:
 class SweepTemperatures(Step):
     """Strategy scores of every planner from argmax to high temperatures."""
 
+    version = 2
+
     planners: dict[str, ReplyDecoupled]
     train: Turns
     turns: Turns
+    top_p: float
     replicates: int
     seed: int
 
@@ -198,7 +210,7 @@ class SweepTemperatures(Step):
             rows = {row.id: row.scores for row in work[replies].rows}
             scores[name] = np.array([rows[turn.id] for turn in turns])
         gold, dialogues = [turn.strategy for turn in turns], [turn.dialogue for turn in turns]
-        options = {"samples": 10, "replicates": min(500, self.replicates), "seed": self.seed}
+        options = {"top_p": self.top_p, "replicates": min(500, self.replicates), "seed": self.seed}
         return Sweep(
             len(turns),
             {name: decoding.sweep(values, gold, dialogues, **options) for name, values in scores.items()},

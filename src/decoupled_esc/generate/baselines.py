@@ -27,6 +27,8 @@ IMPROVE = "Now say it again with this in mind. Keep the form, [strategy] and the
 NAME_FEELING = "Before you answer: in one sentence, what does this person feel at the moment, and why?"
 ANSWER = "Let this guide the strategy you choose. Now answer them, [strategy] and then the answer."
 LIKE_THIS = "This is how such a talk may go:"
+EXAMPLE_MESSAGES = 3
+"""Of an example's context: as much as always leaves room for the dialogue itself."""
 
 
 def direct_refine(ask: Ask) -> Mapping[str, str]:
@@ -48,12 +50,16 @@ def emotion_cot(ask: Ask) -> Mapping[str, str]:
     return ask("refined", lambda turn: _before(turn, NAME_FEELING, feeling[turn.id], ANSWER))
 
 
-def with_example(ask: Ask, example: Turn) -> Mapping[str, str]:
-    """w/ Example: one turn of another dialogue, and the human reply there, stands in the instruction."""
-    shown = [*example.context, Message("supporter", example.reply, example.strategy)]
-    talk = "\n".join(f"{m.role}: {tagged(m) if m.strategy else m.text}" for m in shown)
+def with_example(ask: Ask, examples: Mapping[str, Turn]) -> Mapping[str, str]:
+    """w/ Example: a turn of another dialogue, and the human reply there, stand in the instruction.
+
+    ``examples``: turn id -> its example, of which the last ``EXAMPLE_MESSAGES`` of the context are shown.
+    """
 
     def layout(turn: Turn) -> Prompt:
+        example = examples[turn.id]
+        shown = [*example.context[-EXAMPLE_MESSAGES:], Message("supporter", example.reply, example.strategy)]
+        talk = "\n".join(f"{m.role}: {tagged(m) if m.strategy else m.text}" for m in shown)
         prompt = vanilla(turn)
         (role, instruction), *rest = prompt.messages
         return replace(prompt, messages=((role, f"{instruction}\n{LIKE_THIS}\n{talk}"), *rest))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,13 +53,12 @@ class Engine(Protocol):
         sampling: Sampling,
         *,
         seed: int,
+        purpose: str,
         done: frozenset[str] = frozenset(),
-        choices: Sequence[str] | None = None,
     ) -> Iterator[list[Completion]]:
         """One completion per prompt, some at a time, without those whose ids are in ``done``.
 
-        The random numbers of a prompt come from ``seed`` and its id alone.  ``choices`` are the only answers wanted:
-        servers can print nothing else, the transformers engine may, and what it then prints counts as invalid.
+        The random numbers of a prompt come from ``seed``, ``purpose`` and its id alone (`stream`).
         """
         ...
 
@@ -97,9 +97,13 @@ class TokenEngine:
         return ids(render(Prompt(prompt.id, prompt.messages, choice), self.tokenizer)[1], self.tokenizer)
 
 
-def stream(seed: int, id: str, size: int) -> int:
-    """The seed of ``size`` bytes that belongs to ``id`` under ``seed``."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{id}".encode()).digest()[:size], "big")
+def stream(seed: int, purpose: str, id: str, size: int) -> int:
+    """The seed of ``size`` bytes that belongs to ``id`` under ``seed``, for one ``purpose``.
+
+    A purpose names the step's class and what is sampled there, such as ``ReplyDecoupled/plans``: two purposes at one
+    turn share no random numbers.
+    """
+    return int.from_bytes(hashlib.sha256(json.dumps([seed, purpose, id]).encode()).digest()[:size], "big")
 
 
 @contextmanager

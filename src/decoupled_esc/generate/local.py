@@ -29,14 +29,14 @@ class TransformersEngine(TokenEngine):
         ends = model.generation_config.eos_token_id
         self._end = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
 
-    def complete(self, prompts, sampling, *, seed, done=frozenset(), choices=None) -> Iterator[list[Completion]]:
-        """See ``Engine``.  Batches whose ids are all in ``done`` are skipped; ``choices`` is not enforced here.
+    def complete(self, prompts, sampling, *, seed, purpose, done=frozenset()) -> Iterator[list[Completion]]:
+        """See ``Engine``.  Batches whose ids are all in ``done`` are skipped.
 
         Neither a resumed run nor another batch composition changes what is sampled.
         """
         for batch in self.batches(prompts, sampling.max_new_tokens):
             if not all(prompt.id in done for prompt in batch):
-                yield self._sample(batch, sampling, seed)
+                yield self._sample(batch, sampling, seed, purpose)
 
     def batches(self, prompts: Sequence[Prompt], new_tokens: int) -> Iterator[list[Prompt]]:
         """Prompts of whole dialogues, as many as fit in ``batch_tokens``; a dialogue too long for that is divided.
@@ -71,7 +71,7 @@ class TransformersEngine(TokenEngine):
     def _packed(self, prompts: list[Prompt], answers: Sequence[list[int]] = ()):
         return pack([Example(prompt.id, self.encode(prompt), list(answers)) for prompt in prompts])
 
-    def _sample(self, prompts: list[Prompt], sampling: Sampling, seed: int) -> list[Completion]:
+    def _sample(self, prompts: list[Prompt], sampling: Sampling, seed: int, purpose: str) -> list[Completion]:
         """Answers to all of ``prompts``, token by token side by side, each seeing its own prompt and answer alone."""
         import torch
         from transformers import DynamicCache
@@ -81,7 +81,7 @@ class TransformersEngine(TokenEngine):
         ends = torch.tensor(packed.prompt_ends, device=device)
         position = torch.tensor(packed.depths, device=device)[ends]
         seen = attention_mask(packed.depths, device)[0, 0, ends]  # [prompts, everything in the cache]
-        streams = [np.random.default_rng(stream(seed, prompt.id, 8)) for prompt in prompts]
+        streams = [np.random.default_rng(stream(seed, purpose, prompt.id, 8)) for prompt in prompts]
         chance = torch.tensor(np.stack([one.random(sampling.max_new_tokens) for one in streams]), device=device)
         printed: list[list[int]] = [[] for _ in prompts]
         running = torch.arange(len(prompts), device=device)

@@ -180,14 +180,13 @@ class VLLMEngine(TokenEngine):
         self.model, self.serving = model, serving
         self._clients = [openai.OpenAI(base_url=url, api_key="none", max_retries=5, timeout=3600.0) for url in urls]
 
-    def complete(self, prompts, sampling, *, seed, done=frozenset(), choices=None) -> Iterator[list[Completion]]:
+    def complete(self, prompts, sampling, *, seed, purpose, done=frozenset()) -> Iterator[list[Completion]]:
         """See ``Engine``.  What other requests share a batch with one can still move its last bits."""
         more = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_new_tokens}
-        if choices:
-            more["extra_body"] = {"structured_outputs": {"choice": list(choices)}}
 
         def one(prompt: Prompt) -> Completion:
-            answer = self._ask(prompt.id, prompt=self.encode(prompt), seed=stream(seed, prompt.id, 4) >> 1, **more)
+            own = stream(seed, purpose, prompt.id, 4) >> 1
+            answer = self._ask(prompt.id, prompt=self.encode(prompt), seed=own, **more)
             found = answer.choices[0]
             return Completion(prompt.id, found.text, answer.usage.completion_tokens, found.finish_reason == "stop")
 
@@ -222,7 +221,7 @@ class VLLMEngine(TokenEngine):
         import openai
 
         # A dialogue's turns share a prefix cache.
-        client = self._clients[(stream(0, id.rpartition("/")[0], 4) >> 1) % len(self._clients)]
+        client = self._clients[(stream(0, "server", id.rpartition("/")[0], 4) >> 1) % len(self._clients)]
         try:
             return client.completions.create(model=self.model, **request)
         except openai.NotFoundError:

@@ -21,7 +21,7 @@ from typing import Literal
 
 import pandas as pd
 
-from decoupled_esc.evaluate.bootstrap import Estimate
+from decoupled_esc.evaluate import Estimate, Evaluation
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present.paper import MEANING, PaperTable, Status, Verdict, unknown, verdict
 
@@ -295,6 +295,24 @@ def format_estimate(estimate: Estimate | None, decimals: int = 1, sign: str = ""
 def format_scores(scores: Mapping[str, Estimate], keys: Sequence[str]) -> dict[str, str]:
     """`format_estimate` of each of ``keys``, a dash where it is absent: B has two decimals, all others one."""
     return {key: format_estimate(scores.get(key), 2 if key == "B" else 1) for key in keys}
+
+
+def beside_one_sample(evaluation: Evaluation, systems: Mapping[str, str]) -> pd.DataFrame:
+    """Strategy metrics (variant ``paper``) of ``systems`` (name -> title): expected, and of the one sample evaluated.
+
+    The expectation is a mean over further samples, with its interval; what a paper prints is one sample.
+    """
+    found = {}
+    for name, title in systems.items():
+        scores, details = evaluation.systems[name]["paper"], evaluation.details[name]
+        found[title] = {"samples": str(details.samples or 1)}
+        for key, value in details.one_sample["paper"].items():
+            decimals = 2 if key == "B" else 1
+            found[title] |= {
+                f"{key}, expected": format_estimate(scores[key], decimals),
+                f"{key}, one sample": _number(value, decimals),
+            }
+    return pd.DataFrame(found).T
 
 
 @dataclass(frozen=True)

@@ -81,9 +81,9 @@ def roles(
                 answers[turn.id] = RoleError("the conversation does not fit into max_length")
         return found, answers
 
-    def complete(engine: Engine, layout: Layout, asked: list[Asked], read: Callable) -> list:
+    def complete(engine: Engine, layout: Layout, asked: list[Asked], read: Callable, role: str) -> list:
         found, answers = prompts(engine, layout, asked)
-        for batch in engine.complete(found, sampling, seed=seed):
+        for batch in engine.complete(found, sampling, seed=seed, purpose=f"GrowTrees/{role}"):
             for completion in batch:
                 try:
                     answers[completion.id] = read(completion.text) if completion.finished else RoleError("finds no end")
@@ -106,8 +106,8 @@ def roles(
 
     return LocalRoles(
         {
-            "supporter": lambda asked: complete(supporter, generator_layout, asked, _something),
-            "seeker": lambda asked: complete(seeker_model, seeker, asked, parse_seeker),
+            "supporter": lambda asked: complete(supporter, generator_layout, asked, _something, "supporter"),
+            "seeker": lambda asked: complete(seeker_model, seeker, asked, parse_seeker, "seeker"),
             "strategies": score,
             "reward": judge,
         }
