@@ -43,7 +43,7 @@ def scores(rng: np.random.Generator, gold: np.ndarray, spread: float, trainings:
         said = (logits + rng.gumbel(size=logits.shape)).argmax(-1)
         w = np.zeros((DIALOGUES, 8, 8), dtype=np.int64)
         np.add.at(w, (np.arange(DIALOGUES)[:, None], said, gold), 1)
-        found.append(strategy_scores(w, np.zeros((DIALOGUES, 8), dtype=np.int64), weights, "paper"))
+        found.append(strategy_scores(w[None], np.zeros((1, DIALOGUES, 8), dtype=np.int64), weights, "paper"))
     return found
 
 

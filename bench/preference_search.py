@@ -23,7 +23,7 @@ from filelock import FileLock
 from pydantic_core import to_jsonable_python
 
 from decoupled_esc import corpus, models, prompts, taxonomy
-from decoupled_esc.evaluate import EvaluatedTurn, evaluate_systems, strategy
+from decoupled_esc.evaluate import EvaluatedTurn, decoding, evaluate_systems, strategy
 from decoupled_esc.experiments.cso import TrainCSO
 from decoupled_esc.experiments.inputs import weights_of
 from decoupled_esc.experiments.labels import error_judge
@@ -50,7 +50,7 @@ def main() -> None:
     pairs = "esc-pro" if role in CSO else "pairs"
     book.run([pairs, "sft-vanilla" if role in CSO else f"sft-{role}"], runs_only=True)
     mined = book.runs.read(book.steps[pairs]).result
-    lines = _found()
+    lines, generation = _found(), book.profile.generation
     for rate in options.rates:
         step = _tried(book, role, options.loss, rate)
         what = {
@@ -59,6 +59,7 @@ def main() -> None:
             "learning_rate": rate,
             "loss": step.preference.model_dump(),
             "pairs": mined.digest if role in CSO else mined.digests,
+            "sampling": (generation.plan if role == "planner" else generation.reply).model_dump(),
         }
         if any(line.items() >= what.items() for line in lines):
             continue
@@ -67,7 +68,7 @@ def main() -> None:
         started = time.perf_counter()
         book.run([name], runs_only=True)
         seconds = time.perf_counter() - started
-        if not any(line.get("before") and line["role"] == role for line in lines):
+        if not any(line.get("before") and line["role"] == role and line["pairs"] == what["pairs"] for line in lines):
             what["before"] = _validation(book, role, step.start)
         what["after"] = _validation(book, role, step)
         trained = book.runs.read(step).result
@@ -119,7 +120,8 @@ def _validation(book: Book, role: str, policy) -> dict:
     layout = prompts.LAYOUTS[book.steps["sft-vanilla" if role in CSO else f"sft-{role}"].layout]
     sampling = profile.generation.reply
     asked = fitted(engine, turns, layout, sampling, policy.max_length)
-    texts = {c.id: c.text for batch in engine.complete(asked, sampling, seed=profile.seed, purpose="preference_search") for c in batch}
+    own = {"seed": profile.seed, "purpose": "preference_search"}
+    texts = {c.id: c.text for batch in engine.complete(asked, sampling, **own) for c in batch}
     rows = []
     for turn in turns:
         said, reply = (
@@ -143,8 +145,9 @@ def _validation(book: Book, role: str, policy) -> dict:
 
 
 def _planned(book: Book, engine, turns) -> dict:
-    """Of the planner's probabilities over the eight strategies: how good they are, drawn (in expectation) and by argmax."""
-    asked = fitted(engine, turns, prompts.planner, book.profile.generation.plan, book.steps["sft-planner"].max_length)
+    """How good the planner's probabilities of the eight strategies are: sampled as in decoding (in expectation), and by argmax."""
+    plan = book.profile.generation.plan
+    asked = fitted(engine, turns, prompts.planner, plan, book.steps["sft-planner"].max_length)
     scores = {
         id: row
         for ids, rows in engine.score_choices(asked, taxonomy.STRATEGIES)
@@ -152,15 +155,12 @@ def _planned(book: Book, engine, turns) -> dict:
     }
     logits = np.array([scores[turn.id] for turn in turns], dtype=float)
     gold = np.array([taxonomy.STRATEGIES.index(turn.strategy) for turn in turns])
-    p = np.exp(logits - logits.max(axis=1, keepdims=True))
-    p /= p.sum(axis=1, keepdims=True)
-    sharp = p ** (1 / book.profile.generation.plan.temperature)
-    sharp /= sharp.sum(axis=1, keepdims=True)
-    draws = np.random.default_rng(0).random((20, len(turns)))
-    sampled = [np.minimum((sharp.cumsum(axis=1) < draw[:, None]).sum(axis=1), 7) for draw in draws]
+    p = decoding.probabilities(logits, 1.0, 1.0)
+    as_decoded = decoding.probabilities(logits, plan.temperature, plan.top_p)
+    sampled = decoding.samples(as_decoded, np.random.default_rng(0).random((len(turns), 50)))
     found = {"nats": round(float(-np.log(p[np.arange(len(gold)), gold]).mean()), 4)}
-    for name, plans in (("argmax", [p.argmax(axis=1)]), ("drawn", sampled)):
-        rows = [_strategy_scores(plan, gold) for plan in plans]
+    for name, plans in (("argmax", [p.argmax(axis=1)]), ("sampled", sampled)):
+        rows = [_strategy_scores(one, gold) for one in plans]
         found |= {f"{key}, {name}": round(float(np.mean([row[key] for row in rows])), 2) for key in rows[0]}
     return found
 

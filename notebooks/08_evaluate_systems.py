@@ -30,7 +30,7 @@ from decoupled_esc import taxonomy
 from decoupled_esc.evaluate import strategy
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.present import figures, judge_tables, replication
-from decoupled_esc.present.tables import format_estimate, format_scores, results_table
+from decoupled_esc.present.tables import EXPECTED, format_estimate, format_scores, results_table
 
 book = open_book(globals())
 replies = {
@@ -97,6 +97,7 @@ results_table(pd.DataFrame(shown).set_index("turn"), f"Generated replies, resear
 # Brackets hold 95% intervals from a {term}`bootstrap clustered by dialogue` with {glue:text}`replicates` replicates: percentiles, except that for B the replicates are first moved onto the estimate, because resampling inflates B.
 # With few dialogues such intervals are too narrow rather than too wide.
 # Two verdicts stand in each cell, one against each of the paper's backbones.
+# Q_W, Q and B are expectations over many samples of the strategies, where a system samples them; the paper reports one sample, and so does the column *one sample* further down.
 # Where a number misses the paper's, the verdict asks a weaker question: is the difference from the row before, SFT from Base or DPO from SFT, on the paper's side of zero?
 # Where it agrees, a second sign answers that question as well.
 # A difference of the paper that chance makes on its 1,792 turns has no side, and a base model that follows no instruction is no row to compare with.
@@ -136,13 +137,13 @@ figures.glue_numbers(
 # ## Sampled and greedy (columns of DecoupledESC Table 3)
 #
 # The paper samples its replies, and so do the tables above.
-# Here are the same weights under greedy decoding, in every column that needs no judge, beside the paper's two SFT rows.
+# Here are the same weights under greedy decoding, and the strategy metrics of the one sample that was printed, in every column that needs no judge, beside the paper's two SFT rows.
 
 # %% tags=["hide-input"]
-results_table(replication.decoding(measured, "vanilla"), f"The vanilla model after SFT, two ways to decode it; profile {book.label}; 95% intervals.")
+results_table(replication.decoding(measured, "vanilla"), f"The vanilla model after SFT, two ways to decode it; profile {book.label}; 95% intervals; {EXPECTED}")
 
 # %% tags=["hide-input"]
-results_table(replication.decoding(measured, "decoupled"), f"The decoupled system after SFT, two ways to decode it; profile {book.label}; 95% intervals.")
+results_table(replication.decoding(measured, "decoupled"), f"The decoupled system after SFT, two ways to decode it; profile {book.label}; 95% intervals; {EXPECTED}")
 
 # %% tags=["hide-input"]
 changed = {p: measured.contrasts[f"{p}-sft-argmax - {p}-sft"]["paper"] for p in ("vanilla", "decoupled")}

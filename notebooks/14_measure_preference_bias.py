@@ -52,6 +52,7 @@ sliders.bias_of_a_favourite(counts, taxonomy.STRATEGIES.index("Question"), book.
 #
 # The *word planner* is logistic regression on words; the *gold frequencies* know nothing of the turn.
 # The dotted line is the temperature of DecoupledESC.
+# Every temperature above argmax is sampled with the top-p of the profile, and every score is an expectation: the mean over ten samples.
 
 # %% tags=["hide-input", "remove-output"]
 METRICS = {"B": "preference bias B", "Q_W": "weighted F1", "Q": "macro F1"}
@@ -64,7 +65,7 @@ figures.show("fig_temperatures", figures.over_temperatures(sweeps, METRICS, book
 # :alt: Preference bias, weighted F1 and macro F1 of four planners over the temperature at which strategies are sampled, from argmax to 2.
 #
 # Planners over temperatures, with 95% intervals by dialogue.
-# Profile {glue:text}`profile_name`; n = {glue:text}`turns` turns; the temperature acts on whole names of strategies.
+# Profile {glue:text}`profile_name`; n = {glue:text}`turns` turns; temperature and top-p act on whole names of strategies.
 # ```
 
 # %% tags=["hide-input"]

@@ -93,7 +93,7 @@ figures.glue_numbers(profile_name=book.label)
 #   vllm: {options: ["--gpu-memory-utilization", "0.85"]}    # a server is started for each step that generates, and stopped after it
 # ```
 #
-# The base is loaded once, with planner and generator as two adapters on it; the planner's answers are held to the eight strategies (guided choice).
+# The base is loaded once, with planner and generator as two adapters on it; the planner answers freely, so that an answer that is no strategy shows.
 #
 # ### Two cards of 80 GB: all weights
 #
@@ -223,7 +223,7 @@ results_table(pd.DataFrame({"": lines}), "Two engines on two CPU cores (bench/vl
 #
 # | part | proven on | by |
 # |---|---|---|
-# | two adapters on one server, guided choice, seeds, ranks of strategies | vLLM's CPU build, our 1M-parameter model | `tests/test_vllm.py` |
+# | two adapters on one server, seeds, ranks of strategies | vLLM's CPU build, our 1M-parameter model | `tests/test_vllm.py` |
 # | a server that dies, never answers, or finds its port taken | scripted servers | `tests/test_vllm.py` |
 # | several processes learn what one does (SFT and DPO) | two processes, gloo | `tests/test_launch.py` |
 # | weights spread by FSDP 2, optimiser states by ZeRO-2, whole models and adapters | two processes, gloo, by torch's and DeepSpeed's own functions | `tests/test_sharded.py` |

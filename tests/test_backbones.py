@@ -155,7 +155,7 @@ def test_the_engine_answers_as_transformers_does(tokenizers, kind):
     tokenizer = tokenizers[kind]
     engine = TransformersEngine(model(kind, len(tokenizer)), tokenizer, batch_tokens=2000)
     asked = [prompts.vanilla(TURN), prompts.vanilla(Turn("d/0/03", "d/0", CONTEXT[:3], "Others", ""))]
-    (found,) = engine.complete(asked, Sampling(temperature=0.0, top_p=1.0, max_new_tokens=6), seed=1)
+    (found,) = engine.complete(asked, Sampling(temperature=0.0, top_p=1.0, max_new_tokens=6), seed=1, purpose="test")
     eager = model(kind, len(tokenizer), "eager")
     for prompt, completion in zip(asked, found, strict=True):
         tokens = torch.tensor([ids(render(prompt, tokenizer)[0], tokenizer)])

@@ -1,5 +1,7 @@
 """Prompting baselines: what they show step by step; and planners that read no language model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -28,7 +30,7 @@ class Asked:
     (baselines.direct_refine, ["draft", "refined"]),
     (baselines.self_refine, ["draft", "feedback", "refined"]),
     (baselines.emotion_cot, ["feeling", "refined"]),
-    (lambda ask: baselines.with_example(ask, turn(9, "My dog died.", reply="I am sorry.")), ["refined"]),
+    (lambda ask: baselines.with_example(ask, lambda _: turn(9, "My dog died.", reply="I am sorry.")), ["refined"]),
 ])  # fmt: skip
 def test_every_step_sees_the_talk_and_what_the_model_said_of_this_turn(baseline, steps):
     ask = Asked([turn(1), turn(2)])
@@ -46,15 +48,22 @@ def test_every_step_sees_the_talk_and_what_the_model_said_of_this_turn(baseline,
 
 def test_the_example_stands_in_the_instruction():
     ask = Asked([turn(1)])
-    baselines.with_example(ask, turn(9, "My dog died."))
+    baselines.with_example(ask, lambda _: turn(9, "My dog died."))
     (role, instruction), *rest = ask.shown["refined"]["d/1"]
     assert role == "system" and "seeker: My dog died." in instruction and "[Question] What keeps you awake?" in instruction
     assert [content for _, content in rest] == ["Hello.", "[Others] Hi.", "I can't sleep."]
 
 
-def test_a_shortened_context_shortens_the_talk_and_keeps_the_draft():
-    from dataclasses import replace
+def test_every_turn_has_its_own_example_the_end_of_what_was_said_there():
+    ask, talk = Asked([turn(1), turn(2)]), [Message("seeker", f"No. {n}") for n in range(9)]
+    examples = {"d/1": turn(8, "My dog died."), "d/2": replace(turn(9), context=tuple(talk))}
+    baselines.with_example(ask, lambda asked: examples[asked.id])
+    first, second = (ask.shown["refined"][id][0][1] for id in examples)
+    assert "My dog died." in first and "My dog died." not in second
+    assert "No. 8" in second and "No. 6" in second and "No. 5" not in second
 
+
+def test_a_shortened_context_shortens_the_talk_and_keeps_the_draft():
     ask = Asked([turn(1)])
     shown = {}
 

@@ -26,7 +26,8 @@ from decoupled_esc.evaluate.bootstrap import (
 from decoupled_esc.taxonomy import STRATEGIES
 
 WORDS = "i you feel sad that is hard maybe talk to someone about it . ? and so we can try again now".split()
-ALL_METRICS = ["D-1", "D-2", "B-1", "B-2", "F1", "R-L", "Q_W", "Q", "B"]
+STRATEGY_METRICS = ["Q_W", "Q", "B", "Q_W1", "Q1", "B1"]
+ALL_METRICS = ["D-1", "D-2", "B-1", "B-2", "F1", "R-L", *STRATEGY_METRICS]
 
 
 def system(seed, *, accuracy=0.4, invalid=0.05, replies=True, dialogues=20):
@@ -110,8 +111,8 @@ def test_different_resamplings_do_not_subtract():
 def test_every_metric_in_both_variants(evaluation):
     for variant in VARIANTS:
         assert list(evaluation.systems["a"][variant]) == ALL_METRICS
-        assert list(evaluation.systems["planner"][variant]) == ["Q_W", "Q", "B"]
-        assert list(evaluation.contrasts["a - planner"][variant]) == ["Q_W", "Q", "B"]
+        assert list(evaluation.systems["planner"][variant]) == STRATEGY_METRICS
+        assert list(evaluation.contrasts["a - planner"][variant]) == STRATEGY_METRICS
         assert list(evaluation.contrasts["a - b"][variant]) == ALL_METRICS
 
 
@@ -139,7 +140,8 @@ def test_differences_are_paired_and_have_the_right_sign(evaluation):
 def test_details_agree_with_the_turns(evaluation):
     turns, details = system(1), evaluation.details["a"]
     predicted, gold = [t.predicted_strategy for t in turns], [t.gold_strategy for t in turns]
-    w, invalid = (x[0] for x in strategy.grouped_confusion(predicted, gold, np.zeros(len(gold), dtype=int), 1))
+    rows = strategy.strategy_indices(predicted)[None]
+    w, invalid = (x[0, 0] for x in strategy.sampled_confusion(rows, gold, np.zeros(len(gold), dtype=int), 1))
     assert (details.turns, details.dialogues) == (len(turns), 20)
     assert details.invalid_rate == predicted.count(None) / len(turns) > 0
     assert details.confusion == w.tolist() and details.invalid == invalid.tolist()
@@ -150,6 +152,72 @@ def test_details_agree_with_the_turns(evaluation):
         assert scores["Q"].value == pytest.approx(np.mean(details.strategy_f1[variant]))
         assert scores["Q_W"].value == pytest.approx(strategy.weighted_f1(w, invalid, policy))
         assert scores["B"].value == pytest.approx(np.std(details.preference[variant]))
+
+
+# --- Expectations over samples ---
+
+
+def sampling(seed, number, share=0.5, **more):
+    """`system` with a known chance of the gold strategy, sampled once, and ``number`` further times."""
+    rng, gold = np.random.default_rng(seed), [STRATEGIES.index(turn.gold_strategy) for turn in system(0, **more)]
+    said = np.where(rng.random((1 + number, len(gold))) < share, gold, rng.integers(0, 8, (1 + number, len(gold))))
+    return [
+        replace(turn, predicted_strategy=STRATEGIES[first], samples="".join(map(str, rest)))
+        for turn, (first, *rest) in zip(system(0, **more), said.T.tolist(), strict=True)
+    ]
+
+
+def scores_of(turns, replicates=50):
+    return evaluate_systems({"a": turns}, contrasts=[], replicates=replicates, seed=0).systems["a"]
+
+
+def test_q_of_samples_is_its_exact_expectation():
+    """One turn for each of two strategies, right with 0.5 + 0.5 / 8: F1 of either is 1 alone, or 2/3 beside a miss of the other."""
+    right, number = 0.7, 4000
+    turns = [EvaluatedTurn(f"d{k}/0", f"d{k}", STRATEGIES[k], "hi", STRATEGIES[k], None) for k in range(2)]
+    rng = np.random.default_rng(3)
+    hit = rng.random((2, number)) < right  # else the other's strategy is said
+    turns = [
+        replace(turn, samples="".join(str(k if ok else 1 - k) for ok in hit[k])) for k, turn in enumerate(turns)
+    ]
+    # Both right: F1 of 1 and 1; one right: 2/3 for the one said twice, 0 for the other; none: 0.
+    q = np.array([200 / 8, 100 * 2 / 3 / 8, 0.0])
+    chance = np.array([right**2, 2 * right * (1 - right), (1 - right) ** 2])
+    mean = chance @ q
+    error = np.sqrt((chance @ q**2 - mean**2) / number)
+    found = scores_of(turns)["paper"]
+    assert found["Q"].value == pytest.approx(mean, abs=3 * error)
+    assert found["Q1"].value == pytest.approx(25) != found["Q"].value
+
+
+def test_a_system_that_never_samples_has_the_same_scores_twice(evaluation):
+    same = replace_samples(system(1), lambda sign: sign * 5)
+    for scores in (evaluation.systems["a"], scores_of(same)):
+        for variant in VARIANTS:
+            for key in ("Q_W", "Q", "B"):
+                assert scores[variant][key].value == pytest.approx(scores[variant][f"{key}1"].value)
+                assert scores[variant][key].low == pytest.approx(scores[variant][f"{key}1"].low)
+
+
+def replace_samples(turns, change):
+    return [replace(turn, samples=change(strategy.signs([turn.predicted_strategy]))) for turn in turns]
+
+
+def test_samples_reduce_what_the_seed_of_sampling_does_and_intervals_stay():
+    found = [scores_of(sampling(seed, 50))["paper"] for seed in range(12)]
+    for key in ("Q_W", "Q", "B"):
+        expected, single = ([one[name].value for one in found] for name in (key, f"{key}1"))
+        assert np.std(expected) < np.std(single) / 3
+        for one in found:
+            assert one[key].low < one[key].value < one[key].high
+
+
+def test_details_are_of_the_printed_sample_and_uneven_samples_are_refused():
+    turns = sampling(1, 4)
+    one = evaluate_systems({"a": turns}, contrasts=[], replicates=10, seed=0).details["a"]
+    assert one == evaluate_systems({"a": replace_samples(turns, lambda _: "")}, contrasts=[], replicates=10, seed=0).details["a"]
+    with pytest.raises(ValueError):
+        scores_of([replace(turns[0], samples="01"), *turns[1:]])
 
 
 def test_json_round_trip(evaluation):

@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 from decoupled_esc.evaluate import decoding
 from decoupled_esc.taxonomy import STRATEGIES
 
-FEW = {"samples": 3, "replicates": 30, "seed": 0}
+FEW = {"top_p": 0.95, "number": 3, "replicates": 30, "seed": 0}
 
 
 def planner(turns=200, skill=2.0, seed=0):
@@ -55,13 +55,45 @@ def test_sampling_hides_a_favourite_and_costs_accuracy():
 )
 def test_probabilities_are_probabilities_and_keep_the_order(rows, temperature):
     scores = np.array(rows)
-    p = decoding.probabilities(scores, temperature)
+    p = decoding.probabilities(scores, temperature, 1.0)
     assert p.sum(axis=1) == pytest.approx(1) and (p >= 0).all()
     assert (np.take_along_axis(p, scores.argmax(axis=1)[:, None], 1)[:, 0] >= p.max(axis=1) - 1e-12).all()
     coarse = scores.round(3)  # of very close ones, a constant would round the difference away
-    assert decoding.probabilities(coarse + 7.0, temperature) == pytest.approx(
-        decoding.probabilities(coarse, temperature), abs=1e-6
+    assert decoding.probabilities(coarse + 7.0, temperature, 1.0) == pytest.approx(
+        decoding.probabilities(coarse, temperature, 1.0), abs=1e-6
     )
+
+
+@pytest.mark.parametrize("temperature", (0.5, 0.7, 1.0, 2.0))
+@pytest.mark.parametrize("top_p", (0.1, 0.5, 0.95))
+def test_top_p_is_that_of_transformers(temperature, top_p):
+    import torch
+    from transformers import TemperatureLogitsWarper, TopPLogitsWarper
+
+    scores = np.random.default_rng(5).normal(0, 2, (300, 8))
+    warped = TemperatureLogitsWarper(temperature)(None, torch.tensor(scores))
+    expected = TopPLogitsWarper(top_p)(None, warped).softmax(-1).numpy()
+    found = decoding.probabilities(scores, temperature, top_p)
+    assert found == pytest.approx(expected, abs=1e-9) and (found == 0).any()
+
+
+def test_the_sweep_samples_with_top_p():
+    """What lies below the nucleus is never said: with a small one, sampling is argmax."""
+    scores, gold, dialogues = planner()
+    rows = decoding.sweep(scores, gold, dialogues, **FEW | {"top_p": 0.01})
+    assert all((row.Q.value, row.B.value) == pytest.approx((rows[0].Q.value, rows[0].B.value)) for row in rows)
+    wide = decoding.sweep(scores, gold, dialogues, **FEW | {"top_p": 1.0})
+    assert wide[-1].Q.value < rows[-1].Q.value - 5
+
+
+def test_samples_have_the_probabilities_and_nothing_else():
+    p = np.array([[0.0, 0.5, 0.0, 0.2, 0.3, 0.0, 0.0, 0.0], [0, 0, 0, 0, 0, 0, 0, 1.0]])
+    chance = np.random.default_rng(0).random((2, 20_000))
+    chance[:, 0], chance[:, 1] = 0.0, 1 - 2**-53
+    found = decoding.samples(p, chance)
+    assert found.shape == (20_000, 2) and (found[:, 1] == 7).all()
+    shares = np.bincount(found[:, 0], minlength=8) / len(found)
+    assert shares == pytest.approx(p[0], abs=0.015) and (shares[p[0] == 0] == 0).all()
 
 
 def test_calibration_by_hand():

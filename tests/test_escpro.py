@@ -153,7 +153,8 @@ class Scripted:
     def count(self, prompt):
         return sum(len(content.split()) for _, content in prompt.messages)
 
-    def complete(self, prompts_, sampling, *, seed):
+    def complete(self, prompts_, sampling, *, seed, purpose):
+        assert purpose.startswith("GrowTrees/")
         self.asked += prompts_
         yield [Completion(p.id, *self.say(p)) for p in prompts_]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 
 from decoupled_esc import models
 from decoupled_esc.generate import Sampling, open_engine
+from decoupled_esc.generate.engine import stream
 from decoupled_esc.generate.local import TransformersEngine
 from decoupled_esc.packing import Example, pack
 from decoupled_esc.prompts import Prompt, ids, render
@@ -71,8 +73,8 @@ def encoded(prompt: Prompt, tokenizer) -> list[int]:
     return ids(render(prompt, tokenizer)[0], tokenizer)
 
 
-def everything(engine, prompts, sampling, **kwargs) -> dict:
-    return {c.id: c for batch in engine.complete(prompts, sampling, **kwargs) for c in batch}
+def everything(engine, prompts, sampling, *, purpose="test", **kwargs) -> dict:
+    return {c.id: c for batch in engine.complete(prompts, sampling, purpose=purpose, **kwargs) for c in batch}
 
 
 # Batches --------------------------------------------------------------------------------------------------------
@@ -153,7 +155,6 @@ def test_a_seed_decides_the_text(engine, prompts):
     state = torch.get_rng_state()
     first = everything(engine, prompts, SAMPLED, seed=7)
     assert torch.equal(torch.get_rng_state(), state)  # the caller's generator is left alone
-    assert everything(engine, prompts, SAMPLED, seed=7, choices=STRATEGIES) == first, "servers alone enforce choices"
     torch.manual_seed(2)
     assert everything(engine, prompts[::-1], SAMPLED, seed=7) == first
     other = everything(engine, prompts, SAMPLED, seed=8)
@@ -190,16 +191,44 @@ def test_sampling_draws_from_the_models_own_probabilities(model, tokenizer):
         assert texts.count(text) / len(texts) == pytest.approx(share, abs=5 * error)
 
 
+def test_what_is_sampled_for_two_purposes_shares_no_random_numbers(engine, model, tokenizer, prompts):
+    """A plan and a reply at one turn: the uniform that picks the plan's first token picks nothing of the reply."""
+    uniforms = {
+        purpose: [np.random.default_rng(stream(7, purpose, p.id, 8)).random(SAMPLED.max_new_tokens) for p in prompts]
+        for purpose in ("ReplyDecoupled/plans", "ReplyDecoupled/replies")
+    }
+    plans, replies = map(np.concatenate, uniforms.values())
+    assert not set(plans) & set(replies) and len(set(plans)) == plans.size
+    assert abs(np.corrcoef(plans, replies)[0, 1]) < 3 / math.sqrt(plans.size)
+    one = SAMPLED.model_copy(update={"max_new_tokens": 1, "temperature": 1.0})
+    texts = everything(engine, prompts, one, seed=7, purpose="ReplyDecoupled/replies")
+    expected = {"ReplyDecoupled/plans": 0, "ReplyDecoupled/replies": 0}
+    for prompt in prompts:
+        for purpose in expected:
+            row = drawn_by_hand(model, encoded(prompt, tokenizer), one, 7, purpose, prompt.id)
+            expected[purpose] += texts[prompt.id].text == tokenizer.decode(row, skip_special_tokens=True)
+    assert expected["ReplyDecoupled/replies"] == len(prompts) > expected["ReplyDecoupled/plans"] + 3
+
+
+def test_samples_of_one_prompt_read_it_together_and_are_what_each_is_alone(model, tokenizer, dialogues):
+    """As `sampling.tags` asks: several ids of one prompt in one batch."""
+    copies = [replace(prompt, id=f"{prompt.id}+{n}") for prompt in dialogues[:4] for n in range(5)]
+    together = everything(TransformersEngine(model, tokenizer, batch_tokens=10_000), copies, SAMPLED, seed=7)
+    alone = TransformersEngine(model, tokenizer, batch_tokens=1)
+    assert together == everything(alone, copies, SAMPLED, seed=7)
+    assert len({c.text for c in together.values()}) > len(copies) / 2
+
+
 def test_done_skips_whole_batches_and_the_rest_is_as_before(model, tokenizer, prompts):
     engine = TransformersEngine(model, tokenizer, batch_tokens=300)
-    whole = list(engine.complete(prompts, SAMPLED, seed=7))
+    whole = list(engine.complete(prompts, SAMPLED, seed=7, purpose="test"))
     assert len(whole) >= 3
     for stopped in range(len(whole) + 1):
         done = frozenset(c.id for batch in whole[:stopped] for c in batch)
-        assert list(engine.complete(prompts, SAMPLED, seed=7, done=done)) == whole[stopped:]
+        assert list(engine.complete(prompts, SAMPLED, seed=7, purpose="test", done=done)) == whole[stopped:]
     big = max(range(len(whole)), key=lambda i: len(whole[i]))
     half = frozenset({whole[big][0].id})  # a batch that is done in part is made again, and comes out the same
-    assert list(engine.complete(prompts, SAMPLED, seed=7, done=half)) == whole
+    assert list(engine.complete(prompts, SAMPLED, seed=7, purpose="test", done=half)) == whole
 
 
 @pytest.fixture
@@ -211,9 +240,10 @@ def hasty(model, tokenizer):
     model.generation_config.eos_token_id = before
 
 
-def drawn_by_hand(model, tokens: list[int], sampling: Sampling, seed: int, id: str) -> list[int]:
+def drawn_by_hand(model, tokens: list[int], sampling: Sampling, seed: int, purpose: str, id: str) -> list[int]:
     """Token after token from the whole sequence, without a cache; it goes on beyond an end of turn."""
-    chance = np.random.default_rng(int.from_bytes(hashlib.sha256(f"{seed}/{id}".encode()).digest()[:8], "big"))
+    name = json.dumps([seed, purpose, id]).encode()
+    chance = np.random.default_rng(int.from_bytes(hashlib.sha256(name).digest()[:8], "big"))
     row: list[int] = []
     for u in chance.random(sampling.max_new_tokens):
         with torch.no_grad():
@@ -235,7 +265,7 @@ def test_replies_end_at_the_end_of_turn_or_at_the_limit(hasty, model, tokenizer,
     assert len(completions) == len(prompts)
     for prompt in prompts:
         completion = completions[prompt.id]
-        row = drawn_by_hand(model, encoded(prompt, tokenizer), sampling, 4, prompt.id)
+        row = drawn_by_hand(model, encoded(prompt, tokenizer), sampling, 4, "test", prompt.id)
         end = next((i for i, token in enumerate(row) if token in ends), None)
         assert completion.finished == (end is not None)
         assert completion.tokens == (limit if end is None else end + 1) <= limit
@@ -246,7 +276,7 @@ def test_replies_end_at_the_end_of_turn_or_at_the_limit(hasty, model, tokenizer,
 
 
 def test_no_prompts_no_batches(engine):
-    assert list(engine.complete([], SAMPLED, seed=1)) == []
+    assert list(engine.complete([], SAMPLED, seed=1, purpose="test")) == []
     assert list(engine.score_choices([], STRATEGIES)) == []
 
 

@@ -137,7 +137,7 @@ def test_it_answers_what_the_model_itself_would(server, tmp_path):
     folder = models.EMBEDDED / "esc-nano"
     engine = TransformersEngine(models.load(folder), models.load_tokenizer(folder), batch_tokens=4000)
     greedy = Sampling(temperature=0, top_p=1, max_new_tokens=40)
-    own = [completion for batch in engine.complete(prompts, greedy, seed=0) for completion in batch]
+    own = [completion for batch in engine.complete(prompts, greedy, seed=0, purpose="test") for completion in batch]
     # The tokens in say that the chat template is applied alike. White space at the ends is not the server's to give.
     assert [(a.id, a.text, a.tokens_in, a.tokens_out) for a in answers] == [
         (p.id, c.text.strip(), engine.count(p), c.tokens) for p, c in zip(prompts, own, strict=True)

@@ -310,7 +310,7 @@ def test_every_layout_renders_without_a_system_message_of_the_templates(policy):
 
 def test_it_answers_and_a_step_of_lora_is_finite(policy, tmp_path):
     engine = TransformersEngine(models.load(policy), models.load_tokenizer(policy), batch_tokens=2000)
-    ((answer,),) = engine.complete([prompts.generator(TURNS[0])], Sampling(temperature=0.0, top_p=1.0, max_new_tokens=12), seed=1)
+    ((answer,),) = engine.complete([prompts.generator(TURNS[0])], Sampling(temperature=0.0, top_p=1.0, max_new_tokens=12), seed=1, purpose="test")
     training = load_profile(NAME).sft.vanilla.model_copy(update={"batch_size": 1})
     done = train_sft(policy, TURNS, prompts.generator_trunk, training, folder=tmp_path, seed=13, max_length=512, held_out=TURNS)
     assert done.tokens < done.unpacked_tokens and len(done.steps) == 1

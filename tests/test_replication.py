@@ -119,7 +119,7 @@ def test_sft_is_judged_by_its_difference_from_base():
 def test_decoding_shows_the_papers_rows_beside_both_of_ours():
     result = evaluation(invalid_base=False)
     shown = replication.decoding(result, "vanilla")
-    assert list(shown.columns) == ["paper, qwen2.5-7b", "paper, llama3.1-8b", "ours, sampled", "ours, argmax"]
+    assert list(shown.columns) == ["paper, qwen2.5-7b", "paper, llama3.1-8b", "ours, sampled", "one sample", "ours, argmax"]
     assert shown.loc["BLEU-1", "paper, qwen2.5-7b"] == "15.61" and len(shown) == 7  # eleven columns, four of them judged
     score = result.systems["vanilla-sft-argmax"]["paper"]["Q"]
     assert shown.loc["Macro strategy F1", "ours, argmax"] == f"{score.value:.2f} [{score.low:.2f}, {score.high:.2f}]"

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from pydantic import TypeAdapter
-from test_bootstrap import system
+from test_bootstrap import sampling, system
 
-from decoupled_esc.evaluate import TEXT_METRICS, evaluate_systems
+from decoupled_esc.evaluate import SINGLE_METRICS, STRATEGY_METRICS, TEXT_METRICS, evaluate_systems
 from decoupled_esc.evaluate.bootstrap import Resampled, over_trainings
 from decoupled_esc.evaluate.judged import Means
 from decoupled_esc.evaluate.seeds import (
@@ -41,7 +41,7 @@ def test_one_seed_is_what_evaluate_systems_says():
     theirs = evaluate_systems(TURNS[13], **HOW)
     for part in ("systems", "contrasts"):
         for name, scores in getattr(ours, part).items():
-            assert list(scores["paper"]) == [*TEXT_METRICS, "Q_W", "Q", "B"]
+            assert list(scores["paper"]) == [*TEXT_METRICS, *STRATEGY_METRICS, *SINGLE_METRICS]
             for key, estimate in scores["paper"].items():
                 expected = getattr(theirs, part)[name]["paper"][key]
                 assert (estimate.value, estimate.low, estimate.high) == pytest.approx(
@@ -83,7 +83,7 @@ def test_seeds_that_disagree_widen_the_interval():
     right = "".join(str(STRATEGIES.index(turn.strategy)) for turn in sorted(GOLD, key=lambda turn: turn.id))
     wrong = "".join(str((int(sign) + 1) % 8) for sign in right)
     text = COUNTS[13]["a"].text
-    seeds = {seed: {"a": SeedCounts(said, text)} for seed, said in ((13, right), (14, wrong), (15, right))}
+    seeds = {seed: {"a": SeedCounts(said, text, [])} for seed, said in ((13, right), (14, wrong), (15, right))}
     q = evaluate_seeds(GOLD, seeds, contrasts=[], replicates=2000, seed=0).together.systems["a"]["paper"]["Q"]
     # t of two degrees of freedom times the standard error of 100, 0 and 100
     assert q.value == pytest.approx(200 / 3) and q.high - q.value == pytest.approx(4.3027 * 100 / 3, rel=0.01)
@@ -144,8 +144,23 @@ def test_what_does_not_fit_together_is_refused():
     with pytest.raises(ValueError, match=r"seed 14 has the systems \['a'\]"):
         evaluate_seeds(GOLD, {13: COUNTS[13], 14: {"a": COUNTS[14]["a"]}}, **HOW)
     short = COUNTS[13] | {"a": replace(COUNTS[13]["a"], strategies="01")}
-    with pytest.raises(ValueError, match="a under seed 13: 2 turns of 20 dialogues, and the test set has"):
-        evaluate_seeds(GOLD, {13: short}, **HOW)
+    few = COUNTS[13] | {"a": replace(COUNTS[13]["a"], samples=["01"])}
+    for counts in (short, few):
+        with pytest.raises(ValueError, match="a under seed 13: 2 turns of 20 dialogues, and the test set has"):
+            evaluate_seeds(GOLD, {13: counts}, **HOW)
+
+
+def test_samples_count_as_in_evaluate_systems():
+    turns = {seed: {"a": sampling(seed, 6), "b": sampling(seed + 9, 6, share=0.2)} for seed in (13, 14)}
+    gold = [SimpleNamespace(id=one.id, dialogue=one.dialogue, strategy=one.gold_strategy) for one in turns[13]["a"]]
+    counts = {seed: {name: seed_counts(rows) for name, rows in found.items()} for seed, found in turns.items()}
+    assert len(counts[13]["a"].samples) == 6 and len(counts[13]["a"].samples[0]) == len(gold)
+    single = {seed: evaluate_systems(found, **HOW) for seed, found in turns.items()}
+    found = evaluate_seeds(gold, counts, **HOW)
+    for key in (*STRATEGY_METRICS, *SINGLE_METRICS):
+        values = [one.contrasts["a - b"]["paper"][key].value for one in single.values()]
+        assert list(found.by_seed["13"]["a - b"].values()) and found.by_seed["13"]["a - b"][key] == pytest.approx(values[0])
+        assert found.together.contrasts["a - b"]["paper"][key].value == pytest.approx(np.mean(values))
 
 
 def test_one_dialogue_has_no_interval():

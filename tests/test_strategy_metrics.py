@@ -37,7 +37,8 @@ def published_iteration(w, sweeps=20):
 
 def confusion(predicted, gold):
     """Counts of all turns in one group: (w [8, 8], invalid [8])."""
-    return tuple(x[0] for x in strategy.grouped_confusion(predicted, gold, np.zeros(len(gold), dtype=int), 1))
+    predicted = strategy.strategy_indices(predicted)[None]
+    return tuple(x[0, 0] for x in strategy.sampled_confusion(predicted, gold, np.zeros(len(gold), dtype=int), 1))
 
 
 def dense():
@@ -250,10 +251,21 @@ def test_leading_axes_are_independent(variant, w):
 def test_confusion_of_groups_adds_up():
     predicted = ["Question", None, "Others", "Information"]
     gold = ["Others", "Question", "Others", "Question"]
-    w, invalid = strategy.grouped_confusion(predicted, gold, np.array([0, 1, 1, 2]), 3)
+    rows = strategy.places([strategy.signs(predicted), "0123"])
+    both = strategy.sampled_confusion(rows, gold, np.array([0, 1, 1, 2]), 3)
+    w, invalid = (counts[0] for counts in both)
+    assert both[0].shape == (2, 3, 8, 8) and both[0][1].sum() == 4 and both[1][1].sum() == 0
     total = confusion(predicted, gold)
     assert (w.sum(0) == total[0]).all() and (invalid.sum(0) == total[1]).all()
     assert w.sum((1, 2)).tolist() == [1, 1, 1] and invalid.sum(1).tolist() == [0, 1, 0]
+
+
+def test_signs_read_back_and_odd_ones_are_refused():
+    names = [*strategy.STRATEGIES, None]
+    assert strategy.signs(names) == "01234567-" and strategy.places(["01234567-"])[0].tolist() == [*range(8), -1]
+    for rows in (["01", "0"], ["8"], ["?"]):
+        with pytest.raises(ValueError, match="different lengths, or with a character"):
+            strategy.places(rows)
 
 
 def test_chance_has_a_bias_that_falls_with_the_turns():

@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,8 +78,8 @@ def engines(adapters, tmp_path_factory):
     assert not vllm._RUNNING
 
 
-def complete(engine, asked, sampling=GREEDY, **more):
-    return {one.id: one for batch in engine.complete(asked, sampling, seed=3, **more) for one in batch}
+def complete(engine, asked, sampling=GREEDY, *, purpose="test", **more):
+    return {one.id: one for batch in engine.complete(asked, sampling, seed=3, purpose=purpose, **more) for one in batch}
 
 
 @REAL
@@ -102,14 +103,24 @@ def test_strategies_are_scored_and_ranked_the_same(engines, name):
     assert (one.argsort(axis=1) == other.argsort(axis=1)).all()
 
 
-@REAL
-def test_a_guided_plan_is_always_a_strategy(engines):
+def test_requests_have_seeds_by_purpose_and_leave_the_answer_free(monkeypatch):
+    """A planner may answer with anything, and what is no strategy counts as invalid."""
+    seen = {}
+
+    def answer(self, id, **request):
+        seen.setdefault(purpose, {})[id] = request
+        choice = SimpleNamespace(text="well", finish_reason="stop")
+        return SimpleNamespace(choices=[choice], usage=SimpleNamespace(completion_tokens=2))
+
+    monkeypatch.setattr(VLLMEngine, "_ask", answer)
+    engine = VLLMEngine(["http://127.0.0.1:9/v1"], "base", models.load_tokenizer(Weights(BASE)), Serving())
     asked = [prompts.planner(turn) for turn in turns()]
-    sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=40)
-    sampled = complete(engines["base"][1], asked, sampling, choices=taxonomy.STRATEGIES)
-    assert {one.text for one in sampled.values()} <= set(taxonomy.STRATEGIES) and all(
-        one.finished for one in sampled.values()
-    )
+    for purpose in ("ReplyDecoupled/plans", "ReplyDecoupled/replies"):
+        assert {one.text for one in complete(engine, asked, purpose=purpose).values()} == {"well"}
+    seeds = [request["seed"] for requests in seen.values() for request in requests.values()]
+    assert len(set(seeds)) == 2 * len(asked)
+    for request in [request for requests in seen.values() for request in requests.values()]:
+        assert set(request) == {"prompt", "seed", "temperature", "top_p", "max_tokens"}, "no structured_outputs"
 
 
 @REAL

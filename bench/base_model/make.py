@@ -249,7 +249,8 @@ def _samples(model, tokenizer, seed: int) -> list[dict]:
     engine = TransformersEngine(model, tokenizer, batch_tokens=4096)
     asked = [Prompt(f"sample/{n:02d}", (("user", opener),), "") for n, opener in enumerate(OPENERS)]
     sampling = Sampling(temperature=0.7, top_p=0.95, max_new_tokens=60)
-    texts = [" ".join(one.text.split()) for batch in engine.complete(asked, sampling, seed=seed, purpose="make") for one in batch]
+    answers = (one for batch in engine.complete(asked, sampling, seed=seed, purpose="openers") for one in batch)
+    texts = [" ".join(one.text.split()) for one in answers]
     return [{"opener": opener, "reply": reply} for opener, reply in zip(OPENERS, texts, strict=True)]
 
 

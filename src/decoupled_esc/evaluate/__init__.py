@@ -23,6 +23,7 @@ from decoupled_esc.evaluate import strategy, text
 from decoupled_esc.evaluate.bootstrap import Estimate, Resampled, bootstrap, cluster_weights, ratio_of_sums
 
 __all__ = [
+    "SINGLE_METRICS",
     "STRATEGY_METRICS",
     "TEXT_METRICS",
     "VARIANTS",
@@ -36,6 +37,11 @@ __all__ = [
 VARIANTS = ("paper", "standard")
 TEXT_METRICS = text.METRICS
 STRATEGY_METRICS = ("Q_W", "Q", "B")
+"""Expected over samples of a system's strategies, where it has any (`strategy_scores`)."""
+SINGLE_METRICS = ("Q_W1", "Q1", "B1")
+"""The same of the one sample that was printed, as papers report them."""
+RESAMPLED = 8
+"""How many of a system's samples the bootstrap takes."""
 POLICY: dict[str, strategy.Policy] = {"paper": "drop", "standard": "wrong"}
 
 Scores = dict[str, dict[str, Estimate]]
@@ -52,11 +58,13 @@ class EvaluatedTurn:
     gold_reply: str
     predicted_strategy: str | None  # ``None``: the system's output named none of the eight strategies
     reply: str | None  # ``None``: this system makes no replies at all (a planner); an empty reply is ``""``
+    samples: str = ""
+    """Further samples of the predicted strategy, as `strategy.signs`; as many at every turn of a system."""
 
 
 @dataclass(frozen=True)
 class SystemDetails:
-    """What stands behind a system's strategy scores.  Vectors follow `taxonomy.STRATEGIES`."""
+    """What stands behind a system's strategy scores, of the sample that was printed.  Vectors follow `taxonomy.STRATEGIES`."""
 
     turns: int
     dialogues: int
@@ -85,12 +93,13 @@ def evaluate_systems(
 ) -> Evaluation:
     """Score ``systems`` (name -> its turns, in any order) and the differences a - b of ``contrasts``.
 
-    Text metrics are absent for a system whose replies are ``None``, and from its contrasts.  With a single dialogue
-    there is nothing to resample and every interval is ``None``.
+    ``STRATEGY_METRICS`` are expected over a system's samples, ``SINGLE_METRICS`` those of what was printed.  Text metrics are
+    absent for a system whose replies are ``None``, and from its contrasts.  With a single dialogue there is nothing to
+    resample and every interval is ``None``.
 
     Raises ValueError if there are no systems or turns, an id occurs twice, two systems differ in their turn ids or in
-    the gold side of a turn, a system replies to some turns only, a strategy is unknown, or a contrast names
-    an unknown system.
+    the gold side of a turn, a system replies to some turns only or has more samples at one turn than at another, a
+    strategy is unknown, or a contrast names an unknown system.
     """
     turns = _aligned(systems)
     for name in {name for pair in contrasts for name in pair} - turns.keys():
@@ -101,11 +110,14 @@ def evaluate_systems(
 
     resampled, details = {}, {}
     for name, system in turns.items():
-        predicted, truth = [turn.predicted_strategy for turn in system], [turn.gold_strategy for turn in system]
-        w, invalid = strategy.grouped_confusion(predicted, truth, dialogue, len(names))
-        details[name] = system_details(w, invalid)
+        printed, truth = signs_of(system), [turn.gold_strategy for turn in system]
+        one, more = (
+            strategy.sampled_confusion(strategy.places(rows), truth, dialogue, len(names))
+            for rows in ([printed], samples_of(system) or [printed])
+        )
+        details[name] = system_details(*(counts[0] for counts in one))
         text_scores = _text_scores(system, dialogue, weights) if _has_replies(name, system) else {}
-        resampled[name] = {v: text_scores.get(v, {}) | strategy_scores(w, invalid, weights, v) for v in VARIANTS}
+        resampled[name] = {v: text_scores.get(v, {}) | both_scores(one, more, weights, v) for v in VARIANTS}
     differences = {f"{a} - {b}": _difference(resampled[a], resampled[b]) for a, b in contrasts}
 
     def finish(scores: dict[str, dict[str, Resampled]]) -> Scores:
@@ -180,14 +192,47 @@ def system_details(w: np.ndarray, invalid: np.ndarray) -> SystemDetails:
     )
 
 
+def signs_of(turns: Sequence[EvaluatedTurn]) -> str:
+    """The printed strategies, a sign per turn."""
+    return strategy.signs([turn.predicted_strategy for turn in turns])
+
+
+def samples_of(turns: Sequence[EvaluatedTurn]) -> list[str]:
+    """Sample by sample, a sign per turn; none where the system has no samples.
+
+    Raises ValueError where there are more at one turn than at another.
+    """
+    return ["".join(signs) for signs in zip(*(turn.samples for turn in turns), strict=True)]
+
+
+Counts = tuple[np.ndarray, np.ndarray]
+"""Confusion counts int [S, D, 8, 8] and invalid predictions int [S, D, 8] of S samples per dialogue (`sampled_confusion`)."""
+
+
 def strategy_scores(w: np.ndarray, invalid: np.ndarray, weights: np.ndarray, variant: str) -> dict[str, Resampled]:
-    """Q_W, Q and B from confusion counts per dialogue, [D, 8, 8] and [D, 8]."""
+    """Expected Q_W, Q and B: means over S samples of the strategies, from their `Counts`.
 
-    def f1(score: Callable[..., np.ndarray]) -> Resampled:
-        return bootstrap(weights, lambda times: score(np.tensordot(times, w, 1), times @ invalid, POLICY[variant]))
+    A value is the mean over all S.  Its replicates are means over the first ``RESAMPLED`` samples under the same weights,
+    moved by how far these few are from all: dialogues are what is resampled, eight samples take most of the sampling noise
+    out of a replicate, and fifty would take minutes.
+    """
 
-    bias = bootstrap(weights, lambda times: strategy.bias(np.tensordot(times, w, 1), variant))
-    return {"Q_W": f1(strategy.weighted_f1), "Q": f1(strategy.macro_f1), "B": bias.centred()}
+    def expected(score: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Resampled:
+        values, few = score(w.sum(1), invalid.sum(1)), min(RESAMPLED, len(w))
+        copies = np.mean([score(np.tensordot(weights, w[k], 1), weights @ invalid[k]) for k in range(few)], axis=0)
+        return Resampled(float(values.mean()), copies + (values.mean() - values[:few].mean()))
+
+    return {
+        "Q_W": expected(lambda w, invalid: strategy.weighted_f1(w, invalid, POLICY[variant])),
+        "Q": expected(lambda w, invalid: strategy.macro_f1(w, invalid, POLICY[variant])),
+        "B": expected(lambda w, _: strategy.bias(w, variant)).centred(),
+    }
+
+
+def both_scores(printed: Counts, samples: Counts, weights: np.ndarray, variant: str) -> dict[str, Resampled]:
+    """`strategy_scores` of the samples, and under the names of ``SINGLE_METRICS`` those of the one that was printed."""
+    single = strategy_scores(*printed, weights, variant)
+    return strategy_scores(*samples, weights, variant) | dict(zip(SINGLE_METRICS, single.values(), strict=True))
 
 
 def mean_scores(

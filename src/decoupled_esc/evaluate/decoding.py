@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from decoupled_esc.evaluate import strategy
-from decoupled_esc.evaluate.bootstrap import Estimate, Resampled, cluster_weights, numbered
+from decoupled_esc.evaluate import strategy, strategy_scores
+from decoupled_esc.evaluate.bootstrap import Estimate, cluster_weights, numbered
 
 TEMPERATURES = (0.0, 0.25, 0.5, 0.7, 1.0, 1.5, 2.0)
 """0 is argmax; 0.7 is DecoupledESC's."""
@@ -76,37 +76,33 @@ def samples(p: np.ndarray, chance: np.ndarray) -> np.ndarray:
 
 
 def sweep(
-    scores: np.ndarray, gold: Sequence[str], dialogues: Sequence[str], *, samples: int, replicates: int, seed: int
+    scores: np.ndarray,
+    gold: Sequence[str],
+    dialogues: Sequence[str],
+    *,
+    top_p: float,
+    number: int,
+    replicates: int,
+    seed: int,
 ) -> tuple[StrategyScores, ...]:
-    """Scores with 95% intervals at each of ``TEMPERATURES``, from ``scores`` [turns, 8].
+    """Scores with 95% intervals at each of ``TEMPERATURES`` with ``top_p``, from ``scores`` [turns, 8].
 
-    Above temperature 0 a score is the mean over ``samples`` sets of sampled strategies, each with the same resampled
-    dialogues; the interval is about one such mean.
+    Above temperature 0 they are expected over ``number`` samples (`strategy_scores`).
     """
     group, groups = numbered(dialogues)
-    weights = np.concatenate([np.ones((1, groups), dtype=int), cluster_weights(groups, replicates, seed)])
-    truth, random, none_invalid = strategy.strategy_indices(gold), np.random.default_rng(seed), np.zeros((1, 8))
+    weights, random = cluster_weights(groups, replicates, seed), np.random.default_rng(seed)
     found = []
     for temperature in TEMPERATURES:
-        p, copies = probabilities(scores, temperature), []
-        for _ in range(samples if temperature else 1):
-            chance = random.random((len(p), 1))
-            predicted = (
-                p.argmax(axis=1) if temperature == 0 else np.minimum((p.cumsum(axis=1) <= chance).sum(axis=1), 7)
-            )
-            tables = np.zeros((groups, 8, 8))
-            np.add.at(tables, (group, predicted, truth), 1)
-            w = np.tensordot(weights, tables, 1)
-            f1 = [score(w, none_invalid, "drop") for score in (strategy.weighted_f1, strategy.macro_f1)]
-            copies.append([*f1, strategy.bias(w, "paper")])
-        weighted, macro, bias = (Resampled(float(row[0]), row[1:]) for row in np.mean(copies, axis=0))
-        found.append(StrategyScores(temperature, weighted.estimate(), macro.estimate(), bias.centred().estimate()))
+        p = probabilities(scores, temperature, top_p)
+        predicted = p.argmax(axis=1)[None] if temperature == 0 else samples(p, random.random((len(p), number)))
+        resampled = strategy_scores(*strategy.sampled_confusion(predicted, gold, group, groups), weights, "paper")
+        found.append(StrategyScores(temperature, **{key: score.estimate() for key, score in resampled.items()}))
     return tuple(found)
 
 
 def calibration(scores: np.ndarray, gold: Sequence[str]) -> Calibration:
     """The calibration of ``scores`` [turns, 8] on the ``gold`` strategies [turns]."""
-    p, truth = probabilities(scores, 1.0), strategy.strategy_indices(gold)
+    p, truth = probabilities(scores, 1.0, 1.0), strategy.strategy_indices(gold)
     confidence, right = p.max(axis=1), p.argmax(axis=1) == truth
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
     bins = tuple(

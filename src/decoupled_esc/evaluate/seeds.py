@@ -5,8 +5,8 @@ other dialogues; whether another training run would do the same it can't say.  `
 every seed and averages; its intervals hold for other dialogues and other trainings (`bootstrap.over_trainings`, whose coverage
 ``bench/coverage.py`` measures).  The scores under each seed are kept as well.
 
-Only what needs no whole corpus of replies is scored here, variant ``paper``: what a system did at a test set is then a
-few kilobytes (`SeedCounts`), and seeds that were trained on different days or machines can be put together.
+Only what needs no whole corpus of replies is scored here, variant ``paper``: what a system did at a test set is then at
+most a hundred kilobytes (`SeedCounts`), and seeds that were trained on different days or machines can be put together.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from decoupled_esc.evaluate import (
     Estimate,
     EvaluatedTurn,
     Evaluation,
+    both_scores,
     mean_scores,
+    samples_of,
+    signs_of,
     strategy,
-    strategy_scores,
     system_details,
     text,
 )
 from decoupled_esc.evaluate.bootstrap import Resampled, cluster_weights, over_trainings
 from decoupled_esc.evaluate.judged import ScoreTable
-from decoupled_esc.taxonomy import STRATEGIES
 
-INVALID = "-"
 DECIMALS = 6
 
 BySeed = dict[str, dict[str, dict[str, float]]]
@@ -43,8 +43,10 @@ class SeedCounts:
     """What one system did at a test set under one seed, for scores over seeds."""
 
     strategies: str
-    """One character per turn, in the order of ids: the strategy's place in `taxonomy.STRATEGIES`, or ``-``."""
+    """What was printed: a sign per turn (`strategy.signs`), in the order of ids."""
     text: list[list[float]]  # [dialogues][6] sums of `TEXT_METRICS` over a dialogue's replies, dialogues by name
+    samples: list[str]
+    """Further samples of the same; none where a system never samples its strategies."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,8 @@ def seed_counts(turns: Sequence[EvaluatedTurn]) -> SeedCounts:
     for turn in turns:
         scores = np.array(text.reply_scores(turn.reply, turn.gold_reply)["paper"])
         sums[turn.dialogue] = sums.get(turn.dialogue, 0) + scores
-    places = strategy.strategy_indices([turn.predicted_strategy for turn in turns])
-    return SeedCounts(
-        strategies="".join(INVALID if place < 0 else str(place) for place in places),
-        text=[np.round(sums[name], DECIMALS).tolist() for name in sorted(sums)],
-    )
+    text_sums = [np.round(sums[name], DECIMALS).tolist() for name in sorted(sums)]
+    return SeedCounts(signs_of(turns), text_sums, samples_of(turns))
 
 
 def evaluate_seeds(
@@ -90,7 +89,7 @@ def evaluate_seeds(
 ) -> SeedEvaluation:
     """Every metric under each seed and averaged; ``by_seed``: seed -> system -> its counts at the turns ``gold``.
 
-    Confusion counts in the details are of all seeds.  With one seed these are `evaluate_systems`'s scores.  Raises
+    Confusion counts in the details are of what was printed under all seeds.  With one seed these are `evaluate_systems`'s scores.  Raises
     ValueError where seeds differ in their systems or counts are not of these turns.
     """
     gold = sorted(gold, key=lambda turn: turn.id)
@@ -102,11 +101,14 @@ def evaluate_seeds(
     for name in next(iter(by_seed.values())):
         single[name], tables = [], []
         for counts in by_seed.values():
-            said = [None if sign == INVALID else STRATEGIES[int(sign)] for sign in counts[name].strategies]
-            w, invalid = strategy.grouped_confusion(said, truth, dialogue, len(names))
+            printed = [counts[name].strategies]
+            one, more = (
+                strategy.sampled_confusion(strategy.places(rows), truth, dialogue, len(names))
+                for rows in (printed, counts[name].samples or printed)
+            )
             means = mean_scores(text.METRICS, np.array(counts[name].text), turns, weights)
-            single[name].append(means | strategy_scores(w, invalid, weights, "paper"))
-            tables.append((w, invalid))
+            single[name].append(means | both_scores(one, more, weights, "paper"))
+            tables.append([table[0] for table in one])
         details[name] = system_details(*(sum(parts) for parts in zip(*tables, strict=True)))
     averages, values = _together(single, contrasts, list(by_seed), intervals=len(names) > 1)
     together = Evaluation(
@@ -126,11 +128,12 @@ def _check(by_seed: Mapping[int, Mapping[str, SeedCounts]], turns: int, dialogue
         if sorted(counts) != systems:
             raise ValueError(f"seed {number} has the systems {sorted(counts)}, and another one {systems}")
         for name, found in counts.items():
-            if (len(found.strategies), len(found.text)) != (turns, dialogues):
-                raise ValueError(
-                    f"{name} under seed {number}: {len(found.strategies)} turns of {len(found.text)} dialogues, "
-                    f"and the test set has {turns} of {dialogues}"
-                )
+            for signs in (found.strategies, *found.samples):
+                if (len(signs), len(found.text)) != (turns, dialogues):
+                    raise ValueError(
+                        f"{name} under seed {number}: {len(signs)} turns of {len(found.text)} dialogues, "
+                        f"and the test set has {turns} of {dialogues}"
+                    )
 
 
 def mean_over_seeds(

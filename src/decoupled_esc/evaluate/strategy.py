@@ -54,22 +54,12 @@ def places(rows: Sequence[str]) -> np.ndarray:
     return np.array([[-1 if sign == INVALID else int(sign) for sign in row] for row in rows], dtype=np.int64)
 
 
-def grouped_confusion(
-    predicted: Sequence[str | None], gold: Sequence[str], group: np.ndarray, groups: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Counts over turns: (w int [groups, 8, 8] by predicted and gold, invalid predictions by gold int [groups, 8]).
-
-    Arguments and errors as `sampled_confusion`, of one sample, by name.
-    """
-    w, invalid = sampled_confusion(strategy_indices(predicted)[None], gold, group, groups)
-    return w[0], invalid[0]
-
-
 def sampled_confusion(
     predicted: np.ndarray, gold: Sequence[str], group: np.ndarray, groups: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The counts of S samples of the predictions: w int [S, groups, 8, 8] and invalid int [S, groups, 8].
+    """Counts over turns of S samples of the predictions, by group.
 
+    Gives w int [S, groups, 8, 8] by predicted and gold, and the invalid predictions by gold, int [S, groups, 8].
     ``predicted`` int [S, turns] are positions in `STRATEGIES` or -1; ``group`` int [turns] numbers the group (the
     dialogue) of each turn from 0.  Raises ValueError on unequal lengths, an unknown name, or a gold strategy that is None.
     """

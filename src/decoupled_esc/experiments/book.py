@@ -357,7 +357,9 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
         "metrics-cso": over_seeds(CSO_SYSTEMS, CSO_CONTRASTS, "counts", "counts-cso", "counts-cso-lora"),
         "metrics-strategy-test": over_seeds(STRATEGY_TESTED, tested, "strategy-test", strategy_test=True),
         "errors": EvaluateErrors(errors, between(ERROR_SYSTEMS), test, **resampling),
-        "decoding": SweepTemperatures(own.replies(PLANNERS), own.train, test, **resampling),
+        "decoding": SweepTemperatures(
+            own.replies(PLANNERS), own.train, test, profile.generation.plan.top_p, **resampling
+        ),
         "judged-offline": JudgeOffline(judged, between(JUDGED_SYSTEMS), test, own.labels, own.ratings, **resampling),
         "judged": AskJudges(
             own.judge, judged, between(JUDGED_SYSTEMS), own.steps["pairs"], own.train, test, profile.name, **resampling

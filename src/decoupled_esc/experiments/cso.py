@@ -82,6 +82,7 @@ class GrowTrees(Step):
 
     leaves = ("logs",)
     uses_model = True
+    version = 2
 
     seeds: SeedDialogues
     planner: FineTune
@@ -294,6 +295,7 @@ class SampleRandomPairs(Step):
 
     leaves = ("pairs.jsonl",)
     uses_model = True
+    version = 2
 
     pairs: Step
     generator: FineTune

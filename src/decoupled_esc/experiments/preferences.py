@@ -71,7 +71,10 @@ class SampleCandidates(Step):
         """Sample by sample: turn id -> what was printed."""
         folder = work.path(self, "samples")
         return [
-            {row["id"]: row["text"] for row in read_rows(folder / f"{self.policy.role}-{n}.jsonl", "sampled candidates")}
+            {
+                row["id"]: row["text"]
+                for row in read_rows(folder / f"{self.policy.role}-{n}.jsonl", "sampled candidates")
+            }
             for n in range(self.samples)
         ]
 

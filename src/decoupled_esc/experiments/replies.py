@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from decoupled_esc import prompts, taxonomy
 from decoupled_esc.corpus import Turn, turns
-from decoupled_esc.experiments.data import example_dialogue
 from decoupled_esc.experiments.inputs import Base, Decoding, Policy, Source, Turns
-from decoupled_esc.experiments.sampling import complete, engine_of, fitted, greedy, replies_under
+from decoupled_esc.experiments.sampling import complete, engine_of, fitted, greedy, purpose, replies_under, tags
 from decoupled_esc.generate import baselines
-from decoupled_esc.generate.engine import Sampling
+from decoupled_esc.generate.engine import Sampling, stream
 from decoupled_esc.pipeline import Missing, Step, Work
 
 
@@ -23,6 +24,8 @@ class SystemReply:
     reply: str
     tokens: int
     finished: bool
+    tags: str = ""
+    """The strategies of further answers, `strategy.signs`: of coupled models that sample (`sampling.tags`)."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,8 @@ class Reply(Step):
 class ReplyCoupled(Reply):
     """A coupled model, printing ``[Strategy] reply``; ``policy`` None is the base model."""
 
+    version = 2
+
     policy: Policy | None
 
     def run(self, work: Work) -> Replies | Missing:
@@ -113,7 +118,9 @@ class ReplyCoupled(Reply):
         with engine_of(work, self.base, self.policy, self.decoding, self.seed) as engine:
             asked = fitted(engine, asked_at, prompts.vanilla, self.sampling, self.decoding.max_length)
             written = complete(work, engine, asked, self.sampling, "replies", self.seed)
-        return counted(Replies, [tagged(turn.id, written[turn.id]) for turn in asked_at], work)
+            more = tags(work, engine, asked, self.sampling, "tags", self.seed)
+        rows = [replace(tagged(turn.id, written[turn.id]), tags=more[turn.id]) for turn in asked_at]
+        return counted(Replies, rows, work)
 
 
 def tagged(id: str, row: dict, text: str | None = None) -> SystemReply:
@@ -125,6 +132,8 @@ def tagged(id: str, row: dict, text: str | None = None) -> SystemReply:
 @dataclass(frozen=True, eq=False)
 class ReplyPrompted(Reply):
     """The base model under a prompting baseline; the baseline's steps are in the step's folder."""
+
+    version = 2
 
     baseline: str
     """A function of `generate.baselines`."""
@@ -139,10 +148,10 @@ class ReplyPrompted(Reply):
             def ask(step: str, layout) -> dict[str, str]:
                 asked = fitted(engine, asked_at, layout, self.sampling, self.decoding.max_length)
                 read[step] = sum(engine.count(prompt) for prompt in asked)
-                steps[step] = complete(work, engine, asked, self.sampling, step, self.seed, number=len(steps))
+                steps[step] = complete(work, engine, asked, self.sampling, step, self.seed)
                 return {id: row["text"] for id, row in steps[step].items()}
 
-            shown = (self._example(),) if self.baseline == "with_example" else ()
+            shown = (self._example(work),) if self.baseline == "with_example" else ()
             answers = getattr(baselines, self.baseline)(ask, *shown)
         rows = [tagged(turn.id, steps["refined"][turn.id], answers[turn.id]) for turn in asked_at]
         written = {step: sum(row["tokens"] for row in done.values()) for step, done in steps.items()}
@@ -150,14 +159,21 @@ class ReplyPrompted(Reply):
         cost = {step: StepCost(read[step], written[step]) for step in steps}
         return counted(PromptedReplies, rows, work, cost=cost, transcripts=transcripts)
 
-    def _example(self) -> Turn:
-        """The turn that *w/ Example* shows."""
-        return turns(example_dialogue(self.esconv.read().split("train")))[1]
+    def _example(self, work: Work) -> Callable[[Turn], Turn]:
+        """What *w/ Example* shows for a turn: a training turn sampled for it, of those with a reply, and none's first."""
+        some = [turn for talk in self.esconv.read().split("train") for turn in turns(talk)[1:] if turn.reply.strip()]
+
+        def sampled(turn: Turn) -> Turn:
+            return random.Random(stream(self.seed, purpose(work, "example"), turn.id, 8)).choice(some)
+
+        return sampled
 
 
 @dataclass(frozen=True, eq=False)
 class ReplyGold(Reply):
     """A generator under the gold strategy (Table 4)."""
+
+    version = 2
 
     generator: Policy
     layout: str
@@ -181,6 +197,8 @@ def _under(id: str, planned: dict[str, str | None], written: dict[str, dict]) ->
 class ReplyDecoupled(Reply):
     """A planner, and a generator under the planner's strategies; None is the base model."""
 
+    version = 2
+
     planner: Policy | None
     generator: Policy | None
     plan: Sampling
@@ -193,7 +211,7 @@ class ReplyDecoupled(Reply):
         asked_at, others = self.turns.read(), (self.planner, self.generator)
         with engine_of(work, self.base, self.planner, self.decoding, self.seed, others) as engine:
             asked = fitted(engine, asked_at, prompts.planner, self.plan, self.decoding.max_length)
-            plans = complete(work, engine, asked, self.plan, "plans", self.seed, choices=taxonomy.STRATEGIES)
+            plans = complete(work, engine, asked, self.plan, "plans", self.seed)
             scored = work.rows("scores")
             left = [prompt for prompt in asked if prompt.id not in scored.by_id]
             for ids, scores in engine.score_choices(left, taxonomy.STRATEGIES):

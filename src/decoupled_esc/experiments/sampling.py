@@ -47,17 +47,18 @@ def fitted(
 
 
 def purpose(work: Work, what: str) -> str:
-    """What ``what`` of a step is sampled for (`stream`).  The step's class is in it, and neither its name nor its key.
+    """What the last part of ``what`` is sampled for by a step (`stream`).
 
-    So systems of one class share their random numbers at a turn, which pairs them, and none changes with its name.
+    The step's class is in it, and neither its name nor its key.  So systems of one class share their random numbers at a
+    turn, which pairs them, and none changes with its name.
     """
-    return f"{type(work.step).__name__}/{what}"
+    return f"{type(work.step).__name__}/{what.rpartition('/')[2]}"
 
 
 def complete(
     work: Work, engine: Engine, asked: Sequence[Prompt], sampling: Sampling, what: str, seed: int
 ) -> dict[str, dict]:
-    """Completions by id, written down batch by batch in ``what``, which has random numbers of its own."""
+    """Completions by id, written down batch by batch in ``what``, whose name has random numbers of its own (`purpose`)."""
     written = work.rows(what)
     more = {"seed": seed, "purpose": purpose(work, what), "done": frozenset(written.by_id)}
     with progress.bar(len(asked), f"{work.name}: {what}", initial=len(written.by_id)) as bar:
@@ -86,9 +87,7 @@ def tags(
     copies = [replace(prompt, id=f"{prompt.id}+{n}") for prompt in asked for n in range(TAG_SAMPLES)]
     written = complete(work, engine, copies, short, what, seed)
     said = [prompts.parse_tagged(written[copy.id]["text"])[0] for copy in copies]
-    return {
-        prompt.id: strategy.signs(said[k * TAG_SAMPLES : (k + 1) * TAG_SAMPLES]) for k, prompt in enumerate(asked)
-    }
+    return {prompt.id: strategy.signs(said[k * TAG_SAMPLES : (k + 1) * TAG_SAMPLES]) for k, prompt in enumerate(asked)}
 
 
 def greedy(sampling: Sampling) -> Sampling:

@@ -10,29 +10,57 @@ import numpy as np
 
 from decoupled_esc import prompts
 from decoupled_esc.corpus import Turn, windows
-from decoupled_esc.evaluate import EvaluatedTurn, Evaluation, decoding, evaluate_systems, seeds
+from decoupled_esc.evaluate import EvaluatedTurn, Evaluation, decoding, evaluate_systems, seeds, strategy
 from decoupled_esc.experiments.inputs import Base, Decoding, Policy, Turns
-from decoupled_esc.experiments.replies import Replies, Reply, ReplyDecoupled
-from decoupled_esc.experiments.sampling import complete, engine_of, fitted
+from decoupled_esc.experiments.replies import PlannedReplies, Replies, Reply, ReplyDecoupled
+from decoupled_esc.experiments.sampling import complete, engine_of, fitted, tags
 from decoupled_esc.generate import baselines
-from decoupled_esc.generate.engine import Sampling
+from decoupled_esc.generate.engine import Sampling, stream
 from decoupled_esc.pipeline import Missing, Step, Work
 
 Contrast = tuple[str, str]
 """The first system minus the second."""
 
 
-def evaluated(replies: Replies, gold: Mapping[str, Turn]) -> list[EvaluatedTurn]:
-    """What a system answered, beside what people did."""
-    turns = ((gold[row.id], row) for row in replies.rows)
+PLAN_SAMPLES = 50
+"""Samples of a planner's strategy at each turn, from its scores: they cost no generation."""
+
+
+def evaluated(step: Reply, replies: Replies, gold: Mapping[str, Turn]) -> list[EvaluatedTurn]:
+    """What the system of ``step`` answered, beside what people did, with samples of its strategies."""
+    samples = plan_samples(step, replies) if isinstance(step, ReplyDecoupled) else [row.tags for row in replies.rows]
+    found = []
+    for row, signs in zip(replies.rows, samples, strict=True):
+        turn = gold[row.id]
+        found.append(
+            EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, row.strategy, row.reply, samples=signs)
+        )
+    return found
+
+
+def plan_samples(step: ReplyDecoupled, replies: PlannedReplies) -> list[str]:
+    """For each reply, ``PLAN_SAMPLES`` strategies sampled from the planner's scores as it decodes, as `strategy.signs`.
+
+    The scores are of the eight strategies and say nothing of other answers: where the printed plan is invalid, so are its
+    samples.  Greedy decoding has nothing to sample: no signs.
+    """
+    rows, plan = replies.rows, step.plan
+    if plan.temperature == 0:
+        return [""] * len(rows)
+    streams = [np.random.default_rng(stream(step.seed, "ReplyDecoupled/samples", row.id, 8)) for row in rows]
+    p = decoding.probabilities(np.array([row.scores for row in rows]), plan.temperature, plan.top_p)
+    sampled = decoding.samples(p, np.array([one.random(PLAN_SAMPLES) for one in streams])).T
     return [
-        EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, row.strategy, row.reply) for turn, row in turns
+        strategy.INVALID * PLAN_SAMPLES if row.strategy is None else "".join(map(str, places))
+        for row, places in zip(rows, sampled, strict=True)
     ]
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluate(Step):
     """Every automatic and strategy metric of systems, both variants, with intervals and paired differences."""
+
+    version = 2
 
     systems: dict[str, Reply]
     contrasts: tuple[Contrast, ...]
@@ -42,7 +70,7 @@ class Evaluate(Step):
 
     def run(self, work: Work) -> Evaluation | Missing:
         gold = {turn.id: turn for turn in self.turns.read()}
-        found = {name: evaluated(work[replies], gold) for name, replies in self.systems.items()}
+        found = {name: evaluated(step, work[step], gold) for name, step in self.systems.items()}
         return evaluate_systems(found, contrasts=self.contrasts, replicates=self.replicates, seed=self.seed)
 
 
@@ -53,16 +81,17 @@ class SystemCounts:
     id: str
     strategies: str
     text: list[list[float]]
+    samples: list[str]
 
     @property
     def counts(self) -> seeds.SeedCounts:
         """Without the name."""
-        return seeds.SeedCounts(self.strategies, self.text)
+        return seeds.SeedCounts(self.strategies, self.text, self.samples)
 
 
 @dataclass(frozen=True)
 class PerSeedCounts:
-    """What systems did at the test turns under one seed, in the few kilobytes that scores over seeds need."""
+    """What systems did at the test turns under one seed, in the little that scores over seeds need."""
 
     systems: list[str]
     turns: int
@@ -73,6 +102,8 @@ class PerSeedCounts:
 class CountPerSeed(Step):
     """Counts of systems under one seed; those that are Missing are left out."""
 
+    version = 2
+
     systems: dict[str, Reply]
     turns: Turns
 
@@ -80,10 +111,10 @@ class CountPerSeed(Step):
         turns = self.turns.read()
         gold = {turn.id: turn for turn in turns}
         rows = []
-        for name, replies in self.systems.items():
-            found = work.get(replies)
+        for name, step in self.systems.items():
+            found = work.get(step)
             if not isinstance(found, Missing):
-                rows.append(SystemCounts(name, **vars(seeds.seed_counts(evaluated(found, gold)))))
+                rows.append(SystemCounts(name, **vars(seeds.seed_counts(evaluated(step, found, gold)))))
         return PerSeedCounts([row.id for row in rows], len(turns), tuple(rows))
 
 
@@ -115,6 +146,7 @@ class AnswerStrategyTest(Step):
     """What coupled models answer at the strategy test set of `corpus.windows`, sampled as at the test turns."""
 
     uses_model = True
+    version = 2
 
     policies: dict[str, Policy]
     base: Base
@@ -130,13 +162,15 @@ class AnswerStrategyTest(Step):
                 continue
             with engine_of(work, self.base, policy, self.decoding, self.seed) as engine:
                 asked = fitted(engine, turns, prompts.vanilla, self.sampling, self.decoding.max_length)
-                written = complete(work, engine, asked, self.sampling, system, self.seed)
+                written = complete(work, engine, asked, self.sampling, f"{system}/replies", self.seed)
+                more = tags(work, engine, asked, self.sampling, f"{system}/tags", self.seed)
             answers = {turn.id: prompts.parse_tagged(written[turn.id]["text"]) for turn in turns}
             found = [
-                EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, *answers[turn.id]) for turn in turns
+                EvaluatedTurn(turn.id, turn.dialogue, turn.strategy, turn.reply, *answers[turn.id], more[turn.id])
+                for turn in turns
             ]
             rows.append(SystemCounts(system, **vars(seeds.seed_counts(found))))
-            invalid = sum(strategy is None for strategy, _ in answers.values())
+            invalid = sum(said is None for said, _ in answers.values())
             counts[system] = TestSetAnswers(invalid, sum(row["tokens"] for row in written.values()))
         work.tokens = sum(one.tokens for one in counts.values())
         return StrategyTestCounts(len(turns), dict(Counter(turn.strategy for turn in turns)), counts, tuple(rows))
@@ -146,7 +180,7 @@ class AnswerStrategyTest(Step):
 class EvaluateSeeds(Step):
     """Scores of systems and their differences averaged over all seeds, and the differences under each."""
 
-    version = 3
+    version = 4
 
     counts: dict[str, tuple[CountPerSeed | AnswerStrategyTest, ...]]
     """Seed -> the steps that counted under it."""
@@ -180,11 +214,14 @@ class Sweep:
 
 @dataclass(frozen=True, eq=False)
 class SweepTemperatures(Step):
-    """Strategy scores of every planner from argmax to high temperatures."""
+    """Strategy scores of every planner from argmax to high temperatures, with the top-p that it decodes with."""
+
+    version = 2
 
     planners: dict[str, ReplyDecoupled]
     train: Turns
     turns: Turns
+    top_p: float
     replicates: int
     seed: int
 
@@ -198,7 +235,9 @@ class SweepTemperatures(Step):
             rows = {row.id: row.scores for row in work[replies].rows}
             scores[name] = np.array([rows[turn.id] for turn in turns])
         gold, dialogues = [turn.strategy for turn in turns], [turn.dialogue for turn in turns]
-        options = {"samples": 10, "replicates": min(500, self.replicates), "seed": self.seed}
+        options = {
+            "top_p": self.top_p, "number": 10, "replicates": min(500, self.replicates), "seed": self.seed
+        }  # fmt: skip
         return Sweep(
             len(turns),
             {name: decoding.sweep(values, gold, dialogues, **options) for name, values in scores.items()},

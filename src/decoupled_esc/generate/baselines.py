@@ -27,6 +27,7 @@ IMPROVE = "Now say it again with this in mind. Keep the form, [strategy] and the
 NAME_FEELING = "Before you answer: in one sentence, what does this person feel at the moment, and why?"
 ANSWER = "Let this guide the strategy you choose. Now answer them, [strategy] and then the answer."
 LIKE_THIS = "This is how such a talk may go:"
+EXAMPLE_MESSAGES = 3
 
 
 def direct_refine(ask: Ask) -> Mapping[str, str]:
@@ -48,12 +49,16 @@ def emotion_cot(ask: Ask) -> Mapping[str, str]:
     return ask("refined", lambda turn: _before(turn, NAME_FEELING, feeling[turn.id], ANSWER))
 
 
-def with_example(ask: Ask, example: Turn) -> Mapping[str, str]:
-    """w/ Example: one turn of another dialogue, and the human reply there, stands in the instruction."""
-    shown = [*example.context, Message("supporter", example.reply, example.strategy)]
-    talk = "\n".join(f"{m.role}: {tagged(m) if m.strategy else m.text}" for m in shown)
+def with_example(ask: Ask, example: Callable[[Turn], Turn]) -> Mapping[str, str]:
+    """w/ Example: one turn of another dialogue, ``example`` of the turn, with the human reply there stands in the instruction.
+
+    The turn's last messages, as many as ``EXAMPLE_MESSAGES``: a whole dialogue would leave too little room for the one at hand.
+    """
 
     def layout(turn: Turn) -> Prompt:
+        shown = example(turn)
+        messages = [*shown.context[-EXAMPLE_MESSAGES:], Message("supporter", shown.reply, shown.strategy)]
+        talk = "\n".join(f"{m.role}: {tagged(m) if m.strategy else m.text}" for m in messages)
         prompt = vanilla(turn)
         (role, instruction), *rest = prompt.messages
         return replace(prompt, messages=((role, f"{instruction}\n{LIKE_THIS}\n{talk}"), *rest))

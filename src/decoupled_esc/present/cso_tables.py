@@ -14,7 +14,7 @@ from decoupled_esc.pipeline import Missing
 from decoupled_esc.present.paper import load_tables
 from decoupled_esc.present.questions import claim, decide, texts
 from decoupled_esc.present.replication import compare_systems
-from decoupled_esc.present.tables import ComparisonTable, compare, format_estimate, format_scores
+from decoupled_esc.present.tables import EXPECTED, ComparisonTable, compare, format_estimate, format_scores
 
 BACKBONES = {"cso/table-9": "llama3.1-8b", "cso/table-10": "qwen2.5-7b", "cso/table-11": "gemma2-9b"}
 """The backbone of each table of losses."""
@@ -74,7 +74,7 @@ def _table(
     details = measured.details["vanilla-sft"]
     n = f"{details.turns:,} replies per system, to the turns of {details.dialogues} test dialogues"
     return compare_systems(
-        table, measured, systems, starts, profile=profile, n=n, backbones=backbones, levels=LEVELS, note=SETTING
+        table, measured, systems, starts, profile=profile, n=n, backbones=backbones, levels=LEVELS, note=f"{SETTING} {EXPECTED}"
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from decoupled_esc.evaluate import STRATEGY_METRICS, Estimate, Evaluation
+from decoupled_esc.evaluate import SINGLE_METRICS, STRATEGY_METRICS, Estimate, Evaluation
 from decoupled_esc.evaluate.judged import ScoreTable
 from decoupled_esc.experiments.data import DataCounts
 from decoupled_esc.experiments.judging import Judged
@@ -19,7 +19,7 @@ from decoupled_esc.experiments.preferences import MinedPairs
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import settings
 from decoupled_esc.present.paper import Status, load_tables
-from decoupled_esc.present.tables import ComparisonTable, Label, compare, format_estimate
+from decoupled_esc.present.tables import EXPECTED, ComparisonTable, Label, compare, format_estimate
 
 BACKBONES = ("qwen2.5-7b", "llama3.1-8b")
 MIN_VALID = 30
@@ -236,7 +236,7 @@ def table_3(
     scores, n, notes = (
         paper_judge(judged),
         counted_turns(evaluation, f"{paradigm}-{methods[0]}"),
-        [note] if note else [],
+        [note, EXPECTED] if note else [EXPECTED],
     )
     if isinstance(scores, ScoreTable):
         notes.append(f"Judge: {PAPER_JUDGE}, on {judged.turns} of the turns, asked in our own words.")
@@ -283,7 +283,7 @@ def table_5(evaluation: Evaluation | Missing, profile: str, note: str | None = N
         profile=profile,
         n=n,
         judged=unasked,
-        note=note,
+        note=f"{note} {EXPECTED}" if note else EXPECTED,
     ).transposed()
 
 
@@ -341,12 +341,18 @@ def largest_difference(table: ComparisonTable) -> tuple[float, str, str]:
 def decoding(evaluation: Evaluation | Missing, paradigm: str) -> pd.DataFrame | Missing:
     """Table 3's columns without a judge for one paradigm's SFT systems: the paper's two rows, ours sampled and greedy.
 
-    Text, at the paper's precision; ours with 95% intervals.  A dash where `table_3` would not compare either.
+    Text, at the paper's precision; ours with 95% intervals.  Strategy metrics of the sampled system are expected over
+    samples, with those of the one sample that was printed beside them.  A dash where `table_3` would not compare either.
     """
     if isinstance(evaluation, Missing):
         return evaluation
     table = load_tables()["decoupledesc/table-3"]
-    systems = {"ours, sampled": f"{paradigm}-sft", "ours, argmax": f"{paradigm}-sft-argmax"}
+    single = dict(zip(STRATEGY_METRICS, SINGLE_METRICS, strict=True))
+    systems = {
+        "ours, sampled": (f"{paradigm}-sft", {}),
+        "one sample": (f"{paradigm}-sft", single),
+        "ours, argmax": (f"{paradigm}-sft-argmax", {}),
+    }
     rows = {}
     for column in table.columns:
         if column.key in JUDGED:
@@ -354,11 +360,10 @@ def decoding(evaluation: Evaluation | Missing, paradigm: str) -> pd.DataFrame | 
         row = rows[column.name] = {}
         for backbone in BACKBONES:
             row[f"paper, {backbone}"] = f"{table.value(f'{backbone}/{paradigm}/sft', column.key):.{column.decimals}f}"
-        for name, system in systems.items():
+        for name, (system, keys) in systems.items():
             absent = column.key in incomparable(evaluation, system)
-            row[name] = format_estimate(
-                None if absent else evaluation.systems[system]["paper"][column.key], column.decimals
-            )
+            found = None if absent else evaluation.systems[system]["paper"][keys.get(column.key, column.key)]
+            row[name] = format_estimate(found, column.decimals)
     return pd.DataFrame(rows).T
 
 

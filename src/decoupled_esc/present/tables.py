@@ -44,6 +44,8 @@ ARROW = {
     "lower": ' <abbr title="lower is better">↓</abbr>',
     None: "",
 }
+EXPECTED = "Q_W, Q and B: expected over samples."
+"""For captions: what these are of systems that sample (`evaluate.strategy_scores`)."""
 INTERVAL = "95% intervals"
 
 LINE = ["table", "row", "column", "paper", "measured", "low", "high", "status", "direction", "why", "source"]
