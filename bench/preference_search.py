@@ -145,7 +145,7 @@ def _validation(book: Book, role: str, policy) -> dict:
 
 
 def _planned(book: Book, engine, turns) -> dict:
-    """How good the planner's probabilities of the eight strategies are: sampled as in decoding (in expectation), and by argmax."""
+    """How good the planner's eight probabilities are: in expectation when sampled as it decodes, and by argmax."""
     plan = book.profile.generation.plan
     asked = fitted(engine, turns, prompts.planner, plan, book.steps["sft-planner"].max_length)
     scores = {

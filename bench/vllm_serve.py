@@ -62,7 +62,7 @@ def main() -> None:
         ) as server,
     ):
         # One by one first: after all turns it would find every prompt in the server's cache.  One request wakes the server.
-        list(VLLMEngine([server.url], "base", tokenizer, serving).complete(asked[-1:], sampling, seed=13, purpose="bench"))
+        timed(VLLMEngine([server.url], "base", tokenizer, serving), asked[-1:])
         _, slowly = timed(
             VLLMEngine([server.url], "base", tokenizer, serving.model_copy(update={"max_concurrency": 1})),
             asked[:ONE_BY_ONE],

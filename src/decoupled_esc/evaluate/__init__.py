@@ -64,7 +64,7 @@ class EvaluatedTurn:
 
 @dataclass(frozen=True)
 class SystemDetails:
-    """What stands behind a system's strategy scores, of the sample that was printed.  Vectors follow `taxonomy.STRATEGIES`."""
+    """What stands behind the strategy scores of what a system printed.  Vectors follow `taxonomy.STRATEGIES`."""
 
     turns: int
     dialogues: int

@@ -52,9 +52,9 @@ class Calibration:
 def probabilities(scores: np.ndarray, temperature: float, top_p: float) -> np.ndarray:
     """[turns, 8] from scores [turns, 8] (log-probabilities up to a constant per turn): temperature, then top-p.
 
-    Softmax of scores / T, of which the least probable strategies with at most 1 - ``top_p`` together are left out (Holtzman
-    et al. 2020), the most probable never.  Temperature 0 is argmax.  This is an approximation: a language model that prints a
-    name applies both token by token, where a nucleus is of tokens, and names that begin alike share theirs.
+    Softmax of scores / T, of which the least probable strategies with at most 1 - ``top_p`` together are left out
+    (Holtzman et al. 2020), the most probable never.  Temperature 0 is argmax.  This is an approximation: a language model
+    that prints a name applies both token by token, where a nucleus is of tokens, and names that begin alike share theirs.
     """
     if temperature == 0:
         p = (scores == scores.max(axis=1, keepdims=True)).astype(float)

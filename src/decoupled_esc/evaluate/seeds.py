@@ -89,8 +89,8 @@ def evaluate_seeds(
 ) -> SeedEvaluation:
     """Every metric under each seed and averaged; ``by_seed``: seed -> system -> its counts at the turns ``gold``.
 
-    Confusion counts in the details are of what was printed under all seeds.  With one seed these are `evaluate_systems`'s scores.  Raises
-    ValueError where seeds differ in their systems or counts are not of these turns.
+    Confusion counts in the details are of what was printed under all seeds.  With one seed these are
+    `evaluate_systems`'s scores.  Raises ValueError where seeds differ in their systems or counts are not of these turns.
     """
     gold = sorted(gold, key=lambda turn: turn.id)
     truth = [turn.strategy for turn in gold]

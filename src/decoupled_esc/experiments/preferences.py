@@ -35,7 +35,7 @@ class Candidates:
 
 @dataclass(frozen=True, eq=False)
 class SampleCandidates(Step):
-    """What a fine-tuned model would do at every training turn (IPM, section 4.1), in ``samples/<role>-0.jsonl`` and so on, by turn id.
+    """What a fine-tuned model would do at every training turn (IPM, section 4.1): by id in ``samples/<role>-0.jsonl`` etc.
 
     The planner is sampled once, as in decoding; the generator, under the gold strategy, and the coupled model several times.
     """

@@ -100,8 +100,8 @@ class TokenEngine:
 def stream(seed: int, purpose: str, id: str, size: int) -> int:
     """The seed of ``size`` bytes that belongs to ``id`` under ``seed``, for one ``purpose``.
 
-    A purpose names the step's class and what is sampled there, such as ``ReplyDecoupled/plans``: what is sampled for two
-    purposes at one turn shares no random numbers.
+    A purpose names the step's class and what is sampled there, such as ``ReplyDecoupled/plans``: what is sampled for
+    two purposes at one turn shares no random numbers.
     """
     return int.from_bytes(hashlib.sha256(json.dumps([seed, purpose, id]).encode()).digest()[:size], "big")
 

@@ -74,7 +74,15 @@ def _table(
     details = measured.details["vanilla-sft"]
     n = f"{details.turns:,} replies per system, to the turns of {details.dialogues} test dialogues"
     return compare_systems(
-        table, measured, systems, starts, profile=profile, n=n, backbones=backbones, levels=LEVELS, note=f"{SETTING} {EXPECTED}"
+        table,
+        measured,
+        systems,
+        starts,
+        profile=profile,
+        n=n,
+        backbones=backbones,
+        levels=LEVELS,
+        note=f"{SETTING} {EXPECTED}",
     )
 
 
