@@ -1,8 +1,9 @@
 """What reply steps ask an engine for: their purposes, further samples of strategies, and the examples that they show."""
 
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -58,7 +59,10 @@ def run(monkeypatch, tmp_path):
         steps = table.steps(load_profile("smoke"), inputs.on_this_machine(download=False))
         step = replace(steps[f"replies-{name}"], turns=GOLD, **changes)
         (tmp_path / folder).mkdir(exist_ok=True)
-        return step, step.run(Work(step, name, tmp_path / folder, tmp_path, stores=None)), seen
+        work = Work(step, name, tmp_path / folder, tmp_path, stores=None)
+        found = step.run(work)
+        assert work.tokens == 3 * len(seen) or not seen, "all that is generated is counted"
+        return step, found, seen
 
     return go
 
@@ -84,6 +88,28 @@ def test_a_coupled_model_is_asked_for_further_tags_where_it_samples(run):
     greedy = step.sampling.model_copy(update={"temperature": 0.0})
     _, found, seen = run("vanilla-base", folder="b", sampling=greedy)
     assert {row.tags for row in found.rows} == {""} and len(seen) == found.turns
+
+
+def test_the_strategy_test_set_is_answered_alike_by_every_system(monkeypatch, tmp_path):
+    """Its systems share their random numbers, whatever they are called, and have further tags too."""
+    seen = []
+    monkeypatch.setattr(scores, "engine_of", lambda *_: nullcontext(Engine(seen)))
+    steps = table.steps(load_profile("smoke"), inputs.on_this_machine(download=False))
+    tested = replace(steps["strategy-test"], turns=GOLD)
+    found = tested.run(Work(tested, "x", tmp_path, tmp_path, SimpleNamespace(result=lambda _: None)))
+    asked = Counter(purpose for purpose, _, _ in seen)
+    systems = len(found.systems)
+    assert systems > 2 and asked == {
+        "AnswerStrategyTest/replies": systems * found.windows,
+        "AnswerStrategyTest/tags": TAG_SAMPLES * systems * found.windows,
+    }
+    assert len({(row.strategies, *row.samples) for row in found.rows}) == 1 and len(found.rows[0].samples) == TAG_SAMPLES
+    assert {one.tokens for one in found.systems.values()} == {3 * (1 + TAG_SAMPLES) * found.windows}
+
+
+def test_the_sweep_has_the_top_p_of_plans():
+    profile = load_profile("smoke")
+    assert table.steps(profile, inputs.as_published())["decoding"].top_p == profile.generation.plan.top_p == 0.95
 
 
 def test_a_plan_is_sampled_from_the_scores_as_it_is_decoded(run):

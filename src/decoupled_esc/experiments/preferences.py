@@ -60,7 +60,6 @@ class SampleCandidates(Step):
                 complete(work, engine, asked, self.sampling, f"samples/{self.policy.role}-{n}", self.seed)
                 for n in range(self.samples)
             ]
-        work.tokens = sum(row["tokens"] for rows in found for row in rows.values())
         sha = hashlib.sha256()
         for rows in found:
             for turn in turns:

@@ -77,9 +77,8 @@ class PromptedReplies(Replies):
     transcripts: dict[str, dict[str, str]]
 
 
-def counted(kind: type[Replies], rows: list, work: Work, **more):
+def counted(kind: type[Replies], rows: list, **more):
     """``kind`` of ``rows``, with their counts."""
-    work.tokens = sum(row.tokens for row in rows)
     return kind(
         turns=len(rows),
         invalid=sum(row.strategy is None for row in rows),
@@ -120,7 +119,7 @@ class ReplyCoupled(Reply):
             written = complete(work, engine, asked, self.sampling, "replies", self.seed)
             more = tags(work, engine, asked, self.sampling, "tags", self.seed)
         rows = [replace(tagged(turn.id, written[turn.id]), tags=more[turn.id]) for turn in asked_at]
-        return counted(Replies, rows, work)
+        return counted(Replies, rows)
 
 
 def tagged(id: str, row: dict, text: str | None = None) -> SystemReply:
@@ -157,7 +156,7 @@ class ReplyPrompted(Reply):
         written = {step: sum(row["tokens"] for row in done.values()) for step, done in steps.items()}
         transcripts = {turn.id: {step: done[turn.id]["text"] for step, done in steps.items()} for turn in asked_at[1:4]}
         cost = {step: StepCost(read[step], written[step]) for step in steps}
-        return counted(PromptedReplies, rows, work, cost=cost, transcripts=transcripts)
+        return counted(PromptedReplies, rows, cost=cost, transcripts=transcripts)
 
     def _example(self, work: Work) -> Callable[[Turn], Turn]:
         """What *w/ Example* shows for a turn: a training turn sampled for it, of those with a reply, and none's first."""
@@ -185,7 +184,7 @@ class ReplyGold(Reply):
         with engine_of(work, self.base, self.generator, self.decoding, self.seed) as engine:
             layout = prompts.LAYOUTS[self.layout]
             written = replies_under(work, engine, asked_at, gold, layout, self.sampling, self.decoding, self.seed)
-        return counted(Replies, [_under(turn.id, gold, written) for turn in asked_at], work)
+        return counted(Replies, [_under(turn.id, gold, written) for turn in asked_at])
 
 
 def _under(id: str, planned: dict[str, str | None], written: dict[str, dict]) -> SystemReply:
@@ -227,7 +226,7 @@ class ReplyDecoupled(Reply):
             )
             for turn in asked_at
         ]  # fmt: skip
-        return counted(PlannedReplies, rows, work)
+        return counted(PlannedReplies, rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,4 +244,4 @@ class ReplyArgmax(Reply):
             written = replies_under(
                 work, engine, asked_at, planned, layout, greedy(self.sampling), self.decoding, self.seed
             )
-        return counted(Replies, [_under(turn.id, planned, written) for turn in asked_at], work)
+        return counted(Replies, [_under(turn.id, planned, written) for turn in asked_at])

@@ -58,13 +58,17 @@ def purpose(work: Work, what: str) -> str:
 def complete(
     work: Work, engine: Engine, asked: Sequence[Prompt], sampling: Sampling, what: str, seed: int
 ) -> dict[str, dict]:
-    """Completions by id, written down batch by batch in ``what``, whose name has random numbers of its own (`purpose`)."""
+    """Completions by id, written down batch by batch in ``what``, whose name has random numbers of its own (`purpose`).
+
+    Their tokens are added to the step's.
+    """
     written = work.rows(what)
     more = {"seed": seed, "purpose": purpose(work, what), "done": frozenset(written.by_id)}
     with progress.bar(len(asked), f"{work.name}: {what}", initial=len(written.by_id)) as bar:
         for batch in engine.complete(asked, sampling, **more):
             written.append(asdict(completion) for completion in batch)
             bar.update(len(written.by_id) - bar.n)
+    work.tokens = (work.tokens or 0) + sum(row["tokens"] for row in written.by_id.values())
     return written.by_id
 
 

@@ -171,8 +171,7 @@ class AnswerStrategyTest(Step):
             ]
             rows.append(SystemCounts(system, **vars(seeds.seed_counts(found))))
             invalid = sum(said is None for said, _ in answers.values())
-            counts[system] = TestSetAnswers(invalid, sum(row["tokens"] for row in written.values()))
-        work.tokens = sum(one.tokens for one in counts.values())
+            counts[system] = TestSetAnswers(invalid, work.tokens - sum(one.tokens for one in counts.values()))
         return StrategyTestCounts(len(turns), dict(Counter(turn.strategy for turn in turns)), counts, tuple(rows))
 
 
