@@ -1,4 +1,4 @@
-"""The command line: ``decoupled-esc run | status | plan | data | publish | human-eval | site``."""
+"""The command line: ``decoupled-esc run | status | plan | data | score | publish | human-eval | site``."""
 
 from __future__ import annotations
 
@@ -76,6 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     data = command("data", _data, "list the data sets, fetch or verify one", profile=False)
     data.add_argument("action", nargs="?", choices=("list", "fetch", "verify"), default="list")
     data.add_argument("name", nargs="?", help="a data set (default: esconv and failed_esconv)")
+    score = command(
+        "score", _score, "score a system of yours on the test turns, and say where it stands", profile=False
+    )
+    score.add_argument("file", type=Path, help="JSON lines: id of the test turn (esconv/0012/05), strategy, reply")
+    score.add_argument("--profile", default="laptop", help="whose systems it is put beside (default: laptop)")
     publish = command("publish", _publish, "replace the committed results and notebooks by those of a finished run")
     publish.add_argument(
         "--notebooks", action="store_true", help="only execute the notebooks from the committed results"
@@ -237,6 +242,26 @@ def _data(options) -> int:
         if fetch.entry(name).model:
             packaged.folder(name)
         print(f"{name}: {'checksum holds' if options.action == 'verify' else 'is here'}, from the {found.origin}")
+    return 0
+
+
+def _score(options) -> int:
+    from decoupled_esc.experiments.book import SCOREBOARD_SYSTEMS
+    from decoupled_esc.experiments.run import Book
+    from decoupled_esc.experiments.scoreboard import score_file
+    from decoupled_esc.experiments.scores import evaluated
+    from decoupled_esc.present.scoreboard import standing
+
+    book = Book(options.profile)
+    turns = book.steps["scoreboard"].turns.read()
+    stored = {name: book.stored(f"replies-{name}") for name in SCOREBOARD_SYSTEMS}
+    gold = {turn.id: turn for turn in turns}
+    others = {
+        name: evaluated(found.result, gold) for name, found in stored.items() if found and not found.rows_left_out
+    }
+    profile = book.profile
+    found = score_file(options.file, turns, others, replicates=profile.bootstrap_replicates, seed=profile.seed)
+    print(standing(found, options.file.name))
     return 0
 
 

@@ -33,6 +33,7 @@ from decoupled_esc.experiments.preferences import MinePairs, SampleCandidates, T
 from decoupled_esc.experiments.profiles import Profile
 from decoupled_esc.experiments.replies import Reply, ReplyArgmax, ReplyCoupled, ReplyDecoupled, ReplyGold, ReplyPrompted
 from decoupled_esc.experiments.sampling import greedy
+from decoupled_esc.experiments.scoreboard import SETS, ScorePublished
 from decoupled_esc.experiments.scores import (
     AnswerStrategyTest,
     CountPerSeed,
@@ -65,6 +66,9 @@ SEEDED_SYSTEMS = (
 
 ERROR_SYSTEMS = ("vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo")
 """Systems whose psychological errors are asked about under every seed (RQ4)."""
+
+SCOREBOARD_SYSTEMS = ("vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo")
+"""Ours beside published systems: those that name strategies."""
 
 CONTROLLED = ("vanilla-sft", "vanilla-psnr", "vanilla-nspr", "vanilla-nsnr", "vanilla-dpo")
 """Observation 2: the coupled model after pairs of one quadrant each, and after all."""
@@ -358,6 +362,15 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
         "metrics-strategy-test": over_seeds(STRATEGY_TESTED, tested, "strategy-test", strategy_test=True),
         "errors": EvaluateErrors(errors, between(ERROR_SYSTEMS), test, **resampling),
         "decoding": SweepTemperatures(own.replies(PLANNERS), own.train, test, **resampling),
+        "scoreboard": ScorePublished(
+            esconv,
+            failed,
+            release,
+            {name: inputs.files[name] for name in SETS},
+            own.replies(SCOREBOARD_SYSTEMS),
+            test,
+            **resampling,
+        ),
         "judged-offline": JudgeOffline(judged, between(JUDGED_SYSTEMS), test, own.labels, own.ratings, **resampling),
         "judged": AskJudges(
             own.judge, judged, between(JUDGED_SYSTEMS), own.steps["pairs"], own.train, test, profile.name, **resampling
