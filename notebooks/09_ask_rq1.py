@@ -50,10 +50,9 @@ if book.stored("replies-vanilla-dpo").provenance.get("remade"):
 # The words of the replies, for which the claim is "better", and the strategies, for which it is "no better": the rows ask whether DPO improves each.
 
 # %% tags=["hide-input"]
-BETTER = {"B-1": 1, "F1": 1, "R-L": 1, "Q_W": 1, "Q": 1, "B": -1}
-ROWS = ("vanilla/dpo", "vanilla/sft")
+contrast, BETTER, ROWS = questions.FIRST["RQ1"]
 tables = questions.question(
-    asked, {"sampled": ("vanilla-dpo - vanilla-sft", ROWS), "greedy": ("vanilla-dpo-argmax - vanilla-sft-argmax", ROWS)}, BETTER
+    asked, {"sampled": (contrast, ROWS), "greedy": ("vanilla-dpo-argmax - vanilla-sft-argmax", ROWS)}, BETTER
 )
 sampled, best = tables["sampled"], tables["greedy"]
 figures.glue_numbers(rule=questions.rule(asked))

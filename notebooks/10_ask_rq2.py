@@ -48,11 +48,11 @@ if book.stored("replies-vanilla-dpo").provenance.get("remade"):
 # ## After DPO, sampled as in DecoupledESC Table 3
 
 # %% tags=["hide-input"]
-BETTER = {"D-1": 1, "B-1": 1, "F1": 1, "R-L": 1, "Q_W": 1, "Q": 1, "B": -1}
+contrast, BETTER, ROWS = questions.FIRST["RQ2"]
 tables = questions.question(
     asked,
     {
-        "DPO": ("decoupled-dpo - vanilla-dpo", ("decoupled/dpo", "vanilla/dpo")),
+        "DPO": (contrast, ROWS),
         "SFT": ("decoupled-sft - vanilla-sft", ("decoupled/sft", "vanilla/sft")),
         "greedy": ("decoupled-dpo-argmax - vanilla-dpo-argmax", ("decoupled/dpo", "vanilla/dpo")),
     },

@@ -50,10 +50,9 @@ if book.stored("replies-vanilla-dpo").provenance.get("remade"):
 # ## Decoupled-DPO against Decoupled-SFT, sampled as in DecoupledESC Table 3
 
 # %% tags=["hide-input"]
-BETTER = {"B-1": 1, "F1": 1, "R-L": 1, "Q_W": 1, "Q": 1, "B": -1}
-ROWS = ("decoupled/dpo", "decoupled/sft")
+contrast, BETTER, ROWS = questions.FIRST["RQ3"]
 tables = questions.question(
-    asked, {"sampled": ("decoupled-dpo - decoupled-sft", ROWS), "greedy": ("decoupled-dpo-argmax - decoupled-sft-argmax", ROWS)}, BETTER
+    asked, {"sampled": (contrast, ROWS), "greedy": ("decoupled-dpo-argmax - decoupled-sft-argmax", ROWS)}, BETTER
 )
 sampled, best = tables["sampled"], tables["greedy"]
 figures.glue_numbers(rule=questions.rule(asked))

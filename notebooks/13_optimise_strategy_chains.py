@@ -180,12 +180,7 @@ results_table(
 )
 
 # %% tags=["hide-input"]
-claims = {
-    "CSO-DPO has a higher macro F1 than SFT on ESC-Pro": ("cso-dpo - cso-sft", "Q", 1),
-    "CSO-DPO has a lower bias than SFT on ESC-Pro": ("cso-dpo - cso-sft", "B", -1),
-}
-if "cso-lora-dpo" in measured.systems:
-    claims |= {f"with adapters, {claim}": (contrast.replace("cso-", "cso-lora-"), *rest) for claim, (contrast, *rest) in claims.items()}
+claims = cso_tables.with_adapters(cso_tables.MAIN_CLAIMS, measured)
 before = {
     "CSO-DPO has a higher macro F1 than Vanilla-SFT": ("cso-dpo - vanilla-sft", "Q", 1),
     "CSO-DPO has a lower bias than Vanilla-SFT": ("cso-dpo - vanilla-sft", "B", -1),
@@ -242,12 +237,8 @@ results_table(cso_tables.differences(measured, asked), f"Paired differences on t
 # ## Verdict
 
 # %% tags=["hide-input"]
-searched = {
-    "searched rejections give a higher macro F1 than random ones": ("cso-dpo - cso-random", "Q", 1),
-    "searched rejections give a lower bias than random ones": ("cso-dpo - cso-random", "B", -1),
-}
 figures.glue_numbers(rule=questions.rule(found))
-results_table(cso_tables.claims(found, claims | searched), f"CSO's claims, seed(s) {seeds}, profile {book.label}; 95% intervals.")
+results_table(cso_tables.claims(found, cso_tables.verdict_claims(measured)), f"CSO's claims, seed(s) {seeds}, profile {book.label}; 95% intervals.")
 
 # %% [markdown]
 # {glue:text}`rule`

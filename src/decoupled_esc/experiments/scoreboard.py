@@ -117,7 +117,10 @@ class ScorePublished(Step):
             scores={name: _scored(found, resampling) for name, found in systems.items()},
             accuracy={system: _accuracy(rows) for found in systems.values() for system, rows in found.items()},
             paired={
-                name: _scored(_on_common({s: _of_esconv(rows) for s, rows in found.items()} | own), resampling, human=False)
+                name: evaluate_systems(
+                    _on_common({system: _of_esconv(rows) for system, rows in found.items()} | own),
+                    contrasts=[(ours, name) for ours in own], **resampling,
+                )
                 for name, found in published.items()
                 if set(asked[name]) & set(gold)
             },
@@ -166,14 +169,10 @@ def _on_common(systems: Mapping[str, list[EvaluatedTurn]]) -> dict[str, list[Eva
     return {name: [row for row in rows if row.id in common] for name, rows in systems.items()}
 
 
-def _scored(systems: Mapping[str, list[EvaluatedTurn]], resampling: dict, human: bool = True) -> Evaluation:
-    """Scores, with the human reference as a system of its own, and the differences between systems of different origin."""
-    first = next(iter(systems.values()))
-    people = {HUMAN: [_said_by_people(row) for row in first]} if human else {}
+def _scored(systems: Mapping[str, list[EvaluatedTurn]], resampling: dict) -> Evaluation:
+    """Scores of the systems of one test set, with the human reference as a system of its own, and of `CONTRASTS` those between them."""
+    people = {HUMAN: [_said_by_people(row) for row in next(iter(systems.values()))]}
     contrasts = [pair for pair in CONTRASTS if set(pair) <= systems.keys()]
-    if not human:
-        theirs = [name for name in systems if name in SETS.values()]
-        contrasts = [(ours, name) for ours in systems for name in theirs if ours not in theirs]
     return evaluate_systems({**systems, **people}, contrasts=contrasts, **resampling)
 
 

@@ -118,6 +118,31 @@ def table_7(pro: SearchedPairs | Missing) -> pd.DataFrame | Missing:
     return pd.DataFrame(rows).T
 
 
+MAIN_CLAIMS = {
+    "CSO-DPO has a higher macro F1 than SFT on ESC-Pro": ("cso-dpo - cso-sft", "Q", 1),
+    "CSO-DPO has a lower bias than SFT on ESC-Pro": ("cso-dpo - cso-sft", "B", -1),
+}
+ABLATION_CLAIMS = {
+    "searched rejections give a higher macro F1 than random ones": ("cso-dpo - cso-random", "Q", 1),
+    "searched rejections give a lower bias than random ones": ("cso-dpo - cso-random", "B", -1),
+}
+"""Claim -> (difference, metric, the sign that it needs)."""
+
+
+def with_adapters(asked: Mapping[str, tuple[str, str, int]], measured: Evaluation) -> dict[str, tuple[str, str, int]]:
+    """``asked``, and the same of adapters where all that it compares was measured with them."""
+    more = {
+        f"with adapters, {claim}": (contrast.replace("cso-", "cso-lora-"), *rest)
+        for claim, (contrast, *rest) in asked.items()
+    }
+    return dict(asked) | {claim: parts for claim, parts in more.items() if parts[0] in measured.contrasts}
+
+
+def verdict_claims(measured: Evaluation) -> dict[str, tuple[str, str, int]]:
+    """The claims of chapter 13's verdict, one family."""
+    return with_adapters(MAIN_CLAIMS, measured) | with_adapters(ABLATION_CLAIMS, measured)
+
+
 def claims(found: SeedEvaluation, asked: Mapping[str, tuple[str, str, int]]) -> pd.DataFrame:
     """What is said of each claim: the difference over all seeds, under each, and `questions.answer`; text.
 

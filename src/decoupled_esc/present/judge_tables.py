@@ -9,9 +9,12 @@ import pandas as pd
 from decoupled_esc.evaluate import Estimate
 from decoupled_esc.evaluate.errors import LABELS
 from decoupled_esc.evaluate.judges import Agreement
+from decoupled_esc.evaluate.offline import ErrorValidity
+from decoupled_esc.evaluate.seeds import SeedMeans
 from decoupled_esc.experiments.agreement import JudgementAgreement
 from decoupled_esc.experiments.judging import Judged, JudgeScores
 from decoupled_esc.pipeline import Missing
+from decoupled_esc.present import questions
 from decoupled_esc.present.replication import JUDGED
 from decoupled_esc.present.tables import format_estimate
 
@@ -49,6 +52,18 @@ def judge_errors(judged: Judged | Missing) -> pd.DataFrame | Missing:
         judged,
         lambda said: [{"system": system, **_cells(row, LABELS, 0)} for system, row in said.errors.systems.items()],
     )
+
+
+def answer_errors(
+    found: SeedMeans | Missing, worth: ErrorValidity | Missing, difference: str, label: str, sign: int
+) -> str:
+    """`questions.answer` to a ``difference`` in the share of ``label``, beyond the largest error of the classifier's differences."""
+    if isinstance(found, Missing) or isinstance(worth, Missing):
+        return "not decided"
+    gap = max(abs(share.known - share.labelled) for row in worth.differences.values() for share in row.values())
+    gain, single = found.contrasts[difference][label], [of[difference][label] for of in found.by_seed.values()]
+    sure = gain.low is not None and (gain.low > gap or gain.high < -gap)
+    return questions.answer(sign, gain, single) if sure else "not decided"
 
 
 def judge_pairs(judged: Judged | Missing) -> pd.DataFrame | Missing:

@@ -21,6 +21,15 @@ LEVEL = 0.05
 """Largest p-value, corrected for the rows of a table, at which a claim is decided."""
 
 
+BETTER = {"B-1": 1, "F1": 1, "R-L": 1, "Q_W": 1, "Q": 1, "B": -1}
+FIRST = {
+    "RQ1": ("vanilla-dpo - vanilla-sft", BETTER, ("vanilla/dpo", "vanilla/sft")),
+    "RQ2": ("decoupled-dpo - vanilla-dpo", {"D-1": 1} | BETTER, ("decoupled/dpo", "vanilla/dpo")),
+    "RQ3": ("decoupled-dpo - decoupled-sft", BETTER, ("decoupled/dpo", "decoupled/sft")),
+}
+"""Question -> (difference, metric -> the sign that the claim needs, Table 3's rows): the first table of its chapter, one family."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """One row of a table: a difference, and the sign that the claim needs (1 or -1)."""

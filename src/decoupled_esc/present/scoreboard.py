@@ -49,7 +49,7 @@ def names(board: Scoreboard) -> list[str]:
 
 
 def test_sets(board: Scoreboard) -> pd.DataFrame:
-    """What each system was asked, a row per test set."""
+    """What each system was asked, a column per test set."""
     return pd.DataFrame(
         {
             name: {
@@ -57,13 +57,13 @@ def test_sets(board: Scoreboard) -> pd.DataFrame:
                 "turns": f"{found.turns:,}",
                 "dialogues": f"{found.dialogues:,}",
                 "turns per dialogue": f"{found.turns / found.dialogues:.1f}",
-                "dialogues in train / validation / test here": " / ".join(map(str, found.splits.values())),
-                "shared turns": ", ".join(f"{other} {n}" for other, n in found.shared.items()),
+                **{f"dialogues in DecoupledESC's {split} split": f"{n:,}" for split, n in found.splits.items()},
+                "turns shared with the other sets": ", ".join(map(str, found.shared.values())),
                 "found by words alone, %": f"{100 * found.unique / found.rows:.1f}",
             }
             for name, found in board.sets.items()
         }
-    ).T
+    )
 
 
 def reproduced(board: Scoreboard) -> pd.DataFrame:

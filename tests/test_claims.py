@@ -1,0 +1,82 @@
+"""The claim board: rows agree with the chapters' rule, pictures point the right way, nothing is shown as markup."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from decoupled_esc.evaluate import Estimate, Evaluation
+from decoupled_esc.evaluate.seeds import SeedEvaluation, SeedMeans
+from decoupled_esc.pipeline import Missing
+from decoupled_esc.present import claims, cso_tables, judge_tables, questions
+
+SEEDS = (13, 14, 15)
+
+
+def evaluated(contrasts, value: float, width: float, p: float) -> SeedEvaluation:
+    """Every difference is ``value`` in every metric under every seed."""
+    keys = ("D-1", "B-1", "F1", "R-L", "Q_W", "Q", "B")
+    one = Estimate(value, value - width, value + width, p)
+    together = Evaluation({}, {name: {"paper": dict.fromkeys(keys, one)} for name in contrasts}, {}, [], 10, 1)
+    return SeedEvaluation(SEEDS, together, {str(seed): {name: dict.fromkeys(keys, value) for name in contrasts} for seed in SEEDS})
+
+
+def board(value: float = 0.0, width: float = 1.0, p: float = 1.0, errors=Missing("no labels"), said="not decided") -> claims.Board:
+    first = [contrast for contrast, *_ in questions.FIRST.values()]
+    cso = [contrast for contrast, *_ in (cso_tables.MAIN_CLAIMS | cso_tables.ABLATION_CLAIMS).values()]
+    controlled = evaluated(["vanilla-nsnr - vanilla-psnr", "vanilla-nsnr - vanilla-nspr"], value, width, p).together
+    return claims.board(evaluated(first, value, width, p), evaluated(cso, value, width, p), controlled, errors, said, "caption")
+
+
+def test_without_an_effect_nothing_is_decided():
+    answers = {row.answer for row in board().rows}
+    assert answers == {"not decided", claims.NOT_JUDGED}
+
+
+def test_answers_are_those_of_the_rule_and_follow_the_sign_of_the_claim():
+    rows = {(row.about, row.metric): row.answer for row in board(2.0, 1.0, 0.0001).rows}
+    assert rows["RQ2", "Q"] == rows["CSO", "Q"] == "supported"
+    assert rows["RQ2", "B"] == rows["CSO", "B"] == "contradicted"  # B should fall, and rose
+    assert rows["Observation 2", "Q"] == "trend for, 1 seed"  # one training decides nothing
+
+
+def test_every_question_has_its_row_and_the_papers_differences():
+    rows = board().rows
+    assert {row.about for row in rows} == {"Observation 2", "RQ1", "RQ2", "RQ3", "RQ4", "CSO", "CSO, ablation", "both papers"}
+    printed = {(row.about, row.metric): row.printed for row in rows}
+    assert printed["RQ4", "None"] == {"both backbones": 7}
+    assert list(printed["CSO", "Q"]) == list(claims.BACKBONES) and all(value > 0 for value in printed["CSO", "Q"].values())
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_right_of_the_line_speaks_for_the_claim(sign):
+    row = claims.BoardRow("x", "y", "B", sign, {"qwen2.5-7b": 0.5}, Estimate(1.0, 0.5, 2.0), (0.8, 1.2), "a", "p")
+    picture = claims._picture(row)
+    ours = float(re.search(r'<circle cx="([\d.]+)" cy="24" r="4"', picture)[1])
+    assert (ours > claims.WIDTH / 2) == (sign == 1)
+    ends = [float(x) for x in re.findall(r'x[12]="([\d.]+)" y[12]="24"', picture)]
+    assert len(ends) == 2 and all(claims.EDGE <= x <= claims.WIDTH - claims.EDGE for x in ends)
+    assert "papers: Qwen +0.50; here +1.00 [+0.50, +2.00]" in picture and picture.count('r="2.2"') == 2
+
+
+def test_differences_of_zero_are_drawn_in_the_middle():
+    row = claims.BoardRow("x", "y", "Q", 1, {"qwen2.5-7b": 0.0}, Estimate(0.0), (0.0,), "a", "p")
+    assert set(re.findall(r'cx="([\d.]+)"', claims._picture(row))) == {str(claims.WIDTH / 2)}
+
+
+def test_what_is_shown_is_text():
+    row = claims.BoardRow("<b>", "<script>", "", 1, {}, None, (), '"&', "p")
+    shown = claims.Board((row,), "<i>")._repr_html_()
+    assert "<script>" not in shown and "<b>" not in shown and "<i>" not in shown and "&lt;script&gt;" in shown
+
+
+def test_the_fourth_question_shows_what_chapter_12_says():
+    contrast = "decoupled-dpo - decoupled-sft"
+    errors = SeedMeans({}, {contrast: {"None": Estimate(3.0, 2.0, 4.0)}}, SEEDS, {str(s): {contrast: {"None": 3.0}} for s in SEEDS})
+    row = next(row for row in board(errors=errors, said="supported").rows if row.about == "RQ4")
+    assert (row.ours.value, row.single, row.answer) == (3.0, (3.0,) * 3, "supported")
+
+
+def test_an_unmeasured_judge_decides_nothing():
+    assert judge_tables.answer_errors(Missing("none"), Missing("none"), "a - b", "None", 1) == "not decided"
