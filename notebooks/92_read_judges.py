@@ -30,7 +30,7 @@ from decoupled_esc.evaluate import judges
 from decoupled_esc.evaluate.judged import Reply
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.pipeline import Missing
-from decoupled_esc.present import figures, judge_tables
+from decoupled_esc.present import figures, judge_tables, power
 from decoupled_esc.present.tables import format_estimate, results_table
 
 book = open_book(globals())
@@ -140,6 +140,53 @@ figures.glue_numbers(
 # Experts agree with one another moderately (kappa {glue:text}`experts`), the best LLM agrees with a single expert about as well ({glue:text}`gemini`), and a crowd far less ({glue:text}`crowd`): a judge's worth is bounded by its labels, and it differs more between dimensions than between judges.
 # On the replies to posts four LLMs reach only {glue:text}`on_replies` with the one expert rating that is published of each, so what a judge is worth on one set of texts is no promise for another; {glue:text}`left_out` ratings are left out there, because they are empty, off the scale or of another post.
 # That the bot with more words wins in {glue:text}`longer` per cent of the pairs says less than it seems: without the pairs of {glue:text}`best`, the bot that people liked best and that wrote most, it is {glue:text}`longer_without` per cent, so a learned judge has to beat length on bots that it does not know.
+#
+# ## Can the papers' judged differences be seen at all? (DecoupledESC Table 3, Figure 6)
+#
+# DecoupledESC's judge gave each system one score from 0 to 5 at 100 turns.
+# Whether a difference between two systems can be seen so depends on how much their scores differ from turn to turn.
+# The published ratings of the paper's own two backbones, at the same posts, tell: the table has the spread of that difference by rater, and what 100 such pairs find in four cases of five (two-sided test at 5%).
+
+# %% tags=["hide-input"]
+spread = book["judged-spread"]
+results_table(
+    power.table(spread),
+    "Replies of the papers' two backbones to the same posts: differences with 95% intervals over posts, medians over seven dimensions, ratings 1 to 5; last column on the paper's scale.",
+)
+
+# %% tags=["hide-input", "remove-output"]
+figures.show("fig_detectable", power.figure(spread, book.source("no model of ours: the paper's Table 3 and published ratings", counted=True)))
+absent = isinstance(spread, Missing)
+bars = {} if absent else {rater: power.detectable(spread, rater) for rater in power.raters(spread)}
+beyond = [] if absent else power.seen(spread, "experts")
+mine = {} if absent else {row.rater: row.difference for row in spread.spreads if row.dimension == "Empathy"}
+figures.glue_numbers(
+    smallest=f"{min(bars.values()):.2f}" if bars else "–", largest=f"{max(bars.values()):.2f}" if bars else "–",
+    judged=len(list(power.printed())), beyond="–" if absent else len(beyond),
+    beyond_fluency="–" if absent else sum(row[2] == "Flu" for row in beyond),
+    beyond_all="–" if absent else len(power.seen(spread, max(bars, key=bars.get))),
+    experts_gap=format_estimate(mine.get("experts"), 2, sign="+"), claude_gap=format_estimate(mine.get("Claude"), 2, sign="+"),
+    largest_empathy=f"{max(abs(row[3]) for row in power.printed() if row[2] == 'Emp'):.2f}", largest_help=f"{max(abs(row[3]) for row in power.printed() if row[2] == 'Hel'):.2f}",
+    sharp=f"{100 * power.smallest_detectable(1.0, 400):.0f}", dull=f"{100 * power.smallest_detectable(1.0, 20):.0f}",
+)  # fmt: skip
+
+# %% [markdown]
+# ```{glue:figure} fig_detectable
+# :name: fig-detectable
+# :alt: The judged differences of DecoupledESC's Table 3 by dimension, most of them inside a shaded band of differences too small to be seen with 100 ratings.
+#
+# Judged differences of the paper's Table 3. Inside the shade a design of 100 turns is more likely to miss a true difference of that size, or to show it by chance: dark for the rater with the least spread, light for the one with the most.
+# ```
+#
+# With these spreads 100 turns see a difference of {glue:text}`smallest` to {glue:text}`largest` points.
+# Of the {glue:text}`judged` judged differences of Table 3, {glue:text}`beyond` are as large as that for experts and {glue:text}`beyond_all` for the rater with the most spread; {glue:text}`beyond_fluency` of the {glue:text}`beyond` are of fluency.
+# The largest difference in empathy is {glue:text}`largest_empathy`, the largest in helpfulness {glue:text}`largest_help`.
+# A difference inside the shade may be real all the same; 100 ratings can't tell.
+# That replies to posts stand for replies in conversations is an assumption.
+# LLM judges also stretch differences: experts rate the empathy of Llama's replies {glue:text}`experts_gap` points higher than that of Qwen's, Claude {glue:text}`claude_gap`.
+#
+# In Figure 6, 20 raters compared 20 replies of each system.
+# If raters agreed never, 400 choices would see a lead (win minus lose) of {glue:text}`sharp` points; if they always agreed, the 20 replies alone count, and it takes {glue:text}`dull`.
 #
 # ## Which judges this profile has
 

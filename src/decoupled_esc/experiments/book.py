@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from decoupled_esc.experiments.agreement import MeasureAgreement
+from decoupled_esc.experiments.agreement import MeasureAgreement, MeasureJudgedSpread
 from decoupled_esc.experiments.cso import (
     ExtractPairs,
     GrowTrees,
@@ -350,6 +350,7 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
         "judgement-agreement": MeasureAgreement(
             *(inputs.files[name] for name in ("ieval", "empathic_judges", "mentalalign")), **resampling
         ),
+        "judged-spread": MeasureJudgedSpread(inputs.files["mentalalign"], **resampling),
         "base-model": DescribeBase(own.base, own.validation),
         **own.steps,
         "metrics": Evaluate(own.replies(SYSTEMS), CONTRASTS, test, **resampling),
