@@ -22,14 +22,16 @@ profile = "laptop"
 # %% tags=["hide-input"]
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.pipeline import Missing
-from decoupled_esc.present import claims, figures, judge_tables
+from decoupled_esc.present import claims, figures, judge_tables, power
 from decoupled_esc.present.tables import format_estimate
 
 book = open_book(globals())
 asked, cso, errors, classifier = book["questions"], book["metrics-cso"], book["errors"], book["error-classifier"]
 said = judge_tables.answer_errors(errors, classifier, "decoupled-dpo - decoupled-sft", "None", 1)
+spread = book["judged-spread"]
+seen = "" if isinstance(spread, Missing) else f"; {len(power.seen(spread, 'experts'))} of {len(list(power.printed()))} judged differences are large enough to be seen in 100 turns"
 board = claims.board(
-    asked, cso, book["metrics-controlled"], errors, said,
+    asked, cso, book["metrics-controlled"], errors, (said, f"not judged here{seen}"),
     f"Every main claim: the papers' differences, hollow, by backbone (circle Qwen2.5-7B, square Llama-3.1-8B, triangle Gemma-2-9B), and ours below them with a 95% interval and small dots for single seeds; right of the line speaks for the claim. Profile {book.label}, {len(asked.seeds)} seed(s).",
 )
 figures.glue_numbers(

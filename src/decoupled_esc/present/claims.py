@@ -21,7 +21,6 @@ BACKBONES = {"qwen2.5-7b": "Qwen", "llama3.1-8b": "Llama", "gemma2-9b": "Gemma"}
 METRICS = {
     "F1": "F1 of words", "Q": "macro F1 of strategies", "B": "preference bias", "None": "replies without error, points",
 }  # fmt: skip
-NOT_JUDGED = "not judged here"
 
 
 @dataclass(frozen=True)
@@ -66,14 +65,16 @@ def board(
     cso: SeedEvaluation,
     controlled: Evaluation,
     errors: SeedMeans | Missing,
-    error_answer: str,
+    answers: tuple[str, str],
     caption: str,
 ) -> Board:
     """The claim board, by the rule and with the families of rows of chapters 07 and 09 to 13.
 
-    ``error_answer``: what chapter 12 says of *None*.
-    """
-    rows = (*_observation(controlled), *_questions(asked), _errors(errors, error_answer), *_cso(cso), _judged())
+    ``answers``: what chapter 12 says of *None*, and what the appendix on judges says of the judged differences.
+    """  # fmt: skip
+    rows = (
+        *_observation(controlled), *_questions(asked), _errors(errors, answers[0]), *_cso(cso), _judged(answers[1]),
+    )  # fmt: skip
     return Board(rows, caption)
 
 
@@ -148,9 +149,9 @@ def _cso(cso: SeedEvaluation) -> Iterator[BoardRow]:
         )
 
 
-def _judged() -> BoardRow:
+def _judged(said: str) -> BoardRow:
     claim = "LLM judges and people prefer the new systems' replies"
-    return BoardRow("both papers", claim, "", 1, {}, None, (), NOT_JUDGED, "92_read_judges")
+    return BoardRow("both papers", claim, "", 1, {}, None, (), said, "92_read_judges")
 
 
 def _line(row: BoardRow) -> str:
