@@ -271,6 +271,13 @@ def test_a_book_is_built_strictly_and_sound(tmp_path):
     assert publish.check_site(index.parent) == []
     page = (index.parent / "book" / "welcome.html").read_text()
     assert "<mfrac>" in page and 'href="#equation-eq-x"' in page and "(1)" in page
+    static = index.parent / "_static"
+    assert "fa-magnifying-glass" in page and "fontawesome.js" not in page and not list(static.rglob("fontawesome.js"))
+    (style,) = static.rglob("pydata-sphinx-theme.css")
+    assert ".fa-magnifying-glass:before" in style.read_text() and ".fa-anchor:before" not in style.read_text()
+    assert [path.name for path in static.rglob("webfonts/*")] == ["icons.woff"]  # a dozen signs
+    loaded = {(index.parent / "book" / re.split("[?#]", url)[0]).resolve() for url in re.findall(r'(?:src|href)="([^"]+\.(?:js|css)[^"]*)"', page)}
+    assert sum(path.stat().st_size for path in loaded) < 800e3
 
     welcome.write_text("# Welcome back\n")
     publish.build_book(tmp_path / "notebooks", tmp_path / "out", root)

@@ -50,7 +50,55 @@ def build_book(notebooks: Path, target: Path, root: Path = ROOT) -> Path:
     if run.returncode:
         report = re.sub(r"\x1b\[[0-9;]*m", "", run.stderr or run.stdout)
         raise BookError(report.split("Traceback (most recent call last)")[0].strip() or report)
+    slim(build / "html")
     return build / "html" / "index.html"
+
+
+ICON_RULE = re.compile(r'((?:\.fa-[\w-]+:before,?)+)\{content:"\\?([^"]+)"\}')
+ICON_FACE = re.compile(r"@font-face\{[^}]*?fa-(solid|regular|brands)-[^}]*\}")
+ICON_SCRIPT = re.compile(r"<script[^>]*fontawesome\.js[^>]*></script>|<link[^>]*fontawesome\.js[^>]*>")
+
+
+def slim(html: Path) -> None:
+    """Takes the theme's icons out of the site but for those that it shows: a script of 1.5 MB, and most of its styles and fonts.
+
+    The theme brings the icons twice, as a script that draws them and as a font; the font, cut down, does alone.
+    """
+    from fontTools import subset
+
+    static = html / "_static"
+    styles = sorted(static.rglob("*.css"))
+    pages = [path for path in html.rglob("*.html") if static not in path.parents]
+    shown = {"fa-xmark"}  # a script of the theme's shows it
+    for path in pages:
+        text = path.read_text(encoding="utf-8")
+        shown.update(re.findall(r"\bfa-[a-z-]+", text))
+        path.write_text(ICON_SCRIPT.sub("", text), encoding="utf-8")
+    signs: set[int] = set()
+
+    def kept(rule: re.Match) -> str:
+        if not shown & set(re.findall(r"fa-[\w-]+", rule[1])):
+            return ""
+        signs.add(int(rule[2], 16) if len(rule[2]) > 1 else ord(rule[2]))
+        return rule[0]
+
+    for path in styles:
+        css = ICON_RULE.sub(kept, path.read_text(encoding="utf-8"))
+        signs.update(ord(sign) for sign in css if "\ue000" <= sign <= "\uf8ff")
+        signs.update(int(code, 16) for code in re.findall(r'content:\s*"\\(f[0-9a-f]{3})"', css))
+        face = '@font-face{font-family:"Font Awesome 6 Free";font-weight:900;src:url(../vendor/fontawesome/webfonts/icons.woff) format("woff")}'
+        path.write_text(ICON_FACE.sub(lambda found: face if found[1] == "solid" else "", css), encoding="utf-8")
+    for fonts in static.rglob("webfonts"):
+        options = subset.Options(flavor="woff")
+        font = subset.load_font(fonts / "fa-solid-900.ttf", options)
+        cut = subset.Subsetter(options)
+        cut.populate(unicodes=signs)
+        cut.subset(font)
+        subset.save_font(font, fonts / "icons.woff", options)
+        for path in fonts.glob("fa-*"):
+            path.unlink()
+    for path in {*static.rglob("*.map"), *static.rglob("fontawesome.js*")}:
+        path.unlink()
 
 
 # --- The built site ---
