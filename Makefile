@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PROFILE ?= smoke
 
-.PHONY: help book test lint lock nbval site lab status publish clean
+.PHONY: help book test lint lock nbval site epub pdf lab status publish clean
 help:
 	@echo "make book     run every chapter (PROFILE=$(PROFILE)) and build the book"
 	@echo "make test     run the tests"
 	@echo "make lint     Ruff, and the order of the library's rooms"
 	@echo "make site     build the book from the committed notebooks, executing nothing"
+	@echo "make epub     the same book as one EPUB; make pdf prints it by Chromium"
 	@echo "make lab      open the notebooks in JupyterLab"
 	@echo "make nbval    re-run the committed notebooks from the committed results and compare their outputs"
 	@echo "make status   say which results hold, and why others do not"
@@ -48,6 +49,9 @@ lint: $(READY)
 
 site: $(READY)
 	@$(BIN)/decoupled-esc site
+
+epub pdf: $(READY)
+	@$(BIN)/decoupled-esc site --format $@
 
 lab: $(READY)
 	@$(BIN)/jupyter lab notebooks

@@ -3,6 +3,7 @@
 import re
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 import jupytext
@@ -279,6 +280,10 @@ def test_a_book_is_built_strictly_and_sound(tmp_path):
     loaded = {(index.parent / "book" / re.split("[?#]", url)[0]).resolve() for url in re.findall(r'(?:src|href)="([^"]+\.(?:js|css)[^"]*)"', page)}
     assert sum(path.stat().st_size for path in loaded) < 800e3
 
+    book = publish.build_file("epub", root / "notebooks", tmp_path / "epub", root)
+    with zipfile.ZipFile(book) as pages:
+        assert "<mfrac>" in pages.read("book/welcome.xhtml").decode() and "notebooks/01_a.xhtml" in pages.namelist()
+
     welcome.write_text("# Welcome back\n")
     publish.build_book(tmp_path / "notebooks", tmp_path / "out", root)
     assert "Welcome back" in (index.parent / "book" / "welcome.html").read_text()
@@ -288,3 +293,9 @@ def test_a_book_is_built_strictly_and_sound(tmp_path):
     with pytest.raises(publish.BookError, match="gone.md") as error:
         publish.build_book(root / "notebooks", tmp_path / "out", root)
     assert "foo" in str(error.value) and "Traceback" not in str(error.value)
+
+
+def test_a_pdf_without_chromium_says_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(publish.BookError, match="printed by Chromium"):
+        publish.build_file("pdf", tmp_path, tmp_path)

@@ -99,8 +99,11 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--raters", type=_count, default=20, help="forms to write (default: 20)")
     ask.add_argument("--scores", action="store_true", help="score single replies; otherwise pairs are compared")
     ask.add_argument("--exclude", nargs="+", default=[], metavar="RATER", help="with report: raters to leave out")
-    command(
+    site = command(
         "site", _site, "check the committed notebooks and build the book from them, executing nothing", profile=False
+    )
+    site.add_argument(
+        "--format", choices=("html", "epub", "pdf"), default="html", help="one file of all chapters: epub, pdf"
     )
     return parser
 
@@ -321,6 +324,9 @@ def _site(options) -> int:
     problems = notebooks.check_notebooks(notebooks.NOTEBOOKS) or check_stamps(Book("laptop"))
     if problems:
         raise site.BookError("the committed notebooks have problems:\n" + "\n".join(problems))
+    if options.format != "html":
+        print(f"open {_shown(site.build_file(options.format, notebooks.NOTEBOOKS, ROOT / 'build' / options.format))}")
+        return 0
     index = site.build_book(notebooks.NOTEBOOKS, ROOT / "build" / "site")
     if problems := site.check_site(index.parent):
         raise site.BookError("the built book has problems:\n" + "\n".join(problems))

@@ -33,6 +33,38 @@ def build_book(notebooks: Path, target: Path, root: Path = ROOT) -> Path:
     `target/source/` is what Sphinx reads, `target/_build/html/` the book; both are made anew, because Sphinx reports a page's
     warnings only while it reads that page. Raises BookError on any warning, and where `notebooks` holds no chapter.
     """
+    html = _sphinx("html", notebooks, target, root)
+    slim(html)
+    return html / "index.html"
+
+
+def build_file(kind: str, notebooks: Path, target: Path, root: Path = ROOT) -> Path:
+    """The whole book as one file, `kind` "epub" or "pdf", made from what `build_book` reads; returns it.
+
+    A PDF is the book as one page, printed by Chromium. Raises BookError as `build_book` does, and where there is no Chromium.
+    """
+    if kind == "epub":
+        (book,) = _sphinx("epub", notebooks, target, root).glob("*.epub")
+        return book
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        raise BookError("a PDF is printed by Chromium, and there is none on the path; install it, or build the EPUB")
+    pages = _sphinx("singlehtml", notebooks, target, root)
+    start = re.search('url=([^"]+)"', (pages / "index.html").read_text(encoding="utf-8"))
+    page = shutil.copyfile(pages / start[1], pages / "book.html")  # its addresses are those of a page beside _static
+    book = pages.parent / "decoupled-esc.pdf"
+    command = [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer"]
+    command += [f"--print-to-pdf={book}", "--virtual-time-budget=60000", page.resolve().as_uri()]
+    run = subprocess.run(
+        command, capture_output=True, text=True, check=False, preexec_fn=ends_with_parent(signal.SIGKILL)
+    )
+    if run.returncode or not book.exists():
+        raise BookError(f"Chromium printed no PDF: {run.stderr.strip()[-300:]}")
+    return book
+
+
+def _sphinx(builder: str, notebooks: Path, target: Path, root: Path) -> Path:
+    """What a Sphinx builder makes of the book: its folder, made anew."""
     chapters = sorted(Path(notebooks).glob(CHAPTERS))
     if not chapters:
         raise BookError(f"no chapter ({CHAPTERS}) in {notebooks}")
@@ -45,13 +77,13 @@ def build_book(notebooks: Path, target: Path, root: Path = ROOT) -> Path:
         shutil.copyfile(path, source / ("notebooks" if path in chapters else ".") / path.name)
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(source)]
     command += ["--path-output", str(target), "-W", "-n", "--keep-going", "-q"]
+    command += [] if builder == "html" else ["--builder", "custom", "--custom-builder", builder]
     options = {"env": os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}, "preexec_fn": ends_with_parent(signal.SIGKILL)}
     run = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     if run.returncode:
         report = re.sub(r"\x1b\[[0-9;]*m", "", run.stderr or run.stdout)
         raise BookError(report.split("Traceback (most recent call last)")[0].strip() or report)
-    slim(build / "html")
-    return build / "html" / "index.html"
+    return build / builder
 
 
 ICON_RULE = re.compile(r'((?:\.fa-[\w-]+:before,?)+)\{content:"\\?([^"]+)"\}')
