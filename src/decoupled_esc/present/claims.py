@@ -210,7 +210,9 @@ def findings(
     ``biases``: planner or system -> rows of a temperature sweep; ``sizes``: system -> (parameters, F1); ``agreement``: raters ->
     quadratic kappa with experts.
     """
-    figure, (first, second, third) = plt.subplots(1, 3, figsize=(7.6, 2.7), width_ratios=(5, 5, 4))
+    figure, (first, second, third) = plt.subplots(
+        1, 3, figsize=(7.6, 2.9), width_ratios=(5, 5, 4), layout="constrained"
+    )
     for (name, rows), colour, marker in zip(biases.items(), PALETTE, "os^Dv", strict=False):
         first.plot(
             [row.temperature for row in rows],
@@ -238,5 +240,4 @@ def findings(
     third.set_yticks([-place for place in range(len(agreement))], list(agreement), fontsize=7)
     third.set(title="kappa with experts", xlim=(0, 1))
     third.grid(axis="y", visible=False)
-    figure.tight_layout()
     return source_line(figure, source)
