@@ -225,12 +225,15 @@ def findings(
         )
     first.set(title="bias B over decoding", xlabel="temperature (0: argmax)", ylim=(0, None))
     first.legend(fontsize=6.5)
-    for number, ((name, (parameters, f1)), colour) in enumerate(zip(sizes.items(), PALETTE, strict=False)):
+    for (name, (parameters, f1)), colour in zip(sizes.items(), PALETTE, strict=False):
         if f1.low is not None:
             second.plot([parameters] * 2, [f1.low, f1.high], color=colour, linewidth=2)
         second.plot(parameters, f1.value, "o", color=colour, markersize=4)
-        up = -14 if number % 2 else 9  # names of like size and score don't cover each other
-        second.annotate(name, (parameters, f1.value), xytext=(3, up), textcoords="offset points", fontsize=6.5)
+        like = [other.value for size, other in sizes.values() if 0.5 < size / parameters < 2]
+        up = 9 if f1.value == max(like) else -14
+        second.annotate(
+            name, (parameters, f1.value), xytext=(3, up), textcoords="offset points", fontsize=6.5, color=colour
+        )
     second.set(title="F1 of words over size", xlabel="parameters", xscale="log", xlim=(2e6, 2e11))
     second.set_ylim(0, 30)
     for place, kappa in enumerate(agreement.values()):
