@@ -13,6 +13,8 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
+import tenacity
+
 from decoupled_esc.errors import KnownError
 
 VERSION = 1
@@ -32,6 +34,13 @@ _SPENT = "SELECT COALESCE(SUM(tokens_in), 0), COALESCE(SUM(tokens_out), 0) FROM 
 
 class RecordError(KnownError, ValueError):
     """The file is not a record, or one of another version, or can't be read or written."""
+
+
+_PATIENTLY = tenacity.Retrying(
+    retry=tenacity.retry_if_exception_message(match="database is locked"), wait=tenacity.wait_fixed(0.05),
+    stop=tenacity.stop_after_delay(60), reraise=True,
+)  # fmt: skip
+"""SQLite waits for other programs by itself, but not while one of them changes how the file is journalled."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ class Record:
         try:
             self._database = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
             # Both or neither, for a run may be killed between them; and only one of two that begin the same record.
-            self._database.execute("BEGIN IMMEDIATE")
+            _PATIENTLY(self._database.execute, "BEGIN IMMEDIATE")
             (version,) = self._database.execute("PRAGMA user_version").fetchone()
             tables = self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
             if version != VERSION and (version or tables):
@@ -77,7 +86,7 @@ class Record:
             self._database.execute(_TABLE)
             self._database.execute(f"PRAGMA user_version={VERSION}")
             self._database.execute("COMMIT")
-            self._database.execute("PRAGMA journal_mode=WAL")
+            _PATIENTLY(self._database.execute, "PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")
         except sqlite3.OperationalError as error:
             raise RecordError(f"{path}: {error}; name a file that can be written") from None
