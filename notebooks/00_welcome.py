@@ -48,12 +48,12 @@ board
 # ## Three things that the papers don't say
 
 # %% tags=["hide-input", "remove-output"]
-curves, published, judges = book["decoding"], book["scoreboard"], book["judgement-agreement"]
+curves, published, judges, base = book["decoding"], book["scoreboard"], book["judgement-agreement"], book["base-model"]
 biases = {"words alone": curves.sweeps["word planner"], "our planner, SFT": curves.sweeps["decoupled-sft"]}
 sizes, kappas = {}, {}
 if not isinstance(published, Missing):
     biases |= {"TransESC (published)": published.sweeps["TransESC"]} if "TransESC" in published.sweeps else {}
-    PARAMETERS = {"vanilla-sft": 4.5e6, "CauESC": 90e6, "TransESC": 90e6, "Qwen2.5-7B, SFT": 7.6e9, "Llama-3.1-8B, SFT": 8e9}
+    PARAMETERS = {"vanilla-sft": base.parameters, "CauESC": 90e6, "TransESC": 90e6, "Qwen2.5-7B, SFT": 7.6e9, "Llama-3.1-8B, SFT": 8e9}
     levels = {system: scores["paper"]["F1"] for found in published.scores.values() for system, scores in found.systems.items()}
     sizes = {name.replace("vanilla-sft", "ours").removesuffix(", SFT"): (PARAMETERS[name], levels[name]) for name in PARAMETERS if name in levels}
 if not isinstance(judges, Missing) and not isinstance(judges.conversations, Missing):
@@ -68,6 +68,7 @@ def at(system: str, temperature: float) -> str:
 
 
 figures.glue_numbers(
+    millions=f"{base.parameters / 1e6:.1f}" if base.parameters else "–",
     trans_argmax=at("TransESC (published)", 0.0), trans_one=at("TransESC (published)", 1.0), words_argmax=at("words alone", 0.0), words_one=at("words alone", 1.0),
     small=format_estimate(sizes["ours"][1] if sizes else None), large=format_estimate(sizes["Llama-3.1-8B"][1] if "Llama-3.1-8B" in sizes else None),
     crowd=format_estimate(kappas.get("crowd"), 2), experts=format_estimate(kappas.get("experts"), 2),
@@ -76,13 +77,13 @@ figures.glue_numbers(
 # %% [markdown]
 # ```{glue:figure} fig_findings
 # :name: fig-findings
-# :alt: Left, preference bias of three planners falls as the temperature rises; middle, F1 of words is almost flat from 4.5 million to 8 billion parameters; right, quadratic kappa with experts of experts, language models and a crowd.
+# :alt: Left, preference bias of three planners falls as the temperature rises; middle, F1 of words is almost flat from a few million to 8 billion parameters; right, quadratic kappa with experts of experts, language models and a crowd.
 #
 # Left: one set of weights, many biases. Middle: overlap with a reference over model size, 95% intervals. Right: agreement with experts on supportive conversations. Profile {glue:text}`profile_name`.
 # ```
 #
-# 1. **Preference bias is decoding before it is a model.** TransESC, as published, goes from B {glue:text}`trans_argmax` to {glue:text}`trans_one` by sampling instead of argmax, and a regression on words from {glue:text}`words_argmax` to {glue:text}`words_one` ([chapters 14](14_measure_preference_bias.ipynb) and [18](18_compare_published_systems.ipynb)).
-# 2. **The text metrics hardly see a model's size.** Our 4.5 million parameters have F1 {glue:text}`small`, Llama-3.1-8B {glue:text}`large` ([chapter 18](18_compare_published_systems.ipynb)).
+# 1. **Preference bias is decoding as much as it is a model.** TransESC, as published, goes from B {glue:text}`trans_argmax` to {glue:text}`trans_one` by sampling instead of argmax, and a regression on words from {glue:text}`words_argmax` to {glue:text}`words_one` ([chapters 14](14_measure_preference_bias.ipynb) and [18](18_compare_published_systems.ipynb)).
+# 2. **The text metrics hardly see a model's size.** Our {glue:text}`millions` million parameters have F1 {glue:text}`small`, Llama-3.1-8B {glue:text}`large` ([chapter 18](18_compare_published_systems.ipynb)).
 # 3. **Judges need judging.** A crowd agrees with a single expert at kappa {glue:text}`crowd`, experts with one another at {glue:text}`experts`; most claims about replies rest on judges ([Judges](92_read_judges.ipynb)).
 #
 # ## The two papers

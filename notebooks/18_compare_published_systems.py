@@ -19,7 +19,7 @@
 # On the same turns ours differs from Qwen's by {glue:text}`sft_qwen` and from Llama's by {glue:text}`sft_llama`, and these two from each other by {glue:text}`llama_qwen`.
 # Of {glue:text}`pairs` pairs of systems, {glue:text}`blurred_f1` are told apart by F1 in neither variant.
 #
-# **Muffin changes nothing here.**
+# **Muffin changes nothing that these metrics see.**
 # Its authors report fewer unhelpful replies; by these metrics TransESC with it differs from TransESC by {glue:text}`muffin_f1` in F1 and {glue:text}`muffin_q` in macro F1 of strategies.
 #
 # :::{admonition} Research output

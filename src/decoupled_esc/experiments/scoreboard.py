@@ -106,12 +106,7 @@ class ScorePublished(Step):
             name: {system: _as_scored(rows) for system, rows in found.items()} for name, found in published.items()
         }
         systems[OWN] = _on_common(own)
-        scored = {
-            system: (rows, name)
-            for name, found in published.items()
-            for system, rows in found.items()
-            if rows[0].scores
-        }
+        scored = {system: rows for found in published.values() for system, rows in found.items() if rows[0].scores}
         return Scoreboard(
             sets={name: _described(name, ids, unique.get(name, len(ids)), split, asked, every) for name, ids in asked.items()},
             scores={name: _scored(found, resampling) for name, found in systems.items()},
@@ -124,8 +119,8 @@ class ScorePublished(Step):
                 for name, found in published.items()
                 if set(asked[name]) & set(gold)
             },
-            sweeps={system: _sweep(rows, resampling) for system, (rows, _) in scored.items()},
-            calibration={system: decoding.calibration(*_scores(rows)[:2]) for system, (rows, _) in scored.items()},
+            sweeps={system: _sweep(rows, resampling) for system, rows in scored.items()},
+            calibration={system: decoding.calibration(*_scores(rows)[:2]) for system, rows in scored.items()},
             absent=absent,
         )  # fmt: skip
 
