@@ -55,7 +55,7 @@ if not isinstance(published, Missing):
     biases |= {"TransESC (published)": published.sweeps["TransESC"]} if "TransESC" in published.sweeps else {}
     PARAMETERS = {"vanilla-sft": base.parameters, "CauESC": 90e6, "TransESC": 90e6, "Qwen2.5-7B, SFT": 7.6e9, "Llama-3.1-8B, SFT": 8e9}
     levels = {system: scores["paper"]["F1"] for found in published.scores.values() for system, scores in found.systems.items()}
-    sizes = {name.replace("vanilla-sft", "ours").removesuffix(", SFT"): (PARAMETERS[name], levels[name]) for name in PARAMETERS if name in levels}
+    sizes = {name.replace("vanilla-sft", "ours").removesuffix(", SFT"): (PARAMETERS[name], levels[name]) for name in PARAMETERS if name in levels and PARAMETERS[name]}
 if not isinstance(judges, Missing) and not isinstance(judges.conversations, Missing):
     medians = {row.raters: row.each or row.kappa for row in judges.conversations.medians}
     kappas = {name.removesuffix("–expert") if name != "expert–expert" else "experts": kappa for name, kappa in medians.items()}
@@ -70,7 +70,7 @@ def at(system: str, temperature: float) -> str:
 figures.glue_numbers(
     millions=f"{base.parameters / 1e6:.1f}" if base.parameters else "–",
     trans_argmax=at("TransESC (published)", 0.0), trans_one=at("TransESC (published)", 1.0), words_argmax=at("words alone", 0.0), words_one=at("words alone", 1.0),
-    small=format_estimate(sizes["ours"][1] if sizes else None), large=format_estimate(sizes["Llama-3.1-8B"][1] if "Llama-3.1-8B" in sizes else None),
+    small=format_estimate(sizes["ours"][1] if "ours" in sizes else None), large=format_estimate(sizes["Llama-3.1-8B"][1] if "Llama-3.1-8B" in sizes else None),
     crowd=format_estimate(kappas.get("crowd"), 2), experts=format_estimate(kappas.get("experts"), 2),
 )  # fmt: skip
 
