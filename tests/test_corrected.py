@@ -173,5 +173,5 @@ def test_the_table_says_what_is_impossible_and_where_nothing_can_be_said():
     assert first["A minus B: by the matrix"] == "-32.0 [-38.0, -27.0]", "a difference may be negative"
     assert judge_tables.corrected_errors(over_seeds(1.0), Missing("none"), {}) == Missing("none")
     known = [KnownShare(20.0, 15.0, Estimate(22.0, 18.0, 26.0), None), KnownShare(20.0, 25.0, Estimate(-5.0, -9.0, -1.0), None)]
-    rates = ErrorRates((), {f"w{k}": {LABELS[0]: one} for k, one in enumerate(known)})
+    rates = ErrorRates({f"w{k}": {LABELS[0]: one} for k, one in enumerate(known)}, ())
     assert judge_tables.covered(rates) == (2, 1, 1) and judge_tables.off_by(rates) == (5.0, 13.5)

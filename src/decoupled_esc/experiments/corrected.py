@@ -17,9 +17,9 @@ from decoupled_esc.pipeline import Missing, Work
 class ErrorRates:
     """How the classifier judges writers that it has not learned from, beside GPT's labels of the same replies."""
 
-    writers: tuple[JudgedWriter, ...]
     check: dict[str, dict[str, KnownShare]]
     """Writer -> label -> its share corrected by the labels of the other writers, where it is known."""
+    rows: tuple[JudgedWriter, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class MeasureErrorRates(Measured):
             mine = found.where(own)
             dialogues = [reply.turn.dialogue for reply in mine.replies]
             writers.append(corrected.judged_writer(name, dialogues, mine.labels, f[own]))
-        return ErrorRates(tuple(writers), corrected.check(writers, **self.resampling))
+        return ErrorRates(corrected.check(writers, **self.resampling), tuple(writers))
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,5 +57,5 @@ class CorrectErrors(Measured):
         sums = {
             seed: {row.id: np.array(row.sums) / 100 for row in work[step].rows} for seed, step in self.counts.items()
         }
-        correction = corrected.Correction(work[self.rates].writers, dialogues.tolist(), **self.resampling)
+        correction = corrected.Correction(work[self.rates].rows, dialogues.tolist(), **self.resampling)
         return corrected.corrected(correction, turns, sums, self.contrasts)

@@ -17,6 +17,7 @@ from pathlib import Path
 from decoupled_esc.errors import KnownError
 from decoupled_esc.experiments import book as table
 from decoupled_esc.experiments import inputs
+from decoupled_esc.experiments.corrected import MeasureErrorRates
 from decoupled_esc.experiments.judging import CountErrors
 from decoupled_esc.experiments.profiles import Profile, ProfileError, load_profile, nearest
 from decoupled_esc.experiments.scores import AnswerStrategyTest, CountPerSeed
@@ -198,8 +199,8 @@ ROWS_SHOWN = {
     "judged", "search",
     *(f"replies-{system}-{name}" for system in ("vanilla", "decoupled") for name in ("base", "sft", "sft-argmax", "dpo")),
 }  # fmt: skip
-"""Steps whose rows are published because a chapter shows some of them, as are counts, to which other seeds are added.  All others
-would only fill the repository, and whoever runs the step has them under ``runs/``."""
+"""Steps whose rows are published because a chapter shows some of them, as are counts, to which other seeds are added, and what a
+judge gets wrong.  All others would only fill the repository, and whoever runs the step has them under ``runs/``."""
 
 
 def publish_results(book: Book) -> list[str]:
@@ -225,6 +226,8 @@ def publish_results(book: Book) -> list[str]:
     shown = {book.steps[name].key for name in ROWS_SHOWN}
     for name, stored in fresh.items():
         step = book.steps[name]
-        kept = step.key in shown or isinstance(step, CountPerSeed | CountErrors | AnswerStrategyTest)
+        kept = step.key in shown or isinstance(
+            step, CountPerSeed | CountErrors | MeasureErrorRates | AnswerStrategyTest
+        )
         book.published.write(step, stored.result, stored.provenance | {"name": name}, rows_left_out=not kept)
     return list(fresh)
