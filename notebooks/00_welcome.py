@@ -23,6 +23,7 @@ profile = "laptop"
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import claims, figures, judge_tables, power
+from decoupled_esc.present.forest import MARKS
 from decoupled_esc.present.tables import format_estimate
 
 book = open_book(globals())
@@ -32,7 +33,7 @@ spread = book["judged-spread"]
 seen = "" if isinstance(spread, Missing) else f"; {len(power.seen(spread, 'experts'))} of {len(list(power.printed()))} judged differences are large enough to be seen in 100 turns"
 board = claims.board(
     asked, cso, book["metrics-controlled"], errors, (said, f"not judged here{seen}"),
-    f"Every main claim: the papers' differences, hollow, by backbone (circle Qwen2.5-7B, square Llama-3.1-8B, triangle Gemma-2-9B), and ours below them with a 95% interval and small dots for single seeds; right of the line speaks for the claim. Profile {book.label}, {len(asked.seeds)} seed(s).",
+    f"Every main claim, {MARKS}. Profile {book.label}, {len(asked.seeds)} seed(s).",
 )
 figures.glue_numbers(
     profile_name=book.label, n_seeds=len(asked.seeds), rows=len(board.rows),
