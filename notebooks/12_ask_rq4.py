@@ -67,6 +67,7 @@ Forest(tuple(rows), f"Decoupled-DPO minus Decoupled-SFT, share of replies withou
 # %% [markdown]
 # After Decoupled-DPO the share of *None* differs from that after SFT by {glue:text}`none` points, in brackets under each seed.
 # Between writers that it did not learn from, the classifier's difference in *None* has been off by up to {glue:text}`judges_error` points ([chapter 03](03_observe_errors.ipynb)), so a difference counts only if its whole interval lies beyond that: the claim is **{glue:text}`verdict`**.
+# The two corrections assume different things of the judge, and neither is believed alone: by both together the claim is **{glue:text}`corrected_verdict`** (below).
 #
 # What would change our mind: labels of our own replies, by a judge unrelated to the one that mined the pairs, best of all by human raters.
 #
