@@ -97,7 +97,7 @@ def uninterrupted(runs, tokenizer, tmp_path_factory) -> dict:
 # Step 2 of 3 in the first epoch; step 1 of 3 in the second; the end of the first.
 @pytest.mark.parametrize(
     ("name", "every", "after"),
-    [(name, 2, after) for name in ("full", "lora", "dpo") for after in (2, 4)] + [("full", 3, 3), ("dpo", 3, 3)],
+    [("full", 2, 2), ("lora", 2, 4), ("dpo", 2, 4), ("dpo", 3, 3)],
 )
 def test_a_resumed_run_ends_with_the_same_weights(uninterrupted, runs, tokenizer, tmp_path, steps, name, every, after):
     folder, log, _, _ = uninterrupted[name]
@@ -116,32 +116,15 @@ def zeroed(file: Path) -> None:
     file.write_bytes(written[:half] + bytes(len(written) - half))
 
 
-def halved(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-FAULTS = {
-    "weights zeroed": (lambda last: zeroed(last / "model.safetensors"), "damaged (model.safetensors)"),
-    "weights cut short": (lambda last: halved(last / "model.safetensors"), "damaged (model.safetensors)"),
-    "optimiser zeroed": (lambda last: zeroed(last / "optimizer.pt"), "damaged (optimizer.pt)"),
-    "optimiser lost": (lambda last: (last / "optimizer.pt").unlink(), "damaged (optimizer.pt)"),
-    "state cut short": (lambda last: halved(last / "trainer_state.json"), "damaged (trainer_state.json)"),
-    "a file too many": (lambda last: (last / "adapter_model.safetensors").write_bytes(b""), "damaged (adapter_model"),
-    "killed while writing": (lambda last: (last / "digests.json").unlink(), "not written to its end"),
-    "digests cut short": (lambda last: halved(last / "digests.json"), "not written to its end"),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
 def test_a_broken_checkpoint_is_named_and_the_one_before_is_used(
-    stopped, uninterrupted, runs, tokenizer, tmp_path, steps, capsys, fault
+    stopped, uninterrupted, runs, tokenizer, tmp_path, steps, capsys
 ):
+    """Every kind of damage that is seen stands in test_faults."""
     shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
-    injure, words = FAULTS[fault]
-    injure(tmp_path / "checkpoints" / "checkpoint-4")
+    zeroed(tmp_path / "checkpoints" / "checkpoint-4" / "optimizer.pt")
     log, _ = runs["full"].fine_tune(tokenizer, tmp_path)
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "checkpoint-4" in line]
-    assert words in said
+    assert "damaged (optimizer.pt)" in said
     assert steps == [3, 4, 5, 6]
     assert models.weights_digest(tmp_path / "policy") == models.weights_digest(uninterrupted["full"][0] / "policy")
     assert log == uninterrupted["full"][1]

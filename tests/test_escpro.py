@@ -1,7 +1,6 @@
 """ESC-Pro as files, the embedded roles, and exported trees."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,11 +19,14 @@ from decoupled_esc.present import trees as pictures
 from decoupled_esc.search import embedded, escpro
 from decoupled_esc.search.export import SearchTree, exported, summary
 from decoupled_esc.search.grow import RoleError, grow
-from decoupled_esc.search.tree import Constants, Quality, SeekerTurn, Tree
+from decoupled_esc.search.tree import Quality, SeekerTurn, Tree
+from tests.test_grow import memory
+from tests.test_served_search import GOLD
+from tests.test_tree import constants
 
-CONSTANTS = Constants(
-    exploration=1, prior_temperature=1, strategy_weight=7, bias=-1.5, rollout=1, own_turn=True, gold_value=None, gold_visits=1, min_iterations=8,
-    max_iterations=8, max_terminal_nodes=25, max_depth=4, parallel_simulations=1,
+CONSTANTS = constants(
+    prior_temperature=1.0, bias=-1.5, rollout=1, own_turn=True, gold_value=None, gold_visits=1, min_iterations=8, max_iterations=8,
+    max_depth=4,
 )  # fmt: skip
 TURN = Turn("d/1", "d", (Message("seeker", "I'm lost. "),), "Question", "Where do you live?")
 PAIR = escpro.ProPair("d/1#3", TURN, "Others", "Hello \u2028 you")
@@ -54,41 +56,22 @@ def test_pairs_and_turns_read_back(tmp_path):
     assert rows["id"] == ["d/1#3", "d/2#0"] and rows[1]["context"][1]["strategy"] == "Question"
 
 
-DAMAGED = {
-    "no field": (lambda lines: [lines[0].replace('"reply"', '"said"', 1), lines[1]], "line 1, field reply"),
-    "no rejected reply": (
-        lambda lines: [lines[0].replace('"rejected_reply"', '"no"'), lines[1]],
-        "line 1, field rejected_reply",
-    ),
-    "a role": (lambda lines: [lines[0].replace('"seeker"', '"user"'), lines[1]], "line 1, field context.0.role"),
-    "no JSON": (lambda lines: ["{\n", lines[1]], "line 1"),
-    "no fields": (lambda lines: ["{}\n", lines[1]], "line 1"),
-    "no list": (lambda lines: [lines[0].replace('"context": [', '"context": null, "more": ['), lines[1]], "line 1, field"),
-    "twice": (lambda lines: [*lines, lines[0]], "line 3"),
-    "torn": (lambda lines: [lines[0], lines[1][:30]], "line 2"),
-    "a folder": (lambda lines: None, "can't be read"),
-}
-ONLY_OF_PAIRS = {("turns", "no rejected reply"), ("turns", "twice")}  # the turns have no ids
+WRONG = [
+    ('"reply"', '"said"', "reply"), ('"rejected_reply"', '"no"', "rejected_reply"), ('"seeker"', '"user"', "context.0.role"),
+    ('"context": [', '"context": null, "more": [', "context"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [(kind, name) for kind in ("pairs", "turns") for name in DAMAGED if (kind, name) not in ONLY_OF_PAIRS],
-)
-def test_a_damaged_file_is_named_and_not_used(tmp_path, name, kind):
-    path, (break_, says) = tmp_path / "pairs.jsonl", DAMAGED[name]
-    escpro.write(path, [PAIR, replace(PAIR, id="d/2#0", turn=replace(TURN, id="d/2"))])
-    if kind == "turns":
-        escpro.write_turns(path, [TURN, replace(TURN, id="d/2")])
-    lines = break_([line.decode() for line in path.read_bytes().splitlines(keepends=True)])
-    path.unlink()
-    if lines is None:
-        path.mkdir()
-    else:
-        path.write_text("".join(lines), encoding="utf-8")
-    with pytest.raises(KnownError, match=says) as found:
-        (escpro.read if kind == "pairs" else escpro.read_turns)(path)
-    assert str(path) in str(found.value)
+@pytest.mark.parametrize(("old", "new", "field"), WRONG)
+def test_a_row_of_another_form_is_named_with_its_field(tmp_path, old, new, field):
+    path = tmp_path / "pairs.jsonl"
+    for write, read, row in ((escpro.write, escpro.read, PAIR), (escpro.write_turns, escpro.read_turns, TURN)):
+        write(path, [row])
+        whole = path.read_text(encoding="utf-8")
+        path.write_text(whole.replace(old, new), encoding="utf-8")
+        if old in whole:  # turns have nothing rejected
+            with pytest.raises(KnownError, match=f"{path}, line 1, field {field}"):
+                read(path)
 
 
 def test_a_share_of_the_trees():
@@ -182,25 +165,9 @@ def roles(supporter, seeker_model, max_length=400):
     )  # fmt: skip
 
 
-class Memory:
-    def __init__(self):
-        self.by_id, self.path = {}, "memory"
-
-    def append(self, rows):
-        self.by_id |= {row["id"]: row for row in rows}
-
-
-GOLD = (
-    Message("seeker", "hello"),
-    Message("supporter", "hi", "Others"),
-    Message("seeker", "bad day"),
-    Message("supporter", "oh", "Question"),
-)
-
-
 def grown(supporter, seeker_model, **more):
     tree = Tree(GOLD, taxonomy.STRATEGIES, CONSTANTS)
-    grow({"t": tree}, roles(supporter, seeker_model, **more), {"t": Memory()})
+    grow({"t": tree}, roles(supporter, seeker_model, **more), {"t": memory()})
     return tree
 
 

@@ -258,9 +258,11 @@ def test_an_interrupted_step_goes_on_from_its_rows(tmp_path):
     with pytest.raises(StepFailed, match="sample: interrupted"):
         run(tmp_path, {"sample": Sample(fails_after=5)})
     path = folder(tmp_path, Sample()) / "samples.jsonl"
-    path.write_bytes(path.read_bytes() + b'{"id": "5", "va')
+    before = path.read_bytes()
+    path.write_bytes(before + b'{"id": "5", "va')
     run(tmp_path, {"sample": Sample()})
-    assert len(path.read_bytes().splitlines()) == 8 and Stores(Store(tmp_path)).result(Sample()).total == 30.0
+    assert path.read_bytes().startswith(before) and path.read_bytes().count(b"\n") == 8
+    assert Stores(Store(tmp_path)).result(Sample()).total == 30.0
 
 
 # --- Disks and steps that fail ---
@@ -286,16 +288,18 @@ def test_a_disk_that_refuses_is_named_and_what_was_finished_is_kept(tmp_path, mo
     ("what", "said"),
     [
         ("known", "odd: the file x is odd; mend it"),
-        ("asks", "which is not among its fields"),
-        ("reads", "undeclared"),
-        ("nan", "can't be stored"),
-        ("divides", "ZeroDivisionError"),
+        ("too long", "odd: a prompt of 9 tokens; lower max_length"),
+        ("asks", "odd asks for a Give, which is not among its fields"),
+        ("reads", "odd: AttributeError: 'Odd' object has no attribute 'undeclared'"),
+        ("nan", "odd: Odd gave what can't be stored: "),
+        ("divides", "odd: ZeroDivisionError: division by zero"),
     ],
 )
-def test_a_step_that_fails_names_itself_and_stores_nothing(tmp_path, what, said):
+def test_a_step_that_fails_names_itself_and_stores_nothing(tmp_path, capsys, what, said):
     with pytest.raises(StepFailed, match="odd: ") as caught:
         run(tmp_path, {"odd": Odd(what)})
     assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert ("Traceback" in capsys.readouterr().out) == (what in ("reads", "divides"))  # for faults of ours alone
     assert not (folder(tmp_path, Odd(what)) / "result.json").exists()
 
 

@@ -151,33 +151,19 @@ def test_with_text_joins_both_sides():
     assert mining.with_text(strategies(), TURNS)[0]["chosen"] == A
 
 
-DAMAGED = {
-    "no JSON": (lambda lines: [lines[0], "{\n", *lines[2:]], "line 2"),
-    "no object": (lambda lines: [lines[0], "[]\n", *lines[2:]], "line 2"),
-    "no field": (lambda lines: [lines[0], '{"id": "x"}\n', *lines[2:]], "line 2, field turn"),
-    "no quadrant": (lambda lines: [lines[0].replace(', "quadrant": null', "")], "line 1, field quadrant"),
-    "a number": (lambda lines: [lines[0].replace(f'"strategy": "{B}"', '"strategy": 3')], "line 1, field strategy"),
-    "a kind": (lambda lines: [lines[0].replace('"kind": "strategy"', '"kind": "plan"')], "line 1, field kind"),
-    "twice": (lambda lines: [*lines, lines[2]], "line 7"),
-    "torn": (lambda lines: [*lines[:-1], lines[-1][:20]], "line 6"),
-    "not UTF-8": (lambda lines: [*lines[:2], '{"id": "\udcff"}\n'], "line 3"),
-    "a folder": (lambda lines: None, "can't be read"),
-}
-
-
-@pytest.mark.parametrize("name", DAMAGED)
-def test_a_damaged_file_is_named_with_its_line(tmp_path, name):
-    path, (break_, says) = tmp_path / "strategy.jsonl", DAMAGED[name]
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ('"turn": "d/0/00"', '"no": 1', "turn"), (', "quadrant": null', "", "quadrant"), (f'"strategy": "{B}"', '"strategy": 3', "strategy"),
+        ('"kind": "strategy"', '"kind": "plan"', "kind"),
+    ],
+)  # fmt: skip
+def test_a_row_of_another_form_is_named_with_its_field(tmp_path, old, new, field):
+    path = tmp_path / "strategy.jsonl"
     mining.write(path, strategies())
-    lines = break_(path.read_text().splitlines(keepends=True))
-    path.unlink()
-    if lines is None:
-        path.mkdir()
-    else:
-        path.write_bytes("".join(lines).encode(errors="surrogateescape"))
-    with pytest.raises(KnownError, match=says) as found:
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(KnownError, match=f"{path}, line 1, field {field}"):
         mining.read(path)
-    assert str(path) in str(found.value) and "\n" not in str(found.value)
 
 
 def test_a_row_is_one_line_of_json(tmp_path):
