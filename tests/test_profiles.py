@@ -1,14 +1,20 @@
 """Profiles: the shipped ones say what they should, and a wrong one is an error that names the file and the key."""
 
 import json
+from math import inf, nan
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from decoupled_esc.cli import main
 from decoupled_esc.experiments import profiles
 from decoupled_esc.experiments.profiles import ProfileError, load_profile, parse_profile
+from decoupled_esc.generate.client import Endpoint
+from decoupled_esc.generate.vllm import Serving
+from decoupled_esc.models import HubModel, Shape
 from decoupled_esc.present import paper
+from decoupled_esc.train import Launch, Lora
 
 FOLDER = profiles.FOLDER
 SHIPPED = profiles.names()
@@ -347,19 +353,52 @@ def test_a_file_cant_go_by_another_name(folder):
 @pytest.mark.parametrize(
     ("where", "value"),
     [
-        ("sft.vanilla.epochs", 0), ("sft.vanilla.epochs", -1), ("sft.planner.learning_rate", 0.0), ("sft.planner.learning_rate", float("inf")),
-        ("sft.generator.warmup_ratio", 5.0), ("sft.generator.batch_size", 0), ("sft.vanilla.per_device_batch_size", -2),
-        ("sft.vanilla.checkpoint_every", 0), ("data.train_dialogues", -3), ("data.test_dialogues", 0), ("data.max_length", 0),
-        ("generation.reply.temperature", -1.0), ("generation.reply.temperature", float("nan")), ("generation.plan.top_p", 5.0),
-        ("generation.plan.top_p", 0.0), ("generation.reply.max_new_tokens", 0), ("generation.batch_tokens", 0), ("mining.samples", 0),
-        ("search.dialogues", 0), ("search.max_gold_turns", 1), ("search.constants.min_iterations", 0), ("search.threshold", float("nan")),
-        ("preference.planner.loss.beta", 0.0), ("preference.planner.loss.beta", float("nan")), ("bootstrap_replicates", 0), ("seed", -1),
-        ("other_seeds", [-1]), ("search.seeds", "exts"), ("cso.pairs", "publishd"),
+        ("sft.vanilla.epochs", 0), ("generation.reply.temperature", float("nan")), ("preference.planner.loss.beta", 0.0),
+        ("data.train_dialogues", -3), ("data.test_dialogues", 0), ("data.max_length", 0), ("generation.batch_tokens", 0),
+        ("mining.samples", 0), ("search.dialogues", 0), ("search.max_gold_turns", 1), ("search.constants.min_iterations", 0),
+        ("search.threshold", float("nan")), ("bootstrap_replicates", 0), ("seed", -1), ("other_seeds", [-1]),
+        ("search.seeds", "exts"), ("cso.pairs", "publishd"),
     ],
 )  # fmt: skip
 def test_nonsense_is_refused_by_its_key(where, value):
     found = message(put(plain(), where, value))
     assert where.split(".")[-1] in found
+
+
+SMOKE, ODD = load_profile("smoke"), (nan, inf, "1")
+CONSTANTS = dict.fromkeys(type(SMOKE.search.constants).model_fields, (*ODD, True)) | {"own_turn": ODD}
+COUNTS = ("gold_visits", "min_iterations", "max_iterations", "max_terminal_nodes", "max_depth", "parallel_simulations")
+BOUNDS = [
+    (SMOKE.sft.vanilla, {
+        "epochs": (0, -1), "learning_rate": (0, -1e-3, nan, inf), "batch_size": (0,), "per_device_batch_size": (0, -2),
+        "warmup_ratio": (-0.1, 1, 5, nan), "checkpoint_every": (0,), "schedule": ("step",), "precision": ("float8",)}),
+    (Lora(rank=4, alpha=8, dropout=0.3), {"rank": (0,), "alpha": (0, -1), "dropout": (-0.1, 1, nan)}),
+    (SMOKE.preference.planner.loss, {"beta": (0, -1, nan, inf), "gamma": (-1, nan), "chosen_weight": (-1,), "rejected_weight": (inf,)}),
+    (Launch(processes=1, config="cpu"), {"processes": (0,), "config": ("",)}),
+    (SMOKE.generation.reply, {"temperature": (-1, nan, inf), "top_p": (0, 5, nan), "max_new_tokens": (0,), "beams": (2,)}),
+    (Serving(), {"patience_seconds": (0, nan), "max_concurrency": (0,), "urls": (["here"],), "port": (1,)}),
+    (Endpoint(model="judge"), {
+        "max_concurrency": (0,), "attempts": (0,), "timeout_seconds": (0, nan), "budget": (3,), "dollars_per_million_in": (-1,),
+        "dollars_per_million_out": (inf,), "max_tokens": (0,), "max_dollars": (nan, 0), "base_url": ([], "here"),
+        "api_key_env": ("sk-a key",), "model": ("",)}),
+    (SMOKE.search.constants, CONSTANTS),
+    (SMOKE.search.constants, dict.fromkeys(COUNTS, (0, -1, 1.5)) | {
+        "exploration": (-0.1,), "prior_temperature": (0.0,), "strategy_weight": (0.0,), "rollout": (-1,), "most_rounds": (3,)}),
+    (Shape(vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=256), {"layers": (0,), "hidden": (-1,), "dropout": (0.1,)}),
+    (HubModel(kind="hub", name="a/b", revision="c", dtype="float32"), {"name": ("",), "revision": ("",), "dtype": ("float8",), "kind": ("embedded",)}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("good", "name", "value"), [(good, name, bad) for good, fields in BOUNDS for name, values in fields.items() for bad in values]
+)  # fmt: skip
+def test_nonsense_is_refused_by_its_field(good, name, value):
+    """What `message` says of a few, of every setting that other rooms define."""
+    fields = good.model_dump()
+    assert type(good).model_validate(fields) == good
+    with pytest.raises(ValidationError) as caught:
+        type(good).model_validate(fields | {name: value})
+    assert {error["loc"][0] for error in caught.value.errors()} == {name}
 
 
 @pytest.mark.parametrize("others", [[14, 14], [13]])
