@@ -7,14 +7,19 @@ from pathlib import Path
 import pytest
 
 from decoupled_esc import models
-from decoupled_esc.corpus import read_raw
+from decoupled_esc.corpus import Dialogue, read_raw
 from decoupled_esc.corpus.split import MANIFEST
 
 
 @pytest.fixture(scope="session")
-def tokenizer():
+def dialogues() -> list[Dialogue]:
+    """The miniature corpus."""
+    return read_raw(MANIFEST.parent / "miniature" / "ESConv.json", "miniature")[0]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(dialogues):
     """A tokenizer of 400 entries, trained on the miniature corpus."""
-    dialogues, _ = read_raw(MANIFEST.parent / "miniature" / "ESConv.json", "miniature")
     return models.train_tokenizer((u.text for d in dialogues for u in d.utterances), 400)
 
 

@@ -15,8 +15,7 @@ from bench.base_model import make
 from bench.base_model import text as texts
 from bench.base_model.text import Passage
 from decoupled_esc import corpus, models, prompts, taxonomy
-from decoupled_esc.corpus import Message, read_raw
-from decoupled_esc.corpus.split import MANIFEST
+from decoupled_esc.corpus import Message
 from decoupled_esc.experiments.run import PUBLISHED, surroundings
 from decoupled_esc.pipeline.store import Store, Stores
 from decoupled_esc.pipeline.workers import perform
@@ -39,8 +38,7 @@ def recipe(**changes) -> make.Recipe:
 
 
 @pytest.fixture(scope="module")
-def passages() -> list[Passage]:
-    dialogues, _ = read_raw(MANIFEST.parent / "miniature" / "ESConv.json", "miniature")
+def passages(dialogues) -> list[Passage]:
     return texts.from_dialogues(dialogues[:8])
 
 

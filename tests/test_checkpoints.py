@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import SafetensorError
-from training_cases import DPO, FULL, LORA, SHAPE, dialogues, fine_tuned, fresh, pairs, sequences, weights  # noqa: F401
+from training_cases import DPO, FULL, LORA, SHAPE, fine_tuned, fresh, pairs, sequences, weights  # noqa: F401
 from transformers import Trainer
 
 from decoupled_esc import models, train

@@ -11,16 +11,10 @@ from tree_cases import BOUND, attending, check, off, shaken
 from turn_trees import Example, answer_logps, attention, join, pack
 
 from decoupled_esc import models, prompts, taxonomy
-from decoupled_esc.corpus import BLANK, OPENING, Dialogue, Turn, Utterance, read_raw, turns
-from decoupled_esc.corpus.split import MANIFEST
+from decoupled_esc.corpus import BLANK, OPENING, Dialogue, Turn, Utterance, turns
 from decoupled_esc.prompts import ids, render
 
 SHAPE = models.Shape(vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=2048)
-
-
-@pytest.fixture(scope="module")
-def dialogues() -> list[Dialogue]:
-    return read_raw(MANIFEST.parent / "miniature" / "ESConv.json", "miniature")[0]
 
 
 @pytest.fixture(scope="module")

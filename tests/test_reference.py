@@ -9,8 +9,7 @@ from peft import LoraConfig, get_peft_model
 from turn_trees import answer_logps
 
 from decoupled_esc import models, prompts, taxonomy, train
-from decoupled_esc.corpus import Turn, read_raw, turns
-from decoupled_esc.corpus.split import MANIFEST
+from decoupled_esc.corpus import Turn, turns
 
 SHAPE = models.Shape(vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=2048)
 MAX_LENGTH = 2048
@@ -19,8 +18,7 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
-def asked() -> list[Turn]:
-    dialogues, _ = read_raw(MANIFEST.parent / "miniature" / "ESConv.json", "miniature")
+def asked(dialogues) -> list[Turn]:
     return [t for d in dialogues[:4] for t in turns(d)[:2]]
 
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from decoupled_esc import models, taxonomy, train
-from decoupled_esc.corpus import Turn, read_raw, turns
-from decoupled_esc.corpus.split import MANIFEST
+from decoupled_esc.corpus import Turn, turns
 from decoupled_esc.prompts import Prompt
 
 SHAPE = models.Shape(vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=512)
@@ -31,11 +30,6 @@ def talk(turn: Turn) -> Prompt:
 def opening(dialogues, count: int) -> list[Turn]:
     """The first three turns of ``count`` dialogues."""
     return [t for d in dialogues[:count] for t in turns(d)[:3]]
-
-
-@pytest.fixture(scope="module")
-def dialogues() -> list:
-    return read_raw(MANIFEST.parent / "miniature" / "ESConv.json", "miniature")[0]
 
 
 @pytest.fixture(scope="module")
