@@ -151,7 +151,7 @@ def test_a_run_that_is_terminated_says_so_and_leaves_nothing_running(tmp_path):
     script.write_text(
         "import sys\nfrom functools import partial\nfrom pathlib import Path\nfrom decoupled_esc import cli\n"
         "from decoupled_esc.experiments import run\n"
-        f"run.Book = partial(run.Book, runs=Path({str(tmp_path / 'runs')!r}))\nsys.exit(cli.main(['run', 'sft-planner', 'data']))\n"
+        f"run.PRELOAD, run.Book = (), partial(run.Book, runs=Path({str(tmp_path / 'runs')!r}))\nsys.exit(cli.main(['run', 'sft-planner', 'data']))\n"
     )
     environment = {**os.environ, fetch.CACHE: str(tmp_path / "cache")}
     process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)

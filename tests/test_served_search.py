@@ -8,6 +8,7 @@ import pytest
 
 from decoupled_esc import taxonomy
 from decoupled_esc.corpus import Message
+from decoupled_esc.generate import client
 from decoupled_esc.generate.client import BudgetExceeded, Client, Endpoint, Request
 from decoupled_esc.generate.record import Record
 from decoupled_esc.search.export import ExpandedNode, exported
@@ -50,7 +51,8 @@ def grown(server, tmp_path, **endpoint):
     return [exported(tree, name) for name, tree in trees.items()]
 
 
-def test_trees_grow_by_a_server_that_misbehaves_and_again_from_the_record(tmp_path):
+def test_trees_grow_by_a_server_that_misbehaves_and_again_from_the_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "FIRST_PAUSE", 0.01)
     with serving(say=answered) as server:
         found = grown(server, tmp_path / "a")
         asked = sum(server.asked.values())
@@ -69,8 +71,8 @@ def test_roles_at_one_endpoint_share_its_budget(tmp_path):
 
 
 def test_a_session_keeps_to_its_bound_of_concurrent_requests(tmp_path):
-    async def ask(client, requests):
-        async with client.session() as one:
+    async def ask(of, requests):
+        async with of.session() as one:
             return await asyncio.gather(*map(one, requests))
 
     system = ("system", "You are a peer supporter")
