@@ -211,11 +211,11 @@ def clean(passages: Sequence[Passage], evaluation: Iterable[Passage]) -> CleanTe
     nlp, profanity = _recognisers()
     forbidden = overlaps_with(evaluation)
     lower = _common_words(passages)
-    docs = list(
-        progress.each(
-            nlp.pipe(m.text for p in passages for m in p.messages), sum(len(p.messages) for p in passages), "cleaning"
-        )
-    )
+    docs = []
+    with progress.bar(sum(len(p.messages) for p in passages), "cleaning") as shown:
+        for doc in nlp.pipe(m.text for p in passages for m in p.messages):
+            docs.append(doc)
+            shown.update()
     sentences = [sentence for doc in docs for sentence in doc.sents]
     profane = iter(profanity([sentence.text for sentence in sentences]) >= PROFANE)
     counts: dict[str, Counter] = {}

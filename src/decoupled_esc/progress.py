@@ -2,12 +2,8 @@
 
 import multiprocessing
 import sys
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
 
 from tqdm import tqdm
-
-T = TypeVar("T")
 
 
 class _Lines:
@@ -29,11 +25,3 @@ def bar(total: int, what: str, initial: int = 0) -> tqdm:
         total=total, desc=what, initial=initial, file=_Lines(), ascii=True, ncols=80, leave=False,
         delay=60, mininterval=60, maxinterval=60,
     )  # fmt: skip
-
-
-def each(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """``items`` as they come, with a bar over them."""
-    with bar(total, what) as shown:
-        for item in items:
-            yield item
-            shown.update()

@@ -8,12 +8,6 @@ from decoupled_esc.corpus.readers import fold, read_hub, read_raw
 from decoupled_esc.corpus.split import assign, assign_by_position, manifest_digests, read_manifest
 from decoupled_esc.corpus.types import Corpus, Dialogue, Flaw, Message, Split, Survey, Turn, Utterance
 
-__all__ = [
-    "BLANK", "OPENING", "Corpus", "CorpusError", "Dialogue", "Flaw", "Located", "Message", "Split", "Survey", "Turn",
-    "Utterance", "assign", "assign_by_position", "chat_form", "fold", "load", "locate", "manifest_digests",
-    "read_hub", "read_manifest", "read_raw", "tagged", "turns",
-]  # fmt: skip
-
 
 def load(name: str, *, download: bool = True) -> Corpus:
     """A data set in memory: ``esconv`` (with the paper's split), ``failed_esconv`` or ``extes`` (no split).

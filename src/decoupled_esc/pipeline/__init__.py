@@ -7,5 +7,3 @@ workers   where steps run: warm processes on this machine, or jobs of a SLURM cl
 """
 
 from decoupled_esc.pipeline.step import Missing, Step, StepError, UpstreamMissing, Work, attempt, closure, unkeyed
-
-__all__ = ["Missing", "Step", "StepError", "UpstreamMissing", "Work", "attempt", "closure", "unkeyed"]

@@ -57,15 +57,10 @@ def _fault(error: Exception, started: float) -> Outcome:
     return Outcome(time.perf_counter() - started, said, "".join(traceback.format_exception(error)))
 
 
-def nothing_known() -> dict:
-    """Provenance of nobody."""
-    return {}
-
-
 class Local:
     """Processes on this machine, each forked from a server that has imported ``preload`` once."""
 
-    def __init__(self, slots: int, *, cards: Sequence[int] = (), preload: Sequence[str] = (), provenance=nothing_known):
+    def __init__(self, slots: int, *, cards: Sequence[int] = (), preload: Sequence[str] = (), provenance=dict):
         self.slots, self.cards, self.provenance = slots, list(cards), provenance
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(preload))
@@ -127,16 +122,14 @@ def _child(ours, step: Step, name: str, stores: Stores, card: int | None, proven
 class Slurm:
     """Jobs of a SLURM cluster, by submitit.  ``parameters``: of its AutoExecutor; ``gpu_parameters``: on top, for steps that run a model."""
 
-    cards: Sequence[int] = ()
+    slots, cards = 100, ()
 
-    def __init__(
-        self, folder: Path, parameters: dict, gpu_parameters: dict, *, slots: int = 100, provenance=nothing_known
-    ):
+    def __init__(self, folder: Path, parameters: dict, gpu_parameters: dict, *, provenance=dict):
         try:
             import submitit
         except ImportError:
             raise KnownError("a cluster needs the package submitit: pip install -e '.[slurm]'") from None
-        self.slots, self.provenance = slots, provenance
+        self.provenance = provenance
         self._parameters, self._gpu, self._jobs = parameters, gpu_parameters, []
         self._executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
 

@@ -16,29 +16,3 @@ from decoupled_esc.train.launch import Job, LaunchError, launched
 from decoupled_esc.train.policies import FineTuned, Preferred, train_preference, train_sft
 from decoupled_esc.train.reference import reference_key, reference_logps
 from decoupled_esc.train.trainer import Log, ReferenceMismatch, fine_tune
-
-__all__ = [
-    "FineTuned",
-    "Job",
-    "Launch",
-    "LaunchError",
-    "Log",
-    "Lora",
-    "Pair",
-    "Preference",
-    "Preferred",
-    "ReferenceMismatch",
-    "Sequences",
-    "Training",
-    "TrainingError",
-    "divergence",
-    "encode",
-    "encode_pairs",
-    "fine_tune",
-    "held_out_loss",
-    "launched",
-    "reference_key",
-    "reference_logps",
-    "train_preference",
-    "train_sft",
-]
