@@ -21,7 +21,7 @@ from bs4 import BeautifulSoup
 
 from decoupled_esc import corpus, progress
 from decoupled_esc.corpus import CorpusError, Dialogue, Message, chat_form, fetch, fold
-from decoupled_esc.corpus.readers import read_csv, read_text
+from decoupled_esc.corpus.readers import DataFile
 from decoupled_esc.pipeline import Step, Work
 
 SOURCES = ("esconv", "annomi", "counsel_chat", "dailydialog")
@@ -82,13 +82,12 @@ def read_annomi(path: Path) -> list[Passage]:
     Utterances of one speaker in a row are joined.  Raises CorpusError naming file, row and field.
     """
     said: dict[str, dict[int, tuple[str, str]]] = {}
-    for number, row in read_csv(path, ("transcript_id", "utterance_id", "interlocutor", "utterance_text"), AGAIN):
+    file = DataFile(path, AGAIN)
+    for number, row in file.table(("transcript_id", "utterance_id", "interlocutor", "utterance_text")):
         role = {"client": "seeker", "therapist": "supporter"}.get(row["interlocutor"])
         if role is None or not row["utterance_id"].isdigit():
             field = "utterance_id" if role else "interlocutor"
-            raise CorpusError(
-                f"unexpected {row[field]!r}", file=path.name, field=f"row {number}, {field}", remedy=AGAIN
-            )
+            raise file.odd(f"unexpected {row[field]!r}", f"row {number}, {field}")
         text = _spoken(row["utterance_text"])
         if text:
             said.setdefault(row["transcript_id"], {})[int(row["utterance_id"])] = (role, text)
@@ -103,8 +102,8 @@ def read_counsel_chat(path: Path) -> list[Passage]:
 
     An answer given twice is kept once; a question without text is left out.  Raises CorpusError naming file and field.
     """
-    passages, seen = [], set()
-    for number, row in read_csv(path, ("questionID", "questionTitle", "questionText", "answerText"), AGAIN):
+    passages, seen, file = [], set(), DataFile(path, AGAIN)
+    for number, row in file.table(("questionID", "questionTitle", "questionText", "answerText")):
         title, question, answer = (fold(row[key]) for key in ("questionTitle", "questionText", "answerText"))
         answer = fold(BeautifulSoup(answer, "lxml").get_text(" "))
         if not question or not answer or answer in seen:
@@ -127,11 +126,12 @@ def read_dailydialog(paths: Iterable[Path]) -> list[Passage]:
     """
     passages = []
     for path in paths:
-        for number, line in enumerate(read_text(path, AGAIN, "utf-8-sig").splitlines(), start=1):
+        file = DataFile(path, AGAIN)
+        for number, line in enumerate(file.text("utf-8-sig").splitlines(), start=1):
             if not line.strip():
                 continue
             if "__eou__" not in line:
-                raise CorpusError("no __eou__", file=path.name, field=f"line {number}", remedy=AGAIN)
+                raise file.odd("no __eou__", f"line {number}")
             texts = [_detokenised(part) for part in line.split("__eou__")[:-1]]
             messages = (Message("supporter" if n % 2 else "seeker", text) for n, text in enumerate(texts) if text)
             passages.append(Passage(f"dailydialog/{path.stem.rpartition('_')[2]}-{number:04d}", tuple(messages)))

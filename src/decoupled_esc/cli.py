@@ -8,13 +8,13 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from decoupled_esc.errors import DISK, KNOWN
+from decoupled_esc.errors import DISK, KNOWN, nearest
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command.  Known errors are one line on stderr and exit status 1; an interrupt is 130."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as an interrupt
     try:
         code = options.command(options) or 0
         sys.stdout.flush()
@@ -33,10 +33,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
         return 130
-
-
-def _terminated(number, frame) -> None:
-    raise KeyboardInterrupt
 
 
 def _count(text: str) -> int:
@@ -96,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options) -> int:
-    from decoupled_esc.experiments.profiles import ProfileError, nearest
+    from decoupled_esc.experiments.profiles import ProfileError
     from decoupled_esc.experiments.run import Book, local_workers
     from decoupled_esc.pipeline import StepError, schedule
     from decoupled_esc.pipeline.store import Stores
@@ -112,7 +108,7 @@ def _run(options) -> int:
     steps = book.steps | book_steps(book)
     for target in options.targets:
         if target not in steps:
-            raise StepError(f"nothing called {target!r}{nearest(target, list(steps))}. Known: {', '.join(steps)}")
+            raise StepError(f"nothing called {target!r}{nearest(target, steps)}. Known: {', '.join(steps)}")
     print(f"profile {profile.name}: {profile.description}")
     for name in synthetic:
         print(f"data: the SYNTHETIC miniature stands in for {name}")
@@ -264,7 +260,6 @@ def _publish(options) -> int:
 def _human_eval(options) -> int:
     from decoupled_esc.evaluate import human_eval
     from decoupled_esc.experiments.book import SYSTEMS
-    from decoupled_esc.experiments.profiles import nearest
     from decoupled_esc.experiments.run import Book
 
     book = Book(options.profile)
@@ -275,7 +270,7 @@ def _human_eval(options) -> int:
     replies = {}
     for name in options.systems:
         if name not in SYSTEMS:
-            known = f"{nearest(name, list(SYSTEMS))}. Systems: {', '.join(SYSTEMS)}"
+            known = f"{nearest(name, SYSTEMS)}. Systems: {', '.join(SYSTEMS)}"
             raise human_eval.HumanEvalError(f"no system {name!r}{known}")
         stored = book.stored(f"replies-{name}")
         if stored is None or stored.rows_left_out:

@@ -1,6 +1,8 @@
 """What a user can be told in one line."""
 
+import difflib
 import errno
+from collections.abc import Collection
 
 from turn_trees import PackingError
 
@@ -14,3 +16,9 @@ class KnownError(Exception):
 
 KNOWN = (KnownError, PackingError)
 """What the command line prints alone: ours, and a prompt that a model can't read as turn_trees names it."""
+
+
+def nearest(word: str, known: Collection[str]) -> str:
+    """`` (did you mean 'x'?)`` or nothing."""
+    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
+    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -23,7 +23,7 @@ def load(name: str, *, download: bool = True) -> Corpus:
     elif found.format == "raw":
         dialogues, flaws = read_raw(found.paths[0], prefix)
     elif found.format == "extes":
-        dialogues, flaws = extes.read_counted(found.paths[0])
+        dialogues, flaws = extes.read(found.paths[0])
     else:
         raise CorpusError(f"{name} is no data set of dialogues", remedy="use esconv, failed_esconv or extes")
     if name == "esconv":

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from decoupled_esc.corpus.errors import CorpusError
-from decoupled_esc.corpus.readers import read_csv
+from decoupled_esc.corpus.readers import DataFile
 
 FILES = {
     "emotional reactions": "emotional-reactions-reddit.csv",
@@ -32,15 +31,12 @@ def read(folder: Path) -> list[RatedReply]:
     """All ratings in ``folder``.  Raises CorpusError naming file, row and field for any other form."""
     found = []
     for mechanism, name in FILES.items():
-        for number, row in read_csv(folder / name, ("sp_id", "response_post", "level"), _AGAIN):
+        file = DataFile(folder / name, "fetch the files again: decoupled-esc data fetch empathy_mental_health")
+        for number, row in file.table(("sp_id", "response_post", "level")):
             if row["level"] not in ("0", "1", "2"):
-                problem = f"expected 0, 1 or 2, got {row['level']!r}"
-                raise CorpusError(problem, file=name, field=f"row {number}, level", remedy=_AGAIN)
+                raise file.odd(f"expected 0, 1 or 2, got {row['level']!r}", f"row {number}, level")
             found.append(RatedReply(row["sp_id"], mechanism, row["response_post"], int(row["level"])))
     return found
-
-
-_AGAIN = "fetch the files again: decoupled-esc data fetch empathy_mental_health"
 
 
 def by_mechanism(rated: Sequence[RatedReply]) -> dict[str, list[RatedReply]]:

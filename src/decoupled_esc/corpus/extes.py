@@ -6,8 +6,7 @@ says (`extes/ExTES.json` in the folder of DECOUPLED_ESC_DATA or in the cache).
 
 from pathlib import Path
 
-from decoupled_esc.corpus.errors import CorpusError
-from decoupled_esc.corpus.readers import fold, read_list, text_of
+from decoupled_esc.corpus.readers import DataFile, fold
 from decoupled_esc.corpus.types import Dialogue, Flaw, Utterance
 
 TO_ESCONV = {
@@ -37,48 +36,38 @@ def esconv_strategy(name: str) -> str | None:
     return _BY_NAME.get(fold(name).lower())
 
 
-def read(path: Path) -> list[Dialogue]:
-    """The dialogues of `read_counted`."""
-    return read_counted(path)[0]
-
-
-def read_counted(path: Path) -> tuple[list[Dialogue], list[Flaw]]:
+def read(path: Path) -> tuple[list[Dialogue], list[Flaw]]:
     """The dialogues of ``ExTES.json``, and what it has wrong; ids ``extes/0000`` by position, no split.
 
     A dialogue with a strategy that is none of the fifteen, or in which no supporter speaks, is skipped and counted; so
     is an utterance without text.  Raises CorpusError naming file, dialogue and field for anything of another form.
     """
     found, flaws = [], []
-    for number, entry in enumerate(read_list(path, "dialogues", AGAIN)):
+    file = DataFile(path, "put ExTES.json of pandazzh2020/ExTES there, a JSON list of {scene, description, content}")
+    for number, entry in enumerate(file.rows("dialogues")):
         id, where, utterances, odd = f"extes/{number:04d}", f"dialogue {number}", [], []
         lines = entry.get("content") if isinstance(entry, dict) else None
         if not isinstance(lines, list):
-            raise CorpusError("expected a list", file=path.name, field=f"{where}, content", remedy=AGAIN)
+            raise file.odd("expected a list", f"{where}, content")
         for place, line in enumerate(lines):
             at = f"{where}, content[{place}]"
             said = {key.lower(): value for key, value in line.items()} if isinstance(line, dict) else None
             seeker = said and "user" in said
-            text = fold(text_of(said, "user" if seeker else "ai", path, at, AGAIN))
-            strategy = None if seeker else esconv_strategy(named := text_of(said, "ai strategy", path, at, AGAIN))
+            text = fold(file.text_of(said, "user" if seeker else "ai", at))
+            strategy = None if seeker else esconv_strategy(named := file.text_of(said, "ai strategy", at))
             if not text:
                 flaws.append(Flaw(path.name, id, "utterance without text"))
                 continue
             if not seeker and strategy is None:
                 odd.append(f"unknown strategy {fold(named)!r}")
-            utterances.append(
-                Utterance(f"{id}/{len(utterances):02d}", "seeker" if seeker else "supporter", text, strategy)
-            )
+            role = "seeker" if seeker else "supporter"
+            utterances.append(Utterance(f"{id}/{len(utterances):02d}", role, text, strategy))
         if not any(utterance.role == "supporter" for utterance in utterances):
             odd.append("no supporter speaks")
         if odd:
             flaws.append(Flaw(path.name, id, odd[0]))
             continue
-        own = {
-            key: fold(text_of(entry, key, path, where, AGAIN)) if key in entry else ""
-            for key in ("scene", "description")
-        }
-        found.append(Dialogue(id, tuple(utterances), problem_type=own["scene"], situation=own["description"]))
+        own = (fold(file.text_of(entry, key, where)) if key in entry else "" for key in ("scene", "description"))
+        scene, situation = own
+        found.append(Dialogue(id, tuple(utterances), problem_type=scene, situation=situation))
     return found, flaws
-
-
-AGAIN = "put ExTES.json of pandazzh2020/ExTES there, a JSON list of {scene, description, content}"

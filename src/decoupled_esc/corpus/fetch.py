@@ -6,7 +6,6 @@ the synthetic miniature of this repository.
 Every file that the registry has a checksum of is checked before it is handed out.
 """
 
-import difflib
 import errno
 import functools
 import hashlib
@@ -26,6 +25,7 @@ from pydantic import TypeAdapter
 
 from decoupled_esc import progress
 from decoupled_esc.corpus.errors import CorpusError
+from decoupled_esc.errors import nearest
 
 FOLDER, CACHE = "DECOUPLED_ESC_DATA", "DECOUPLED_ESC_CACHE"
 REGISTRY = Path(__file__).resolve().parents[3] / "data" / "registry.json"
@@ -179,9 +179,8 @@ def entry(name: str) -> Dataset:
     """The data set `name`.  Raises CorpusError naming the nearest known one."""
     datasets = {dataset.name: dataset for dataset in describe()}
     if name not in datasets:
-        near = difflib.get_close_matches(name, datasets, n=1, cutoff=0.4)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise CorpusError(f"unknown data set {name!r}{hint}", remedy=f"use one of {', '.join(datasets)}")
+        remedy = f"use one of {', '.join(datasets)}"
+        raise CorpusError(f"unknown data set {name!r}{nearest(name, datasets)}", remedy=remedy)
     return datasets[name]
 
 

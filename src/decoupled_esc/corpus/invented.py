@@ -9,8 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from decoupled_esc.corpus.empathy import MECHANISMS, RatedReply
-from decoupled_esc.corpus.errors import CorpusError
-from decoupled_esc.corpus.readers import read_list
+from decoupled_esc.corpus.readers import DataFile
 from decoupled_esc.corpus.released import LabelledReply
 from decoupled_esc.corpus.types import Message, Turn
 
@@ -32,13 +31,12 @@ def read(path: Path = PATH) -> tuple[list[LabelledReply], list[RatedReply]]:
 
     Raises CorpusError naming file, row and field where the file is damaged.
     """
-    labelled, rated = [], []
+    labelled, rated, file = [], [], DataFile(path, "restore it with git")
     try:
-        rows = TypeAdapter(list[_Row]).validate_python(read_list(path, "replies", "restore it with git"))
+        rows = TypeAdapter(list[_Row]).validate_python(file.rows("replies"))
     except ValidationError as error:
         first = error.errors()[0]
-        field = "row " + ", ".join(map(str, first["loc"]))
-        raise CorpusError(first["msg"], file=path.name, field=field, remedy="restore it with git") from None
+        raise file.odd(first["msg"], "row " + ", ".join(map(str, first["loc"]))) from None
     for number, row in enumerate(rows):
         id = f"invented/{number:02d}"
         turn = Turn(id, id, (Message("seeker", row.seeker),), row.strategy, row.reply)

@@ -16,13 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from decoupled_esc.corpus.errors import CorpusError
-from decoupled_esc.corpus.readers import read_list, read_text, text_of
+from decoupled_esc.corpus.readers import DataFile
 
 BOTS = ("Pink", "Purple", "Yellow", "Green")
 SITUATIONS = ("positive", "negative")
-LIKERT = ("P", "^P", "A", "^A", "EU", "ER", "L", "R", "S")
-"""Items of iEval, 1 to 5, under the file's names; ``^`` marks the negated wording of an item."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +31,6 @@ class Chat:
     bot: str
     said: tuple[str, ...]
     """Messages in turn, the person's first."""
-    items: dict[str, int]
-    """`LIKERT` -> 1 to 5."""
     rank: int
     """The person's verdict beside the other three bots: 1 bad, 2 okay, 3 good; bots may share one."""
 
@@ -91,48 +86,42 @@ JUDGES = ("experts", "Claude", "Gemini", "GPT-4o", "o4-mini")
 """Raters of MentalAlign, in the order of its files."""
 
 
-AGAIN = "fetch the files again: decoupled-esc data fetch"
-
-
-def _odd(problem: str, path: Path, field: str, name: str) -> CorpusError:
-    return CorpusError(problem, file=path.name, field=field, remedy=f"{AGAIN} {name}")
+def _file(path: Path, name: str) -> DataFile:
+    return DataFile(path, f"fetch the files again: decoupled-esc data fetch {name}")
 
 
 def read_ieval(path: Path) -> list[Chat]:
     """All chats of ``ieval_data.json``, ordered by person, situation and bot; nothing is left out."""
-    found = []
-    for number, person in enumerate(read_list(path, "people", f"{AGAIN} ieval")):
+    found, file = [], _file(path, "ieval")
+    for number, person in enumerate(file.rows("people")):
         for situation, bot in itertools.product(SITUATIONS, BOTS):
             where = f"person {number}, {situation}, {bot}"
             side = person.get(situation) if isinstance(person, dict) else None
             chat = side.get(bot) if isinstance(side, dict) else None
-            said = ("\n" + text_of(chat, "chat_log", path, where, f"{AGAIN} ieval")).split("\n- ")[1:]
+            said = ("\n" + file.text_of(chat, "chat_log", where)).split("\n- ")[1:]
             if len(said) < 2:
-                raise _odd("expected messages of both, each after '- '", path, f"{where}, chat_log", "ieval")
-            for key, most in {**dict.fromkeys(LIKERT, 5), "Rating": 3}.items():
-                if type(value := chat.get(key)) is not int or not 1 <= value <= most:
-                    raise _odd(f"expected 1 to {most}, got {value!r}", path, f"{where}, {key}", "ieval")
-            found.append(
-                Chat(f"{number}", situation, bot, (*said,), {key: chat[key] for key in LIKERT}, chat["Rating"])
-            )
+                raise file.odd("expected messages of both, each after '- '", f"{where}, chat_log")
+            if type(rank := chat.get("Rating")) is not int or not 1 <= rank <= 3:
+                raise file.odd(f"expected 1 to 3, got {rank!r}", f"{where}, Rating")
+            found.append(Chat(f"{number}", situation, bot, (*said,), rank))
     return found
 
 
 def read_empathic(path: Path) -> Ratings:
     """The 21 dimensions of the table that has the annotations of all four samples side by side; empty cells are left out."""
-    name = "empathic_judges"
-    header, *lines = list(csv.reader(io.StringIO(read_text(path, f"{AGAIN} {name}", "utf-8-sig"), newline=""))) or [[]]
+    file = _file(path, "empathic_judges")
+    header, *lines = list(csv.reader(io.StringIO(file.text("utf-8-sig"), newline=""))) or [[]]
     found, left_out = [], Counter()
     for sample, (id, low, high) in SAMPLES.items():
         if id not in header or "annotation_method" not in header[header.index(id) :]:
-            raise _odd(f"lacks {id!r}, or 'annotation_method' after it", path, "header", name)
+            raise file.odd(f"lacks {id!r}, or 'annotation_method' after it", "header")
         # Column names repeat from sample to sample: each has its own from its id to its rater.
         first, last = header.index(id), header.index("annotation_method", header.index(id))
         seen = {("", rater) for rater in RATERS}
         for number, line in enumerate(lines, start=1):
             if len(line) != len(header) or line[last] not in RATERS or (line[first], line[last]) in seen:
                 problem = f"expected {len(header)} cells, a rater among {', '.join(RATERS)}, each once for an id"
-                raise _odd(problem, path, f"row {number}, {id}", name)
+                raise file.odd(problem, f"row {number}, {id}")
             seen.add((line[first], line[last]))
             for place in range(first + 1, last):
                 if (dimension := header[place]) in _NO_DIMENSION:
@@ -141,7 +130,7 @@ def read_empathic(path: Path) -> Ratings:
                     left_out["empty cell"] += 1
                 elif not re.fullmatch(r"\d+(\.\d+)?", line[place]) or not low <= float(line[place]) <= high:
                     problem = f"expected a number from {low} to {high}, got {line[place]!r}"
-                    raise _odd(problem, path, f"row {number}, {dimension}", name)
+                    raise file.odd(problem, f"row {number}, {dimension}")
                 else:
                     found.append(Rating(sample, line[first], "", dimension, RATERS[line[last]], float(line[place])))
     return Ratings(tuple(found), dict(left_out))
@@ -154,14 +143,14 @@ def read_mentalalign(paths: Sequence[Path]) -> Ratings:
     """
     found, left_out, posts = [], Counter(), {}
     for rater, path in zip(JUDGES, paths, strict=True):
-        (header, *lines), seen = _sheet(path) or [[]], set()
+        file = _file(path, "mentalalign")
+        (header, *lines), seen = _sheet(file) or [[]], set()
         writers = [cell.strip().partition("_response_")[2] for cell in header[2:]]
         if header[:2] != ["ConvID", "context"] or writers != [*WRITERS]:
-            problem = f"expected columns ConvID, context and ..._response_ of {', '.join(WRITERS)}"
-            raise _odd(problem, path, "row 1", "mentalalign")
+            raise file.odd(f"expected columns ConvID, context and ..._response_ of {', '.join(WRITERS)}", "row 1")
         for number, (id, post, *replies) in enumerate(lines, start=2):
             if id in seen or not id:
-                raise _odd(f"expected a number of its own, got {id!r}", path, f"row {number}, ConvID", "mentalalign")
+                raise file.odd(f"expected a number of its own, got {id!r}", f"row {number}, ConvID")
             seen.add(id)
             same = posts.setdefault(id, post := re.sub(r"\W", "", post)) == post
             for writer, said in zip(writers, replies, strict=True):
@@ -175,12 +164,12 @@ def read_mentalalign(paths: Sequence[Path]) -> Ratings:
     return Ratings(tuple(found), dict(left_out))
 
 
-def _sheet(path: Path) -> list[list[str]]:
+def _sheet(file: DataFile) -> list[list[str]]:
     """Rows of the first sheet of an ``.xlsx`` file as text, empty cells as ""; all are as long as the longest."""
     import openpyxl
 
     try:
-        sheet = openpyxl.load_workbook(path, data_only=True).worksheets[0]
+        sheet = openpyxl.load_workbook(file.path, data_only=True).worksheets[0]
         return [["" if cell is None else str(cell) for cell in row] for row in sheet.iter_rows(values_only=True)]
     except Exception as error:  # openpyxl lets through whatever zip, XML or its own descriptors raise
-        raise _odd(f"cannot be read as a spreadsheet ({error})", path, "sheet 1", "mentalalign") from None
+        raise file.odd(f"cannot be read as a spreadsheet ({error})", "sheet 1") from None

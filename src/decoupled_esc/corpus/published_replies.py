@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from decoupled_esc.corpus.errors import CorpusError
-from decoupled_esc.corpus.readers import AGAIN, read_list, read_text, text_of
+from decoupled_esc.corpus.readers import AGAIN, DataFile
 from decoupled_esc.corpus.types import Turn
 from decoupled_esc.taxonomy import STRATEGIES, STRATEGY_SYNONYMS
 
@@ -59,6 +58,10 @@ class _Row:
     scores: tuple[float, ...] | None = None
 
 
+Read = dict[str, tuple[DataFile, list[_Row]]]
+"""System -> its rows, and the file that an error in them names."""
+
+
 def read(name: str, paths: Sequence[Path], turns: Sequence[Turn]) -> dict[str, list[PublishedReply]]:
     """System -> its replies, of the data set ``name``; ``turns``: all supporters' turns of ESConv.
 
@@ -67,8 +70,8 @@ def read(name: str, paths: Sequence[Path], turns: Sequence[Turn]) -> dict[str, l
     """
     found: dict[str, list[PublishedReply]] = {}
     places = _places(turns)
-    for system, (path, rows) in READERS[name](paths).items():
-        options = [_options(row, places, path, number, name) for number, row in enumerate(rows)]
+    for system, (file, rows) in READERS[name]([DataFile(path, f"{AGAIN} {name}") for path in paths]).items():
+        options = [_options(row, places, file, number) for number, row in enumerate(rows)]
         alone = [turns[0].dialogue if len(turns) == 1 else None for turns in options]
         found[system] = []
         for number, (row, turns_of_row) in enumerate(zip(rows, options, strict=True)):
@@ -79,97 +82,82 @@ def read(name: str, paths: Sequence[Path], turns: Sequence[Turn]) -> dict[str, l
     return found
 
 
-def _kang(paths: Sequence[Path]) -> dict[str, tuple[Path, list[_Row]]]:
-    (path,) = paths
-    fields = ("context", "strg_gold", "res_gold", "strg_pred", "res_pred")
-    rows = []
-    for where, (context, *said) in _texts(path, fields, "kang2024_replies"):
-        said[0], said[2] = (_strategy(name, path, where, "kang2024_replies") for name in said[::2])
+def _kang(files: Sequence[DataFile]) -> Read:
+    (file,), rows = files, []
+    for where, (context, *said) in _texts(file, ("context", "strg_gold", "res_gold", "strg_pred", "res_pred")):
+        said[0], said[2] = (_strategy(name, file, where) for name in said[::2])
         rows.append(_Row(context.rpartition("- Utterance: ")[2], *said))
-    return {"Kang et al. 2024": (path, rows)}
+    return {"Kang et al. 2024": (file, rows)}
 
 
-def _cauesc(paths: Sequence[Path]) -> dict[str, tuple[Path, list[_Row]]]:
-    (path,) = paths
-    name, rows = "cauesc_replies", []
-    ids = [(row.get("cls_strategy_id"), row.get("pred_strategy_id")) for row in read_list(path, "rows", _again(name))]
-    for (where, (post, gold, reply, line)), pair in zip(
-        _texts(path, ("post", "response", "generation", "pred_strategy_id_dist"), name), ids, strict=True
-    ):
+def _cauesc(files: Sequence[DataFile]) -> Read:
+    (file,), rows = files, []
+    texts = list(_texts(file, ("post", "response", "generation", "pred_strategy_id_dist")))
+    for (where, (post, gold, reply, line)), row in zip(texts, file.rows("rows"), strict=True):
+        pair = (row.get("cls_strategy_id"), row.get("pred_strategy_id"))
         if not all(type(id) is int and 0 <= id < 8 for id in pair):
-            raise _odd(f"expected strategy ids 0 to 7, got {pair}", path, where, name)
+            raise file.odd(f"expected strategy ids 0 to 7, got {pair}", where)
         truth, said = (STRATEGIES[id] for id in pair)
         with np.errstate(divide="ignore"):
-            scores = np.log(_numbers(line.split(), path, where, name))
-        rows.append(_Row(post, truth, gold, said, reply, _checked(scores, said, path, where, name)))
-    return {"CauESC": (path, rows)}
+            scores = np.log(_numbers(line.split(), file, where))
+        rows.append(_Row(post, truth, gold, said, reply, _checked(scores, said, file, where)))
+    return {"CauESC": (file, rows)}
 
 
-def _transesc(paths: Sequence[Path]) -> dict[str, tuple[Path, list[_Row]]]:
-    name, found = "transesc_replies", {}
-    for system, files in {"TransESC": paths[:5], "TransESC + Muffin": paths[5:]}.items():
-        replies, references, logits, record, summary = files
-        said = read_list(replies, "replies", _again(name))
-        gold = read_list(references, "replies", _again(name))
-        names = [pair for _, pair in _texts(record, ("ref strategy", "hyp strategy"), name)]
-        scores = [line.split() for line in read_text(logits, _again(name)).splitlines()]
-        contexts = [line.split("\t") for line in read_text(summary, _again(name)).splitlines()]
+def _transesc(files: Sequence[DataFile]) -> Read:
+    found = {}
+    for system, own in {"TransESC": files[:5], "TransESC + Muffin": files[5:]}.items():
+        replies, references, logits, record, summary = own
+        said, gold = replies.rows("replies"), references.rows("replies")
+        names = [pair for _, pair in _texts(record, ("ref strategy", "hyp strategy"))]
+        scores = [line.split() for line in logits.text().splitlines()]
+        contexts = [line.split("\t") for line in summary.text().splitlines()]
         if len({len(column) for column in (said, gold, names, scores, contexts)}) != 1:
-            raise _odd("the files of one system differ in length", replies, "rows", name)
+            raise replies.odd("the files of one system differ in length", "rows")
         rows = []
         for number, (reply, reference, pair, line, context) in enumerate(zip(said, gold, names, scores, contexts)):
             where = f"row {number}"
             if not isinstance(reply, str) or not isinstance(reference, str):
-                raise _odd("expected text", replies, where, name)
-            truth, chosen = (_strategy(tag.strip("[]"), record, where, name) for tag in pair)
-            values = _numbers(line, logits, where, name)[list(TRANSESC_LOGITS)]
+                raise replies.odd("expected text", where)
+            truth, chosen = (_strategy(tag.strip("[]"), record, where) for tag in pair)
+            values = _numbers(line, logits, where)[list(TRANSESC_LOGITS)]
             last = context[-2] if len(context) > 1 else ""  # the reply stands last
-            rows.append(_Row(last, truth, reference, chosen, reply, _checked(values, chosen, logits, where, name)))
+            rows.append(_Row(last, truth, reference, chosen, reply, _checked(values, chosen, logits, where)))
         found[system] = (replies, rows)
     return found
 
 
-READERS: dict[str, Callable[[Sequence[Path]], dict[str, tuple[Path, list[_Row]]]]] = {
-    "kang2024_replies": _kang, "cauesc_replies": _cauesc, "transesc_replies": _transesc,
-}  # fmt: skip
-"""Data set -> the rows of each of its systems, with the file that an error names."""
+READERS = {"kang2024_replies": _kang, "cauesc_replies": _cauesc, "transesc_replies": _transesc}
+"""Data set -> the rows of each of its systems."""
 
 
-def _again(name: str) -> str:
-    return f"{AGAIN} {name}"
-
-
-def _odd(problem: str, path: Path, field: str, name: str) -> CorpusError:
-    return CorpusError(problem, file=path.name, field=field, remedy=_again(name))
-
-
-def _texts(path: Path, fields: Sequence[str], name: str) -> Iterable[tuple[str, list[str]]]:
+def _texts(file: DataFile, fields: Sequence[str]) -> Iterable[tuple[str, list[str]]]:
     """(the row's place, its texts at ``fields``) for each row of a JSON list."""
-    for number, row in enumerate(read_list(path, "rows", _again(name))):
+    for number, row in enumerate(file.rows("rows")):
         where = f"row {number}"
-        yield where, [text_of(row, field, path, where, _again(name)) for field in fields]
+        yield where, [file.text_of(row, field, where) for field in fields]
 
 
-def _strategy(said: str, path: Path, where: str, name: str) -> str:
+def _strategy(said: str, file: DataFile, where: str) -> str:
     if said.lower() not in _NAMES:
-        raise _odd(f"{said!r} is none of the eight strategies", path, where, name)
+        raise file.odd(f"{said!r} is none of the eight strategies", where)
     return _NAMES[said.lower()]
 
 
-def _numbers(parts: Sequence[str], path: Path, where: str, name: str) -> np.ndarray:
+def _numbers(parts: Sequence[str], file: DataFile, where: str) -> np.ndarray:
     try:
         values = np.array(parts, dtype=float)
     except ValueError:
         values = np.array([np.nan])
     if values.shape != (8,) or np.isnan(values).any():
-        raise _odd("expected eight numbers", path, where, name)
+        raise file.odd("expected eight numbers", where)
     return values
 
 
-def _checked(scores: np.ndarray, said: str, path: Path, where: str, name: str) -> tuple[float, ...]:
+def _checked(scores: np.ndarray, said: str, file: DataFile, where: str) -> tuple[float, ...]:
     """``scores`` in the order of ``STRATEGIES``, after checking that ``said`` has the highest."""
     if scores[STRATEGIES.index(said)] < scores.max():
-        raise _odd(f"{said} has not the highest score", path, where, name)
+        raise file.odd(f"{said} has not the highest score", where)
     return tuple(scores.tolist())
 
 
@@ -184,13 +172,13 @@ def _places(turns: Sequence[Turn]) -> dict[str, list[Turn]]:
     return found
 
 
-def _options(row: _Row, places: dict[str, list[Turn]], path: Path, number: int, name: str) -> list[Turn]:
+def _options(row: _Row, places: dict[str, list[Turn]], file: DataFile, number: int) -> list[Turn]:
     """The turns that ``row`` may answer: mostly one."""
     key = _letters(row.gold_reply)
     if key not in places:
         alike = difflib.get_close_matches(key, [k for k in places if k[:4] == key[:4] or k[-6:] == key[-6:]], 1, NEAR)
         if not alike:
-            raise _odd("no turn of ESConv has the words of this reference", path, f"row {number}", name)
+            raise file.odd("no turn of ESConv has the words of this reference", f"row {number}")
         key = alike[0]
     last = _letters(row.last)
     options = [turn for turn in places[key] if turn.context and _letters(turn.context[-1].text) == last]

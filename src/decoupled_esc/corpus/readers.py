@@ -5,17 +5,18 @@ copy has every run of blanks folded to one space.  Per-turn feedback exists in t
 """
 
 import csv
-import difflib
 import io
 import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from decoupled_esc import taxonomy
 from decoupled_esc.corpus.errors import CorpusError
 from decoupled_esc.corpus.types import Dialogue, Flaw, Survey, Utterance
+from decoupled_esc.errors import nearest
 
 _ROLES = {
     "seeker": "seeker", "usr": "seeker", "speaker": "seeker",
@@ -30,56 +31,62 @@ def fold(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 
-def read_text(path: Path, remedy: str = AGAIN, encoding: str = "utf-8") -> str:
-    """A text file; raises CorpusError for one that is absent, a folder, or not UTF-8."""
-    try:
-        return path.read_text(encoding=encoding)
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"not UTF-8 (byte {error.start})", file=path.name, remedy=remedy) from None
-    except OSError as error:
-        raise CorpusError(f"cannot be read: {error.strerror}", file=str(path), remedy=remedy) from None
+@dataclass(frozen=True)
+class DataFile:
+    """A published file.  Whatever in it is not as published is a CorpusError with ``remedy``."""
 
+    path: Path
+    remedy: str = AGAIN
 
-def parse_json(path: Path, text: str, where: str | None = None, remedy: str = AGAIN):
-    """``text`` as JSON; raises CorpusError naming the place (``where``, or the line) for anything else."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:  # beside bad syntax: a number or a nesting beyond Python's limits
-        place = where or f"line {getattr(error, 'lineno', 1)}"
-        problem = f"not valid JSON ({getattr(error, 'msg', error)}; the file may be cut short)"
-        raise CorpusError(problem, file=path.name, field=place, remedy=remedy) from None
+    def odd(self, problem: str, field: str | None = None) -> CorpusError:
+        """The error."""
+        return CorpusError(problem, file=self.path.name, field=field, remedy=self.remedy)
 
+    def text(self, encoding: str = "utf-8") -> str:
+        """All of it."""
+        try:
+            return self.path.read_text(encoding=encoding)
+        except UnicodeDecodeError as error:
+            raise self.odd(f"not UTF-8 (byte {error.start})") from None
+        except OSError as error:
+            raise CorpusError(f"cannot be read: {error.strerror}", file=str(self.path), remedy=self.remedy) from None
 
-def read_list(path: Path, of: str, remedy: str = AGAIN) -> list:
-    """A file with one JSON list of ``of``; raises CorpusError for anything else."""
-    rows = parse_json(path, read_text(path, remedy), remedy=remedy)
-    if not isinstance(rows, list):
-        raise CorpusError(f"expected a JSON list of {of}", file=path.name, remedy=remedy)
-    return rows
+    def json(self, text: str, where: str | None = None):
+        """``text`` of it as JSON; the error names ``where``, or the line."""
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:  # beside bad syntax: a number or a nesting beyond Python's limits
+            problem = f"not valid JSON ({getattr(error, 'msg', error)}; the file may be cut short)"
+            raise self.odd(problem, where or f"line {getattr(error, 'lineno', 1)}") from None
 
+    def rows(self, of: str) -> list:
+        """Its one JSON list, of ``of``."""
+        rows = self.json(self.text())
+        if not isinstance(rows, list):
+            raise self.odd(f"expected a JSON list of {of}")
+        return rows
 
-def read_csv(path: Path, fields: Sequence[str], remedy: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """(number of the row, its cells), each of ``fields`` among them; raises CorpusError for a table of another form."""
-    csv.field_size_limit(1 << 24)
-    reader = csv.DictReader(io.StringIO(read_text(path, remedy, "utf-8-sig"), newline=""))
-    try:
-        for number, row in enumerate(itertools.chain([dict.fromkeys(reader.fieldnames or (), "")], reader)):
-            for field in fields:
-                if row.get(field) is None:
-                    raise CorpusError("missing", file=path.name, field=f"row {number or 1}, {field}", remedy=remedy)
-            if number > 0:  # row 0 is the header
-                yield number, row
-    except csv.Error as error:
-        raise CorpusError(f"cannot be read: {error}", file=path.name, remedy=remedy) from None
+    def table(self, fields: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+        """(number of the row, its cells) as CSV, each of ``fields`` among them."""
+        csv.field_size_limit(1 << 24)
+        reader = csv.DictReader(io.StringIO(self.text("utf-8-sig"), newline=""))
+        try:
+            for number, row in enumerate(itertools.chain([dict.fromkeys(reader.fieldnames or (), "")], reader)):
+                for field in fields:
+                    if row.get(field) is None:
+                        raise self.odd("missing", f"row {number or 1}, {field}")
+                if number > 0:  # row 0 is the header
+                    yield number, row
+        except csv.Error as error:
+            raise self.odd(f"cannot be read: {error}") from None
 
-
-def text_of(row, key: str, path: Path, where: str, remedy: str = AGAIN) -> str:
-    """The text at ``key`` of the JSON object ``row``; raises CorpusError naming file and ``where``."""
-    value = row.get(key) if isinstance(row, dict) else None
-    if isinstance(value, str) and not re.search(HALF, value):
-        return value
-    problem = NO_CHARACTER if isinstance(value, str) else "missing or not text"
-    raise CorpusError(problem, file=path.name, field=f"{where}, {key}", remedy=remedy)
+    def text_of(self, row, key: str, where: str) -> str:
+        """The text at ``key`` of the JSON object ``row``, which stands at ``where``."""
+        value = row.get(key) if isinstance(row, dict) else None
+        if isinstance(value, str) and not re.search(HALF, value):
+            return value
+        problem = NO_CHARACTER if isinstance(value, str) else "missing or not text"
+        raise self.odd(problem, f"{where}, {key}")
 
 
 def read_raw(path: Path, prefix: str) -> tuple[list[Dialogue], list[Flaw]]:
@@ -89,7 +96,7 @@ def read_raw(path: Path, prefix: str) -> tuple[list[Dialogue], list[Flaw]]:
 
     Raises CorpusError naming file, dialogue and field for anything that is not as published.
     """
-    return _read(read_list(path, "dialogues"), path.name, prefix)
+    return _read(DataFile(path).rows("dialogues"), path.name, prefix)
 
 
 def read_hub(paths: Sequence[Path], prefix: str) -> tuple[list[Dialogue], list[Flaw]]:
@@ -100,8 +107,9 @@ def read_hub(paths: Sequence[Path], prefix: str) -> tuple[list[Dialogue], list[F
     dialogues: list[Dialogue] = []
     flaws: list[Flaw] = []
     for path in paths:
-        lines = enumerate(read_text(path).split("\n"), start=1)
-        rows = [parse_json(path, line, f"line {number}") for number, line in lines if line.strip()]
+        file = DataFile(path)
+        lines = enumerate(file.text().split("\n"), start=1)
+        rows = [file.json(line, f"line {number}") for number, line in lines if line.strip()]
         read, found = _read(rows, path.name, prefix, start=len(dialogues))
         dialogues += read
         flaws += found
@@ -173,9 +181,8 @@ def _strategy(name, field: str, fail, flaws: list[str]) -> str:
     if isinstance(name, str) and name in taxonomy.STRATEGY_SYNONYMS:
         flaws.append(f"strategy spelled {name!r}")
         return taxonomy.STRATEGY_SYNONYMS[name]
-    near = difflib.get_close_matches(str(name), taxonomy.STRATEGIES, n=1, cutoff=0.4)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise fail(f"unknown strategy {name!r}{hint}", field, f"use one of: {', '.join(taxonomy.STRATEGIES)}")
+    problem = f"unknown strategy {name!r}{nearest(name, taxonomy.STRATEGIES)}"
+    raise fail(problem, field, f"use one of: {', '.join(taxonomy.STRATEGIES)}")
 
 
 def _rating(answers: dict, key: str, where: str, fail) -> int | None:

@@ -15,8 +15,7 @@ import numpy as np
 
 from decoupled_esc import taxonomy
 from decoupled_esc.corpus.chat import turns
-from decoupled_esc.corpus.errors import CorpusError
-from decoupled_esc.corpus.readers import fold, read_list, text_of
+from decoupled_esc.corpus.readers import DataFile, fold
 from decoupled_esc.corpus.types import Dialogue, Turn
 
 FILES = {
@@ -66,12 +65,13 @@ def read(folder: Path, test: Sequence[Dialogue], failed: Sequence[Dialogue]) -> 
     for source, name in FILES.items():
         people = source == "failed"
         answered = [turn for dialogue in (failed if people else test) for turn in turns(dialogue)]
-        rows = _rows(folder / name)
+        file = DataFile(folder / name, "fetch the files again: decoupled-esc data fetch decoupledesc_release")
+        rows = _rows(file)
         if people:
-            aligned = _align(name, [row["response"] for row in rows], answered, [turn.reply for turn in answered])
+            aligned = _align(file, [row["response"] for row in rows], answered, [turn.reply for turn in answered])
         else:
             asked = [turn.context[-1].text for turn in answered]
-            aligned = _align(name, [row["user_input"] for row in rows], answered, asked)
+            aligned = _align(file, [row["user_input"] for row in rows], answered, asked)
         for row, (turn, unique) in zip(rows, aligned, strict=True):
             strategy = row["strategy"] if row["strategy"] in taxonomy.STRATEGIES else None
             reply = fold(row["response"]).removeprefix(f"[{row['strategy']}]").strip()
@@ -95,15 +95,12 @@ def dealt_at_random(rows: Sequence[LabelledReply], seed: int) -> list[LabelledRe
     return found
 
 
-def _rows(path: Path) -> list[dict]:
-    rows = read_list(path, "rows", _AGAIN)
+def _rows(file: DataFile) -> list[dict]:
+    rows = file.rows("rows")
     for number, row in enumerate(rows):
         for key in ("user_input", "strategy", "response", "Contains Empathy Error", "Error Type"):
-            text_of(row, key, path, f"row {number}", _AGAIN)
+            file.text_of(row, key, f"row {number}")
     return rows
-
-
-_AGAIN = "fetch the files again: decoupled-esc data fetch decoupledesc_release"
 
 
 def _error(row: dict) -> str | None:
@@ -115,7 +112,9 @@ def _error(row: dict) -> str | None:
     return taxonomy.NO_ERROR if said == "no" else None
 
 
-def _align(name: str, words: Sequence[str], answered: Sequence[Turn], theirs: Sequence[str]) -> list[tuple[Turn, bool]]:
+def _align(
+    file: DataFile, words: Sequence[str], answered: Sequence[Turn], theirs: Sequence[str]
+) -> list[tuple[Turn, bool]]:
     """For each row, known by its ``words``, the turn that has them in ``theirs``, and whether no other turn has."""
     from scipy.optimize import linear_sum_assignment
 
@@ -123,8 +122,7 @@ def _align(name: str, words: Sequence[str], answered: Sequence[Turn], theirs: Se
     for key in [key for key in rows if key not in places]:  # a slip of the pen was put right in one of the two files
         near = difflib.get_close_matches(key, places, n=1, cutoff=0.9)
         if not near:
-            row = rows[key][0]
-            raise CorpusError("no turn has the words of this row", file=name, field=f"row {row}", remedy=_AGAIN)
+            raise file.odd("no turn has the words of this row", f"row {rows[key][0]}")
         rows.setdefault(near[0], []).extend(rows.pop(key))
     sure = {rows[key][0]: places[key][0] for key in rows if len(rows[key]) == len(places[key]) == 1}
     anchors = sorted(sure)
@@ -132,8 +130,7 @@ def _align(name: str, words: Sequence[str], answered: Sequence[Turn], theirs: Se
     for key, mine in rows.items():
         options = places[key]
         if len(mine) > len(options):
-            problem = f"{len(mine)} rows have the words of {len(options)} turns"
-            raise CorpusError(problem, file=name, field=f"row {mine[0]}", remedy=_AGAIN)
+            raise file.odd(f"{len(mine)} rows have the words of {len(options)} turns", f"row {mine[0]}")
         expected = [_expected(row, anchors, sure) for row in mine]
         shift = np.abs(np.subtract.outer(np.array(expected, dtype=float), np.array(options, dtype=float)))
         for row, place in zip(*linear_sum_assignment(shift), strict=True):

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from decoupled_esc.corpus.errors import CorpusError
-from decoupled_esc.corpus.readers import fold, read_text
+from decoupled_esc.corpus.readers import DataFile, fold
 from decoupled_esc.corpus.types import Dialogue, Split
 
 MANIFEST = Path(__file__).parents[3] / "data" / "esconv_split.tsv"
@@ -27,23 +27,20 @@ def dialogue_hash(supporter_texts: Iterable[str]) -> str:
 def read_manifest(path: Path = MANIFEST) -> dict[str, tuple[int, Split]]:
     """Hash -> (number, split) for the 1,300 dialogues."""
     found: dict[str, tuple[int, Split]] = {}
-    for line in read_text(path, "restore it with git").splitlines():
+    file = DataFile(path, "restore it with git")
+    for line in file.text().splitlines():
         if line and not line.startswith("#"):
             digest, _, split = line.partition("\t")
             if split not in ("train", "validation", "test") or digest in found:
-                raise CorpusError(
-                    "no new hash and split", file=path.name, field=repr(line), remedy="restore it with git"
-                )
+                raise file.odd("no new hash and split", repr(line))
             found[digest] = len(found), split
     return found
 
 
 def manifest_digests(path: Path = MANIFEST) -> dict[str, str]:
     """Name -> ``Corpus.digest`` of the published data that this book's results were made from."""
-    lines = (
-        line.split() for line in read_text(path, "restore it with git").splitlines() if line.startswith("# digest ")
-    )
-    return {name: digest for _, _, name, digest in lines}
+    lines = DataFile(path, "restore it with git").text().splitlines()
+    return {name: digest for _, _, name, digest in (line.split() for line in lines if line.startswith("# digest "))}
 
 
 def assign(dialogues: Iterable[Dialogue], manifest: dict[str, tuple[int, Split]]) -> list[Dialogue]:

@@ -1,5 +1,6 @@
 """Counts behind Tables 1 and 6 and Figure 8 of DecoupledESC.  Pure functions of the dialogues."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -29,18 +30,20 @@ def size(dialogues: Sequence[Dialogue]) -> dict[str, dict[str, float]]:
 
 def strategy_counts(dialogues: Iterable[Dialogue]) -> dict[str, int]:
     """Supporter utterances per strategy (Table 6), in the order of ``taxonomy.STRATEGIES``."""
-    counts = strategy_by_stage(dialogues).sum(axis=0).tolist()
-    return dict(zip(taxonomy.STRATEGIES, counts, strict=True))
+    counts = Counter(utterance.strategy for dialogue in dialogues for utterance in dialogue.utterances)
+    return {name: counts[name] for name in taxonomy.STRATEGIES}
 
 
-def strategy_by_stage(dialogues: Iterable[Dialogue]) -> np.ndarray:
-    """Counts int [6, 8]: supporter utterances by stage of the dialogue and strategy (Figure 8)."""
-    counts = np.zeros((taxonomy.STAGES, len(taxonomy.STRATEGIES)), dtype=int)
-    for dialogue in dialogues:
-        for position, utterance in enumerate(dialogue.utterances):
-            if utterance.role == "supporter":
-                stage = taxonomy.stage(position, len(dialogue.utterances))
-                counts[stage, taxonomy.STRATEGIES.index(utterance.strategy)] += 1
+def strategy_by_stage(dialogues: Iterable[Sequence[str | None]]) -> list[list[int]]:
+    """Counts [6 stages][8 strategies] of supporters' turns (Figure 8; CSO, Figures 3 and 9).
+
+    A dialogue is the strategies of its turns, None for a seeker's, which takes its place and is not counted.
+    """
+    counts = [[0] * len(taxonomy.STRATEGIES) for _ in range(taxonomy.STAGES)]
+    for names in dialogues:
+        for place, name in enumerate(names):
+            if name is not None:
+                counts[taxonomy.stage(place, len(names))][taxonomy.STRATEGIES.index(name)] += 1
     return counts
 
 

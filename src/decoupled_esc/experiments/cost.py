@@ -8,13 +8,13 @@ per token, over a card's rate; every factor is a constant here.  Nothing in it w
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from decoupled_esc.errors import KnownError
+from decoupled_esc.errors import KnownError, nearest
 from decoupled_esc.experiments import cso, inputs, searches
 from decoupled_esc.experiments.book import steps as steps_of
 from decoupled_esc.experiments.inputs import Policy
 from decoupled_esc.experiments.judging import AskJudges
 from decoupled_esc.experiments.preferences import MinePairs, SampleCandidates, TrainPreference
-from decoupled_esc.experiments.profiles import Profile, nearest
+from decoupled_esc.experiments.profiles import Profile
 from decoupled_esc.experiments.replies import Reply
 from decoupled_esc.experiments.run import Book
 from decoupled_esc.experiments.scores import AnswerStrategyTest

@@ -74,7 +74,7 @@ class CountData(Step):
             blank_turns={split: blank[split][0] for split in ("train", "test")},
             size=statistics.size(train),
             strategy_counts=statistics.strategy_counts(train),
-            strategy_by_stage=statistics.strategy_by_stage(train).tolist(),
+            strategy_by_stage=statistics.strategy_by_stage([said.strategy for said in one.utterances] for one in train),
             survey={name: statistics.survey(found.dialogues) for name, found in corpora.items()},
             failed=FailedCounts(failed.name, len(failed.dialogues), statistics.strategy_counts(failed.dialogues)),
             flaws={

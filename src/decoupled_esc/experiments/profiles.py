@@ -6,7 +6,6 @@ or value is an error that names the nearest known one.
 
 from __future__ import annotations
 
-import difflib
 import json
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +14,7 @@ import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
-from decoupled_esc.errors import KnownError
+from decoupled_esc.errors import KnownError, nearest
 from decoupled_esc.evaluate.judges import Protocol
 from decoupled_esc.generate.client import Endpoint, Mode
 from decoupled_esc.generate.engine import Sampling
@@ -361,12 +360,6 @@ def parse_profile(data: dict, source: str) -> Profile:
         raise ProfileError(f"{source}: " + "; ".join(map(_explain, error.errors()[:12]))) from None
     except (RecursionError, ValueError, TypeError):  # of json
         raise ProfileError(f"{source}: a section contains itself, or a value is neither text nor number") from None
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """`` (did you mean 'x'?)`` or nothing."""
-    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _explain(problem: dict) -> str:

@@ -14,12 +14,12 @@ from collections.abc import MutableMapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 
-from decoupled_esc.errors import KnownError
+from decoupled_esc.errors import KnownError, nearest
 from decoupled_esc.experiments import book as table
 from decoupled_esc.experiments import inputs
 from decoupled_esc.experiments.corrected import MeasureErrorRates
 from decoupled_esc.experiments.judging import CountErrors
-from decoupled_esc.experiments.profiles import Profile, ProfileError, load_profile, nearest
+from decoupled_esc.experiments.profiles import Profile, ProfileError, load_profile
 from decoupled_esc.experiments.scores import AnswerStrategyTest, CountPerSeed
 from decoupled_esc.pipeline import Step, StepError, schedule
 from decoupled_esc.pipeline.store import Store, Stored, Stores

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from decoupled_esc import corpus, taxonomy
-from decoupled_esc.corpus import CorpusError, Turn, published_replies, released
+from decoupled_esc.corpus import Turn, published_replies, released
 from decoupled_esc.corpus.published_replies import PublishedReply
-from decoupled_esc.corpus.readers import parse_json, read_text, text_of
+from decoupled_esc.corpus.readers import DataFile
 from decoupled_esc.evaluate import EvaluatedTurn, Evaluation, decoding, evaluate_systems
 from decoupled_esc.experiments.inputs import Files, Measured, Source, Turns
 from decoupled_esc.experiments.replies import Reply
@@ -219,28 +219,22 @@ def read_file(path: Path, turns: Sequence[Turn]) -> list[EvaluatedTurn]:
     without a line.
     """
     gold, found = {turn.id: turn for turn in turns}, {}
-    remedy = "one JSON object per line, for each test turn: id (such as esconv/0012/05), strategy, reply"
-
-    def odd(problem: str, where: str) -> CorpusError:
-        return CorpusError(problem, file=path.name, field=where, remedy=remedy)
-
-    for number, line in enumerate(read_text(path, remedy).splitlines(), 1):
+    file = DataFile(path, "one JSON object per line, for each test turn: id (such as esconv/0012/05), strategy, reply")
+    for number, line in enumerate(file.text().splitlines(), 1):
         if not line.strip():
             continue
         where = f"line {number}"
-        row = parse_json(path, line, where, remedy)
-        id, reply = (text_of(row, key, path, where, remedy) for key in ("id", "reply"))
+        row = file.json(line, where)
+        id, reply = (file.text_of(row, key, where) for key in ("id", "reply"))
         strategy = row.get("strategy")
         if id not in gold or id in found:
-            raise odd("is there twice" if id in found else f"{id!r} is no test turn", f"{where}, id")
+            raise file.odd("is there twice" if id in found else f"{id!r} is no test turn", f"{where}, id")
         if strategy is not None and strategy not in taxonomy.STRATEGIES:
-            raise odd(
-                f"{json.dumps(strategy)} is neither null nor one of: {', '.join(taxonomy.STRATEGIES)}",
-                f"{where}, strategy",
-            )
+            problem = f"{json.dumps(strategy)} is neither null nor one of: {', '.join(taxonomy.STRATEGIES)}"
+            raise file.odd(problem, f"{where}, strategy")
         found[id] = _turn(gold[id], strategy, reply)
     if lacking := [id for id in gold if id not in found]:
-        raise odd(f"{len(lacking)} of {len(gold)} test turns have no line, the first {lacking[0]}", "id")
+        raise file.odd(f"{len(lacking)} of {len(gold)} test turns have no line, the first {lacking[0]}", "id")
     return list(found.values())
 
 

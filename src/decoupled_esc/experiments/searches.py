@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from decoupled_esc import corpus, prompts, taxonomy
-from decoupled_esc.corpus import Dialogue, Turn
+from decoupled_esc.corpus import Dialogue, Turn, statistics
 from decoupled_esc.evaluate import errors, offline
 from decoupled_esc.evaluate.bootstrap import Estimate
 from decoupled_esc.evaluate.judged import Means, Reply, ScoreTable
@@ -42,7 +42,7 @@ class SeedDialogues:
 
     def read(self) -> list[Dialogue]:
         """The dialogues, in order.  Raises UpstreamMissing where there are none."""
-        dialogues = self.turns.dialogues() if self.extes is None else corpus.extes.read(self.extes.paths()[0])
+        dialogues = self.turns.dialogues() if self.extes is None else corpus.extes.read(self.extes.paths()[0])[0]
         short = [dialogue for dialogue in dialogues if 2 <= len(corpus.turns(dialogue)) <= self.max_gold_turns]
         chosen = set(random.Random(self.seed).sample(range(len(short)), min(self.number, len(short))))
         return [dialogue for number, dialogue in enumerate(short) if number in chosen]
@@ -255,7 +255,7 @@ class ExtractPairs(Measured):
             **vars(written_pairs(work, own)),
             seeds=pairs.seed_statistics(seeds),
             statistics={condition: pairs.statistics(paths) for condition, paths in found.items()},
-            by_stage=StrategyCounts(*map(pairs.strategies_by_stage, stages)),
+            by_stage=StrategyCounts(*map(statistics.strategy_by_stage, stages)),
             strategies=PreferredRejected(
                 [sum(one.turn.strategy == name for one in distinct) for name in taxonomy.STRATEGIES],
                 [sum(pair.strategy == name for pair in own) for name in taxonomy.STRATEGIES],

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from decoupled_esc.corpus import CorpusError, Dialogue, Message, Turn, Utterance, extes, fold, tagged, turns
-from decoupled_esc.corpus.readers import HALF, NO_CHARACTER, read_list
+from decoupled_esc.corpus.readers import HALF, NO_CHARACTER, DataFile
 from decoupled_esc.files import read_as, write_rows
 from decoupled_esc.search.pairs import Preferred
 
@@ -124,7 +124,7 @@ def read_published(path: Path) -> tuple[list[ProPair], list[Turn]]:
     """
     remedy = "put ESC-Pro.json there, a JSON list of {messages: [{role, content, strategy, negative}]}"
     found, preferred = [], []
-    for number, row in enumerate(read_list(path, "dialogues", remedy)):
+    for number, row in enumerate(DataFile(path, remedy).rows("dialogues")):
         try:
             messages = _Published.model_validate(row).messages
         except ValidationError as error:

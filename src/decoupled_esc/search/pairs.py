@@ -18,7 +18,6 @@ from typing import Literal
 
 import numpy as np
 
-from decoupled_esc import taxonomy
 from decoupled_esc.corpus import Dialogue, Turn, chat_form
 from decoupled_esc.search.tree import Node, Tree
 
@@ -189,15 +188,6 @@ def seed_statistics(seeds: Sequence[Dialogue]) -> SeedStatistics:
 
 def _mean_words(texts: Sequence[str]) -> float | None:
     return sum(len(text.split()) for text in texts) / len(texts) if texts else None
-
-
-def strategies_by_stage(dialogues: Iterable[Sequence[str]]) -> list[list[int]]:
-    """Counts [6 stages, 8 strategies] of supporters' turns (CSO, Figures 3 and 9); a dialogue is its strategies."""
-    counts = [[0] * len(taxonomy.STRATEGIES) for _ in range(taxonomy.STAGES)]
-    for names in dialogues:
-        for place, name in enumerate(names):
-            counts[taxonomy.stage(place, len(names))][taxonomy.STRATEGIES.index(name)] += 1
-    return counts
 
 
 def toxicity_by_part(
