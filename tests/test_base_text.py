@@ -68,9 +68,7 @@ def test_counsel_chat_keeps_each_answer_once_and_without_markup(tmp_path):
 
 def test_dailydialog_closes_the_blanks_of_tokenisation(tmp_path):
     path = tmp_path / "dailydialog_test.txt"
-    path.write_text(
-        "I ’ m fine , thanks ! __eou__ Isn ' t it ( a bit ) cold ? __eou__\n\nBye . __eou__ Bye . __eou__\n"
-    )
+    path.write_text("I ’ m fine , thanks ! __eou__ Isn ' t it ( a bit ) cold ? __eou__\n\nBye . __eou__ Bye . __eou__\n")
     first, second = texts.read_dailydialog([path])
     assert said(first) == [("seeker", "I'm fine, thanks!"), ("supporter", "Isn't it (a bit) cold?")]
     assert (first.id, second.id) == ("dailydialog/test-0001", "dailydialog/test-0003")
@@ -80,19 +78,9 @@ def test_dailydialog_closes_the_blanks_of_tokenisation(tmp_path):
     ("read", "name", "content", "message"),
     [
         (texts.read_annomi, "annomi.csv", "a,b\n1,2\n", "annomi.csv, field row 1, transcript_id: missing"),
-        (
-            texts.read_annomi,
-            "annomi.csv",
-            ANNOMI.replace("client", "nurse"),
-            "row 4, interlocutor: unexpected 'nurse'",
-        ),
+        (texts.read_annomi, "annomi.csv", ANNOMI.replace("client", "nurse"), "row 4, interlocutor: unexpected 'nurse'"),
         (texts.read_annomi, "annomi.csv", ANNOMI + "low,13\n", "row 8, utterance_id: missing"),
-        (
-            texts.read_counsel_chat,
-            "counsel.csv",
-            "questionID\nq\n",
-            "counsel.csv, field row 1, questionTitle: missing",
-        ),
+        (texts.read_counsel_chat, "counsel.csv", "questionID\nq\n", "counsel.csv, field row 1, questionTitle: missing"),
         (lambda path: texts.read_dailydialog([path]), "d.txt", "Hello there\n", "d.txt, field line 1: no __eou__"),
         (lambda path: texts.read_dailydialog([path]), "d.txt", b"\xff\xfe", "d.txt: not UTF-8"),
     ],

@@ -1,10 +1,8 @@
 """The one table of steps: what each profile builds, what each field changes, and users' own ExTES and ESC-Pro end to end."""
 
-import copy
 import json
 
 import pytest
-import yaml
 
 from decoupled_esc import models
 from decoupled_esc.corpus import fetch
@@ -14,7 +12,7 @@ from decoupled_esc.experiments.cso import ReadPublishedPairs, SampleRandomPairs,
 from decoupled_esc.experiments.judging import CountErrors, JudgeOffline
 from decoupled_esc.experiments.labels import ErrorLabels, TrainingLabels
 from decoupled_esc.experiments.preferences import MinePairs
-from decoupled_esc.experiments.profiles import FOLDER, load_profile, names, parse_profile
+from decoupled_esc.experiments.profiles import load_profile, names, parse_profile
 from decoupled_esc.experiments.replies import Reply
 from decoupled_esc.experiments.run import PUBLISHED, ROOT, Book
 from decoupled_esc.experiments.searches import ExtractPairs, GrowTrees
@@ -22,6 +20,7 @@ from decoupled_esc.pipeline import Missing, closure
 from decoupled_esc.pipeline.store import Store, Stores, result_type
 from decoupled_esc.publish import notebooks
 from decoupled_esc.search import escpro
+from tests.plain_data import plain, put
 from tests.small_steps import Here
 
 SEEDS = ("14", "15")
@@ -30,21 +29,7 @@ ALTERNATIVES = {f"{loss}-generator" for loss in table.LOSSES[1:]}
 
 
 def build(data: dict) -> dict:
-    return table.steps(parse_profile({"name": "own", **data}, "own"), inputs.as_published())
-
-
-def plain(name: str) -> dict:
-    return json.loads(json.dumps(yaml.safe_load((FOLDER / f"{name}.yaml").read_bytes())))
-
-
-def put(data: dict, where: str, value) -> dict:
-    data = copy.deepcopy(data)
-    *path, last = where.split(".")
-    section = data
-    for part in path:
-        section = section[int(part) if isinstance(section, list) else part]
-    section[last] = value
-    return data
+    return table.steps(parse_profile(data | {"name": "own"}, "own"), inputs.as_published())
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +74,8 @@ def test_every_published_result_holds_and_is_read_as_its_type(laptop):
     for name, step in laptop.items():
         assert store.why_not(step) == "", name
         stored = store.read(step)
-        assert (
-            isinstance(stored.result, Missing)
-            or result_type(type(step)).validate_python(stored.result) == stored.result
-        )
+        kind = result_type(type(step))
+        assert isinstance(stored.result, Missing) or kind.validate_python(stored.result) == stored.result
         assert stored.key == step.key and stored.fields == step.fields and stored.provenance["name"] == name
     known = {f"{name}.json" for name in laptop} | {f"{name}.jsonl" for name in laptop}
     assert {path.name for path in (PUBLISHED / "laptop").iterdir()} <= known
@@ -267,7 +250,7 @@ def own_files(tmp_path, monkeypatch):
 
 
 def book_of(data: dict, folder) -> Book:
-    book = Book(parse_profile({"name": "own", **data}, "own"), runs=folder / "runs", published=folder / "none")
+    book = Book(parse_profile(data | {"name": "own"}, "own"), runs=folder / "runs", published=folder / "none")
     book.steps = table.steps(book.profile, inputs.on_this_machine(download=False))
     return book
 
@@ -278,11 +261,8 @@ def test_trees_grow_from_a_copy_of_extes(own_files):
     assert len(seeds) == 2 and {d.utterances[0].text for d in seeds} < set(SAID)
     book.run(["esc-pro"], Here(), runs_only=True)
     search, pairs = book["search"], book["esc-pro"]
-    assert (
-        search.seeds == 2
-        and list(search.trees) == [d.id for d in seeds]
-        and all(id.startswith("extes/") for id in search.trees)
-    )
+    assert search.seeds == 2 and list(search.trees) == [d.id for d in seeds]
+    assert all(id.startswith("extes/") for id in search.trees)
     assert pairs.seeds.dialogues == 2 and pairs.pairs >= 0
     (own_files / "data" / "extes" / "ExTES.json").unlink()
     absent = book_of(small(**{"search.seeds": "extes"}), own_files)
@@ -296,10 +276,8 @@ def test_training_starts_from_a_copy_of_the_published_pairs(own_files):
     book = book_of(data, own_files)
     step = book.steps["esc-pro-published"]
     assert isinstance(step, ReadPublishedPairs) and isinstance(book.steps["esc-pro-random"], SampleRandomPairs)
-    assert (
-        book.steps["cso-dpo"].pairs is book.steps["esc-pro-random"].pairs is step
-        and book.steps["cso-dpo"].start is None
-    )
+    assert book.steps["cso-dpo"].pairs is book.steps["esc-pro-random"].pairs is step
+    assert book.steps["cso-dpo"].start is None
     assert book.run(["cso-dpo", "cso-sft"], Here(), runs_only=True) == 3
     dpo, sft = book["cso-dpo"], book["cso-sft"]
     assert (dpo.pairs, dpo.turns, dpo.trees, dpo.loss.loss) == (9, 6, 3, "dpo")

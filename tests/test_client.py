@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from decoupled_esc.generate import client as asking
-from decoupled_esc.generate.answers import masked, read
+from decoupled_esc.generate.answers import read
 from decoupled_esc.generate.client import BudgetExceeded, Client, Endpoint, EndpointError, ReplayMiss, Request
 from decoupled_esc.generate.record import Record, RecordError, Stored
 from tests.misbehaving_server import OF_THE_WAY, serving
@@ -166,24 +166,14 @@ def test_an_odd_message_is_an_answer_and_not_paid_for_eight_times(tmp_path, mess
         assert (answer.parsed, answer.why) == (None, why) and len(server.bodies) == asking.MAX_PARSE_ATTEMPTS
 
 
-@pytest.mark.parametrize("reason", [{}, ["stop"], None, 7])
-@pytest.mark.parametrize("counted", [10**30, -1, True, 1.5, "many"])
-def test_an_answer_with_odd_surroundings_is_delivered_and_kept(tmp_path, reason, counted):
-    usage = {"prompt_tokens": counted, "completion_tokens": 3}
-    reply = replying({"content": '{"score": 4}'}, {"finish_reason": reason}, usage=usage, model={})
+def test_an_answer_with_odd_surroundings_is_delivered_and_kept(tmp_path):
+    usage = {"prompt_tokens": 10**30, "completion_tokens": 3}
+    reply = replying({"content": '{"score": 4} \ud83d'}, {"finish_reason": ["stop"]}, usage=usage, model={})
     with serving(reply=reply) as server:
         for _ in range(2):
             (answer,) = open_client(server, tmp_path / "r.db").ask(requests(1))
-            assert answer.parsed == Score(score=4) and answer.tokens_out == 3 and 0 < answer.tokens_in < 2000
-        assert len(server.bodies) == 1
-
-
-def test_half_an_emoji_is_stored_like_anything_else(tmp_path):
-    whole = b'{"choices": [{"message": {"content": "{\\"score\\": 1} \\ud83d"}}]}'
-    with serving(reply=lambda _: (200, whole)) as server:
-        for _ in range(2):
-            (answer,) = open_client(server, tmp_path / "r.db").ask(requests(1))
-            assert answer.parsed == Score(score=1) and answer.text == '{"score": 1} ?'
+            assert (answer.parsed, answer.text) == (Score(score=4), '{"score": 4} ?')
+            assert answer.tokens_out == 3 and 0 < answer.tokens_in < 2000
         assert len(server.bodies) == 1
 
 
@@ -232,11 +222,6 @@ def test_a_key_or_a_part_of_it_that_the_server_repeats_is_hidden(tmp_path, monke
     assert not any(part in str(caught.value) for part in ("password", "secret", "456789"))
     assert len(client.record) == 1, "an answer that repeats the key is kept without it"
     assert b"sk-secret" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
-
-
-def test_masking_leaves_other_text_alone():
-    assert masked("a short key: none", "none") == "a short key: none"
-    assert masked("abcdefgh or bcdefg, not abcde", "abcdefgh") == "*** or ***, not abcde"
 
 
 def test_a_key_that_can_t_be_one_is_named_and_not_shown(tmp_path, monkeypatch):

@@ -29,6 +29,7 @@ from decoupled_esc.corpus import (
 )
 from decoupled_esc.corpus.split import MANIFEST, dialogue_hash
 from decoupled_esc.present.paper import load_tables
+from tests.plain_data import put
 
 MINIATURE = MANIFEST.parent / "miniature"
 SURVEY = {
@@ -75,12 +76,13 @@ def hub(said=SAID, **changed) -> dict:
 
 
 def raw_file(folder: Path, rows: list, name: str = "ESConv.json") -> Path:
-    (folder / name).write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
+    (folder / name).write_text(json.dumps(rows, indent=1, ensure_ascii=False), "utf-8", "backslashreplace")
     return folder / name
 
 
 def hub_file(folder: Path, rows: list, name: str = "train.txt") -> Path:
-    (folder / name).write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
+    text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
+    (folder / name).write_text(text, "utf-8", "backslashreplace")  # half of a surrogate pair stays an escape of JSON
     return folder / name
 
 
@@ -145,7 +147,7 @@ def test_miniature_has_what_its_readme_says(monkeypatch, tmp_path):
     assert sum(u.role == "supporter" for u in said) == 215
     assert sum(u.feedback is not None for u in said) == 94
     assert set(statistics.strategy_counts(dialogues).values()) == {24, 27, 28, 29, 30}
-    assert statistics.strategy_by_stage(dialogues).min() > 0
+    assert np.min(by_stage(dialogues)) > 0
     failed, flaws = corpus.read_raw(MINIATURE / "FailedESConv.json", "failed")
     assert (len(failed), sum(len(d.utterances) for d in failed)) == (4, 60)
     old = {"Questions", "Other", "Direct Guidance", "Restatement", "Approval and Reassurance"}
@@ -158,20 +160,6 @@ def test_miniature_has_what_its_readme_says(monkeypatch, tmp_path):
 
 
 # Bad input ------------------------------------------------------------------------------------------------------
-
-
-def put(row: dict, place: tuple, value) -> dict:
-    """A deep copy of ``row`` with ``value`` at ``place``; the key is dropped where ``value`` is ``...``."""
-    row = json.loads(json.dumps(row))
-    *path, last = place
-    inner = row
-    for key in path:
-        inner = inner[key]
-    if value is ...:
-        del inner[last]
-    else:
-        inner[last] = value
-    return row
 
 
 def read(format: str, folder: Path, rows: list):
@@ -205,46 +193,23 @@ BOTH = pytest.mark.parametrize("format", ["raw", "hub"])
         (("situation",), 3, "situation: missing, or not text"),
         (("emotion_type",), None, "emotion_type: missing, or not text"),
         (("dialog",), [], "dialog: missing, or an empty dialogue"),
-        (("dialog",), {"0": "x"}, "dialog: missing, or an empty dialogue"),
         (("dialog",), [{"speaker": "usr", "text": " \n"}], "dialog: a dialogue without any text"),
         (("dialog", 3), "hm", "dialog[3]: expected an object"),
-        (("dialog", 1, "speaker"), ..., "dialog[1].speaker: unknown speaker None"),
         (("dialog", 1, "speaker"), "narrator", "dialog[1].speaker: unknown speaker 'narrator'"),
         (("dialog", 1, "speaker"), ["sys"], "dialog[1].speaker: unknown speaker ['sys']"),
-        (("dialog", 0, "TEXT"), ..., "dialog[0].content (or .text): missing"),
         (("dialog", 0, "TEXT"), None, "dialog[0].content (or .text): missing"),
-        (("dialog", 0, "TEXT"), ["a"], "dialog[0].content (or .text): missing"),
-        (
-            ("dialog", 1, "STRATEGY"),
-            "Quesion",
-            "dialog[1].strategy: unknown strategy 'Quesion' (did you mean 'Question'?)",
-        ),
+        (("dialog", 0, "TEXT"), "\ud83d", "half of a surrogate pair"),
         (("dialog", 1, "STRATEGY"), "reflection of feeling", "(did you mean 'Reflection of feelings'?)"),
-        (("dialog", 1, "STRATEGY"), "Zzz", "unknown strategy 'Zzz'. Remedy: use one of: Question, "),
-        (("dialog", 1, "STRATEGY"), ["Question"], "unknown strategy ['Question']"),
-        (("dialog", 1, "STRATEGY"), 5, "unknown strategy 5"),
-        (("dialog", 1, "STRATEGY"), None, "dialog[1].strategy: a supporter utterance without a strategy"),
+        (("dialog", 1, "STRATEGY"), ["Zzz"], "unknown strategy ['Zzz']. Remedy: use one of: Question, "),
         (("dialog", 1, "STRATEGY"), ..., "dialog[1].strategy: a supporter utterance without a strategy"),
         (("dialog", 1, "annotation"), None, "dialog[1].annotation: expected an object"),
-        (("dialog", 1, "annotation"), ["Question"], "dialog[1].annotation: expected an object"),
-        (
-            ("dialog", 2, "annotation"),
-            {"feedback": "0"},
-            "dialog[2].annotation.feedback: '0' is not a rating from 1 to 5",
-        ),
-        (("dialog", 2, "annotation"), {"feedback": 3.5}, "dialog[2].annotation.feedback: 3.5 is not a rating"),
         (("dialog", 2, "annotation"), {"feedback": True}, "dialog[2].annotation.feedback: True is not a rating"),
         (("survey_score",), [5], "survey_score: missing, or no object"),
         (("survey_score", "seeker"), "5", "survey_score.seeker: expected an object"),
         (("survey_score", "supporter"), None, "survey_score.supporter: expected an object"),
         (("survey_score", "seeker", "empathy"), "6", "survey_score.seeker.empathy: '6' is not a rating"),
         (("survey_score", "seeker", "relevance"), 0, "survey_score.seeker.relevance: 0 is not a rating"),
-        (("survey_score", "supporter", "relevance"), "x", "survey_score.supporter.relevance: 'x' is not a rating"),
-        (
-            ("survey_score", "seeker", "final_emotion_intensity"),
-            {},
-            "survey_score.seeker.final_emotion_intensity: {} is",
-        ),
+        (("survey_score", "supporter", "relevance"), {}, "survey_score.supporter.relevance: {} is not a rating"),
     ],
 )
 def test_whatever_is_wrong_is_named(tmp_path, format, place, value, problem):
@@ -255,39 +220,12 @@ def test_whatever_is_wrong_is_named(tmp_path, format, place, value, problem):
 
 
 @BOTH
-def test_half_of_a_surrogate_pair_is_refused(tmp_path, format):
-    write, row, key = (raw_file, raw(), "content") if format == "raw" else (hub_file, hub(), "text")
-    path = write(tmp_path, [put(row, ("dialog", 0, key), "HERE")])
-    path.write_text(path.read_text(encoding="utf-8").replace("HERE", "\\ud83d"), encoding="utf-8")
-    with pytest.raises(CorpusError, match=rf"dialogue 0, field dialog\[0\].{key}: half of a surrogate pair"):
-        corpus.read_raw(path, "esconv") if format == "raw" else corpus.read_hub([path], "esconv")
-
-
-@BOTH
 @pytest.mark.parametrize("end", [1, 200, -40])
 def test_a_truncated_file(tmp_path, format, end):
     path = raw_file(tmp_path, [raw(), raw()]) if format == "raw" else hub_file(tmp_path, [hub(), hub(), hub()])
     path.write_text(path.read_text(encoding="utf-8")[:end], encoding="utf-8")
     with pytest.raises(CorpusError, match=rf"^{path.name}, field line \d+: not valid JSON .* cut short"):
         corpus.read_raw(path, "esconv") if format == "raw" else corpus.read_hub([path], "esconv")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("[" * 100_000, "ESConv.json, field line 1: not valid JSON"),
-        ("1" * 10_000, "ESConv.json, field line 1: not valid JSON"),
-        ("{}", "ESConv.json: expected a JSON list of dialogues"),
-        ("[Caf\xe9]", "ESConv.json: not UTF-8 (byte 4)"),
-        (None, "cannot be read: No such file"),
-    ],
-)
-def test_a_file_that_cannot_be_parsed(tmp_path, content, message):
-    if content is not None:
-        (tmp_path / "ESConv.json").write_bytes(content.encode("latin-1"))
-    with pytest.raises(CorpusError) as caught:
-        corpus.read_raw(tmp_path / "ESConv.json", "esconv")
-    assert message in str(caught.value)
 
 
 anything = st.recursive(
@@ -335,18 +273,12 @@ def test_old_spellings_and_empty_utterances_are_counted(tmp_path):
     assert flaws == [Flaw("ESConv.json", "esconv/0001", one) for one in what]
 
 
-@pytest.mark.parametrize("zero", [0, "0"])
-def test_a_supporters_relevance_of_zero_is_not_answered_and_counted(tmp_path, zero):
-    survey = SURVEY | {"supporter": {"relevance": zero}}
-    dialogues, flaws = corpus.read_hub([hub_file(tmp_path, [hub(survey_score=survey)])], "esconv")
-    assert dialogues[0].survey == Survey(4, 2, 5, 3, None)
-    assert flaws == [Flaw("train.txt", "esconv/0000", "supporter's relevance rating of 0")]
-
-
-def test_unanswered_surveys_are_none_and_no_flaw(tmp_path):
-    rows = [hub(survey_score={}), hub(survey_score={"seeker": {"empathy": ""}, "supporter": {}})]
-    dialogues, flaws = corpus.read_hub([hub_file(tmp_path, rows)], "esconv")
-    assert [d.survey for d in dialogues] == [Survey(), Survey()] and flaws == []
+def test_what_a_survey_leaves_open_is_none_and_a_supporters_zero_is_counted(tmp_path):
+    surveys = [{}, {"seeker": {"empathy": ""}, "supporter": {}}, SURVEY | {"supporter": {"relevance": "0"}}]
+    path = hub_file(tmp_path, [hub(survey_score=survey) for survey in surveys])
+    dialogues, flaws = corpus.read_hub([path], "esconv")
+    assert [d.survey for d in dialogues] == [Survey(), Survey(), Survey(4, 2, 5, 3, None)]
+    assert flaws == [Flaw("train.txt", "esconv/0002", "supporter's relevance rating of 0")]
 
 
 # The split ------------------------------------------------------------------------------------------------------
@@ -422,25 +354,12 @@ dialogues = said.map(
 )
 
 
-def test_chat_form_by_hand():
-    lines = [
-        ("supporter", "a", "Others"), ("supporter", "b", "Question"), ("seeker", "c", None), ("seeker", "d", None),
-        ("supporter", "e", "Information"), ("seeker", "f", None),
-    ]  # fmt: skip
-    dialogue = Dialogue("d/0", tuple(Utterance(f"d/0/{i:02d}", *line) for i, line in enumerate(lines)))
-    assert [(m.role, m.text, m.strategy) for m in corpus.chat_form(dialogue)] == [
-        ("seeker", OPENING, None), ("supporter", "a", "Others"), ("seeker", BLANK, None),
-        ("supporter", "b", "Question"), ("seeker", "c d", None), ("supporter", "e", "Information"),
-    ]  # fmt: skip
-    assert (OPENING, BLANK) == ("Hi", " ")
-    assert [corpus.tagged(m) for m in corpus.chat_form(dialogue)[1::4]] == ["[Others] a", "[Information] e"]
-
-
 @settings(max_examples=200, deadline=None)
 @given(dialogues)
 def test_the_chat_form_and_its_turns(dialogue):
     """Alternating; ends on the supporter; joined texts, opening, blank, dropped tail; turns with all before."""
     messages, cut = corpus.chat_form(dialogue), corpus.turns(dialogue)
+    assert (OPENING, BLANK) == ("Hi", " ")
     supporter = [u for u in dialogue.utterances if u.role == "supporter"]
     assert [m.role for m in messages] == ["seeker", "supporter"] * len(supporter)
     assert [(m.text, m.strategy) for m in messages[1::2]] == [(u.text, u.strategy) for u in supporter]
@@ -481,6 +400,10 @@ def test_stages_by_hand_and_outside():
             taxonomy.stage(position, length)
 
 
+def by_stage(dialogues) -> np.ndarray:
+    return np.array(statistics.strategy_by_stage([u.strategy for u in d.utterances] for d in dialogues))
+
+
 @pytest.fixture
 def cats(tmp_path) -> list[Dialogue]:
     second = [("supporter", "Hello", "Others"), ("seeker", "Hey", None)]
@@ -506,7 +429,7 @@ def test_counts_by_hand(cats):
     assert {name: n for name, n in counts.items() if n} == {
         "Question": 1, "Reflection of feelings": 1, "Self-disclosure": 1, "Others": 1,
     }  # fmt: skip
-    table = statistics.strategy_by_stage(cats)
+    table = by_stage(cats)
     # Positions 1, 4, 5 of 7 lie at 1/6, 4/6, 5/6 (stages 1, 3, 4); position 0 of 2 at 0.
     assert table.shape == (6, 8)
     assert sorted(map(tuple, np.argwhere(table).tolist())) == [(0, 7), (1, 0), (3, 2), (4, 3)] and table.max() == 1

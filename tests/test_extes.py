@@ -11,6 +11,7 @@ from decoupled_esc.corpus import CorpusError, chat_form, extes, fetch, invented,
 from decoupled_esc.errors import KnownError
 from decoupled_esc.present.paper import load_tables
 from decoupled_esc.search import escpro
+from tests.plain_data import put
 
 EXTES = [
     {"scene": "work", "description": "Too much to do.", "content": [
@@ -80,7 +81,7 @@ def test_extes_is_found_by_its_name_and_becomes_seed_dialogues(tmp_path, monkeyp
         ("extes/0000", "utterance without text"), ("extes/0001", "unknown strategy 'Joking'"),
         ("extes/0002", "no supporter speaks")]  # fmt: skip
     assert len(found.digest) == len(fetch.identity("extes")) == 64
-    assert tuple(extes.read(fetch.verify("extes").paths[0])) == found.dialogues
+    assert tuple(extes.read(fetch.verify("extes").paths[0])[0]) == found.dialogues
 
 
 def test_published_pairs_are_what_training_takes(tmp_path, monkeypatch):
@@ -111,47 +112,25 @@ def test_published_pairs_are_what_training_takes(tmp_path, monkeypatch):
         ("esc_pro", (0,), [], "dialogue 0, field dialogue: Input should be a valid dictionary"),
         ("esc_pro", (0, "messages"), {}, "dialogue 0, field messages: Input should be a valid list"),
         ("esc_pro", (0, "messages", 1, "strategy"), "Joking", "strategy: Value error, 'Joking' is none of CSO's eight"),
-        (
-            "esc_pro",
-            (0, "messages", 1, "negative", 0, "content"),
-            None,
-            "negative.0.content: Input should be a valid string",
-        ),
         ("esc_pro", (0, "messages", 1, "negative", 0, "content"), " ", "negative.0.content: String should match"),
         ("esc_pro", (0, "messages", 1, "negative"), 5, "messages.1.assistant.negative: Input should be a valid list"),
         ("esc_pro", (0, "messages", 0, "role"), "system", "field messages.0: Input tag 'system'"),
-        (
-            "esc_pro",
-            (0, "messages", 0, "content"),
-            "\ud83d",
-            "messages.0.user.content: Value error, half of a surrogate",
-        ),
+        ("esc_pro", (0, "messages", 0, "content"), "\ud83d", "user.content: Value error, half of a surrogate"),
         ("invented", (0, "explorations"), 3, "row 0, explorations: Input should be 0, 1 or 2"),
         ("released", (0,), None, "row 0, user_input: missing or not text"),
         ("released", (0, "response"), "\ud83d", "row 0, response: half of a surrogate pair"),
-        ("released", (0,), [1], "row 0, user_input: missing or not text"),
-        ("released", (0, "response"), {"a": 1}, "row 0, response: missing or not text"),
     ],
 )
 def test_another_form_is_an_error_that_names_the_place(tmp_path, name, place, value, words):
     reader, data = READERS[name]
-    data = json.loads(json.dumps(data))
-    *path, last = place
-    inner = data
-    for key in path:
-        inner = inner[key]
-    inner.pop(last) if value is ... else inner.__setitem__(last, value)
     with pytest.raises(CorpusError) as error:
-        reader(written(tmp_path, data))
-    assert (
-        words in str(error.value)
-        and "file.json, " in str(error.value).replace(released.FILES["failed"], "file.json")
-        and error.value.remedy
-    )
+        reader(written(tmp_path, put(data, place, value)))
+    said = str(error.value).replace(released.FILES["failed"], "file.json")
+    assert words in said and "file.json, " in said and error.value.remedy
 
 
 @pytest.mark.parametrize("name", READERS)
-@pytest.mark.parametrize("content", [b"", b"{", b"{}", b"3", b"[" * 100_000, b"\xff\xfe[", bytes(60), None, "folder"])
+@pytest.mark.parametrize("content", [b"", b"{", b"{}", b"1" * 10_000, b"[" * 100_000, b"\xff\xfe[", bytes(60), None, "folder"])
 def test_a_file_that_is_no_list(tmp_path, name, content):
     path = tmp_path / "x.json"
     if content == "folder":

@@ -23,6 +23,7 @@ from decoupled_esc.generate.answers import Misshapen, chat_completion, masked, r
 from decoupled_esc.pipeline.schedule import StepFailed
 from decoupled_esc.pipeline.store import Store, Stores
 from decoupled_esc.train import checkpoints
+from tests.plain_data import put
 from tests.small_steps import Add, Give, Odd, Sample, Train, Use, logged, run
 
 TRAIN = Train("alpha")
@@ -42,20 +43,8 @@ def folder(root, step=TRAIN):
     return Store(root).place(step).parent
 
 
-def edit(path, change):
-    data = json.loads(path.read_text())
-    change(data)
-    path.write_text(json.dumps(data))
-
-
-def put(*where, value):
-    def change(data):
-        *front, last = where
-        for key in front:
-            data = data[key]
-        data[last] = value
-
-    return change
+def edit(path, place, value):
+    path.write_text(json.dumps(put(json.loads(path.read_text()), place, value)))
 
 
 RESULT = {
@@ -70,23 +59,23 @@ RESULT = {
     "a folder": lambda p: (p.unlink(), p.mkdir()),
     "gone": lambda p: p.unlink(),
     "an object without keys": lambda p: p.write_text("{}"),
-    "total ten times as large": lambda p: edit(p, put("result", "total", value=20.0)),
-    "a field more": lambda p: edit(p, put("result", "more", value=1)),
-    "total is text": lambda p: edit(p, put("result", "total", value="2")),
-    "no result": lambda p: edit(p, lambda d: d.pop("result")),
-    "result is null": lambda p: edit(p, put("result", value=None)),
-    "fields are null": lambda p: edit(p, put("fields", value=None)),
-    "files are null": lambda p: edit(p, put("files", value=None)),
-    "files are a list": lambda p: edit(p, put("files", value=["policy/model.safetensors"])),
-    "provenance is text": lambda p: edit(p, put("provenance", value="x")),
-    "digest is another": lambda p: edit(p, put("digest", value="0" * 16)),
-    "digest is gone": lambda p: edit(p, lambda d: d.pop("digest")),
-    "rows are said to be others": lambda p: edit(p, put("rows", value="0" * 16)),
-    "rows are said to be none": lambda p: edit(p, put("rows", value=None)),
-    "rows are said to be left out": lambda p: edit(p, put("rows_left_out", value=True)),
-    "said to be Missing": lambda p: edit(p, put("missing", value=True)),
-    "key of another step": lambda p: edit(p, put("key", value="f" * 16)),
-    "key is null": lambda p: edit(p, put("key", value=None)),
+    "total ten times as large": lambda p: edit(p, "result.total", 20.0),
+    "a field more": lambda p: edit(p, "result.more", 1),
+    "total is text": lambda p: edit(p, "result.total", "2"),
+    "no result": lambda p: edit(p, "result", ...),
+    "result is null": lambda p: edit(p, "result", None),
+    "fields are null": lambda p: edit(p, "fields", None),
+    "files are null": lambda p: edit(p, "files", None),
+    "files are a list": lambda p: edit(p, "files", ["policy/model.safetensors"]),
+    "provenance is text": lambda p: edit(p, "provenance", "x"),
+    "digest is another": lambda p: edit(p, "digest", "0" * 16),
+    "digest is gone": lambda p: edit(p, "digest", ...),
+    "rows are said to be others": lambda p: edit(p, "rows", "0" * 16),
+    "rows are said to be none": lambda p: edit(p, "rows", None),
+    "rows are said to be left out": lambda p: edit(p, "rows_left_out", True),
+    "said to be Missing": lambda p: edit(p, "missing", True),
+    "key of another step": lambda p: edit(p, "key", "f" * 16),
+    "key is null": lambda p: edit(p, "key", None),
 }
 
 ROWS = {
@@ -367,6 +356,8 @@ def test_no_part_of_a_key_is_shown(echo):
     secret = "sk-abcdefghijklmnopqrstuvwxyz"
     shown = masked(echo.format(secret), secret)
     assert "***" in shown and not any(secret[i : i + 6] in shown for i in range(len(secret) - 5))
+    assert masked("a short key: none", "none") == "a short key: none"
+    assert masked("abcdefgh or bcdefg, not abcde", "abcdefgh") == "*** or ***, not abcde"
 
 
 # --- Checkpoints ---

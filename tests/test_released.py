@@ -39,13 +39,8 @@ FAILED = [dialogue("failed_esconv/0000", "Hi", "hello", "Help", "How?", "So", "h
 
 
 def row(seeker="", reply="r", said="Yes", kind="Mismatched Strategy", strategy="Question"):
-    return {
-        "user_input": seeker,
-        "strategy": strategy,
-        "response": reply,
-        "Contains Empathy Error": said,
-        "Error Type": kind,
-    }
+    labels = {"Contains Empathy Error": said, "Error Type": kind}
+    return {"user_input": seeker, "strategy": strategy, "response": reply} | labels
 
 
 def rows_of(dialogues, **changes):
@@ -117,8 +112,6 @@ def test_a_tag_is_taken_off_the_reply_and_an_unknown_strategy_is_none(folder):
     [
         ([row("never said")], "no turn has the words of this row"),
         ([row("I am sad.")] * 2, "2 rows have the words of 1 turns"),
-        ([row() | {"response": None}], "row 0, response: missing or not text"),
-        ([{}], "row 0, user_input: missing or not text"),
     ],
 )
 def test_rows_of_another_form_are_named(folder, rows, message):
