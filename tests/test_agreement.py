@@ -56,12 +56,6 @@ def test_an_unused_level_keeps_its_place_on_the_scale():
     assert whole != pytest.approx(cohen_kappa_score(a, b, weights="quadratic"))
 
 
-def test_kappa_by_hand():
-    # 8 of 10 are equal, and 5 would be by chance: (0.8 - 0.5) / (1 - 0.5).
-    a, b = list("yyyyynnnnn"), list("yyyynynnnn")
-    assert weighted_kappa(a, b, range(10), labels="yn", weights=None, **FEW).value == pytest.approx(0.6)
-
-
 def test_spearman_is_that_of_scipy():
     a, b, groups = two_raters(150, seed=2)
     assert spearman(a, b, groups, **FEW).value == pytest.approx(spearmanr(a, b).statistic)

@@ -47,7 +47,7 @@ def system(seed, *, accuracy=0.4, invalid=0.05, replies=True, dialogues=20):
 @pytest.fixture(scope="module")
 def evaluation():
     systems = {"a": system(1), "b": system(2, accuracy=0.1), "planner": system(3, replies=False)}
-    contrasts = [("a", "a"), ("a", "b"), ("a", "planner")]
+    contrasts = [("a", "b"), ("a", "planner")]
     return evaluate_systems(systems, contrasts=contrasts, replicates=500, seed=7)
 
 
@@ -120,11 +120,6 @@ def test_intervals_hold_their_estimates(evaluation):
         for variant in VARIANTS:
             for metric, estimate in scores[variant].items():
                 assert estimate.low <= estimate.value <= estimate.high, metric
-
-
-def test_a_system_does_not_differ_from_itself(evaluation):
-    for variant in VARIANTS:
-        assert set(evaluation.contrasts["a - a"][variant].values()) == {Estimate(0, 0, 0)}
 
 
 def test_differences_are_paired_and_have_the_right_sign(evaluation):
@@ -235,11 +230,8 @@ def test_released_qwen_replies_score_as_the_paper_prints():
     folder = Path(os.environ["DECOUPLED_ESC_DATA"], "decoupledesc_release")
     esconv, failed = (corpus.load(name, download=False) for name in ("esconv", "failed_esconv"))
     rows = [r for r in released.read(folder, esconv.split("test"), failed.dialogues) if r.source == "qwen-sft"]
-    turns = [
-        EvaluatedTurn(r.turn.id, r.turn.dialogue, r.turn.strategy, r.turn.reply, r.strategy, r.reply)
-        for r in rows
-        if r.unique
-    ]
+    matched = [(r.turn, r) for r in rows if r.unique]
+    turns = [EvaluatedTurn(t.id, t.dialogue, t.strategy, t.reply, r.strategy, r.reply) for t, r in matched]
     assert len(rows) == 1792 and len(turns) > 1300
     result = evaluate_systems({"qwen": turns}, contrasts=[], replicates=200, seed=0)
     measured = {metric: estimate.value for metric, estimate in result.systems["qwen"]["paper"].items()}

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -36,13 +36,8 @@ PAIR = escpro.ProPair("d/1#3", TURN, "Others", "Hello \u2028 you")
 
 
 def test_pairs_and_turns_read_back(tmp_path):
-    later = Turn(
-        "d/2",
-        "d",
-        (*TURN.context, Message("supporter", TURN.reply, "Question"), Message("seeker", "Here.")),
-        "Others",
-        "Ah.",
-    )
+    before = (*TURN.context, Message("supporter", TURN.reply, "Question"), Message("seeker", "Here."))
+    later = Turn("d/2", "d", before, "Others", "Ah.")
     found = [PAIR, escpro.ProPair("d/2#0", later, "Question", "Why?")]
     escpro.write(tmp_path / "pairs.jsonl", found)
     escpro.write_turns(tmp_path / "sft.jsonl", [TURN, later])
@@ -50,9 +45,8 @@ def test_pairs_and_turns_read_back(tmp_path):
     assert escpro.read_turns(tmp_path / "sft.jsonl") == [TURN, later]
     from datasets import load_dataset
 
-    rows = load_dataset(
-        "json", data_files=str(tmp_path / "pairs.jsonl"), split="train", cache_dir=str(tmp_path / "cache")
-    )
+    files = {"data_files": str(tmp_path / "pairs.jsonl"), "cache_dir": str(tmp_path / "cache")}
+    rows = load_dataset("json", split="train", **files)
     assert rows["id"] == ["d/1#3", "d/2#0"] and rows[1]["context"][1]["strategy"] == "Question"
 
 
@@ -94,12 +88,7 @@ def test_the_seekers_turns_answer_the_supporters():
     found = embedded.seeker_turns(dialogue)
     assert [turn.reply for turn in found] == ["My dog.", "[ends]"], "where nobody answered there is nothing to learn"
     prompt = embedded.seeker(found[0])
-    assert prompt.messages[1:] == (
-        ("assistant", "I'm sad."),
-        ("user", "Why?"),
-        ("assistant", " "),
-        ("user", "Tell me."),
-    )
+    assert prompt.messages[1:] == (("assistant", "I'm sad."), ("user", "Why?"), ("assistant", " "), ("user", "Tell me."))
     assert prompt.target == "My dog."
 
 
@@ -121,19 +110,15 @@ def test_a_dialogue_ends_where_it_ends():
 
 
 @given(st.text(max_size=40))
+@example("[ends]")
+@example("[ends] thank you ")
 def test_whatever_a_seeker_model_prints_is_read_or_refused(text):
     try:
         said = embedded.parse_seeker(text)
     except RoleError:
         assert not text.strip()
     else:
-        assert said.is_terminal == text.strip().startswith("[ends]") or said.text
-
-
-def test_ends_with_a_last_word():
-    assert embedded.parse_seeker("[ends] thank you ") == SeekerTurn("thank you", True) and embedded.parse_seeker(
-        "[ends]"
-    ) == SeekerTurn(None, True)
+        assert said == SeekerTurn(corpus.fold(text.strip().removeprefix("[ends]")) or None, text.strip().startswith("[ends]"))
 
 
 # --- The roles ---

@@ -1,6 +1,5 @@
 """Mining: which samples become pairs, which don't and why, and how pairs are written and read back."""
 
-import json
 from collections import Counter
 from types import SimpleNamespace
 
@@ -166,18 +165,9 @@ def test_a_row_of_another_form_is_named_with_its_field(tmp_path, old, new, field
         mining.read(path)
 
 
-def test_a_row_is_one_line_of_json(tmp_path):
-    path, one = tmp_path / "response.jsonl", TURNS[:1]
-    pairs, _ = mining.response_pairs(one, [by_turn(["two\u2028parts"], one)], [by_turn([("None", LE)], one)])
-    mining.write(path, pairs)
-    assert json.loads(path.read_text(encoding="utf-8"))["reply"] == "two\u2028parts"
-    assert mining.read(path) == pairs
-
-
 def test_the_data_card_says_what_the_pairs_are():
     plan, reply = SimpleNamespace(temperature=1.0, top_p=0.9), SimpleNamespace(temperature=0.7, top_p=0.8)
     told = {"profile": "tiny", "backbone": "small", "seed": 3, "judge": "a judge", "counts": {"strategy": 1234}}
     card = mining.data_card(plan=plan, reply=reply, **told)
-    assert all(
-        text in card for text in ("tiny", "small", "T = 1.0", "T = 0.7", "a judge", "`strategy.jsonl`: 1,234 pairs")
-    )
+    said = ("tiny", "small", "T = 1.0", "T = 0.7", "a judge", "`strategy.jsonl`: 1,234 pairs")
+    assert all(text in card for text in said)

@@ -44,17 +44,12 @@ def test_one_seed_is_what_evaluate_systems_says():
         for name, scores in getattr(ours, part).items():
             assert list(scores["paper"]) == [*TEXT_METRICS, *SINGLE_METRICS, *SINGLE_METRICS.values()]
             for key, estimate in scores["paper"].items():
-                expected = getattr(theirs, part)[name]["paper"][key]
-                assert (estimate.value, estimate.low, estimate.high) == pytest.approx(
-                    (expected.value, expected.low, expected.high), abs=1e-5
-                )
+                expected = vars(getattr(theirs, part)[name]["paper"][key]) | {"p": estimate.p}
+                assert vars(estimate) == pytest.approx(expected, abs=1e-5)
     for name, details in ours.details.items():
         expected = theirs.details[name]
-        assert (details.confusion, details.invalid, details.turns) == (
-            expected.confusion,
-            expected.invalid,
-            expected.turns,
-        )
+        for count in ("confusion", "invalid", "turns"):
+            assert getattr(details, count) == getattr(expected, count)
         assert details.preference["paper"] == pytest.approx(expected.preference["paper"])
     assert by_seed == {"13": {"a - b": {key: e.value for key, e in ours.contrasts["a - b"]["paper"].items()}}}
 
@@ -145,15 +140,11 @@ def test_trainings_that_are_equal_add_nothing_and_no_difference_has_p_1():
 def test_counts_are_in_the_order_of_ids_and_results_read_back():
     turns = TURNS[13]["a"]
     found = seed_counts(turns)
-    assert (
-        seed_counts(turns[::-1])
-        == found
-        == TypeAdapter(SeedCounts).validate_json(TypeAdapter(SeedCounts).dump_json(found))
-    )
-    assert len(found.strategies) == len(turns)
+    assert seed_counts(turns[::-1]) == found and len(found.strategies) == len(turns)
     assert found.strategies.count("-") == sum(turn.predicted_strategy is None for turn in turns)
     assert np.array(found.text).shape == (20, 6)
-    for kind, result in ((SeedEvaluation, evaluate_seeds(GOLD, COUNTS, **HOW)), (SeedMeans, means_over(13, 14))):
+    whole = evaluate_seeds(GOLD, COUNTS, **HOW)
+    for kind, result in ((SeedCounts, found), (SeedEvaluation, whole), (SeedMeans, means_over(13, 14))):
         assert TypeAdapter(kind).validate_json(TypeAdapter(kind).dump_json(result)) == result
 
 
@@ -196,12 +187,10 @@ SHARES = {
 
 
 def means_over(*seeds):
-    sums = {
-        seed: {
-            name: np.array([values[DIALOGUES == d].sum(0) for d in range(5)]) for name, values in SHARES[seed].items()
-        }
-        for seed in seeds
-    }
+    def sums_of(values):
+        return np.array([values[DIALOGUES == d].sum(0) for d in range(5)])
+
+    sums = {seed: {name: sums_of(values) for name, values in SHARES[seed].items()} for seed in seeds}
     return mean_over_seeds(np.bincount(DIALOGUES), sums, LABELS, **HOW)
 
 

@@ -230,13 +230,6 @@ def test_correct_predictions_never_enter_the_bias(variant, w):
     assert strategy.bias(w + np.diag(range(8)), variant) == strategy.bias(w, variant)
 
 
-@quick
-@given(connected)
-def test_transposed_confusion_inverts_the_preferences(w):
-    p, q = strategy.preference(w, "standard"), strategy.preference(w.T, "standard")
-    assert p * q == pytest.approx(np.full(8, (p * q).mean()), rel=1e-5)
-
-
 @BOTH
 @settings(max_examples=25, deadline=None)
 @given(w=arrays(np.int64, (2, 3, 8, 8), elements=st.sampled_from([0, 0, 0, 1, 2, 20])))

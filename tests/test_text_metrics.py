@@ -121,12 +121,6 @@ def test_corpus_distinct_and_its_leave_one_out(groups, n):
     assert text.corpus_distinct_without(counts).tolist() == left_out
 
 
-def test_the_two_distincts_differ_as_the_docstring_says():
-    replies = [["how", "are", "you"]] * 10
-    assert np.mean([text.reply_distinct(reply, 1) for reply in replies]) == 1
-    assert text.corpus_distinct(text.distinct_counts([replies], 1)) == pytest.approx(0.1)
-
-
 @quick
 @given(any_text, any_text)
 def test_scores_lie_between_0_and_100(reply, gold):

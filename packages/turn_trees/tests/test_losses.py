@@ -121,34 +121,6 @@ def test_dpo_is_ln_2_at_the_reference(pair, beta):
     assert near(dpo(*pair, *pair, beta), torch.full_like(pair[0], log(2)))
 
 
-@given(logps(4), betas, st.floats(0.1, 10))
-def test_dpo_falls_as_the_margin_grows(four, beta, more):
-    chosen, rejected, *reference = four
-    before = dpo(chosen, rejected, *reference, beta)
-    assert (dpo(chosen + more, rejected, *reference, beta) < before).all()
-    assert (dpo(chosen, rejected - more, *reference, beta) < before).all()
-    assert (before > 0).all()
-
-
-@given(logps(4), betas, st.floats(-50, 50))
-def test_dpo_sees_the_margin_alone(four, beta, shift):
-    chosen, rejected, reference_chosen, reference_rejected = four
-    loss = dpo(*four, beta)
-    assert near(dpo(chosen + shift, rejected + shift, reference_chosen, reference_rejected, beta), loss)
-    assert near(dpo(chosen + shift, rejected, reference_chosen + shift, reference_rejected, beta), loss)
-
-
-@given(logps(4), betas)
-def test_dpo_of_the_pair_turned_round_is_the_other_probability(four, beta):
-    chosen, rejected, reference_chosen, reference_rejected = four
-    loss, turned = dpo(*four, beta), dpo(rejected, chosen, reference_rejected, reference_chosen, beta)
-    assert near((-loss).exp() + (-turned).exp(), torch.ones_like(loss))
-    assert near(turned - loss, beta * ((chosen - reference_chosen) - (rejected - reference_rejected)))
-    # The same as a loss: where it is large, 1 - exp(-loss) loses nothing.
-    large = loss > 0.5
-    assert near(turned[large], -torch.log(-torch.expm1(-loss[large])))
-
-
 # IPO ----------------------------------------------------------------------------------------------------------------
 
 
@@ -172,12 +144,6 @@ def test_simpo_without_gamma_is_dpo_with_an_even_reference(pair, beta):
 
 
 # KTO ----------------------------------------------------------------------------------------------------------------
-
-
-@given(logps(6), betas, weights, weights)
-def test_kto_stays_between_nothing_and_all(six, beta, chosen_weight, rejected_weight):
-    loss = kto(*six, beta, chosen_weight, rejected_weight)
-    assert (loss >= 0).all() and (loss <= (chosen_weight + rejected_weight) / 2 * (1 + 1e-12)).all()
 
 
 @given(logps(3), betas, weights, weights)
@@ -268,10 +234,8 @@ def test_kto_takes_single_answers_each_once():
     unwanted = [0.5 * answer(logp, -2.0, -1) for logp in (-3.0, -5.0, -6.0)]
     assert loss.items(forest) == 5 / 2
     assert total.item() / loss.items(forest) == pytest.approx((sum(wanted) + sum(unwanted)) / 5, rel=1e-6)
-    twice = pack(
-        [*turns, Example("t1#2", [1, 2], [[7, 8], [4, 5], [9]])]
-    )  # a pair that stands there twice teaches nothing more
-    total, _ = loss(
-        torch.tensor([*policy, policy[0]]).flatten(), twice, torch.tensor([*reference, reference[0]]).flatten()
-    )
+    # A pair that stands there twice teaches nothing more.
+    twice = pack([*turns, Example("t1#2", [1, 2], [[7, 8], [4, 5], [9]])])
+    again, of_reference = (torch.tensor([*rows, rows[0]]).flatten() for rows in (policy, reference))
+    total, _ = loss(again, twice, of_reference)
     assert total.item() / loss.items(twice) == pytest.approx((sum(wanted) + sum(unwanted)) / 5, rel=1e-6)

@@ -62,14 +62,8 @@ def test_the_order_of_the_examples_changes_their_places_in_the_columns_alone(exa
 
 
 def test_pack_by_hand():
-    packed = pack(
-        [
-            Example("d/0", [1, 2], [[5, 6], [5, 7, 8]]),
-            Example("d/1", [1, 2, 5, 6, 3], [[4]]),
-            Example("d/2", [1, 2], []),
-            Example("d/3", [9], [[2]]),
-        ]
-    )
+    first = [Example("d/0", [1, 2], [[5, 6], [5, 7, 8]]), Example("d/1", [1, 2, 5, 6, 3], [[4]])]
+    packed = pack([*first, Example("d/2", [1, 2], []), Example("d/3", [9], [[2]])])
     #                        1-2-5-+-6-3
     #                              +-7       and 9
     assert packed.tokens == [1, 2, 5, 6, 3, 7, 9]
@@ -103,12 +97,8 @@ def test_joined_trees_stay_as_they_are_side_by_side(batch):
         owners += [answers + i for i in tree.completion_index]
         targets += tree.targets
         tokens, answers = tokens + len(tree), answers + tree.answers
-    assert (forest.prompt_ends, forest.predict_positions, forest.completion_index, forest.targets) == (
-        asked,
-        predictors,
-        owners,
-        targets,
-    )
+    assert (forest.prompt_ends, forest.predict_positions) == (asked, predictors)
+    assert (forest.completion_index, forest.targets) == (owners, targets)
 
 
 # Parts -----------------------------------------------------------------------------------------------------------
@@ -146,17 +136,6 @@ def test_groups_leave_room_for_each_example(examples, budget, each):
         at = members.stop
     assert at == len(examples)
     assert sum(len(tree) for _, tree in found) >= len(pack(examples))
-
-
-def test_split_by_hand():
-    """A trunk of four and three answers below it, two tokens each, one of which is read."""
-    tree = pack([Example(f"d/{n}", [1, 2, 3, 4][: n + 2], [[7, n]]) for n in range(3)])
-    assert tree.tokens == [1, 2, 3, 4, 7, 7, 7] and tree.depths == [0, 1, 2, 3, 4, 3, 2]
-    first, second = split(tree, 6)
-    assert (first.tokens, first.targets) == ([1, 2, 3, 7, 7], [7, 0, 7, 1])
-    assert (second.tokens, second.depths, second.prompt_ends) == ([1, 2, 3, 4, 7], [0, 1, 2, 3, 4], [3])
-    assert (second.predict_positions, second.targets, second.completion_index) == ([3, 4], [7, 2], [0, 0])
-    assert list(map(len, split(tree, 1))) == [3, 4, 5]  # a turn is never divided
 
 
 def test_prompts_with_unlike_numbers_of_answers_are_refused():
