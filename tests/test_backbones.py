@@ -2,13 +2,7 @@
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma2Config,
-    LlamaConfig,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-)
+from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
 from turn_trees import ATTENTION, Example, pack
 
 from decoupled_esc import models, prompts
@@ -18,13 +12,9 @@ from decoupled_esc.generate.local import TransformersEngine
 from decoupled_esc.prompts import ids, render
 
 SMALL = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
     "max_position_embeddings": 4096,
-}
+}  # fmt: skip
 CONFIGS = {
     "qwen2.5": lambda size: Qwen2Config(vocab_size=size, **SMALL),
     "llama3.1": lambda size: LlamaConfig(
@@ -102,9 +92,7 @@ def test_every_layout_fits_every_template(tokenizers, kind, layout):
     for role, content in prompt.messages:
         assert content.strip() in asked, f"{role} is not shown"
     assert "of my own" not in asked, "our prompts bring a system message, so the template adds none"
-    assert asked.endswith(
-        {"qwen2.5": "assistant\n", "smollm2": "assistant\n", "llama3.1": "<|end_header_id|>\n\n", "gemma2": "<start_of_turn>model\n"}[kind]
-    )
+    assert asked.endswith({"llama3.1": "<|end_header_id|>\n\n", "gemma2": "<start_of_turn>model\n"}.get(kind, "assistant\n"))
 
 
 @KINDS
@@ -117,17 +105,11 @@ def test_what_is_learned_is_the_answer_and_its_end_alone(tokenizers, kind):
 
 def test_a_system_message_that_a_template_refuses_joins_the_next_users(tokenizers):
     gemma = prompts.chat_for(prompts.generator(TURN), tokenizers["gemma2"])
-    assert (
-        gemma[0]["role"] == "user"
-        and gemma[0]["content"].startswith(prompts.GENERATOR_ROLE)
-        and gemma[0]["content"].endswith("I lost my job.")
-    )
     trunk = prompts.chat_for(prompts.generator_trunk(TURN), tokenizers["gemma2"])
-    assert (
-        trunk[-1]["role"] == "user"
-        and trunk[-1]["content"].startswith("Last week.")
-        and "Providing Suggestions" in trunk[-1]["content"]
-    )
+    first, last = gemma[0]["content"], trunk[-1]["content"]
+    assert gemma[0]["role"] == trunk[-1]["role"] == "user"
+    assert first.startswith(prompts.GENERATOR_ROLE) and first.endswith("I lost my job.")
+    assert last.startswith("Last week.") and "Providing Suggestions" in last
     assert prompts.chat_for(prompts.generator(TURN), tokenizers["llama3.1"]) == prompts.generator(TURN).chat()
 
 
@@ -141,13 +123,8 @@ def test_the_engine_answers_as_transformers_does(tokenizers, kind):
     eager = model(kind, len(tokenizer), "eager")
     for prompt, completion in zip(asked, found, strict=True):
         tokens = torch.tensor([ids(render(prompt, tokenizer)[0], tokenizer)])
-        printed = eager.generate(
-            tokens,
-            max_new_tokens=6,
-            do_sample=False,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        printed = eager.generate(tokens, max_new_tokens=6, do_sample=False, **ends)
         assert completion.text == tokenizer.decode(printed[0, tokens.shape[1] :], skip_special_tokens=True)
 
 

@@ -271,15 +271,6 @@ def test_preferences_in_bfloat16_start_at_no_reward(runs, tokenizer, pairs, tmp_
     assert log.steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-3)
 
 
-def test_preferences_with_a_new_adapter_start_from_the_base(tokenizer, pairs, fine_tuned, tmp_path):
-    base = models.load(fine_tuned / "base")
-    reference = train.reference_logps(base, pairs, "base", tmp_path)
-    training = LORA.model_copy(update={"epochs": 1})
-    log = train.fine_tune(base, tokenizer, pairs, training, tmp_path, seed=1, preference=DPO, reference=reference)
-    assert log.trainable == adapter_size(LORA.lora.rank)
-    assert log.steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
-
-
 def test_a_reference_of_another_policy_is_refused(runs, tokenizer, pairs, fine_tuned, tmp_path):
     of_the_base = train.reference_logps(models.load(fine_tuned / "base"), pairs, "base", tmp_path)
     wrong = replace(runs["dpo"], options={"preference": DPO, "reference": of_the_base})

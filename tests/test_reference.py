@@ -78,11 +78,6 @@ def test_a_reference_is_the_answers_log_probabilities_without_dropout(model, seq
     assert [len(row) for row in found] == [packed.answers for packed in sequences.packed]
 
 
-def test_a_model_in_evaluation_mode_stays_in_it(model, sequences, tmp_path):
-    train.reference_logps(model.eval(), sequences, "w", tmp_path)
-    assert not any(module.training for module in model.modules())
-
-
 # Once -----------------------------------------------------------------------------------------------------------
 
 
@@ -112,23 +107,15 @@ def test_the_key_names_weights_data_and_layout(tokenizer, asked, sequences):
     renamed = [replace(mine[0], id="another"), *mine[1:]]
     reworded = [replace(mine[0], rejected="Others"), *mine[1:]]
     assert mine[0].rejected != "Others"
+
+    def key_of(pairs=mine, layout=prompts.planner, max_length=MAX_LENGTH, unit="dialogue", **more):
+        return train.reference_key("w", train.encode_pairs(pairs, layout, tokenizer, max_length, unit, **more))
+
     others = {
-        "weights": train.reference_key("v", sequences),
-        **{
-            what: train.reference_key("w", made)
-            for what, made in {
-                "layout": train.encode_pairs(mine, prompts.generator, tokenizer, MAX_LENGTH),
-                "names": train.encode_pairs(renamed, prompts.planner, tokenizer, MAX_LENGTH),
-                "answers": train.encode_pairs(reworded, prompts.planner, tokenizer, MAX_LENGTH),
-                "order": train.encode_pairs(mine[::-1], prompts.planner, tokenizer, MAX_LENGTH),
-                "fewer": train.encode_pairs(mine[:-1], prompts.planner, tokenizer, MAX_LENGTH),
-                "max_length": train.encode_pairs(mine, prompts.planner, tokenizer, 330),
-                "unit": train.encode_pairs(mine, prompts.planner, tokenizer, MAX_LENGTH, "turn"),
-                "mismatched": train.encode_pairs(mine, prompts.planner, tokenizer, MAX_LENGTH, mismatched=1),
-                "their seed": train.encode_pairs(mine, prompts.planner, tokenizer, MAX_LENGTH, mismatched=2),
-            }.items()
-        },
-    }
+        "weights": train.reference_key("v", sequences), "layout": key_of(layout=prompts.generator), "names": key_of(renamed),
+        "answers": key_of(reworded), "order": key_of(mine[::-1]), "fewer": key_of(mine[:-1]), "max_length": key_of(max_length=330),
+        "unit": key_of(unit="turn"), "mismatched": key_of(mismatched=1), "their seed": key_of(mismatched=2),
+    }  # fmt: skip
     assert train.encode_pairs(mine, prompts.planner, tokenizer, 330).cut > 0
     assert len({key, *others.values()}) == 1 + len(others), others
 
@@ -179,10 +166,8 @@ def third_answers(pairs: list[train.Pair], tokenizer, seed: int) -> list[str]:
     found = []
     for packed in made.packed:
         for answer in range(2, packed.answers, 3):
-            tokens = [
-                token for token, index in zip(packed.targets, packed.completion_index, strict=True) if index == answer
-            ]
-            found.append(tokenizer.decode(tokens).removesuffix(models.END))
+            own = zip(packed.targets, packed.completion_index, strict=True)
+            found.append(tokenizer.decode([token for token, n in own if n == answer]).removesuffix(models.END))
     return found
 
 

@@ -13,10 +13,8 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("DECOUPLED_ESC_SLURM") != "1",
-    reason="opt in with DECOUPLED_ESC_SLURM=1: it installs and starts SLURM",
-)
+WANTED = os.environ.get("DECOUPLED_ESC_SLURM") == "1"
+pytestmark = pytest.mark.skipif(not WANTED, reason="opt in with DECOUPLED_ESC_SLURM=1: it installs and starts SLURM")
 
 CONFIG = """
 ClusterName=one
@@ -67,17 +65,11 @@ def slurm(tmp_path_factory):
         Path("/run/munge").mkdir(exist_ok=True)
         shutil.chown("/run/munge", "munge", "munge")
         subprocess.run(["runuser", "-u", "munge", "--", "munged"], check=True)
-    daemons = [
-        subprocess.Popen([shutil.which(name) or f"/usr/sbin/{name}", "-D"], env=environment)
-        for name in ("slurmctld", "slurmd")
-    ]
+    programs = [shutil.which(name) or f"/usr/sbin/{name}" for name in ("slurmctld", "slurmd")]
+    daemons = [subprocess.Popen([program, "-D"], env=environment) for program in programs]
     try:
-        until(
-            lambda: (
-                "idle"
-                in subprocess.run(["sinfo", "--noheader"], env=environment, capture_output=True, text=True).stdout
-            )
-        )
+        told = {"env": environment, "capture_output": True, "text": True}
+        until(lambda: "idle" in subprocess.run(["sinfo", "--noheader"], **told).stdout)
         yield environment, folder
     finally:
         conf.unlink()

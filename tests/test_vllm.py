@@ -29,9 +29,8 @@ GREEDY = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=24)
 
 
 def turns():
-    return [
-        turn for dialogue in corpus.load("esconv", download=False).split("test")[:3] for turn in corpus.turns(dialogue)
-    ][:12]
+    dialogues = corpus.load("esconv", download=False).split("test")[:3]
+    return [turn for dialogue in dialogues for turn in corpus.turns(dialogue)][:12]
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +58,7 @@ def adapters(tmp_path_factory):
 def engines(adapters, tmp_path_factory):
     """name -> (transformers engine, vLLM engine) of the base and of both adapters."""
     policies = {name: Weights(BASE, adapter=folder) for name, folder in adapters.items()}
-    more = {
-        "batch_tokens": 4000,
-        "max_length": 1024,
-        "seed": 1,
-        "folder": tmp_path_factory.mktemp("log"),
-        "policies": policies,
-    }
+    more = {"batch_tokens": 4000, "max_length": 1024, "seed": 1, "folder": tmp_path_factory.mktemp("log"), "policies": policies}
     with ExitStack() as stack:
         yield {
             name: tuple(
@@ -124,10 +117,8 @@ def test_requests_have_seeds_by_purpose_and_leave_the_answer_free(monkeypatch):
 
 @REAL
 def test_the_same_seed_samples_the_same_and_what_is_done_is_not_asked(engines):
-    asked, sampling = (
-        [prompts.vanilla(turn) for turn in turns()],
-        Sampling(temperature=1.0, top_p=0.95, max_new_tokens=12),
-    )
+    asked = [prompts.vanilla(turn) for turn in turns()]
+    sampling = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=12)
     engine = engines["base"][1]
     first, again = complete(engine, asked, sampling), complete(engine, asked, sampling, done=frozenset({asked[0].id}))
     assert set(first) - set(again) == {asked[0].id} and all(first[id] == one for id, one in again.items())
@@ -204,11 +195,7 @@ def adapter(folder, rank):
 
 def test_adapters_on_one_base_share_a_server_until_the_last_engine_is_closed(tmp_path, monkeypatch):
     program(tmp_path, monkeypatch, HEALTHY)
-    policies = {
-        "planner": adapter(tmp_path / "p", 4),
-        "generator": adapter(tmp_path / "g", 24),
-        "whole": Weights(tmp_path),
-    }
+    policies = {"planner": adapter(tmp_path / "p", 4), "generator": adapter(tmp_path / "g", 24), "whole": Weights(tmp_path)}
     more = {"batch_tokens": 1, "max_length": 512, "seed": 1, "folder": tmp_path, "policies": policies}
     with open_engine(policies["generator"], serving=Serving(), **more) as generator:
         with open_engine(policies["planner"], serving=Serving(), **more) as planner:
@@ -227,14 +214,7 @@ def test_adapters_on_one_base_share_a_server_until_the_last_engine_is_closed(tmp
 def test_servers_that_run_are_used_under_the_policy_s_name(tmp_path):
     policies = {"planner": Weights(BASE, adapter=tmp_path), "whole": Weights(BASE, dtype="bfloat16")}
     serving = Serving(urls=("http://127.0.0.1:9/v1",))
-    more = {
-        "serving": serving,
-        "batch_tokens": 1,
-        "max_length": 512,
-        "seed": 1,
-        "folder": tmp_path,
-        "policies": policies,
-    }
+    more = {"serving": serving, "batch_tokens": 1, "max_length": 512, "seed": 1, "folder": tmp_path, "policies": policies}
     for weights, name in ((policies["planner"], "planner"), (Weights(BASE), "base")):
         with open_engine(weights, **more) as engine:
             assert engine.model == name

@@ -203,9 +203,8 @@ def test_a_prompt_beyond_the_models_window_is_refused(model):
         if fits:
             assert attention_kwargs(tree.depths, model)
         else:
-            with pytest.raises(
-                PackingError, match=f"a prompt of {window + 1} tokens, and this model attends to {window}"
-            ):
+            said = f"a prompt of {window + 1} tokens, and this model attends to {window}"
+            with pytest.raises(PackingError, match=said):
                 attention_kwargs(tree.depths, model)
         assert attention_kwargs(range(100), model) == {}  # a plain sequence is the model's own affair
 

@@ -26,9 +26,7 @@ from tree_cases import CONFIGS, attending, off, one_by_one, plain_attention, row
 from turn_trees import CPOTrainer, DPOTrainer, KTOTrainer, ORPOTrainer, SFTTrainer, TreeSampler
 from turn_trees.trainers import DropIn
 
-LORA = LoraConfig(
-    r=3, lora_alpha=6, lora_dropout=0.0, init_lora_weights=False, target_modules="all-linear", task_type="CAUSAL_LM"
-)
+LORA = LoraConfig(r=3, lora_alpha=6, init_lora_weights=False, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
 @pytest.fixture
@@ -95,11 +93,8 @@ REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/margins")
 
 @pytest.mark.parametrize(("kind", "loss"), [("qwen2", "sigmoid"), ("gemma2", "sigmoid"), ("qwen2", "ipo")])
 def test_preference_optimisation_is_trls(options, kind, loss):
-    common = {
-        "args": DPOConfig(loss_type=[loss], **options),
-        "train_dataset": data("pairs"),
-        "processing_class": tokenizer(),
-    }
+    args = DPOConfig(loss_type=[loss], **options)
+    common = {"args": args, "train_dataset": data("pairs"), "processing_class": tokenizer()}
     mine = trained(DPOTrainer(small(kind), **common))
     theirs = small(kind, plain_attention(kind))
     theirs = trained(TrlDPO(theirs, ref_model=copy.deepcopy(theirs), **common))
@@ -147,16 +142,14 @@ def test_kto_is_trls_with_the_same_mismatched_answers(options):
     weights = {"desirable_weight": 1.0, "undesirable_weight": 0.7}
     common = {"processing_class": tokenizer()}
     mine = KTOTrainer(small("qwen2"), args=KTOConfig(**options, **weights), train_dataset=data("pairs"), **common)
-    single = []
-    for example in (row["example"] for row in mine.train_dataset):
+    single, examples = [], [row["example"] for row in mine.train_dataset]
+    for example in examples:
         chosen, rejected, other = example.answers
-        assert any(
-            row["example"].answers[0] == other and row["example"].prompt != example.prompt for row in mine.train_dataset
-        )
+        assert any(one.answers[0] == other and one.prompt != example.prompt for one in examples)
         both = {"prompt_ids": example.prompt, "KL_completion_ids": other}
         single += [
-            {**both, "completion_ids": chosen, "label": True},
-            {**both, "completion_ids": rejected, "label": False},
+            both | {"completion_ids": chosen, "label": True},
+            both | {"completion_ids": rejected, "label": False},
         ]
     options["per_device_train_batch_size"] = len(single)
     model = small("qwen2", "sdpa")
@@ -190,10 +183,8 @@ def test_rows_are_trls(options, form, max_length):
     """Prompts, answers and where they are cut; who has no room for an answer is left out."""
     options |= {"max_length": max_length}
     common = {"args": SFTConfig(**options), "train_dataset": data("sft", form), "processing_class": tokenizer()}
-    mine, theirs = (
-        SFTTrainer(small("qwen2"), **common).train_dataset,
-        TrlSFT(small("qwen2", "sdpa"), **common).train_dataset,
-    )
+    mine = SFTTrainer(small("qwen2"), **common).train_dataset
+    theirs = TrlSFT(small("qwen2", "sdpa"), **common).train_dataset
     assert (len(mine) < len(rows("sft"))) == (max_length is not None) and len(mine) == len(theirs) > 0
     for row, trls in zip((row["example"] for row in mine), theirs, strict=True):
         assert row.prompt + row.answers[0] == trls["input_ids"]
@@ -205,9 +196,8 @@ def test_rows_are_trls(options, form, max_length):
     assert len(mine) == len(theirs) > 0
     for row, trls in zip((row["example"] for row in mine), theirs, strict=True):
         assert row.prompt == trls["prompt_ids"]
-        assert row.answers == [
-            (trls[name])[: max_length and max_length - len(row.prompt)] for name in ("chosen_ids", "rejected_ids")
-        ]
+        room = max_length and max_length - len(row.prompt)
+        assert row.answers == [trls["chosen_ids"][:room], trls["rejected_ids"][:room]]
 
 
 # What is ours alone -------------------------------------------------------------------------------------------------
@@ -252,9 +242,8 @@ def test_evaluation_is_the_mean_loss_of_the_unseen_rows(options):
     examples = [row["example"] for row in trainer.eval_dataset]
     with torch.no_grad():
         expected = -one_by_one(attending(trainer.model, "sdpa"), examples).sum().item()
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(
-        expected / sum(len(e.answers[0]) for e in examples), rel=1e-5
-    )
+    tokens = sum(len(example.answers[0]) for example in examples)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected / tokens, rel=1e-5)
     common = {"eval_dataset": data("pairs"), "train_dataset": data("pairs"), "processing_class": tokenizer()}
     trainer = DPOTrainer(small("qwen2"), args=DPOConfig(**options), **common)
     assert trainer.evaluate()["eval_loss"] == pytest.approx(math.log(2), rel=1e-5)
@@ -263,13 +252,8 @@ def test_evaluation_is_the_mean_loss_of_the_unseen_rows(options):
 
 
 def test_reference_logps_are_those_of_each_answer_alone(options):
-    trainer = DPOTrainer(
-        small("qwen2"),
-        args=DPOConfig(**options),
-        train_dataset=data("pairs"),
-        processing_class=tokenizer(),
-        pass_tokens=60,
-    )
+    common = {"args": DPOConfig(**options), "train_dataset": data("pairs"), "processing_class": tokenizer()}
+    trainer = DPOTrainer(small("qwen2"), pass_tokens=60, **common)
     with torch.no_grad():
         expected = one_by_one(small("qwen2", "sdpa"), [row["example"] for row in trainer.train_dataset])
     assert off(torch.tensor([row["reference"] for row in trainer.train_dataset]).flatten(), expected) < 1e-5
@@ -278,9 +262,8 @@ def test_reference_logps_are_those_of_each_answer_alone(options):
 def test_dropout_is_off_for_preferences_unless_asked_for(options):
     def model():
         made = small("qwen2")
-        made.model.layers[0].mlp.down_proj = torch.nn.Sequential(
-            made.model.layers[0].mlp.down_proj, torch.nn.Dropout(0.5)
-        )
+        mlp = made.model.layers[0].mlp
+        mlp.down_proj = torch.nn.Sequential(mlp.down_proj, torch.nn.Dropout(0.5))
         return made
 
     common = {"train_dataset": data("pairs"), "processing_class": tokenizer()}
@@ -291,22 +274,11 @@ def test_dropout_is_off_for_preferences_unless_asked_for(options):
 
 def one_of_two(rank: int, port: int, options: dict) -> None:
     """A process of two, by gloo; the first leaves what was logged and the weights."""
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    trainer = DPOTrainer(
-        small("qwen2"),
-        args=DPOConfig(**options),
-        train_dataset=data("pairs"),
-        processing_class=tokenizer(),
-        pass_tokens=130,
-    )
-    found = trained(trainer)
+    common = {"args": DPOConfig(**options), "train_dataset": data("pairs"), "processing_class": tokenizer()}
+    found = trained(DPOTrainer(small("qwen2"), pass_tokens=130, **common))
     if rank == 0:
         torch.save((found.logs, found.moved), f"{options['output_dir']}/found.pt")
 
@@ -353,12 +325,10 @@ def test_without_trl_any_training_arguments_will_do(options, tmp_path):
     ],
 )
 def test_what_would_be_learned_otherwise_is_refused_by_name(options, trainer: type[DropIn], config, changed):
-    with pytest.raises(
-        ValueError, match=r"(loss_type|cpo_alpha|" + next(iter(changed)) + r")=.* is not supported, only "
-    ):
-        trainer(
-            small("qwen2"), args=config(**options, **changed), train_dataset=rows("pairs"), processing_class=tokenizer()
-        )
+    common = {"train_dataset": rows("pairs"), "processing_class": tokenizer()}
+    names = "|".join(["loss_type", "cpo_alpha", *changed])
+    with pytest.raises(ValueError, match=rf"({names})=.* is not supported, only "):
+        trainer(small("qwen2"), args=config(**options, **changed), **common)
 
 
 def test_a_mixture_of_experts_has_no_auxiliary_loss(options):
@@ -377,6 +347,5 @@ def test_a_missing_column_is_named(options):
 
 def test_kto_needs_a_second_prompt(options):
     with pytest.raises(ValueError, match="another prompt, and there is none"):
-        KTOTrainer(
-            small("qwen2"), args=KTOConfig(**options), train_dataset=rows("pairs")[:1], processing_class=tokenizer()
-        )
+        alone = {"train_dataset": rows("pairs")[:1], "processing_class": tokenizer()}
+        KTOTrainer(small("qwen2"), args=KTOConfig(**options), **alone)
