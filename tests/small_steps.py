@@ -182,11 +182,7 @@ def graph() -> dict[str, Step]:
 
 def main(folder: str) -> None:
     """Run `graph` in processes, as the command line does."""
-
-    def end(number, frame):
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run(Path(folder), graph(), Local(2, preload=("tests.small_steps",)))
     except KeyboardInterrupt:

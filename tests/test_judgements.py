@@ -17,7 +17,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from decoupled_esc.corpus import fetch, judgements
 from decoupled_esc.corpus.errors import CorpusError
-from decoupled_esc.corpus.judgements import ATTRIBUTES, BOTS, JUDGES, LIKERT, SAMPLES, WRITERS, Chat, Rating
+from decoupled_esc.corpus.judgements import ATTRIBUTES, BOTS, JUDGES, SAMPLES, WRITERS, Chat, Rating
 from decoupled_esc.evaluate import agreement
 from decoupled_esc.evaluate import published_judges as judged
 from decoupled_esc.evaluate.bootstrap import cluster_weights
@@ -36,7 +36,7 @@ FEW = {"replicates": 200, "seed": 1}
 def person(**ranks) -> dict:
     def chat(bot):
         log = "- I passed!\n- Well done - how\ndo you feel?\n- Great\n- OK"
-        return {"chat_log": log, **dict.fromkeys(LIKERT, 4), "Rating": ranks.get(bot, 1)}
+        return {"chat_log": log, "Rating": ranks.get(bot, 1)}
 
     return {situation: {bot: chat(bot) for bot in BOTS} for situation in ("positive", "negative")}
 
@@ -53,14 +53,13 @@ def test_chats_are_read_with_their_ranks_and_messages_in_turn(tmp_path):
     first = chats[1]
     assert (first.person, first.situation, first.bot, first.rank) == ("0", "positive", "Purple", 3)
     assert first.said == ("I passed!", "Well done - how\ndo you feel?", "Great", "OK")
-    assert first.replies == ("Well done - how\ndo you feel?", "OK") and first.items == dict.fromkeys(LIKERT, 4)
+    assert first.replies == ("Well done - how\ndo you feel?", "OK")
 
 
 @pytest.mark.parametrize(("where", "value", "says"), [
     ("Rating", 4, "person 0, negative, Pink, Rating: expected 1 to 3, got 4"),
     ("Rating", True, "Rating: expected 1 to 3, got True"),
-    ("^A", 0, r"Pink, \^A: expected 1 to 5, got 0"),
-    ("EU", None, "Pink, EU: expected 1 to 5, got None"),
+    ("Rating", None, "Pink, Rating: expected 1 to 3, got None"),
     ("chat_log", None, "Pink, chat_log: missing or not text"),
     ("chat_log", "nobody spoke", "Pink, chat_log: expected messages of both"),
 ])  # fmt: skip
@@ -316,7 +315,7 @@ def test_only_what_both_rated_counts_and_what_is_undefined_is_none():
 
 
 def chat(person, bot, words, rank, situation="positive", own=1):
-    return Chat(person, situation, bot, (" ".join(["w"] * own), " ".join(["w"] * words)), {}, rank)
+    return Chat(person, situation, bot, (" ".join(["w"] * own), " ".join(["w"] * words)), rank)
 
 
 def test_rules_are_scored_on_untied_pairs_by_hand():
@@ -373,7 +372,7 @@ def test_where_nothing_matters_no_rule_is_better_than_chance():
 
 def test_the_interval_is_over_people():
     one = people(30, lambda bot, words, rng: 1 + (words > rng.integers(1, 60)), np.random.default_rng(9))
-    same = [Chat(c.person, f"{copy}", c.bot, c.said, {}, c.rank) for copy in range(4) for c in one]
+    same = [Chat(c.person, f"{copy}", c.bot, c.said, c.rank) for copy in range(4) for c in one]
     once, often = (judged.pair_accuracy(chats, **FEW).rules[0].accuracy for chats in (one, same))
     assert often.high - often.low == pytest.approx(once.high - once.low), "chats of one person are no new people"
 

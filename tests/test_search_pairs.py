@@ -3,6 +3,7 @@
 import pytest
 
 from decoupled_esc.corpus import Dialogue, Message, Utterance
+from decoupled_esc.corpus.statistics import strategy_by_stage
 from decoupled_esc.search import pairs
 from decoupled_esc.search.tree import Tree
 from tests.test_tree import GOLD, STRATEGIES, constants, grown
@@ -71,7 +72,7 @@ def test_seeds_and_parts_by_hand(tree):
     found = pairs.seed_statistics([seed, seed])
     assert (found.dialogues, found.utterances, found.length, found.words) == (2, 4, 2.0, 1.5)
     assert pairs.seed_statistics([]).length is None
-    counts = pairs.strategies_by_stage([["Question", "Others"], ["Others"]])
+    counts = strategy_by_stage([["Question", "Others"], ["Others"]])
     assert [sum(row) for row in counts] == [2, 0, 0, 0, 0, 1] and counts[0][0] == counts[5][7] == 1
     parts = pairs.toxicity_by_part([seed], pairs.dialogues(tree, "d", "released", 0.5))
     assert {part: len(values) for part, (_, values) in parts.items()} == {
