@@ -50,9 +50,8 @@ FILTERS: dict[str, tuple[str, ...]] = {
 }
 """Which labels of the rejected reply let a vanilla pair pass; the gold reply must have none of ``FILTERED`` in each.
 
-Ours asks for a fault of strategy or reply and compares the strategy with the gold one, so that the label decides
-nothing where the strategy is wrong.  The paper routes pairs by four errors, which drops a wrong strategy in whose reply
-the judge saw none of them.  The authors' code passes coupled pairs by the filter of response pairs, which leaves no NsPr.
+Ours compares the strategy with the gold one, so that the label decides nothing where the strategy is wrong.  The paper's
+drops a wrong strategy in whose reply the judge saw none of its four errors; the authors' code leaves no NsPr.
 """
 
 

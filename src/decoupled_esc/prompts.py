@@ -182,8 +182,7 @@ _BY_LOWER = {name.lower(): name for name in taxonomy.STRATEGIES}
 def parse_strategy(text: str) -> str | None:
     """The strategy that ``text`` names, or None.
 
-    Case, white space, brackets and a closing full stop are forgiven; anything else that is not exactly one of the
-    eight names is invalid, and is counted as such by the metrics.
+    Case, white space, brackets and a closing full stop are forgiven.
     """
     return _BY_LOWER.get(fold(text).strip("[]. ").lower())
 

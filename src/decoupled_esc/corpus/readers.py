@@ -90,9 +90,7 @@ class DataFile:
 
 
 def read_raw(path: Path, prefix: str) -> tuple[list[Dialogue], list[Flaw]]:
-    """Dialogues of a raw file (``ESConv.json``, ``FailedESConv.json``): one JSON list.
-
-    Ids are ``prefix/0000`` in file order; :mod:`decoupled_esc.corpus.split` renumbers ESConv.
+    """Dialogues of a raw file (``ESConv.json``, ``FailedESConv.json``), one JSON list; ids ``prefix/0000`` in its order.
 
     Raises CorpusError naming file, dialogue and field for anything that is not as published.
     """

@@ -56,9 +56,7 @@ def read(folder: Path, test: Sequence[Dialogue], failed: Sequence[Dialogue]) -> 
     """All labelled replies in ``folder``, each with its turn: of ``test`` for the models, of ``failed`` for people.
 
     A model's reply is found by the words of the seeker that it answers, a person's by its own.  Where several turns
-    have these words, rows are matched by order, so that neighbours stay neighbours: the released rows come from a pool
-    of workers, and stand nearly in the order of the dialogues.
-
+    have these words, rows are matched by order: they stand nearly in the order of the dialogues.
     Raises CorpusError naming file, row and field for a row of another form, or one that has no turn.
     """
     found = []

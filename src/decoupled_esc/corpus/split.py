@@ -1,9 +1,8 @@
 """The paper's 8:1:1 split of ESConv, committed as hashes of what supporters said (facts, not text).
 
-The 130 test and 130 validation dialogues were published in chat form; matching them by their supporter utterances
-finds all 260 among ESConv's 1,300, and the remaining 1,040 are the training split.  The manifest
-``data/esconv_split.tsv`` holds one line a dialogue: the hash and the split.  A dialogue's position in the manifest is
-its number, so ids do not depend on which published format was read.
+The 130 test and 130 validation dialogues were published in chat form, and are found by their supporter utterances among
+ESConv's 1,300; the rest is the training split.  ``data/esconv_split.tsv`` has a line a dialogue, hash and split, in the
+order of their numbers, so that ids do not depend on which published format was read.
 """
 
 import hashlib

@@ -1,9 +1,8 @@
 """A strategy test set after Kang et al. (2024): short windows of dialogues, every strategy as often as any other.
 
-In whole dialogues the commonest strategies are several times as frequent as the rarest, and what a system does under
-the rare ones counts for little in most scores.  The examples that Kang et al. published with their metric show the form
-of a window: some utterances from anywhere in a conversation, the last of them the seeker's, and the supporter's next
-one is asked for.  That strategies are evenly spread is our reading; CSO says only that its set follows theirs.
+The examples that Kang et al. published with their metric show the form of a window: some utterances from anywhere in a
+conversation, the last of them the seeker's, and the supporter's next one is asked for.  That strategies are evenly spread
+is our reading; CSO says only that its set follows theirs.
 """
 
 import random

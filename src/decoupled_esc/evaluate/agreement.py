@@ -4,9 +4,8 @@ Every coefficient comes with a 95% percentile interval from a bootstrap that sam
 with replacement (``resampling``: see `bootstrap`); the raters stay as they are, so the interval says how the agreement of
 *these* raters would vary over other dialogues.
 
-Where chance agreement is perfect, as when every rating is the same, a coefficient is 0/0: the ratings hold no
-information about agreement.  That raises `Undefined`, never nan or a made-up 1.  Replicates in which it happens are
-left out of the interval; if they are more than `MOST_UNDEFINED` of all, and with one cluster, there is no interval.
+Where chance agreement is perfect, as when every rating is the same, a coefficient is 0/0, which raises `Undefined`.  Such
+replicates are left out; if they are more than `MOST_UNDEFINED` of all, and with one cluster, there is no interval.
 """
 
 from collections.abc import Callable, Hashable, Sequence

@@ -1,10 +1,9 @@
 """Intervals for scores of dialogue systems: a bootstrap clustered by dialogue.
 
 Turns of one dialogue share a seeker and a problem, so whole dialogues are sampled with replacement (Efron and
-Tibshirani 1993).  A replicate is a vector of integer weights, one per dialogue; every score here is a function of
-weighted sums over dialogues, so all replicates are one matrix product.  Two systems are compared on the *same*
-replicates, which removes the difficulty of the sampled dialogues from their difference.  Wherever a function takes
-``**resampling``, that is the ``replicates`` and the ``seed`` of `cluster_weights`.
+Tibshirani 1993).  A replicate is a vector of integer weights, one per dialogue, so that weighted sums of all replicates
+are one matrix product.  Two systems are compared on the *same* replicates.  ``**resampling`` is everywhere the
+``replicates`` and the ``seed`` of `cluster_weights`.
 """
 
 from __future__ import annotations
@@ -76,10 +75,8 @@ class Resampled:
     def centred(self) -> Resampled:
         """The copies moved so that their mean is ``value``: for a score >= 0 that noise inflates.
 
-        Resampling adds noise to data that hold noise already, so copies of the preference bias B lie above B itself,
-        and when B is small even their 2.5th percentile can.  The moved copies keep the spread.  Their interval is
-        about the B expected on another test set of this size, which is what a printed B can be compared with;
-        the B of infinitely many turns is smaller (see `strategy.bias`).
+        Resampling adds noise to data that hold noise already, so copies of the bias B lie above B itself.  Moved, they keep
+        their spread, and their interval is about the B of another test set of this size (see `strategy.bias`).
         """
         return Resampled(self.value, self.copies + (self.value - self.copies.mean()), self.jackknife, least=0.0)
 
@@ -108,8 +105,7 @@ def percentile_interval(value: float, replicates: np.ndarray) -> Estimate:
 def jackknife_interval(value: float, left_out: np.ndarray) -> Estimate:
     """``value`` +- 1.96 jackknife standard errors, from scores with each of D clusters left out, [D].
 
-    For corpus-level Distinct-n: a replicate repeats dialogues, and repeated text has no new n-grams, so all bootstrap
-    replicates lie below the score itself.  Leaving one dialogue out repeats nothing.
+    For corpus-level Distinct-n: replicates repeat dialogues, which have no new n-grams, and all lie below the score.
     """
     clusters = len(left_out)
     variance = (clusters - 1) / clusters * ((left_out - left_out.mean()) ** 2).sum()

@@ -1,7 +1,6 @@
 """One planner, many decodings: its strategy scores from argmax to sampling at rising temperatures; and its calibration.
 
-What a paper prints for a planner is one point of such a curve.  Everything here is computed from the planner's scores
-of the eight strategies at each turn, so nothing has to be generated again.  The temperature acts on whole names, where
+All is computed from the planner's scores of the eight strategies at each turn.  The temperature acts on whole names, where
 a language model that prints a name applies it token by token.
 """
 
@@ -51,8 +50,7 @@ def probabilities(scores: np.ndarray, temperature: float, top_p: float) -> np.nd
     """[turns, 8] from scores [turns, 8] (log-probabilities up to a constant per turn): temperature, then top-p.
 
     Softmax of scores / T, of which the least probable strategies with at most 1 - ``top_p`` together are left out (Holtzman
-    et al. 2020), the most probable never.  Temperature 0 is argmax.  This is an approximation: a language model that prints a
-    name applies both token by token, where a nucleus is of tokens, and names that begin alike share theirs.
+    et al. 2020), the most probable never.  Temperature 0 is argmax.
     """
     if temperature == 0:
         p = (scores == scores.max(axis=1, keepdims=True)).astype(float)

@@ -250,10 +250,9 @@ def quality_flags(said: pd.DataFrame, kind: str) -> list[str]:
 def criterion_result(told: pd.DataFrame, study: Study, **resampling: int) -> dict[str, Any]:
     """Estimates on one criterion from its lines of `read_answers`, less attention items and excluded raters.
 
-    Pairs: shares of win, tie and lose of the first system against the second, in %.  Scores: means, and differences of
-    systems on the same samples of dialogues.  95% intervals say how the results of *these* raters would vary over other
-    dialogues; of a single one there are none.  Agreement: Krippendorff's alpha, ordinal; Fleiss' kappa on the items
-    with the commonest number of raters, since it needs one number.  What is undefined, as with one rater, is None.
+    Pairs: shares of win, tie and lose of the first system against the second, in %.  Scores: means, and paired differences.
+    95% intervals are over dialogues, for *these* raters.  Agreement: Krippendorff's alpha, ordinal; Fleiss' kappa on the
+    items with the commonest number of raters.  What is undefined, as with one rater, is None.
     """
     names = sorted(set(told.dialogue))
     weights = cluster_weights(len(names), **resampling)

@@ -1,8 +1,7 @@
 """The reward of a search by offline judges: percentile ranks among human replies (chapter 05).
 
-A classifier's probability is no measure of how good a reply is; it is used here to compare replies of one kind.  Each
-reply is ranked among human replies under the same strategy, so that a search gains nothing by a strategy which the
-classifier seldom faults.
+Each reply is ranked among human replies under the same strategy: a classifier's probability compares replies of one kind,
+and a search gains nothing by a strategy that the classifier seldom faults.
 """
 
 from collections.abc import Sequence

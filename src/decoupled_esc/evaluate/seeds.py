@@ -1,12 +1,10 @@
 """Scores of systems that were trained under several seeds, and what their intervals cover.
 
-Training with another seed gives another model.  An interval over dialogues alone says how *these* models would do on
-other dialogues; whether another training run would do the same it can't say.  `evaluate_seeds` takes every score under
-every seed and averages; its intervals hold for other dialogues and other trainings (`bootstrap.over_trainings`, whose coverage
-``bench/coverage.py`` measures).  The scores under each seed are kept as well.
+An interval over dialogues alone says how *these* models would do on other dialogues, not what another training would give.
+`evaluate_seeds` averages over seeds; its intervals hold for other dialogues and other trainings (`bootstrap.over_trainings`,
+whose coverage ``bench/coverage.py`` measures).  The scores under each seed are kept as well.
 
-Only what needs no whole corpus of replies is scored here, variant ``paper``: what a system did at a test set is then a
-few kilobytes (`SeedCounts`), and seeds that were trained on different days or machines can be put together.
+Scored is variant ``paper``, from the few kilobytes that say what a system did at a test set (`SeedCounts`).
 """
 
 import string

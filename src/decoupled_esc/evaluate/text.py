@@ -53,12 +53,9 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 def tokenize(text: str) -> list[str]:
     """Lower-cased Treebank tokens of ``text``; a text without visible characters has none.
 
-    This is ``nltk.word_tokenize(text.lower())`` with another sentence splitter.  NLTK's loads a trained Punkt
-    model that must be downloaded; this one is untrained and knows a short list of abbreviations.  Sentences
-    matter because the word tokenizer parts a period from its word only at a sentence's end, so results can
-    differ at a period after an abbreviation that only one of the two knows ("no. 5") and after a number or
-    initial, where the trained model also weighs the next word.  Sentences ending in ? or ! and words
-    inside a sentence are treated alike.
+    This is ``nltk.word_tokenize(text.lower())`` with an untrained sentence splitter that knows a few abbreviations, where
+    NLTK's must be downloaded.  The two can differ at a period after an abbreviation, a number or an initial, which is
+    parted from its word at a sentence's end alone.
     """
     return [token for sentence in _SENTENCES.tokenize(text.lower()) for token in _WORDS.tokenize(sentence)]
 

@@ -1,9 +1,8 @@
 """Decoding many answers to a few shared prompts: each answer sees its own tokens, and the prompt's, which are read in place.
 
-A cache that all answers write into grows by a copy of itself with every token, and every answer is compared with the
-prompts of all the others.  Here the keys and values of the prompts stay where the first pass left them, a block for each
-group of prompts that share a beginning (a dialogue's turns), and only what an answer has itself written is kept beside
-it.  What one attends to is the same, and so is the result, up to the order of sums.
+The keys and values of the prompts stay where the first pass left them, a block for each group of prompts that share a
+beginning (a dialogue's turns), and only what an answer has itself written is kept beside it: no copy with every token, and
+no look at others' prompts.  The result is the same, up to the order of sums.
 """
 
 from collections.abc import Sequence

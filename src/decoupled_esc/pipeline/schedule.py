@@ -95,9 +95,8 @@ def run(
 ) -> int:
     """Make the results of ``steps`` and of all that they need, where they don't hold; returns how many were made.
 
-    What has to run is printed first, and what is damaged named, both once.  ``names``: key -> name.  ``needs_gpu``: steps that
-    run a model get a card each.  Where a step fails, those that run are awaited, nothing new is begun, and StepFailed says
-    why.  An interrupt ends the running steps; the same call goes on from there.
+    ``names``: key -> name.  ``needs_gpu``: steps that run a model get a card each.  Where a step fails, those that run are
+    awaited, nothing new is begun, and StepFailed says why.  An interrupt ends the running steps.
     """
     todo = list(closure(steps, lambda step: stores.find(step) is not None).values())
     if todo:

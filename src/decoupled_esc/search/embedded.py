@@ -1,8 +1,7 @@
 """The four roles of the search as models of our own in this process, for profiles that have no server to ask.
 
-Supporter: the generator, under the strategy that is asked for.  Strategy: the planner's log-probabilities of all eight,
-so that with a prior temperature of 1 the priors are the planner's probabilities.  Seeker: a model fine-tuned on what
-people who sought support said next.  Reward: any function of replies, such as the offline judges.
+Supporter: the generator.  Strategies: the planner's log-probabilities, which with a prior temperature of 1 make its
+probabilities the priors.  Seeker: a model fine-tuned on what seekers said next.  Reward: any function of replies.
 """
 
 import itertools
@@ -31,9 +30,8 @@ def seeker(turn: Turn) -> Prompt:
 def seeker_turns(dialogue: Dialogue) -> list[Turn]:
     """What the seeker does after each supporter's message, as turns from the other side.
 
-    After the last one that is what the seeker still says (the chat form drops it); where the supporter has the last word
-    the seeker ends the conversation (``ENDS``).  Where the supporter goes on without an answer there is nothing to learn,
-    and no turn.
+    After the last one that is what the seeker still says (the chat form drops it), or ``ENDS`` where that is nothing.
+    Where the supporter goes on without an answer there is no turn.
     """
     messages, found = chat_form(dialogue), []
     after = itertools.takewhile(lambda utterance: utterance.role == "seeker", reversed(dialogue.utterances))
