@@ -10,8 +10,8 @@ import torch
 from tree_cases import BOUND, attending, check, off, shaken
 from turn_trees import Example, answer_logps, attention, join, pack
 
-from decoupled_esc import models, prompts, taxonomy
-from decoupled_esc.corpus import BLANK, OPENING, Dialogue, Turn, Utterance, turns
+from decoupled_esc import models, prompts
+from decoupled_esc.corpus import Dialogue, Turn, Utterance, turns
 from decoupled_esc.prompts import ids, render
 
 SHAPE = models.Shape(vocabulary=400, hidden=32, layers=2, heads=2, feed_forward=48, context=2048)
@@ -68,20 +68,3 @@ def test_several_dialogues_side_by_side_are_each_alone(model, plain, tokenizer, 
     with torch.no_grad():
         apart = torch.cat([answer_logps(model, tree) for tree in trees])
         assert off(answer_logps(model, join(trees)), apart) <= BOUND
-
-
-@pytest.mark.parametrize("layout", prompts.LAYOUTS)
-def test_blank_seekers_and_supporters_who_speak_first(model, plain, tokenizer, layout):
-    asked = turns(ODD)
-    assert [turn.context[-1].text for turn in asked] == [OPENING, BLANK, BLANK, "Hi Hi", BLANK]
-    check(model, plain, [encoded(asked, prompts.LAYOUTS[layout], tokenizer, ["Hi"])], 64)
-
-
-def test_eight_strategies_are_scored_together(model, plain, tokenizer, dialogues):
-    examples = encoded(turns(dialogues[1])[:3], prompts.planner, tokenizer)
-    names = [ids(name + models.END, tokenizer) for name in taxonomy.STRATEGIES]
-    examples = [replace(example, answers=names) for example in examples]
-    check(model, plain, [examples])
-    with torch.no_grad():
-        scores = answer_logps(model, pack(examples)).view(3, 8)
-    assert (scores.std(1) > 0.1).all() and (scores.std(0) > 0.01).all()  # they depend on name and dialogue

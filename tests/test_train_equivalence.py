@@ -6,19 +6,16 @@ trl is given every turn (or pair) as a sequence of its own, all those of one opt
 import math
 import tempfile
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from turn_trees import Loss
 
 from decoupled_esc import models, prompts, taxonomy, train
-from decoupled_esc.corpus import BLANK, OPENING, Dialogue, Message, Turn, Utterance, tagged, turns
+from decoupled_esc.corpus import BLANK, OPENING, Dialogue, Message, Turn, tagged, turns
 from decoupled_esc.prompts import ids, render
 from decoupled_esc.train import trainer
 
@@ -135,7 +132,7 @@ def theirs(trainer_class, config_class, model, tokenizer, rows, training=FULL, *
 def assert_same(a: Outcome, b: Outcome, steps: int = STEPS, **tolerance: float) -> None:
     """The losses of all steps, and what they did to the weights.
 
-    A gradient is the same to float32's rounding (1e-6 of a tensor's norm, see the definition below), but AdamW divides
+    A gradient is the same to float32's rounding (1e-6 of a tensor's norm, as turn_trees' tests show), but AdamW divides
     it by its own size: the few entries that are no larger than that rounding are moved by noise, as far as any other.
     """
     assert len(a.steps) == len(b.steps) == steps
@@ -265,47 +262,3 @@ def test_logged_rewards_do_not_depend_on_the_micro_batch(tokenizer, pairs, folde
     assert whole.logged(*REWARDS)[3:] == pytest.approx(parts.logged(*REWARDS)[3:], **REWARD)
 
 
-# Against the definition -----------------------------------------------------------------------------------------
-
-
-def logp(model, question: list[int], answer: list[int]) -> torch.Tensor:
-    """Of ``answer`` after ``question``, on a plain sequence of its own."""
-    logits = model(torch.tensor([question + answer], device=model.device)).logits[0, len(question) - 1 : -1]
-    return torch.log_softmax(logits.double(), 1).gather(1, torch.tensor(answer, device=model.device)[:, None]).sum()
-
-
-words = st.text(st.characters(codec="utf-8"), max_size=12)
-roles = st.sampled_from(["seeker", "supporter"])
-
-
-@st.composite
-def talks(draw) -> list[Dialogue]:
-    """One or two: the supporter may speak first, and several times in a row."""
-    made = []
-    for d in range(draw(st.integers(1, 2))):
-        said = draw(st.lists(st.tuples(roles, words, st.sampled_from(taxonomy.STRATEGIES)), max_size=6))
-        said.append(("supporter", draw(words), draw(st.sampled_from(taxonomy.STRATEGIES))))
-        made.append(Dialogue(f"d/{d}", tuple(
-            Utterance(f"d/{d}/{n:02}", role, text, strategy if role == "supporter" else None)
-            for n, (role, text, strategy) in enumerate(said)
-        )))  # fmt: skip
-    return made
-
-
-@settings(deadline=None, max_examples=30)
-@given(dialogues=talks(), name=st.sampled_from(list(prompts.LAYOUTS)))
-def test_any_dialogue_has_the_loss_of_its_rows(tokenizer, folder, dialogues, name):
-    model, asked = loaded(folder), [t for d in dialogues for t in turns(d)]
-    total, count = 0.0, 0
-    with torch.inference_mode():
-        for turn in asked:
-            question, (answer,) = plain(turn, name, tokenizer)
-            total, count = total - logp(model, question, answer).item(), count + len(answer)
-    for unit in ("dialogue", "turn"):
-        sequences = train.encode(asked, prompts.LAYOUTS[name], tokenizer, MAX_LENGTH, unit)
-        assert train.held_out_loss(model, sequences) == pytest.approx(total / count, rel=1e-5)
-
-
-@lru_cache(maxsize=1)
-def loaded(folder: Path):
-    return load(folder, "full")
