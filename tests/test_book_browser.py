@@ -63,10 +63,23 @@ def _pages(site: Path) -> list[str]:
     return [page.as_posix() for page in pages if page.parts[0] not in ("_static", "_sources", "index.html")]
 
 
+def _unfolds(driver, page: str) -> None:
+    """The first folded code of a chapter opens by a click."""
+    folded = driver.find_elements("css selector", "div.cell details.hide")
+    assert folded, f"{page} shows no folded code"
+    code = folded[0].find_element("css selector", "pre")
+    assert not code.is_displayed(), f"{page}: the code is open before the click"
+    summary = folded[0].find_element("css selector", "summary")
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", summary)
+    summary.click()
+    _wait(driver, code.is_displayed, f"{page}: the code stays folded after the click")  # it fades in
+
+
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
-def test_every_page_opens_soundly(driver, address, site, width):
-    problems = []
-    for page in _pages(site):
+def test_every_page_opens_soundly_and_its_folded_code_by_a_click(driver, address, site, width):
+    problems, pages = [], _pages(site)
+    assert any(page.startswith("notebooks/") for page in pages), "the book has no chapter"
+    for page in pages:
         _open(driver, f"{address}/{page}", width)
         problems += [f"{page}: {e['message']}" for e in driver.get_log("browser") if e["level"] == "SEVERE"]
         blank = "return [...document.images].filter(i => !i.naturalWidth).map(i => i.getAttribute('src'))"
@@ -76,23 +89,9 @@ def test_every_page_opens_soundly(driver, address, site, width):
             problems.append(f"{page}: is {wide} px wider than the window of {width} px")
         loaded = driver.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
         problems += [f"{page}: loads {name}" for name in loaded if not name.startswith((address, "data:"))]
+        if page.startswith("notebooks/"):
+            _unfolds(driver, page)
     assert not problems, "\n".join(problems)
-
-
-@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
-def test_folded_code_opens_by_a_click(driver, address, site, width):
-    chapters = [page for page in _pages(site) if page.startswith("notebooks/")]
-    assert chapters, "the book has no chapter"
-    for page in chapters:
-        _open(driver, f"{address}/{page}", width)
-        folded = driver.find_elements("css selector", "div.cell details.hide")
-        assert folded, f"{page} shows no folded code"
-        code = folded[0].find_element("css selector", "pre")
-        assert not code.is_displayed(), f"{page}: the code is open before the click"
-        summary = folded[0].find_element("css selector", "summary")
-        driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", summary)
-        summary.click()
-        _wait(driver, code.is_displayed, f"{page}: the code stays folded after the click")  # it fades in
 
 
 KINDS = (

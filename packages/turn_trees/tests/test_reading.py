@@ -184,7 +184,7 @@ def test_eager_attention_is_the_same(model, plain):
     check(attending(model, "eager"), plain, BATCH)
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("kind", ["qwen2", "gemma2", "mistral"])  # plain, with a cap, with a window
 def test_flex_attention_is_the_same(kind):
     try:
         torch.compile(torch.sin)(torch.ones(3))
