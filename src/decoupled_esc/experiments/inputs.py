@@ -179,15 +179,10 @@ class Decoding:
     serving: Serving | None = unkeyed(default=None)
 
 
-def start_of(policy: Policy | None) -> Policy | None:
-    """The policy that ``policy`` was trained from; None for the base model."""
-    return getattr(policy, "start", None)
-
-
 def weights_of(work, base: Base, policy: Policy | None) -> Weights:
     """What ``policy`` left, checked; None is the base model."""
     if policy is None:
         return base.weights()
-    start = start_of(policy)
+    start = getattr(policy, "start", None)  # the policy that it was trained from
     folder = work.path(policy, "policy")
     return models.weights_of(base.weights(), folder, work.path(start, "policy") if start is not None else None)

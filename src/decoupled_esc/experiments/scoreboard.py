@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -165,13 +165,10 @@ def _on_common(systems: Mapping[str, list[EvaluatedTurn]]) -> dict[str, list[Eva
 
 def _scored(systems: Mapping[str, list[EvaluatedTurn]], resampling: dict) -> Evaluation:
     """Scores of the systems of one test set, with the human reference as a system of its own, and of `CONTRASTS` those between them."""
-    people = {HUMAN: [_said_by_people(row) for row in next(iter(systems.values()))]}
+    said = next(iter(systems.values()))
+    people = {HUMAN: [replace(r, predicted_strategy=r.gold_strategy, reply=r.gold_reply, sampled=None) for r in said]}
     contrasts = [pair for pair in CONTRASTS if set(pair) <= systems.keys()]
     return evaluate_systems({**systems, **people}, contrasts=contrasts, **resampling)
-
-
-def _said_by_people(row: EvaluatedTurn) -> EvaluatedTurn:
-    return EvaluatedTurn(row.id, row.dialogue, row.gold_strategy, row.gold_reply, row.gold_strategy, row.gold_reply)
 
 
 def _accuracy(rows: Sequence[EvaluatedTurn]) -> float:

@@ -113,14 +113,10 @@ def _plain(value, where: str):
 def _steps(value) -> Iterator[Step]:
     if isinstance(value, Step):
         yield value
-    elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _steps(one)
-    elif isinstance(value, tuple | list):
-        for one in value:
-            yield from _steps(one)
-    elif is_dataclass(value):
-        yield from _steps([getattr(value, part.name) for part in fields(value)])
+        return
+    inside = value if isinstance(value, tuple | list) else value.values() if isinstance(value, Mapping) else ()
+    for one in [getattr(value, part.name) for part in fields(value)] if is_dataclass(value) else inside:
+        yield from _steps(one)
 
 
 def closure(steps: Iterable[Step], holds: Callable[[Step], bool] = lambda step: False) -> dict[str, Step]:
