@@ -121,7 +121,7 @@ class MatchedBias:
     """Way of `bias_sources.RETUNED` -> the setting chosen."""
     scores: Table
     differences: Table
-    """SP-DPO minus the planner after SFT, as it is and retuned."""
+    """Each minus the planner after SFT, and SP-DPO minus that planner retuned."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,11 +147,9 @@ class MatchBias(Measured):
         weights, truth = cluster_weights(groups, **self.resampling), strategy.strategy_indices(gold)
         counts = {name: bias_sources.expected_counts(one, truth, group, groups) for name, one in p.items()}
         scores = {name: bias_sources.scores_of(one, weights) for name, one in counts.items()}
-        others = {name: scores[name] for name in list(scores)[1:]}
-        changes = {
-            f"SP-DPO - {name}": {key: scores["SP-DPO"][key] - one for key, one in row.items()}
-            for name, row in others.items()
-        }
+        pairs = [(name, "SFT") for name in scores if name != "SFT"]
+        pairs += [("SP-DPO", f"SFT, {way}") for way in chosen]
+        changes = {f"{a} - {b}": {key: scores[a][key] - scores[b][key] for key in scores[a]} for a, b in pairs}
         settings = {way: float(one.setting) for way, one in chosen.items()}
         return MatchedBias(len(turns), settings, crossed.over_seeds([scores]), crossed.over_seeds([changes]))
 
