@@ -156,7 +156,7 @@ figures.glue_numbers(
 # That is to be held against the whole difference between the decoupled and the coupled system: {glue:text}`info_all_q` in macro F1, {glue:text}`info_all_b` in B.
 # In F1 of the replies, {glue:text}`info_f1`; the whole difference: {glue:text}`info_all_f1`.
 # Against a coupled model that was trained as long as planner and generator together, macro F1 of the decoupled system changes by {glue:text}`info_long_q`.
-# This touches DecoupledESC's answer to RQ2 ([chapter 10](10_ask_rq2.ipynb)), which puts what the decoupled system gains down to the separation.
+# This touches DecoupledESC's answer to RQ2 ([chapter 10](10_ask_rq2.ipynb)), which credits the separation with what the decoupled system gains.
 #
 # ```{glue:figure} fig_information
 # :name: fig-information
@@ -484,7 +484,7 @@ figures.glue_numbers(
 # Against the planner after SFT as it is, SP-DPO changes B by {glue:text}`sp_b` and weighted F1 by {glue:text}`sp_qw`.
 # With pairs matched for frequency ({glue:text}`sp_kept` are kept) in place of as many at random, B changes by {glue:text}`sp_matched` and macro F1 by {glue:text}`sp_matched_q`.
 # With SP-DPO in place of the chosen sides alone, B changes by {glue:text}`sp_chosen_b` and macro F1 by {glue:text}`sp_chosen_q`; its learning rate was chosen for the preference loss.
-# This touches DecoupledESC's answer to RQ3 ([chapter 11](11_ask_rq3.ipynb)), which puts the lower bias down to learning from strategies that should be rejected.
+# This touches DecoupledESC's answer to RQ3 ([chapter 11](11_ask_rq3.ipynb)), which credits SP-DPO with less bias and better strategies.
 #
 # ```{glue:figure} fig_sp_dpo
 # :name: fig-sp-dpo
@@ -572,7 +572,7 @@ figures.glue_numbers(
 #
 # B changes by {glue:text}`cso_gold_b`, {glue:text}`cso_random_b` and {glue:text}`cso_mined_b`.
 # Against the coupled model that all of them start from, the search's pairs change macro F1 by {glue:text}`cso_alone_q` and B by {glue:text}`cso_alone_b`.
-# This touches CSO's Table 4, which has the random pairs alone, and its reading that the strategies found by search make the difference.
+# This touches CSO's Table 4, which has the random pairs alone, and what is read from it: that the search, rather than preference training as such, makes the difference.
 #
 # ```{glue:figure} fig_cso_pairs
 # :name: fig-cso-pairs

@@ -167,7 +167,7 @@ CHANGES = [
     ("sft.generator.checkpoint_every", 31, {"sft-generator"}),
     ("search.seeker.epochs", 2, {"sft-seeker"}),
     ("preference.planner.loss.beta", 0.6, {"dpo-planner"} | CONTROLLED["planner"]),
-    ("preference.generator.training.epochs", 2, {"dpo-generator", "dpo-generator-chosen"} | CONTROLLED["generator"] | ALTERNATIVES),
+    ("preference.generator.training.epochs", 2, {"dpo-generator", "sft-generator-chosen"} | CONTROLLED["generator"] | ALTERNATIVES),
     ("preference.alternatives.ipo.learning_rate", 1e-3, {"ipo-planner", "ipo-generator"}),
     ("preference.vanilla.loss.beta", 0.3, {"dpo-vanilla", "dpo-vanilla-psnr", "dpo-vanilla-nspr", "dpo-vanilla-nsnr"}),
     ("mining.samples", 3, {"candidates-vanilla", "candidates-generator"}),

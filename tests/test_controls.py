@@ -126,7 +126,7 @@ def test_each_control_changes_one_field_of_a_system_of_the_questions():
     assert changed("sft-vanilla-long", "sft-vanilla") == {"training"}
     for role in ("planner", "generator"):
         assert changed(f"dpo-{role}-matched", f"dpo-{role}") == changed(f"dpo-{role}-matched", f"dpo-{role}-fewer") == {"pairs"}
-        assert steps[f"dpo-{role}-chosen"].training == steps[f"dpo-{role}"].training
+        assert steps[f"sft-{role}-chosen"].training == steps[f"dpo-{role}"].training
     for kind in ("tags", "sft-validation"):
         assert len(changed(f"replies-decoupled-{kind}", "replies-decoupled-sft")) == 1
     assert shown(steps["sft-planner-tags"], "planner") is prompts.LAYOUTS["planner-tags"]

@@ -189,7 +189,8 @@ class CompareCutReplies(Measured):
 def controls(own: "Rows") -> dict[str, Step]:
     """The controls under one seed, whose steps are ``own``; each training is one of those with one field changed."""
     tuned = _policies(own)
-    written = _replies(own, tuned)
+    unseen = replace(own.validation, limit=own.test.limit)  # of as many dialogues as are tested on
+    written = _replies(own.steps, tuned, unseen)
     steps = own.steps | written
 
     def systems(contrasts) -> dict[str, Reply]:
@@ -204,7 +205,7 @@ def controls(own: "Rows") -> dict[str, Step]:
         **written,
         "metrics-information": Evaluate(systems(INFORMATION), INFORMATION, **options),
         "metrics-planner-pairs": Evaluate(systems(PLANNED), PLANNED, **options),
-        "matched-bias": MatchBias(known, asked, unseen(own), **options),
+        "matched-bias": MatchBias(known, asked, unseen, **options),
         "cut-replies": CompareCutReplies(systems(WORDED), WORDED, **options),
     }
 
@@ -223,30 +224,24 @@ def _policies(own: "Rows") -> dict[str, Step]:
     for role in ("planner", "generator"):
         dpo = steps[f"dpo-{role}"]
         found |= {f"dpo-{role}-{kind}": replace(dpo, pairs=found[f"pairs-{kind}"]) for kind in ("matched", "fewer")}
-        found[f"dpo-{role}-chosen"] = TrainChosen(
+        found[f"sft-{role}-chosen"] = TrainChosen(
             dpo.base, dpo.max_length, dpo.seed, dpo.start, dpo.pairs, dpo.turns, dpo.held_out, dpo.training,
             launch=dpo.launch,
         )  # fmt: skip
     return found
 
 
-def _replies(own: "Rows", tuned: dict[str, Step]) -> dict[str, Step]:
-    """What the policies of ``tuned`` answer, and the planners of the questions at validation turns."""
-    steps = own.steps
+def _replies(steps: dict[str, Step], tuned: dict[str, Step], unseen: Turns) -> dict[str, Step]:
+    """What the policies of ``tuned`` answer, and the planners of the questions at the turns ``unseen``."""
     coupled, planned, under_gold = (steps[f"replies-{name}"] for name in ("vanilla-sft", "decoupled-sft", "gold-sft"))
     found: dict[str, Step] = {
         "replies-vanilla-no-tags": replace(coupled, policy=tuned["sft-vanilla-no-tags"]),
         "replies-vanilla-long": replace(coupled, policy=tuned["sft-vanilla-long"]),
         "replies-decoupled-tags": replace(planned, planner=tuned["sft-planner-tags"]),
     }
-    for kind in ("matched", "fewer", "chosen"):
-        found[f"replies-planner-{kind}"] = replace(planned, planner=tuned[f"dpo-planner-{kind}"])
-        found[f"replies-gold-{kind}"] = replace(under_gold, generator=tuned[f"dpo-generator-{kind}"])
+    for kind, method in {"matched": "dpo", "fewer": "dpo", "chosen": "sft"}.items():
+        found[f"replies-planner-{kind}"] = replace(planned, planner=tuned[f"{method}-planner-{kind}"])
+        found[f"replies-gold-{kind}"] = replace(under_gold, generator=tuned[f"{method}-generator-{kind}"])
     for kind in ("sft", "dpo"):
-        found[f"replies-decoupled-{kind}-validation"] = replace(steps[f"replies-decoupled-{kind}"], turns=unseen(own))
+        found[f"replies-decoupled-{kind}-validation"] = replace(steps[f"replies-decoupled-{kind}"], turns=unseen)
     return found
-
-
-def unseen(own: "Rows") -> Turns:
-    """The validation turns that something is chosen on: of as many dialogues as are tested on."""
-    return replace(own.validation, limit=own.test.limit)
