@@ -64,11 +64,11 @@ def mined(tmp_path) -> SimpleNamespace:
     """Pairs in which one strategy and long replies are chosen more often."""
 
     def pair(turn, kind, used, reply):
-        return mining.Mined(f"{turn.id}#0", turn.id, kind, used, reply, None, None, None)
+        return mining.Mined(f"{turn.id}#{used}", turn.id, kind, used, reply, None, None, None)
 
     wrong = [pair(one, "strategy", "Others" if n < 30 and one.strategy == "Question" else "Information", None) for n, one in enumerate(TURNS)]
     wrong += [pair(one, "strategy", "Question", None) for one in TURNS[:12] if one.strategy == "Others"]
-    replies = [pair(one, "response", one.strategy, "a b" if n % 4 else "a b c d e f g") for n, one in enumerate(TURNS)]
+    replies = [pair(one, "response", one.strategy, "a" if n % 4 else "a b c d e f") for n, one in enumerate(TURNS)]
     mining.write(tmp_path / "strategy.jsonl", wrong)
     mining.write(tmp_path / "response.jsonl", replies)
     return SimpleNamespace(turns=SimpleNamespace(read=lambda: TURNS))
@@ -86,7 +86,7 @@ def test_matched_pairs_prefer_no_strategy_and_no_length_and_the_others_are_as_ma
     assert found[True].pairs == found[False].pairs and found[True].of == {"strategy": 46, "response": 40}
     assert 0 < found[True].pairs["response"] < 40 and {pair.id for pair in kept[False]["response"]} != {pair.id for pair in kept[True]["response"]}
     apart = [abs(np.subtract(*found[matched].words)) for matched in (True, False)]
-    assert apart[0] < controls.WORDS and apart[0] <= apart[1]
+    assert apart[0] == 0 < apart[1]
 
 
 def test_training_on_the_chosen_side_reads_each_turn_of_the_pairs_once(tmp_path, monkeypatch):
@@ -153,7 +153,7 @@ def test_re_weighting_reaches_the_bias_of_another_planner():
         return float(strategy.bias(w, "paper")[0])
 
     found = bias_sources.retuned_to(leaning, np.log(p), gold, 1.0, 1.0)["strategies re-weighted"]
-    assert 0.5 < found.setting < 1.5 and bias(probabilities(leaning, 1.0, 1.0)) > 0.4
+    assert 0.5 < found.setting < 1.5 and bias(probabilities(leaning, 1.0, 1.0)) > 0.3
     assert bias(found.probabilities(leaning, 1.0)) == pytest.approx(bias(p), abs=0.05)
 
 

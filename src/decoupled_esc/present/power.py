@@ -163,7 +163,7 @@ def held_against(table: str, smallest: Mapping[str, float]) -> list[Published]:
     """Every difference of ``table`` in `COMPARED`, of each backbone, in the columns of ``smallest``."""
     values = load_tables()[table]
     known, columns = {row.key for row in values.rows}, [one.key for one in values.columns if one.key in smallest]
-    backbones = dict.fromkeys(key.partition("/")[0] for key in known)
+    backbones = dict.fromkeys(row.key.partition("/")[0] for row in values.rows)
     differences = {
         (backbone, pair, column): values.contrast(*(f"{backbone}/{row}" for row in pair), column)
         for backbone in backbones
