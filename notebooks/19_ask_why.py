@@ -145,8 +145,8 @@ single = models((book.profile.seed,))
 test_turns = f"{next(iter(book['questions'].together.details.values())).turns:,}"
 figures.glue_numbers(
     info_models=single, test_turns=test_turns,
-    **{f"info_{key.lower()}": "–" if lost else why.carried(informed, key, 2 if key == "B" else 1) for key in STRATEGIC},
-    **{f"info_all_{key.lower()}": "–" if lost else why.told(informed["decoupled-sft - vanilla-sft"][key], 2 if key == "B" else 1) for key in STRATEGIC},
+    **{f"info_{key.lower()}": "–" if lost else why.carried(informed, key, 2 if key == "B" else 1) for key in ("Q", "B", "F1")},
+    **{f"info_all_{key.lower()}": "–" if lost else why.told(informed["decoupled-sft - vanilla-sft"][key], 2 if key == "B" else 1) for key in ("Q", "B", "F1")},
     info_long_q="–" if lost else why.told(informed["decoupled-sft - vanilla-long"]["Q"]),
 )  # fmt: skip
 
@@ -469,6 +469,7 @@ def sp(name: str, key: str) -> str:
 
 
 figures.glue_numbers(
+    sp_more="–" if lost else why.answer([biased.differences["SP-DPO - SFT, strategies re-weighted"]["Q_W"]], 1), sp_frequency="–" if lost else why.answer([learned["planner-matched - planner-fewer"]["B"]], 1),
     sp_reweighted=sp("SP-DPO - SFT, strategies re-weighted", "Q_W"), sp_temperature=sp("SP-DPO - SFT, another temperature", "Q_W"),
     sp_left=sp("SP-DPO - SFT, strategies re-weighted", "B"), sp_left_temperature=sp("SP-DPO - SFT, another temperature", "B"),
     sp_b=sp("SP-DPO - SFT", "B"), sp_qw=sp("SP-DPO - SFT", "Q_W"), sp_matched=sp("planner-matched - planner-fewer", "B"), sp_matched_q=sp("planner-matched - planner-fewer", "Q"),
@@ -478,11 +479,11 @@ figures.glue_numbers(
 )  # fmt: skip
 
 # %% [markdown]
-# **Answer.** Against the re-weighted planner, weighted F1 of SP-DPO changes by {glue:text}`sp_reweighted`; against the planner at another temperature, by {glue:text}`sp_temperature`.
+# **Answer.** Is SP-DPO more than a change of bias? {glue:text}`sp_more`: against the re-weighted planner its weighted F1 changes by {glue:text}`sp_reweighted`; against the planner at another temperature, by {glue:text}`sp_temperature`.
 #
 # On validation turns a temperature of {glue:text}`sp_t` and a power of {glue:text}`sp_power` came nearest to SP-DPO's bias; what is left between them and SP-DPO at the test turns is {glue:text}`sp_left_temperature` and {glue:text}`sp_left` in B.
 # Against the planner after SFT as it is, SP-DPO changes B by {glue:text}`sp_b` and weighted F1 by {glue:text}`sp_qw`.
-# With pairs matched for frequency ({glue:text}`sp_kept` are kept) in place of as many at random, B changes by {glue:text}`sp_matched` and macro F1 by {glue:text}`sp_matched_q`.
+# Does the frequency of strategies in its pairs carry its effect on B? {glue:text}`sp_frequency`: with pairs matched for frequency ({glue:text}`sp_kept` are kept) in place of as many at random, B changes by {glue:text}`sp_matched` and macro F1 by {glue:text}`sp_matched_q`.
 # With SP-DPO in place of the chosen sides alone, B changes by {glue:text}`sp_chosen_b` and macro F1 by {glue:text}`sp_chosen_q`; its learning rate was chosen for the preference loss.
 # This touches DecoupledESC's answer to RQ3 ([chapter 11](11_ask_rq3.ipynb)), which credits SP-DPO with less bias and better strategies.
 #
@@ -502,7 +503,7 @@ figures.glue_numbers(
 # **Contrast.** Replies under the gold strategy after RG-DPO, minus those after SFT: whole, and with the longer one of each turn cut to as many words as the shorter one has.
 # And trained on pairs in which each length (in steps of three words) is chosen as often as it is rejected, on as many pairs at random, and on the chosen sides alone.
 #
-# **Rule.** Length carries a difference in F1 if its interval excludes 0 with whole replies and holds 0 with cut ones.
+# **Rule.** Length carries a difference in F1 if its interval excludes 0 with whole replies and, with cut ones, holds 0 or lies on the other side.
 
 # %% tags=["hide-input", "remove-output"]
 cut = book["cut-replies"]
@@ -520,6 +521,8 @@ def rg(name: str, key: str = "F1", form: str = "whole") -> str:
 
 
 figures.glue_numbers(
+    rg_length="–" if lost else why.length_carries(cut.whole["gold-dpo - gold-sft"]["F1"], cut.cut["gold-dpo - gold-sft"]["F1"]),
+    rg_all_length="–" if lost else why.length_carries(cut.whole["decoupled-dpo - decoupled-sft"]["F1"], cut.cut["decoupled-dpo - decoupled-sft"]["F1"]),
     rg_f1=rg("gold-dpo - gold-sft"), rg_cut=rg("gold-dpo - gold-sft", form="cut"), rg_words=rg("gold-dpo - gold-sft", "words"),
     rg_b1=rg("gold-dpo - gold-sft", "B-1"), rg_b1_cut=rg("gold-dpo - gold-sft", "B-1", "cut"),
     rg_all=rg("decoupled-dpo - decoupled-sft"), rg_all_cut=rg("decoupled-dpo - decoupled-sft", form="cut"),
@@ -529,10 +532,10 @@ figures.glue_numbers(
 )  # fmt: skip
 
 # %% [markdown]
-# **Answer.** RG-DPO changes F1 of replies under the gold strategy by {glue:text}`rg_f1` whole and by {glue:text}`rg_cut` cut to one length.
+# **Answer.** Does length carry what RG-DPO changes in F1 under the gold strategy? {glue:text}`rg_length`: {glue:text}`rg_f1` whole, {glue:text}`rg_cut` cut to one length.
 #
 # Its replies change by {glue:text}`rg_words` words; BLEU-1 by {glue:text}`rg_b1` whole and {glue:text}`rg_b1_cut` cut.
-# The same for the whole decoupled system, DPO against SFT: F1 by {glue:text}`rg_all`, and cut by {glue:text}`rg_all_cut`.
+# The same asked of the whole decoupled system, DPO against SFT: {glue:text}`rg_all_length`: {glue:text}`rg_all` whole, {glue:text}`rg_all_cut` cut.
 # With pairs matched for length ({glue:text}`rg_kept` are kept; chosen and rejected then have {glue:text}`rg_sides` words on average) in place of as many at random, replies change by {glue:text}`rg_matched_words` words, F1 by {glue:text}`rg_matched` and Distinct-1 by {glue:text}`rg_matched_d`.
 # With RG-DPO in place of the chosen sides alone, words change by {glue:text}`rg_chosen_words` and F1 by {glue:text}`rg_chosen`.
 # This touches DecoupledESC's Table 3, whose text metrics of Decoupled-DPO are read as better replies, and not its judges' scores, which this study doesn't have.
@@ -564,13 +567,14 @@ figures.show("fig_cso_pairs", figures.estimates(why.changed({"": ran}, ROWS, STR
 figures.glue_numbers(
     cso_seeds=", ".join(map(str, searched.seeds)), cso_pairs=f"{book['cso-dpo'].pairs:,}",
     **{f"cso_{kind}_{key.lower()}": why.told(ran[f"cso-dpo - cso-{kind}"][key], decimals) for kind in OTHERS for key, decimals in (("Q", 1), ("B", 2))},
+    cso_answer=why.answer([ran[f"cso-dpo - cso-{kind}"]["Q"] for kind in OTHERS], 1),
     cso_alone_q=why.told(ran["cso-dpo - vanilla-sft"]["Q"]), cso_alone_b=why.told(ran["cso-dpo - vanilla-sft"]["B"], 2),
 )  # fmt: skip
 
 # %% [markdown]
-# **Answer.** With the search's pairs, macro F1 changes against gold pairs by {glue:text}`cso_gold_q`, against random rejected turns by {glue:text}`cso_random_q`, and against mined pairs by {glue:text}`cso_mined_q`.
+# **Answer.** Does the search carry CSO's effect? {glue:text}`cso_answer`: with its pairs, macro F1 changes against gold pairs by {glue:text}`cso_gold_q`, against random rejected turns by {glue:text}`cso_random_q`, and against mined pairs by {glue:text}`cso_mined_q`.
 #
-# B changes by {glue:text}`cso_gold_b`, {glue:text}`cso_random_b` and {glue:text}`cso_mined_b`.
+# B changes against the three by {glue:text}`cso_gold_b`, {glue:text}`cso_random_b` and {glue:text}`cso_mined_b`.
 # Against the coupled model that all of them start from, the search's pairs change macro F1 by {glue:text}`cso_alone_q` and B by {glue:text}`cso_alone_b`.
 # This touches CSO's Table 4, which has the random pairs alone, and what is read from it: that the search, rather than preference training as such, makes the difference.
 #
@@ -617,19 +621,20 @@ quarter = [one for table in OURS["CSO"][2].values() for one in power.held_agains
 judged = [one for own in held["DecoupledESC"].values() for one in own if one.column in power.DIMENSIONS]
 figures.glue_numbers(
     paper_turns=f"{power.PAPER_TURNS:,}", quarter_turns=power.PAPER_TURNS // 4, power_seeds=len(asked.seeds), power_turns=test_turns,
-    power_between="holds the variance between training runs" if len(asked.seeds) > 1 else "leaves out the variance between training runs, so it is too small",
+    power_between="with the variance between training runs in it" if len(asked.seeds) > 1 else "the variance between training runs, and with it a part of δ, left out",
     power_3=power.share_seen(held["DecoupledESC"]["Table 3"], tuple(power.SAMPLED)), power_5=power.share_seen(held["DecoupledESC"]["Table 5"], tuple(power.SAMPLED)),
     power_dpo=power.share_seen([one for one in held["DecoupledESC"]["Table 3"] if one.pair in (FIRST["RQ1"][2], FIRST["RQ3"][2])], tuple(power.SAMPLED)),
+    power_rq2=power.share_seen([one for one in held["DecoupledESC"]["Table 3"] if one.pair in (FIRST["RQ2"][2], ("decoupled/sft", "vanilla/sft"))], tuple(power.SAMPLED)),
     power_judged=power.share_seen(judged), power_cso=power.share_seen(cso_all), power_cso_few=power.share_seen(quarter), power_4=power.share_seen(held["CSO"]["Table 4"]),
     **{f"power_{key.lower()}": f"{varied['DecoupledESC'][key].detectable(power.PAPER_TURNS):.2f}" for key in ("F1", "Q", "Q_W", "B")},
 )  # fmt: skip
 
 # %% [markdown]
-# **Answer.** Of the measured differences of DecoupledESC's Table 3, {glue:text}`power_3` are as large as what its design sees, of those between DPO and SFT {glue:text}`power_dpo`, of Table 5's {glue:text}`power_5`.
+# **Answer.** Of the measured differences of DecoupledESC's Table 3, {glue:text}`power_3` are as large as what its design sees, of those between DPO and SFT {glue:text}`power_dpo`, of those between decoupled and coupled systems after training {glue:text}`power_rq2`, of Table 5's {glue:text}`power_5`.
 #
-# With {glue:text}`power_seeds` seed(s) of ours, which {glue:text}`power_between`, one training run of each system shows a difference of {glue:text}`power_f1` in F1, {glue:text}`power_q` in macro F1, {glue:text}`power_q_w` in weighted F1 and {glue:text}`power_b` in B.
+# By {glue:text}`power_seeds` seed(s) of ours, {glue:text}`power_between`, one training run of each system shows a difference of {glue:text}`power_f1` in F1, {glue:text}`power_q` in macro F1, {glue:text}`power_q_w` in weighted F1 and {glue:text}`power_b` in B.
 # Of the judged differences of both tables {glue:text}`power_judged` are as large as what 100 ratings see.
-# Of CSO's, {glue:text}`power_cso` are, and {glue:text}`power_cso_few` if it tested on {glue:text}`quarter_turns` turns; of its Table 4 {glue:text}`power_4`.
+# Of the differences in CSO's tables {glue:text}`power_cso` are as large as what its design sees, and {glue:text}`power_cso_few` if it tested on {glue:text}`quarter_turns` turns; of its Table 4 {glue:text}`power_4`.
 # This touches every sentence of both papers that calls one system better by a number of these tables.
 #
 # ```{glue:figure} fig_power
@@ -652,5 +657,5 @@ results_table(power.runs_table(varied["DecoupledESC"]), f"Training runs needed a
 #
 # One model family of a few million parameters, and metrics of overlap: none of this says how a reply would help a person.
 # The controls of studies 1 and 5 were trained under one seed, and with the learning rates of the systems that they stand beside.
-# The interval of a recalibrated or re-weighted score leaves out the noise of the fit, and a variance between training runs that comes from a few seeds is itself uncertain: from three, the true one may be up to forty times as large.
+# The interval of a recalibrated or re-weighted score leaves out the noise of the fit, and a variance between training runs that comes from a few seeds is itself uncertain: a 95% interval of one from three seeds reaches to forty times its value.
 # What would change our mind: the same studies under further seeds, on the backbones of the paper, and with several annotators at the same turns.

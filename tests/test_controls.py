@@ -273,5 +273,9 @@ def test_the_contrasts_of_the_parts_are_measured_and_differences_say_which_way()
     steps = table.steps(load_profile("smoke"), inputs.as_published())
     assert {name for names in why.PARTS.values() for name in names} <= {f"{a} - {b}" for a, b in steps["metrics-information"].contrasts}
     assert [why.told(one).split(": ")[1] for one in (NONE, UP, DOWN)] == ["the interval holds 0", "it rises", "it falls"]
+    asked = [why.answer(changes, 1) for changes in ([UP, UP], [UP, NONE], [DOWN, DOWN], [UP, DOWN], [NONE])]
+    assert asked == ["yes", "not shown", "no, the other way round", "not shown", "not shown"] and why.answer([DOWN], -1) == "yes"
+    carried = [why.length_carries(*both) for both in ((UP, NONE), (UP, UP), (UP, DOWN), (NONE, UP))]
+    assert carried == ["yes", "no", "yes", "there is no difference that it could carry"]
     drawn = why.changed({", whole": {"x": {"F1": UP}}, ", cut": {"x": {"F1": NONE}}}, {"x": "a"}, {"F1": "overlap"})
     assert drawn == {"overlap": {"a, whole": UP, "a, cut": NONE}}

@@ -220,4 +220,4 @@ def _runs(spread: Spread, change: float, turns: int) -> str:
     needed = spread.runs_needed(change, turns) if change else None
     if needed is None:
         return "no number at these turns"
-    return "at least 1 (one seed)" if spread.runs is None else str(needed)
+    return "1 or more" if spread.runs is None else str(needed)

@@ -49,6 +49,19 @@ def told(change: Estimate, decimals: int = 1) -> str:
     return f"{format_estimate(change, decimals, '+')}: {said}"
 
 
+def answer(changes: Sequence[Estimate], side: int) -> str:
+    """Whether every one of ``changes`` has the sign ``side`` (1 or -1) and an interval that excludes 0."""
+    sides = {one.value > 0 if excludes_zero(one) else None for one in changes}
+    return "yes" if sides == {side > 0} else "no, the other way round" if sides == {side < 0} else "not shown"
+
+
+def length_carries(whole: Estimate, cut: Estimate) -> str:
+    """Whether a difference between whole replies is gone once they are cut to one length."""
+    if not excludes_zero(whole):
+        return "there is no difference that it could carry"
+    return "no" if excludes_zero(cut) and (cut.value > 0) == (whole.value > 0) else "yes"
+
+
 def better_plan(differences: Table, metric: str) -> str:
     """Whether ``metric`` rises where a wrong plan is replaced by the gold strategy."""
     return told(differences["gold - plan, wrong"][metric])
