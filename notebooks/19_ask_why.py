@@ -648,6 +648,7 @@ figures.glue_numbers(
 # **How many training runs would the claims need?**
 # The table has, per research question, the differences as printed and the number of training runs of each system with which {glue:text}`paper_turns` turns show them in four cases of five.
 # Where it names no number, the test set itself is too small for a difference of that size.
+# From one seed of ours the chance of samples counts as the test set's, though more runs would average it; from several it counts as the runs'.
 
 # %% tags=["hide-input"]
 results_table(power.runs_table(varied["DecoupledESC"]), f"Training runs needed at {power.PAPER_TURNS:,} turns; profile {book.label}, {len(asked.seeds)} seed(s).")
