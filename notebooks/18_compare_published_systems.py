@@ -185,6 +185,24 @@ results_table(board if absent else shown.levels(board, "paper"), f"As papers pri
 results_table(board if absent else shown.levels(board, "standard"), f"As the textbooks define them (variant standard), 95% intervals by dialogue; profile {book.label}.")
 
 # %% [markdown]
+# ## By offline judges
+#
+# Nobody has rated these replies, and whether a judge that learned from people's preferences is better on an unknown writer than a count of words is a question of [appendix Judges](92_read_judges.ipynb).
+# Here are the two offline judges of [chapter 03](03_observe_errors.ipynb), and what each is worth stands in the caption.
+# The number of words stands beside them, because a longer reply has more room for what they look for.
+
+# %% tags=["hide-input"]
+judged, scale, classifier = book["scoreboard-judged"], book["empathy-scale"], book["error-classifier"]
+worth = "not measured" if isinstance(scale, Missing) else ", ".join(f"{name} {format_estimate(found.kappa, 2)}" for name, found in scale.posts.items())
+unseen = "not measured" if isinstance(classifier, Missing) else format_estimate(classifier.unseen_writers["all"].kappa, 2)
+results_table(
+    shown.judged(judged),
+    f"Offline judges, means over replies, 95% intervals by dialogue; profile {book.label}. Empathy: sum of three levels; the scale agrees with human ratings of other posts at a quadratic kappa of {worth}. "
+    f"No error: mean probability by the error classifier, which agrees with GPT's labels of writers that it does not know at a kappa of {unseen}, and has learned from Qwen's and Llama's in other dialogues. "
+    "Compare inside a test set alone.",
+)
+
+# %% [markdown]
 # ## Put your own system here
 #
 # One line of JSON per test turn of DecoupledESC's split, and one command:

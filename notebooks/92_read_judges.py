@@ -143,6 +143,55 @@ figures.glue_numbers(
 # On the replies to posts four LLMs reach only {glue:text}`on_replies` with the one expert rating that is published of each, so what a judge is worth on one set of texts is no promise for another; {glue:text}`left_out` ratings are left out there, because they are empty, off the scale or of another post.
 # That the bot with more words wins in {glue:text}`longer` per cent of the pairs says less than it seems: without the pairs of {glue:text}`best`, the bot that people liked best and that wrote most, it is {glue:text}`longer_without` per cent, so a learned judge has to beat length on bots that it does not know.
 #
+# ## What can be learned from people's judgements?
+#
+# Two small judges learn from these judgements: one which of two chats a person preferred (a Bradley–Terry model, logistic regression on the difference between two chats), one how experts rated a conversation (ridge regression).
+# They read a reply's length, its different words, its relevance (cosine of its sentence embedding {cite}`reimers2019sentence` with that of the message before), the levels of the empathy scale of [chapter 03](03_observe_errors.ipynb), a few counts, and the embedding itself.
+# How many of these groups a judge reads is chosen in two ways: by cross-validation inside what it learns from, or on the experts' ratings of other writers' conversations, which hold nothing of iEval.
+# One thing about them is not new to the test: the list of groups was settled after single features had been looked at on all pairs.
+
+# %% tags=["hide-input"]
+learned = book["learned-judges"]
+results_table(
+    judge_tables.learned_preferences(learned, preferences),
+    "How often a judge picks the chat that a person preferred, in per cent, ties counting half: people from whom it has not learned, and of these the chats of a bot from which it has not learned either (mean over four bots); "
+    "differences from length alone are paired; 95% intervals over people.",
+)
+
+# %% tags=["hide-input"]
+results_table(
+    judge_tables.learned_agreement(learned),
+    "Quadratic kappa with the experts' median (between experts: mean over pairs) on the three samples whose conversations are published, 95% intervals over conversations; the learned judge has learned from other conversations of the same sample.",
+)
+
+# %% tags=["hide-input"]
+inside, outside = judge_tables.learned_rows(learned)
+by_rater = {} if isinstance(learned, Missing) else {one.raters: one for one in learned.ratings.medians}
+mine, chosen = by_rater.get("learned judge–expert"), {} if isinstance(learned, Missing) else learned.preferences.chosen
+figures.glue_numbers(
+    learned_people=format_estimate(inside and inside.by_person), inside_bot=format_estimate(inside and inside.new_writer),
+    inside_gap=format_estimate(inside and inside.new_over_length, sign="+"), inside_beats=judge_tables.beats_length(inside),
+    outside_people=format_estimate(outside and outside.by_person), outside_bot=format_estimate(outside and outside.new_writer),
+    outside_gap=format_estimate(outside and outside.new_over_length, sign="+"), outside_beats=judge_tables.beats_length(outside),
+    longer_judge=format_estimate(inside and inside.longer), longer_people=format_estimate(length and length.accuracy),
+    learned_kappa=format_estimate(mine and mine.kappa, 2), aim_kappa="not measured" if mine is None else "met" if mine.kappa.value >= 0.4 else "not met",
+    aim_bot="not measured" if outside is None else "met" if outside.new_over_length.low > 0 else "not met",
+    reads_outside=next((reads for name, reads in chosen.items() if name.startswith("learned judge")), "–"),
+    reads_inside="; ".join(f"without {bot}: {reads}" for bot, reads in chosen.items() if not bot.startswith("learned judge")) or "–",
+)  # fmt: skip
+
+# %% [markdown]
+# On people from whom it has not learned, the judge that chooses inside iEval is right in {glue:text}`learned_people` per cent of the pairs.
+# That is the easy test: it has seen the same four bots.
+# On a bot that it does not know it is right in {glue:text}`inside_bot`, {glue:text}`inside_gap` points from length alone: it {glue:text}`inside_beats` a count of words.
+# It read ({glue:text}`reads_inside`).
+# The one whose groups were chosen on experts' ratings ({glue:text}`reads_outside`) is right in {glue:text}`outside_bot` on an unknown bot, {glue:text}`outside_gap` points from length: it {glue:text}`outside_beats` a count of words.
+#
+# Our aim for an unknown writer was an interval of this difference above 0: {glue:text}`aim_bot`.
+# Our aim for ratings was a median kappa with experts of 0.40: {glue:text}`aim_kappa`, it is {glue:text}`learned_kappa`.
+# The judge picks the longer chat in {glue:text}`longer_judge` per cent of the pairs, people do in {glue:text}`longer_people`.
+# In iEval the place of a chat is the same as its bot's name, so what *picks the earlier chat* counts is no bias to position that could be told from the bots.
+#
 # ## Can the papers' judged differences be seen at all? (DecoupledESC Table 3, Figure 6)
 #
 # DecoupledESC's judge gave each system one score from 0 to 5 at 100 turns.

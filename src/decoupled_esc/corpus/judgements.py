@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from decoupled_esc.corpus.errors import CorpusError
-from decoupled_esc.corpus.readers import read_list, read_text, text_of
+from decoupled_esc.corpus.readers import read_csv, read_list, read_text, text_of
 
 BOTS = ("Pink", "Purple", "Yellow", "Green")
 SITUATIONS = ("positive", "negative")
@@ -145,6 +145,35 @@ def read_empathic(path: Path) -> Ratings:
                 else:
                     found.append(Rating(sample, line[first], "", dimension, RATERS[line[last]], float(line[place])))
     return Ratings(tuple(found), dict(left_out))
+
+
+TEXTS = {"EmpatheticDialogues": "conv_id", "EPITOME": "sp_id", "Lend an Ear": "conversation_id"}
+"""Sample -> the column of its ids in the file of its texts, in the order of the files; the fourth sample's are not published."""
+
+
+def read_conversations(paths: Sequence[Path]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """(sample, conversation) of `read_empathic` -> messages in turn, the seeker's first; from the files after the table of ratings.
+
+    Messages of one speaker in a row are one; what stands before a speaker's name belongs to no one and is left out.
+    """
+    found = {}
+    for (sample, id), path in zip(TEXTS.items(), paths[1:4], strict=True):
+        columns = ("seeker_post", "response_post") if sample == "EPITOME" else ("full_conversation",)
+        for number, row in read_csv(path, (id, *columns), f"{AGAIN} empathic_judges"):
+            if len(columns) == 2:
+                said = [row[column] for column in columns]
+            else:
+                parts = re.split(r"(?m)^\s*(Seeker|Supporter):", row["full_conversation"].replace("_comma_", ","))
+                said, before = [], None
+                for speaker, text in zip(parts[1::2], parts[2::2], strict=True):
+                    said = [*said[:-1], f"{said[-1]} {text.strip()}"] if speaker == before else [*said, text.strip()]
+                    before = speaker
+                if len(said) < 2 or parts[1] != "Seeker":
+                    raise _odd(
+                        "expected messages of both, the seeker's first", path, f"row {number}", "empathic_judges"
+                    )
+            found[sample, row[id]] = tuple(said)
+    return found
 
 
 def read_mentalalign(paths: Sequence[Path]) -> Ratings:

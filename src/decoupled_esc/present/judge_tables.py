@@ -8,9 +8,12 @@ from decoupled_esc.evaluate import Estimate
 from decoupled_esc.evaluate.corrected import CorrectedShares
 from decoupled_esc.evaluate.errors import LABELS
 from decoupled_esc.evaluate.judges import Agreement
+from decoupled_esc.evaluate.learned_judges import JUDGE, TRANSFERRED, LearnedAccuracy
+from decoupled_esc.evaluate.published_judges import WHICH_BOT, PairAccuracy
 from decoupled_esc.experiments.agreement import JudgementAgreement
 from decoupled_esc.experiments.corrected import ErrorRates
 from decoupled_esc.experiments.judging import ErrorClassifierWorth, ErrorsOverSeeds, Judged, JudgeScores
+from decoupled_esc.experiments.learned_judges import LearnedJudges
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import questions
 from decoupled_esc.present.replication import JUDGED
@@ -202,3 +205,49 @@ def published_agreement(found: JudgementAgreement | Missing) -> pd.DataFrame | M
             where = {"rated": what, "dimensions": row.dimension, "pairs of ratings": f"{row.items:,}"}
             rows.append({"raters": row.raters, **where, **cells})
     return pd.DataFrame(rows).set_index("raters").fillna("–")
+
+
+def learned_preferences(found: LearnedJudges | Missing, rules: PairAccuracy | Missing) -> pd.DataFrame | Missing:
+    """How often the learned judge and simple rules pick the chat that a person preferred, in per cent, a row each; as text."""
+    if isinstance(found, Missing):
+        return found
+    rows = {
+        row.judge: {
+            "new people": format_estimate(row.by_person), "minus length": format_estimate(row.over_length, sign="+"),
+            "new bot": format_estimate(row.new_writer), "minus length, new bot": format_estimate(row.new_over_length, sign="+"),
+            "picks the longer chat": format_estimate(row.longer), "picks the earlier chat": format_estimate(row.first),
+        }
+        for row in found.preferences.rows
+    }  # fmt: skip
+    for rule in () if isinstance(rules, Missing) else rules.rules:
+        if rule.rule == WHICH_BOT:
+            rows[rule.rule] = {"new people": format_estimate(rule.accuracy)}
+    return pd.DataFrame(rows).T.fillna("–")
+
+
+def learned_rows(found: LearnedJudges | Missing) -> tuple[LearnedAccuracy | None, LearnedAccuracy | None]:
+    """What the judge of preference is worth whose features were chosen inside iEval, and on experts' ratings; None where there is none."""
+    rows = {} if isinstance(found, Missing) else {row.judge: row for row in found.preferences.rows}
+    return rows.get(JUDGE), rows.get(TRANSFERRED)
+
+
+def beats_length(row: LearnedAccuracy | None) -> str:
+    """Whether a learned judge is better than length alone on a bot that it does not know, in words."""
+    if row is None:
+        return "was not measured against"
+    gap = row.new_over_length
+    return "beats" if gap.low > 0 else "does worse than" if gap.high < 0 else "can't be told from"
+
+
+def learned_agreement(found: LearnedJudges | Missing) -> pd.DataFrame | Missing:
+    """Quadratic kappa with the experts' median by dimension, a column per rater, and the learned judge's rank correlation; last row medians."""
+    if isinstance(found, Missing):
+        return found
+    table, rows = found.ratings, {}
+    for row in (*table.rows, *table.medians):
+        title = f"{row.dimension} ({row.sample})" if row in table.rows else "median"
+        cells = rows.setdefault(title, {})
+        cells[row.raters] = format_estimate(row.kappa, 2)
+        if row.raters == f"{JUDGE}–expert":
+            cells["its rank correlation"] = format_estimate(row.rank, 2)
+    return pd.DataFrame(rows).T.fillna("–")
