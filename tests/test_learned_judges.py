@@ -2,12 +2,16 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from decoupled_esc.corpus import judgements
 from decoupled_esc.corpus.errors import CorpusError
-from decoupled_esc.corpus.judgements import BOTS, Chat, Rating
+from decoupled_esc.corpus.judgements import BOTS, EXPERTS, Chat, Rating
 from decoupled_esc.evaluate import learned_judges as learned
-from decoupled_esc.evaluate.published_judges import untied_pairs
+from decoupled_esc.evaluate.published_judges import WHICH_BOT, expert_agreement, pair_accuracy, untied_pairs
+from decoupled_esc.experiments.learned_judges import LearnedJudges
+from decoupled_esc.pipeline import Missing
+from decoupled_esc.present import judge_tables
 
 FEW = {"replicates": 200, "seed": 1}
 WIDTH = 4
@@ -75,6 +79,11 @@ def test_what_people_prefer_is_learned_for_new_people_and_for_a_new_bot():
     assert [row.judge for row in found.rows] == [learned.JUDGE, learned.TRANSFERRED, learned.LENGTH] and found.people == 40
     for row in (judge, transferred):
         assert row.by_person.value > 80 and row.new_over_length.low > 0 and row.over_length.low > 0
+        gaps = [gap.value for gap in row.by_writer_over_length.values()]
+        ends = scipy.stats.t.interval(0.95, len(BOTS) - 1, np.mean(gaps), scipy.stats.sem(gaps))
+        assert (row.over_writers().low, row.over_writers().high) == pytest.approx(ends)
+        assert row.new_writer.value == pytest.approx(np.mean([share.value for share in row.by_writer.values()]))
+        assert row.new_over_length.value == pytest.approx(np.mean(gaps))
     assert length.over_length.value == length.new_over_length.value == 0
     assert length.longer.value > 95, "but for ties"
     assert all("relevance" in reads for reads in found.chosen.values()) and set(found.chosen) == {*BOTS, learned.TRANSFERRED}
@@ -102,6 +111,28 @@ def test_a_judge_of_length_prefers_the_longer_and_is_turned_with_the_pair():
     assert judge.right(found, longer).mean() > 0.9 and judge.right(found, longer[:, ::-1]).mean() < 0.1
     same = {name: np.ones_like(values) for name, values in found.items()}
     assert (judge.right(same, pairs) == 0.5).all(), "what it can't tell apart counts half"
+
+
+def test_the_table_has_every_judge_beside_ours_and_what_people_themselves_pick():
+    rng = np.random.default_rng(6)
+    rows = chats_of(20, thirds, rng)
+    chats, found = [row[0] for row in rows], made(rows, rng)
+    raters = (*EXPERTS, "experts", "crowd", learned.JUDGE, learned.LENGTH)
+    ratings = [Rating("S", f"{k}", "", "d", rater, float(rng.integers(1, 6))) for k in range(30) for rater in raters]
+    worth = LearnedJudges(
+        learned.learned_preferences(chats, found, learned.GROUPS[1:3], **FEW), expert_agreement(ratings, {}, **FEW), 30
+    )
+    table = judge_tables.learned_worth(worth, pair_accuracy(chats, **FEW))
+    ours = [learned.JUDGE, learned.LENGTH, learned.TRANSFERRED]
+    assert table.index.tolist() == ["expert–expert", "crowd–expert", *ours[:2], ours[2], WHICH_BOT, "people themselves"]
+    assert (table.loc[ours[:2]] != "–").drop(columns="new bot, minus length").all().all()
+    assert table.loc[learned.LENGTH, "preference, new people"] == table.loc["people themselves", "picks the longer"]
+    by_writer = judge_tables.learned_by_writer(worth)
+    assert set(by_writer.columns) == set(BOTS) and len(by_writer) == 5
+    judge, beyond = judge_tables.learned_rows(worth)[0], Missing("no data")
+    assert judge_tables.beats_length(judge.new_over_length) == "beats" and judge_tables.beats_length(None) == "was not measured against"
+    assert judge_tables.learned_worth(beyond, beyond) == judge_tables.learned_by_writer(beyond) == beyond
+    assert judge_tables.learned_rows(beyond) == (None, None)
 
 
 def test_ratings_are_predicted_from_other_conversations_and_a_dimension_by_chance_is_not():

@@ -234,7 +234,10 @@ def test_the_table_of_offline_judges_has_a_row_per_system_and_no_difference_of_p
     values = {"ours": [[2.0, 20.0, 9.0], [3.0, 40.0, 11.0]], board.HUMAN: [[1.0, 10.0, 9.0], [3.0, 40.0, 15.0]]}
     arrays = {name: np.array(rows) for name, rows in values.items()}
     table = Means(["a", "b"], **FEW).table(arrays, by_judges.COLUMNS, [("ours", board.HUMAN)])
-    shown = tables.judged(by_judges.JudgedScoreboard({"set": table}, "labels", {}))
+    board_of = by_judges.JudgedScoreboard({"set": table}, "labels", {}, 4)
+    shown = tables.judged(board_of)
     assert shown.loc["ours", "minus human: words"].startswith("-2.0") and shown.loc["ours", "empathy, 0 to 6"].startswith("2.50")
     assert shown.loc[board.HUMAN, "minus human: words"] == "–"
-    assert tables.judged(Missing("no data")) == Missing("no data")
+    assert tables.judged(Missing("no data")) == Missing("no data") and tables.judged_gaps(Missing("no data")) == []
+    (gap,) = tables.judged_gaps(board_of)
+    assert gap.value == pytest.approx(5)

@@ -36,9 +36,8 @@ class Encoder:
         for first in range(0, len(different), BATCH):
             some = different[first : first + BATCH]
             given = self._tokenizer(some, padding=True, truncation=True, max_length=MOST_TOKENS, return_tensors="pt")
-            # In bfloat16 where that loses nothing that a cosine would show: several times as fast on a recent CPU.
-            with self._torch.inference_mode(), self._torch.autocast("cpu", self._torch.bfloat16):
-                hidden = self._model(**given).last_hidden_state.float()
+            with self._torch.inference_mode():
+                hidden = self._model(**given).last_hidden_state
                 mask = given["attention_mask"].unsqueeze(-1)
                 mean = (hidden * mask).sum(1) / mask.sum(1)
                 parts.append(self._torch.nn.functional.normalize(mean, dim=-1).numpy())

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import t as student
 
 from decoupled_esc.corpus.judgements import Chat, Rating
 from decoupled_esc.evaluate.bootstrap import Estimate, bootstrap, cluster_weights, numbered
@@ -147,10 +148,19 @@ class LearnedAccuracy:
     new_writer: Estimate
     """Mean over bots: of the pairs with a bot from whose chats it learned nothing; and from other people's."""
     new_over_length: Estimate
+    by_writer: dict[str, Estimate]
+    """Bot -> the accuracy whose mean is ``new_writer``."""
+    by_writer_over_length: dict[str, Estimate]
     longer: Estimate
     """How often it picks the chat with more words; people do as often as length alone is right."""
     first: Estimate
-    """How often it picks the chat that stands first in the file."""
+    """How often it picks the chat that stands first in the file; asked the other way round it picks the same one."""
+
+    def over_writers(self) -> Estimate:
+        """``new_over_length`` with the interval over bots, as samples of writers, by Student's t: what it says of another writer."""
+        gaps = np.array([gap.value for gap in self.by_writer_over_length.values()])
+        half = student.isf(0.025, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps))
+        return Estimate(float(gaps.mean()), float(gaps.mean() - half), float(gaps.mean() + half))
 
 
 @dataclass(frozen=True)
@@ -235,12 +245,21 @@ def learned_preferences(
     place = (pairs[:, 0] < pairs[:, 1]).astype(float)
 
     def row(name: str, right: np.ndarray, strange: Mapping[str, np.ndarray]) -> LearnedAccuracy:
-        new = [(tested.with_bot(bot), values) for bot, values in strange.items()]
-        gaps = [(some, values - length[some]) for some, values in new]
+        new = {bot: (tested.with_bot(bot), values) for bot, values in strange.items()}
+        gaps = {bot: (some, values - length[some]) for bot, (some, values) in new.items()}
         # It picks the chat with a property where it is right and the preferred one has it, or wrong and the other has.
-        picks = [right * has + (1 - right) * (1 - has) for has in (length, place)]
-        shares = [[(every, right)], [(every, right - length)], new, gaps, *([(every, x)] for x in picks)]
-        return LearnedAccuracy(name, *map(share, shares))
+        longer, first = ([(every, right * has + (1 - right) * (1 - has))] for has in (length, place))
+        return LearnedAccuracy(
+            judge=name,
+            by_person=share([(every, right)]),
+            over_length=share([(every, right - length)]),
+            new_writer=share(list(new.values())),
+            new_over_length=share(list(gaps.values())),
+            by_writer={bot: share([part]) for bot, part in new.items()},
+            by_writer_over_length={bot: share([part]) for bot, part in gaps.items()},
+            longer=share(longer),
+            first=share(first),
+        )
 
     choosers: dict[str, Chooser] = {
         JUDGE: lambda known, splits: choose(found, known, splits),

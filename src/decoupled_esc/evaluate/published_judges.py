@@ -160,14 +160,14 @@ def _words(texts: Sequence[str]) -> int:
     return sum(len(text.split()) for text in texts)
 
 
+LONGER, FIRST, WHICH_BOT = "more words by the bot", "earlier in the file", "the bot that others prefer"
 RULES: dict[str, Callable[[Chat], float]] = {
-    "more words by the bot": lambda chat: _words(chat.replies),
+    LONGER: lambda chat: _words(chat.replies),
     "more letters by the bot": lambda chat: sum(len(re.findall(r"\w", text)) for text in chat.replies),
     "more words by the person": lambda chat: _words(chat.said[::2]),
 }
 """Rule -> a score of a chat; of two chats the one with the higher score is picked."""
 
-FIRST, WHICH_BOT = "earlier in the file", "the bot that others prefer"
 FOLDS = 10
 
 

@@ -30,6 +30,8 @@ class JudgedScoreboard:
     learned_from: str
     absent: dict[str, str]
     """Data set that is not on this machine -> why."""
+    replies: int
+    """How many were judged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +77,7 @@ class JudgePublished(Measured):
             contrasts += [(system, scoreboard.HUMAN) for system in own if system != scoreboard.HUMAN]
             tables[name] = means.table(own, COLUMNS, contrasts)
         absent = {name: found.reason for name, found in paths.items() if isinstance(found, Missing)}
-        return JudgedScoreboard(tables, f"{len(rated):,} ratings by people; {learned}", absent)
+        return JudgedScoreboard(tables, f"{len(rated):,} ratings by people; {learned}", absent, len(flat))
 
     def _backbones(self, asked: set[str]) -> dict[str, list[Reply]]:
         """The released replies of DecoupledESC's two SFT models, where they are on this machine."""

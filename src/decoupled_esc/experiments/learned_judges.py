@@ -17,6 +17,8 @@ class LearnedJudges:
 
     preferences: LearnedPreferences
     ratings: AgreementTable
+    conversations: int
+    """That experts rated and whose texts are published."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,4 +50,5 @@ class MeasureLearnedJudges(Measured):
         return LearnedJudges(
             preferences=learned_judges.learned_preferences(chats, chatted, groups, **self.resampling),
             ratings=expert_agreement([*ratings, *made], {}, **self.resampling),
+            conversations=len(said),
         )

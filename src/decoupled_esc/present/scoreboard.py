@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from decoupled_esc.evaluate import STRATEGY_METRICS, TEXT_METRICS, VARIANTS, Estimate, Evaluation
-from decoupled_esc.experiments.judged_scoreboard import COLUMNS, WORDS, JudgedScoreboard
+from decoupled_esc.experiments.judged_scoreboard import COLUMNS, FREE, WORDS, JudgedScoreboard
 from decoupled_esc.experiments.scoreboard import HUMAN, Scoreboard
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present.figures import PALETTE, source_line
@@ -152,6 +152,14 @@ def judged(board: JudgedScoreboard | Missing) -> pd.DataFrame | Missing:
                 row[f"minus human: {column}"] = format_estimate(gaps.get(column), 1 if column == WORDS else 2, sign="+")
             rows.append(row)
     return pd.DataFrame(rows).set_index("system")
+
+
+def judged_gaps(board: JudgedScoreboard | Missing) -> list[Estimate]:
+    """Every system's difference from the human reference in the share without error, in points."""
+    if isinstance(board, Missing):
+        return []
+    contrasts = [pair for table in board.tables.values() for pair in table.contrasts.items()]
+    return [row[FREE] for name, row in contrasts if name.endswith(f" - {HUMAN}")]
 
 
 def standing(found: Evaluation, name: str) -> str:
