@@ -56,6 +56,7 @@ def show(request) -> None:
 # A count of words reaches {glue:text}`length_here`.
 # Ours has an advantage: it has learned from the experts' ratings of other conversations of the same sample.
 # With the experts' median it agrees at {glue:text}`learned_kappa`; our aim was 0.40: **{glue:text}`aim_kappa`**.
+# The median hides that it sees what a reply does and not whether that was right: {glue:text}`highest` on {glue:text}`highest_dimension`, {glue:text}`lowest` on {glue:text}`lowest_dimension`.
 #
 # What one person prefers is harder.
 # On chats of a bot from which our judge has learned nothing it picks the one that a person preferred in {glue:text}`outside_bot` per cent of the pairs, {glue:text}`outside_gap` points from what a count of words does.
@@ -72,9 +73,13 @@ with_each = {raters.removesuffix("–expert"): row.each for raters, row in by_ra
 best_llm = max(("GPT-4o", "Claude", "Gemini"), key=lambda name: with_each[name].value) if by_rater else "–"
 in_text = {name: format_estimate(with_each.get(rater), 2) for name, rater in {"experts": "expert", "llm": best_llm, "crowd": "crowd", "learned": "learned judge", "length": "length alone"}.items()}
 over_bots = outside and outside.over_writers()
+single = [] if isinstance(learned, Missing) else [row for row in learned.ratings.rows if row.raters == "learned judge–expert" and row.kappa]
+worst, best_of = (min(single, key=lambda row: row.kappa.value), max(single, key=lambda row: row.kappa.value)) if single else (None, None)
 figures.glue_numbers(
     **{f"{name}_here": text for name, text in in_text.items()}, llm=best_llm, conversations="–" if isinstance(learned, Missing) else learned.conversations,
     learned_kappa=format_estimate(mine, 2), aim_kappa="not measured" if mine is None else "met" if mine.value >= 0.4 else "not met",
+    lowest=format_estimate(worst and worst.kappa, 2), lowest_dimension=f"{worst.dimension.replace('_', ' ')} ({worst.sample})" if worst else "–",
+    highest=format_estimate(best_of and best_of.kappa, 2), highest_dimension=f"{best_of.dimension.replace('_', ' ')} ({best_of.sample})" if best_of else "–",
     outside_bot=format_estimate(outside and outside.new_writer), outside_gap=format_estimate(outside and outside.new_over_length, sign="+"),
     outside_beats=judge_tables.beats_length(outside and outside.new_over_length),
     outside_over_bots=format_estimate(over_bots, sign="+"), outside_beats_over_bots=judge_tables.beats_length(over_bots),
