@@ -28,11 +28,11 @@ import numpy as np
 import pandas as pd
 
 from decoupled_esc import taxonomy
-from decoupled_esc.evaluate.errors import RepeatedLabels
+from decoupled_esc.evaluate.errors import LABELS, RepeatedLabels
 from decoupled_esc.evaluate.offline import LabelValidity
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.pipeline import Missing
-from decoupled_esc.present import figures, replication
+from decoupled_esc.present import figures, judge_tables, replication
 from decoupled_esc.present.tables import format_estimate, format_scores, results_table
 
 book = open_book(globals())
@@ -41,6 +41,16 @@ missing = isinstance(released, Missing)
 figures.glue_numbers(profile_name=book.label)
 
 # %% [markdown]
+# ## The answer
+#
+# **By GPT's labels the paper's observation holds**: it saw no error in {glue:text}`none_people`% of the replies by people whose conversations had failed, in {glue:text}`none_qwen`% of Qwen's and {glue:text}`none_llama`% of Llama's.
+#
+# **What the judges are worth:** GPT agrees with itself at a kappa of {glue:text}`kappa`, in the {glue:text}`pairs` replies that it labelled twice; our classifier agrees with GPT at {glue:text}`dialogue_kappa` on new dialogues and at {glue:text}`writer_kappa` on writers that it does not know, which our models are.
+# What people would say of these errors nobody has published.
+#
+# **So little can be said of our models' errors.**
+# Corrected for what the classifier gets wrong, in two ways, the decoupled and the vanilla model after SFT differ by both in {glue:text}`told`.
+#
 # ## Five ways to fail
 #
 # The names are the paper's (appendix A.2); definitions and examples are ours.
@@ -115,6 +125,7 @@ figures.show("fig_errors", figure)
 # Lack of empathy is {glue:text}`lack_people`% among these people, {glue:text}`lack_qwen`% with Qwen and {glue:text}`lack_llama`% with Llama.
 # So the models differ less from failed supporters than one would hope, which is what the paper's Observation 1 says.
 # They show less lack of empathy and misread fewer feelings; mismatched strategies and template responses are not rarer with them.
+# These shares are as GPT judged and can't be corrected for its errors: that would take labels by people, and none are published.
 #
 # ## How far can the labels be trusted?
 #
@@ -295,16 +306,18 @@ results_table(worth, "The error classifier against GPT's labels; 95% intervals b
 
 # %% tags=["hide-input"]
 if unjudged:
-    figures.glue_numbers(worth=f"Its worth is not measured here: {classifier.reason}.")
+    figures.glue_numbers(worth=f"Its worth is not measured here: {classifier.reason}.", dialogue_kappa="–", writer_kappa="–")
 else:
     dialogues, writers = ({part: format_estimate(found.kappa, 2) for part, found in by_part.items()} for by_part in (classifier.unseen_dialogues, classifier.unseen_writers))
     figures.glue_numbers(
         worth=f"On new dialogues it agrees with the labels at a kappa of {dialogues['all']}, where the turn is known by the words at "
-        f"{dialogues['sure']}; on new writers at {writers['all']}, and {writers['failed']} for people whose conversations failed."
-    )
+        f"{dialogues['sure']}; on new writers at {writers['all']}, and {writers['failed']} for people whose conversations failed.",
+        dialogue_kappa=dialogues["all"], writer_kappa=writers["all"],
+    )  # fmt: skip
 
 # %% [markdown]
 # {glue:text}`worth`
+# The labels set a ceiling: a copy of the judge that gave them would reach the {glue:text}`kappa` at which it agrees with itself.
 # We had aimed at 0.45 on new dialogues and did not get there; fine-tuning the small language model of this book for the task did worse than the words in a trial, which is not repeated here.
 #
 # For a share of errors it does not matter which replies are misjudged, as long as the mistakes cancel.
@@ -412,7 +425,27 @@ figures.show("fig_own_errors", figure)
 # Start with the human references: these replies were good enough to be the gold of this data set.
 # Where a judge finds as much fault with them as with a small model, it does not measure what we would like to know.
 # What GPT would have said of the gold replies was not released.
-# And hold every difference against the classifier's own error above: of those between our two systems nothing can be said with this judge.
+# And hold every difference against the classifier's own error above.
+#
+# ### As judged and corrected
+#
+# [Chapter 12](12_ask_rq4.ipynb) corrects shares for what the classifier was measured to get wrong, in two ways that assume different things of it, and says how far each is to be believed: a difference counts only where both give the same answer.
+
+# %% tags=["hide-input"]
+over_seeds, fixed = book["errors"], book["errors-corrected"]
+seeds = "–" if isinstance(over_seeds, Missing) else ", ".join(map(str, over_seeds.seeds))
+systems = {"vanilla after SFT": "vanilla-sft", "decoupled after SFT": "decoupled-sft"}
+between = {"decoupled minus vanilla": "decoupled-sft - vanilla-sft"}
+told = judge_tables.decided(over_seeds, fixed, *between.values())
+figures.glue_numbers(told="nothing, as it is not measured here" if told is None else f"{len(told)} of {len(LABELS)} shares" + f" ({', '.join(told)})" * bool(told))
+parts = [judge_tables.corrected_errors(over_seeds, fixed, titles) for titles in (systems, between)]
+results_table(
+    next((part for part in parts if isinstance(part, Missing)), None) or pd.concat(parts),
+    f"Share of each error after SFT as judged and corrected, in per cent, and the difference in points; seed(s) {seeds}, profile {book.label}; 95% intervals over dialogues of systems and of labels. 'nothing': nothing can be said; 'impossible': below 0 or above 100.",
+)
+
+# %% [markdown]
+# Of the human reference nothing corrected can be said: the labelled people are those of conversations that failed, and no label covers these.
 #
 # ## A scale of empathy
 #

@@ -28,7 +28,8 @@ import pandas as pd
 from decoupled_esc import mining, taxonomy
 from decoupled_esc.evaluate import Estimate
 from decoupled_esc.evaluate.errors import LABELS
-from decoupled_esc.present import figures, replication
+from decoupled_esc.pipeline import Missing
+from decoupled_esc.present import figures, judge_tables, replication
 from decoupled_esc.present.tables import format_estimate, results_table
 from decoupled_esc.experiments.run import open_book
 
@@ -37,6 +38,13 @@ pairs = book["pairs"]
 figures.glue_numbers(profile_name=book.label, judge=pairs.judge, turns=f"{pairs.turns:,}")
 
 # %% [markdown]
+# ## The answer
+#
+# **{glue:text}`strategy_pairs` strategy pairs and {glue:text}`response_pairs` response pairs.**
+# A strategy pair asks no judge; a response pair is worth what its judge is worth.
+# Among replies by writers that it does not know, GPT's labels give one of the three errors that make a response pair to {glue:text}`three_of_picked`% of those in which this judge sees one, and to {glue:text}`three_of_all`% of all.
+# {glue:text}`chosen_empathy`
+#
 # ## Candidates
 #
 # Three fine-tuned models answer every one of the {glue:text}`turns` training turns, sampled as at test time: the planner names a strategy, the generator replies under the *gold* strategy, and the vanilla model does both at once.
@@ -174,6 +182,29 @@ figures.show("fig_pair_errors", figures.shares(errors, source, "share of rejecte
 # Profile {glue:text}`profile_name`; counts, without intervals.
 # ```
 #
+# ### How many of them have the error?
+#
+# A share by a judge can be corrected ([chapter 12](12_ask_rq4.ipynb)) where the judge did not choose the replies.
+# These it chose: a rejected reply of a response pair is there because the judge saw an error in it, so of the shares in the figure nothing corrected can be said.
+# What can be said is how often GPT's labels agree where this judge picks a reply, at test dialogues and for writers that it did not learn from.
+
+# %% tags=["hide-input"]
+classifier = book["error-classifier"]
+unknown = isinstance(classifier, Missing) or book.profile.judge is not None
+counts = {kind: pairs.errors[kind] for kind in kinds}
+training = None if unknown else classifier.training
+figures.glue_numbers(
+    three_of_picked="–" if unknown else format_estimate(judge_tables.precision(training, "any of three")),
+    three_of_all="–" if unknown else f"{100 * training.errors['any of three'].labelled / training.by_source['all'].replies:.1f}",
+)  # fmt: skip
+results_table(
+    Missing("this profile's pairs are another judge's") if book.profile.judge is not None else judge_tables.selected_shares(classifier, counts, kinds),
+    f"Share of rejected replies with each error by the judge that mined them, profile {book.label}, and how often GPT's labels give it to replies of two models at test dialogues, in per cent: to those in which the judge sees it, with 95% intervals, and to all.",
+)
+
+# %% [markdown]
+# If the judge errs on our models' replies as on those, a response pair's rejected reply has one of the three errors in {glue:text}`three_of_picked`% of cases by GPT's labels, which are a judge's as well.
+#
 # ## The quadrants of DecoupledESC Figure 1
 #
 # A vanilla model's turn can be wrong in its strategy, in its response, or in both; P and N stand for positive and negative, s and r for strategy and response.
@@ -270,8 +301,11 @@ quality
 # %% tags=["hide-input"]
 scale = pairs.empathy
 if scale is None:
+    figures.glue_numbers(chosen_empathy="Whether the chosen replies show more empathy was not measured here.")
     by_scale = pd.DataFrame({"empathy scale": {"not measured": "no ratings of empathy at hand"}})
 else:
+    gap = scale.contrasts["chosen - rejected"]
+    figures.glue_numbers(chosen_empathy=f"By the offline empathy scale the chosen reply differs from the rejected one by {', '.join(f'{format_estimate(e, 2)} in {measure}' for measure, e in gap.items())}.")
     by_scale = pd.DataFrame(
         {
             side: {measure: format_estimate(e, 2) for measure, e in row.items()}

@@ -33,7 +33,7 @@ profile = "laptop"
 # %% tags=["hide-input"]
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.pipeline import Missing
-from decoupled_esc.present import figures
+from decoupled_esc.present import figures, judge_tables
 from decoupled_esc.present import scoreboard as shown
 from decoupled_esc.present.tables import format_estimate, results_table
 
@@ -185,6 +185,38 @@ results_table(board if absent else shown.levels(board, "paper"), f"As papers pri
 results_table(board if absent else shown.levels(board, "standard"), f"As the textbooks define them (variant standard), 95% intervals by dialogue; profile {book.label}.")
 
 # %% [markdown]
+# ## By offline judges
+#
+# **What these judges are worth decides how far the table may be read, and it is little.**
+# The scale of empathy agrees with people's ratings of other posts at a quadratic kappa of {glue:text}`scale_worth`, and its sum goes with what the seekers of ESConv said of their supporters at a rank correlation of {glue:text}`scale_seekers` ([chapter 03](03_observe_errors.ipynb)).
+# The error classifier agrees with GPT's labels of writers that it does not know at a kappa of {glue:text}`classifier_worth`, and its share of *None* has been off by up to {glue:text}`classifier_off` points between two of them.
+# A judge that learned which of two chats a person preferred {glue:text}`learned_beats` a count of words on further writers ([appendix Judges](92_read_judges.ipynb)); what it is worth on single replies nothing tells, so it does not judge here.
+# Of {glue:text}`judged_gaps` differences from the human reference in *no error*, {glue:text}`judged_beyond` lie with their whole interval beyond what the classifier has been off.
+#
+# Nobody has rated these replies.
+# The number of words stands beside the judges, because a longer reply has more room for what they look for.
+
+# %% tags=["hide-input"]
+judged, scale, classifier = book["scoreboard-judged"], book["empathy-scale"], book["error-classifier"]
+off = None if isinstance(classifier, Missing) else classifier.difference_errors()["None"]
+gaps, (_, transferred) = shown.judged_gaps(judged), judge_tables.learned_rows(book["learned-judges"])
+figures.glue_numbers(
+    scale_worth="–" if isinstance(scale, Missing) else f"{min(found.kappa.value for found in scale.posts.values()):.2f} to {max(found.kappa.value for found in scale.posts.values()):.2f}",
+    scale_seekers="–" if isinstance(scale, Missing) else format_estimate(scale.seekers.dialogues["esconv"].correlations["all three"], 2),
+    classifier_worth="–" if off is None else format_estimate(classifier.unseen_writers["all"].kappa, 2), classifier_off="–" if off is None else f"{off:.0f}",
+    learned_beats=judge_tables.beats_length(transferred and transferred.over_writers()),
+    judged_gaps=len(gaps), judged_beyond="–" if off is None else sum(gap.low > off or gap.high < -off for gap in gaps),
+    judged_replies="–" if isinstance(judged, Missing) else f"{judged.replies:,}",
+    judged_seconds="–" if isinstance(judged, Missing) else f"{book.stored('scoreboard-judged').provenance['wall_seconds']:.0f}",
+)  # fmt: skip
+results_table(
+    shown.judged(judged),
+    f"Offline judges, means over replies, 95% intervals by dialogue; profile {book.label}. Empathy: sum of three levels. No error: mean probability by the error classifier, which has learned from Qwen's and Llama's labels in other dialogues. Compare inside a test set alone.",
+)
+
+# %% [markdown]
+# The {glue:text}`judged_replies` replies took {glue:text}`judged_seconds` seconds to judge on one core, with training the judges and all intervals.
+#
 # ## Put your own system here
 #
 # One line of JSON per test turn of DecoupledESC's split, and one command:

@@ -7,11 +7,10 @@
 # ---
 
 # %% [markdown]
-# # Judges: what they are asked
+# # Judges: what they are worth, and what they are asked
 #
-# Figures 15 to 20 of DecoupledESC {cite}`zhang2025decoupledesc` show the prompts of its LLM judge.
-# Here are ours: the tasks and the scales follow the paper, the wording is our own, and the text below is printed by the very functions that ask.
-# The conversation in the examples is invented.
+# Most claims about supportive replies are a judge's, and a judge is a claim as well: that it sees what people see.
+# This page checks judges against people, our own among them, and then prints what an LLM judge is asked.
 #
 # :::{admonition} Research output
 # :class: research-output
@@ -51,6 +50,57 @@ def show(request) -> None:
 
 
 # %% [markdown]
+# ## The answer
+#
+# Experts agree with one another at a median {term}`kappa <Cohen's kappa>` of {glue:text}`experts_here`; with each expert alone the best LLM ({glue:text}`llm`) agrees at {glue:text}`llm_here`, a crowd at {glue:text}`crowd_here`, and **a {term}`learned judge` of ours that runs on a laptop at {glue:text}`learned_here`**, on the {glue:text}`conversations` conversations whose text is published.
+# A count of words reaches {glue:text}`length_here`.
+# Ours has an advantage: it has learned from the experts' ratings of other conversations of the same sample.
+# With the experts' median it agrees at {glue:text}`learned_kappa`; our aim was 0.40: **{glue:text}`aim_kappa`**.
+# The median hides that it sees what a reply does and not whether that was right: {glue:text}`highest` on {glue:text}`highest_dimension`, {glue:text}`lowest` on {glue:text}`lowest_dimension`.
+#
+# What one person prefers is harder.
+# On chats of a bot from which our judge has learned nothing it picks the one that a person preferred in {glue:text}`outside_bot` per cent of the pairs, {glue:text}`outside_gap` points from what a count of words does.
+# Over people, for these four bots, it **{glue:text}`outside_beats` length**, which was our aim; over bots the interval is {glue:text}`outside_over_bots`, so that for a further writer it **{glue:text}`outside_beats_over_bots` length**.
+# No claim in this book rests on that judge.
+
+# %% tags=["hide-input"]
+agreed, learned = book["judgement-agreement"], book["learned-judges"]
+agreement, preferences = (agreed, agreed) if isinstance(agreed, Missing) else (agreed.conversations, agreed.preferences)
+inside, outside = judge_tables.learned_rows(learned)
+by_rater = {} if isinstance(learned, Missing) else {row.raters: row for row in learned.ratings.medians}
+mine = by_rater["learned judge–expert"].kappa if by_rater else None
+with_each = {raters.removesuffix("–expert"): row.each for raters, row in by_rater.items()}
+best_llm = max(("GPT-4o", "Claude", "Gemini"), key=lambda name: with_each[name].value) if by_rater else "–"
+in_text = {name: format_estimate(with_each.get(rater), 2) for name, rater in {"experts": "expert", "llm": best_llm, "crowd": "crowd", "learned": "learned judge", "length": "length alone"}.items()}
+over_bots = outside and outside.over_writers()
+single = [] if isinstance(learned, Missing) else [row for row in learned.ratings.rows if row.raters == "learned judge–expert" and row.kappa]
+worst, best_of = (min(single, key=lambda row: row.kappa.value), max(single, key=lambda row: row.kappa.value)) if single else (None, None)
+figures.glue_numbers(
+    **{f"{name}_here": text for name, text in in_text.items()}, llm=best_llm, conversations="–" if isinstance(learned, Missing) else learned.conversations,
+    learned_kappa=format_estimate(mine, 2), aim_kappa="not measured" if mine is None else "met" if mine.value >= 0.4 else "not met",
+    lowest=format_estimate(worst and worst.kappa, 2), lowest_dimension=f"{worst.dimension.replace('_', ' ')} ({worst.sample})" if worst else "–",
+    highest=format_estimate(best_of and best_of.kappa, 2), highest_dimension=f"{best_of.dimension.replace('_', ' ')} ({best_of.sample})" if best_of else "–",
+    outside_bot=format_estimate(outside and outside.new_writer), outside_gap=format_estimate(outside and outside.new_over_length, sign="+"),
+    outside_beats=judge_tables.beats_length(outside and outside.new_over_length),
+    outside_over_bots=format_estimate(over_bots, sign="+"), outside_beats_over_bots=judge_tables.beats_length(over_bots),
+)  # fmt: skip
+results_table(
+    judge_tables.learned_worth(learned, preferences),
+    "What judges are worth. Left: quadratic kappa with the experts' median (between experts: mean over pairs) and with each expert alone, and rank correlation; medians over dimensions, 95% intervals over conversations; ours has learned from other conversations. "
+    "Right: how often the chat is picked that a person preferred, in per cent, ties counting half, 95% intervals over people; *new*: nothing was learned from these people, nor from this bot (mean over four).",
+)
+
+# %% [markdown]
+# The right half of the table has length in it twice: people pick the longer chat as often as the last row says, and what a judge picks beyond that tells whether it has learned more than to count.
+# The learned judge scores each chat alone, so it has no bias to a position: it picks the same one whichever is shown first.
+# In iEval a chat's place is its bot's name, so how often the earlier one is picked, by people as by judges, can't be told from which bot it is.
+#
+# ## What an LLM judge is asked
+#
+# Figures 15 to 20 of DecoupledESC {cite}`zhang2025decoupledesc` show the prompts of its LLM judge.
+# Here are ours: the tasks and the scales follow the paper, the wording is our own, and the text below is printed by the very functions that ask.
+# The conversation in the examples is invented.
+#
 # ## Four scores (DecoupledESC Table 8)
 #
 # The {term}`Likert judge` is asked once per dimension, is shown the seeker's last words and the human reference, and answers with one number.
@@ -107,8 +157,6 @@ print("would be kept if the first is called None and the second Early Emotion Sh
 # Three published sets of judgements allow it: experts, crowds and three LLMs on 200 supportive conversations {cite}`kumar2025empathic`, experts and four LLMs on replies by nine models and by a person to 1,000 posts {cite}`badawi2025trust`, and 240 people who each chatted with four bots in two situations and ranked them {cite}`svikhnushina2022ieval`.
 
 # %% tags=["hide-input"]
-agreed = book["judgement-agreement"]
-agreement, preferences = (agreed, agreed) if isinstance(agreed, Missing) else (agreed.conversations, agreed.preferences)
 results_table(
     judge_tables.published_agreement(agreed),
     "Agreement with experts: quadratic kappa with their median (between experts: mean over pairs) and with each expert alone, and Spearman's rank "
@@ -142,6 +190,48 @@ figures.glue_numbers(
 # Experts agree with one another moderately (kappa {glue:text}`experts`), the best LLM agrees with a single expert about as well ({glue:text}`gemini`), and a crowd far less ({glue:text}`crowd`): a judge's worth is bounded by its labels, and it differs more between dimensions than between judges.
 # On the replies to posts four LLMs reach only {glue:text}`on_replies` with the one expert rating that is published of each, so what a judge is worth on one set of texts is no promise for another; {glue:text}`left_out` ratings are left out there, because they are empty, off the scale or of another post.
 # That the bot with more words wins in {glue:text}`longer` per cent of the pairs says less than it seems: without the pairs of {glue:text}`best`, the bot that people liked best and that wrote most, it is {glue:text}`longer_without` per cent, so a learned judge has to beat length on bots that it does not know.
+#
+# ## What can be learned from people's judgements?
+#
+# Two small judges learn from these judgements: one which of two chats a person preferred (a Bradley–Terry model, logistic regression on the difference between two chats), one how experts rated a conversation (ridge regression).
+# They read a reply's length, its different words, its relevance (cosine of its sentence embedding {cite}`reimers2019sentence` with that of the message before), the levels of the empathy scale of [chapter 03](03_observe_errors.ipynb), a few counts, and the embedding itself.
+# How likely a language model finds the reply is not among them: asking even a small one takes longer here than everything else together, and what it would add is not measured.
+#
+# How many of these groups a judge reads is chosen in two ways: by cross-validation inside what it learns from, or on the experts' ratings of other writers' conversations, which hold nothing of iEval; the answer above is the latter's.
+# One thing about them is not new to the test: the list of groups was settled after single features had been looked at on all pairs.
+
+# %% tags=["hide-input"]
+results_table(
+    judge_tables.learned_by_writer(learned),
+    "How often a judge picks the chat that a person preferred, in per cent, on the pairs with one bot, having learned from the other three and from other people; differences from length alone are paired; 95% intervals over people.",
+)
+
+# %% tags=["hide-input"]
+results_table(
+    judge_tables.learned_agreement(learned),
+    "Quadratic kappa with the experts' median (between experts: mean over pairs) on the three samples whose conversations are published, 95% intervals over conversations; the learned judge has learned from other conversations of the same sample.",
+)
+
+# %% tags=["hide-input"]
+chosen = {} if isinstance(learned, Missing) else learned.preferences.chosen
+figures.glue_numbers(
+    learned_people=format_estimate(inside and inside.by_person), inside_bot=format_estimate(inside and inside.new_writer),
+    inside_gap=format_estimate(inside and inside.new_over_length, sign="+"), inside_beats=judge_tables.beats_length(inside and inside.new_over_length),
+    outside_people=format_estimate(outside and outside.by_person),
+    best_gap=format_estimate(outside.by_writer_over_length[preferences.best] if outside and rules else None, sign="+"),
+    reads_outside=next((reads for name, reads in chosen.items() if name.startswith("learned judge")), "–"),
+    reads_inside="; ".join(f"without {bot}: {reads}" for bot, reads in chosen.items() if not bot.startswith("learned judge")) or "–",
+)  # fmt: skip
+
+# %% [markdown]
+# Look for where it is better than a count of words: a judge that were better for every writer would be so for each of the four.
+# With {glue:text}`best`, the bot that people liked best and that wrote most, the difference is {glue:text}`best_gap`.
+#
+# On people from whom it has not learned, the judge that chooses inside iEval is right in {glue:text}`learned_people` per cent of the pairs.
+# That is the easy test: it has seen the same four bots.
+# On a bot that it does not know it is right in {glue:text}`inside_bot`, {glue:text}`inside_gap` points from length alone: it {glue:text}`inside_beats` a count of words.
+# It read ({glue:text}`reads_inside`).
+# The one whose groups were chosen on experts' ratings ({glue:text}`reads_outside`) is right in {glue:text}`outside_people` for new people and {glue:text}`outside_bot` for a new bot.
 #
 # ## Can the papers' judged differences be seen at all? (DecoupledESC Table 3, Figure 6)
 #

@@ -200,7 +200,7 @@ def test_other_data_changes_what_reads_it():
     other = inputs.Inputs({**own.corpora, "esconv": inputs.Source("esconv", "0" * 64)}, own.files)
     before, after = (table.steps(load_profile("smoke"), one) for one in (own, other))
     same = {name for name in before if before[name].key == after[name].key}
-    assert same == {"judgement-agreement", "judged-spread"}, "published judgements are not of ESConv"
+    assert same == {"judgement-agreement", "judged-spread", "learned-judges"}, "published judgements are not of ESConv"
     files = {**own.files, "extes": inputs.Files("extes", "1" * 64), "esc_pro": inputs.Files("esc_pro", "1" * 64)}
     after = table.steps(load_profile("smoke"), inputs.Inputs(own.corpora, files))
     assert all(before[name].key == after[name].key for name in before), "smoke reads none of them"

@@ -1,12 +1,17 @@
 """Shares corrected for a judge's error: by hand, where the assumptions hold and where they do not, and with no effect."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from sklearn.metrics import cohen_kappa_score
 
-from decoupled_esc.evaluate import corrected
+from decoupled_esc import taxonomy
+from decoupled_esc.evaluate import agreement, corrected
 from decoupled_esc.evaluate.bootstrap import Estimate
 from decoupled_esc.evaluate.corrected import CorrectedShares, Correction, JudgedWriter, KnownShare, judged_writer
 from decoupled_esc.evaluate.errors import LABELS
+from decoupled_esc.evaluate.offline import FoundError, LabelValidity, OutOfSourceValidity
 from decoupled_esc.experiments.corrected import ErrorRates
 from decoupled_esc.experiments.judging import ErrorsOverSeeds
 from decoupled_esc.pipeline import Missing
@@ -163,6 +168,8 @@ def test_a_corrected_difference_decides_only_where_both_corrections_and_all_seed
     assert judge_tables.corrected_answer(judged, shares(matrix, rectified), "a - b", LABELS[0], 1) == says
     assert judge_tables.corrected_answer(over_seeds(9.0, -1.0, 11.0), shares(matrix, rectified), "a - b", LABELS[0], 1) == "not decided"
     assert judge_tables.corrected_answer(Missing("none"), shares(matrix, rectified), "a - b", LABELS[0], 1) == "not decided"
+    assert judge_tables.decided(judged, shares(matrix, rectified), "a - b") == list(LABELS) * (says == "supported")
+    assert judge_tables.decided(judged, Missing("none"), "a - b") is None
 
 
 def test_the_table_says_what_is_impossible_and_where_nothing_can_be_said():
@@ -175,3 +182,23 @@ def test_the_table_says_what_is_impossible_and_where_nothing_can_be_said():
     known = [KnownShare(20.0, 15.0, Estimate(22.0, 18.0, 26.0), None), KnownShare(20.0, 25.0, Estimate(-5.0, -9.0, -1.0), None)]
     rates = ErrorRates({f"w{k}": {LABELS[0]: one} for k, one in enumerate(known)}, ())
     assert judge_tables.covered(rates) == (2, 1, 1) and judge_tables.off_by(rates) == (5.0, 13.5)
+
+
+def test_how_many_both_marked_follows_from_kappa_and_the_margins():
+    rng = np.random.default_rng(9)
+    for _ in range(20):
+        a, b = rng.random((2, 50)) < rng.uniform(0.2, 0.8, (2, 1))
+        kappa = cohen_kappa_score(a, b)
+        assert agreement.agreed(kappa, int(a.sum()), int(b.sum()), 50) == pytest.approx((a & b).sum())
+    assert agreement.agreed(0.0, 20, 10, 50) / 10 == pytest.approx(20 / 50), "by chance a marked item is as often marked by the other"
+
+
+def test_what_a_picking_judge_is_worth_stands_beside_what_it_picked():
+    kappa = LabelValidity(100, Estimate(50), Estimate(50), Estimate(0.2, 0.1, 0.3))
+    errors = {name: FoundError(40, 20, Estimate(0.0, -0.1, 0.5)) for name in (*taxonomy.ERRORS, "any", "any of three")}
+    worth = SimpleNamespace(training=OutOfSourceValidity({"all": kappa}, errors))
+    table = judge_tables.selected_shares(worth, {"response": {"Lack of Empathy": 3, "Emotion Misread": 1}}, {"response": "pairs"})
+    assert table.loc["Lack of Empathy", "pairs"] == "75.0" and table.loc["Strategy Mismatch", "pairs"] == "0.0"
+    found = judge_tables.precision(worth.training, "any of three")
+    assert found.value == pytest.approx(40) and found.low < 40 < found.high, "a judge without effect picks as by chance"
+    assert judge_tables.selected_shares(Missing("no labels"), {}, {}) == Missing("no labels")

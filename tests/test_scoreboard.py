@@ -6,13 +6,17 @@ import json
 import math
 import os
 
+import numpy as np
 import pytest
 
 from decoupled_esc import cli
 from decoupled_esc.corpus import CorpusError, Message, Turn, fetch, load, published_replies, turns
 from decoupled_esc.corpus.published_replies import PublishedReply, read
 from decoupled_esc.evaluate import Estimate, EvaluatedTurn, decoding
+from decoupled_esc.evaluate.judged import Means, Reply
+from decoupled_esc.experiments import judged_scoreboard as by_judges
 from decoupled_esc.experiments import scoreboard as board
+from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import scoreboard as tables
 from decoupled_esc.taxonomy import STRATEGIES
 
@@ -198,3 +202,29 @@ def test_the_published_files_are_those_whose_printed_numbers_they_give():
     assert sum(row.turn.strategy == row.gold_strategy for row in rows["TransESC"]) >= 1752
     scores, gold, _ = board.scored_rows(rows["CauESC"])
     assert abs(decoding.calibration(scores, gold).accuracy - 100 / 3) < 1e-9
+
+
+def said(system: str, *places: int) -> list[Reply]:
+    return [Reply(f"{system}/{place}", ASKED[place], "Question", f"{system} {place}") for place in places]
+
+
+def test_offline_judges_compare_systems_at_the_turns_that_all_answered_and_with_people():
+    both = by_judges._comparable({"ours": said("ours", 3, 0, 1), "theirs": said("theirs", 0, 3)})
+    assert [[reply.turn.id for reply in written] for written in both.values()] == [[ASKED[0].id, ASKED[3].id]] * 3
+    assert [reply.text for reply in both[board.HUMAN]] == [ASKED[0].reply, ASKED[3].reply]
+    twice = by_judges._comparable({"alone": said("alone", 1, 1, 0)})
+    assert [reply.turn.id for reply in twice["alone"]] == [ASKED[1].id, ASKED[1].id, ASKED[0].id]
+    assert len(twice[board.HUMAN]) == 3
+
+
+def test_the_table_of_offline_judges_has_a_row_per_system_and_no_difference_of_people_from_themselves():
+    values = {"ours": [[2.0, 20.0, 9.0], [3.0, 40.0, 11.0]], board.HUMAN: [[1.0, 10.0, 9.0], [3.0, 40.0, 15.0]]}
+    arrays = {name: np.array(rows) for name, rows in values.items()}
+    table = Means(["a", "b"], **FEW).table(arrays, by_judges.COLUMNS, [("ours", board.HUMAN)])
+    board_of = by_judges.JudgedScoreboard({"set": table}, "labels", {}, 4)
+    shown = tables.judged(board_of)
+    assert shown.loc["ours", "minus human: words"].startswith("-2.0") and shown.loc["ours", "empathy, 0 to 6"].startswith("2.50")
+    assert shown.loc[board.HUMAN, "minus human: words"] == "–"
+    assert tables.judged(Missing("no data")) == Missing("no data") and tables.judged_gaps(Missing("no data")) == []
+    (gap,) = tables.judged_gaps(board_of)
+    assert gap.value == pytest.approx(5)

@@ -136,6 +136,34 @@ def read_empathic(path: Path) -> Ratings:
     return Ratings(tuple(found), dict(left_out))
 
 
+TEXTS = {"EmpatheticDialogues": "conv_id", "EPITOME": "sp_id", "Lend an Ear": "conversation_id"}
+"""Sample -> the column of its ids in the file of its texts, in the order of the files; the fourth sample's are not published."""
+
+
+def read_conversations(paths: Sequence[Path]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """(sample, conversation) of `read_empathic` -> messages in turn, the seeker's first; from the files after the table of ratings.
+
+    Messages of one speaker in a row are one; what stands before a speaker's name belongs to no one and is left out.
+    """
+    found = {}
+    for (sample, id), path in zip(TEXTS.items(), paths[1:4], strict=True):
+        columns = ("seeker_post", "response_post") if sample == "EPITOME" else ("full_conversation",)
+        file = _file(path, "empathic_judges")
+        for number, row in file.table((id, *columns)):
+            if len(columns) == 2:
+                said = [row[column] for column in columns]
+            else:
+                parts = re.split(r"(?m)^\s*(Seeker|Supporter):", row["full_conversation"].replace("_comma_", ","))
+                said, before = [], None
+                for speaker, text in zip(parts[1::2], parts[2::2], strict=True):
+                    said = [*said[:-1], f"{said[-1]} {text.strip()}"] if speaker == before else [*said, text.strip()]
+                    before = speaker
+                if len(said) < 2 or parts[1] != "Seeker":
+                    raise file.odd("expected messages of both, the seeker's first", f"row {number}")
+            found[sample, row[id]] = tuple(said)
+    return found
+
+
 def read_mentalalign(paths: Sequence[Path]) -> Ratings:
     """Ratings from 1 to 5 by the raters of `JUDGES`, a file each; left out are empty, unread and off-scale ones.
 

@@ -62,6 +62,13 @@ def weighted_kappa(
     return _estimate(kappa, groups, resampling, "both raters gave every item one and the same label")
 
 
+def agreed(kappa: float, a: int, b: int, items: int) -> float:
+    """How many of ``items`` both raters marked, from Cohen's unweighted ``kappa`` of marked or not, and how many each marked, ``a`` and ``b``."""
+    by_chance = (a * b + (items - a) * (items - b)) / items**2
+    equal = by_chance + kappa * (1 - by_chance)
+    return (items * (equal - 1) + a + b) / 2
+
+
 def spearman(a: Sequence[float], b: Sequence[float], groups: Sequence[Hashable], **resampling: int) -> Estimate:
     """Spearman's rank correlation of two ratings per item, ties sharing their mean rank; equals scipy's ``spearmanr``.
 

@@ -160,14 +160,14 @@ def _words(texts: Sequence[str]) -> int:
     return sum(len(text.split()) for text in texts)
 
 
+LONGER, FIRST, WHICH_BOT = "more words by the bot", "earlier in the file", "the bot that others prefer"
 RULES: dict[str, Callable[[Chat], float]] = {
-    "more words by the bot": lambda chat: _words(chat.replies),
+    LONGER: lambda chat: _words(chat.replies),
     "more letters by the bot": lambda chat: sum(len(re.findall(r"\w", text)) for text in chat.replies),
     "more words by the person": lambda chat: _words(chat.said[::2]),
 }
 """Rule -> a score of a chat; of two chats the one with the higher score is picked."""
 
-FIRST, WHICH_BOT = "earlier in the file", "the bot that others prefer"
 FOLDS = 10
 
 
@@ -195,6 +195,16 @@ class PairAccuracy:
     rules: tuple[RuleAccuracy, ...]
 
 
+def untied_pairs(chats: Sequence[Chat]) -> tuple[int, list[tuple[int, int]]]:
+    """(how many pairs of chats share a person and a situation; of those that the person ranked apart, the places of the better and the other)."""
+    groups: dict[tuple, list[int]] = {}
+    for index, chat in enumerate(chats):
+        groups.setdefault((chat.person, chat.situation), []).append(index)
+    every = [pair for indices in groups.values() for pair in itertools.combinations(indices, 2)]
+    pairs = [(i, j) if chats[i].rank > chats[j].rank else (j, i) for i, j in every if chats[i].rank != chats[j].rank]
+    return len(every), pairs
+
+
 def pair_accuracy(chats: Sequence[Chat], **resampling: int) -> PairAccuracy:
     """Rules against ranks within one person and situation, with intervals by bootstrap over people.
 
@@ -209,11 +219,7 @@ def pair_accuracy(chats: Sequence[Chat], **resampling: int) -> PairAccuracy:
     scores = {name: [rule(chat) for chat in chats] for name, rule in RULES.items()}
     scores[FIRST] = [-index for index in range(len(chats))]
     scores[WHICH_BOT] = [means[p % FOLDS][chat.bot] for chat, p in zip(chats, person)]
-    groups: dict[tuple, list[int]] = {}
-    for index, chat in enumerate(chats):
-        groups.setdefault((chat.person, chat.situation), []).append(index)
-    every = [pair for indices in groups.values() for pair in itertools.combinations(indices, 2)]
-    pairs = [(i, j) if chats[i].rank > chats[j].rank else (j, i) for i, j in every if chats[i].rank != chats[j].rank]
+    every, pairs = untied_pairs(chats)
     if not pairs:
         raise ValueError("no pair of chats with different ranks: nothing to predict; read the whole file")
     names = sorted({chat.bot for chat in chats})
@@ -231,4 +237,4 @@ def pair_accuracy(chats: Sequence[Chat], **resampling: int) -> PairAccuracy:
         new = None if name == WHICH_BOT else share(right, list(holds.values()))
         every_pair, others = share(right, [np.ones(len(right), dtype=bool)]), share(right, [~holds[best]])
         rules.append(RuleAccuracy(name, int((right == 0.5).sum()), every_pair, others, new))
-    return PairAccuracy(people, len(every), len(pairs), best, tuple(rules))
+    return PairAccuracy(people, every, len(pairs), best, tuple(rules))

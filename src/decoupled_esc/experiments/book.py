@@ -16,7 +16,9 @@ from decoupled_esc.experiments import (
     corrected,
     cso,
     data,
+    judged_scoreboard,
     judging,
+    learned_judges,
     preferences,
     replies,
     scoreboard,
@@ -366,6 +368,10 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
         "judgement-agreement": agreement.MeasureAgreement(
             *(inputs.files[name] for name in ("ieval", "empathic_judges", "mentalalign")), **resampling
         ),
+        "learned-judges": learned_judges.MeasureLearnedJudges(
+            *(inputs.files[name] for name in ("ieval", "empathic_judges", "empathy_mental_health", "minilm-l6-v2")),
+            **resampling,
+        ),
         "judged-spread": agreement.MeasureJudgedSpread(inputs.files["mentalalign"], **resampling),
         "base-model": sft.DescribeBase(own.base, own.validation),
         **own.steps,
@@ -399,6 +405,14 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
             esconv,
             failed,
             release,
+            {name: inputs.files[name] for name in scoreboard.SETS},
+            own.replies(SCOREBOARD_SYSTEMS),
+            test,
+            **resampling,
+        ),  # fmt: skip
+        "scoreboard-judged": judged_scoreboard.JudgePublished(
+            own.labels,
+            own.ratings,
             {name: inputs.files[name] for name in scoreboard.SETS},
             own.replies(SCOREBOARD_SYSTEMS),
             test,

@@ -4,17 +4,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pandas as pd
 
+from decoupled_esc import taxonomy
 from decoupled_esc.evaluate import Estimate
+from decoupled_esc.evaluate.agreement import agreed
 from decoupled_esc.evaluate.corrected import CorrectedShares
 from decoupled_esc.evaluate.errors import LABELS
 from decoupled_esc.evaluate.judges import Agreement
+from decoupled_esc.evaluate.learned_judges import JUDGE, LENGTH, TRANSFERRED, LearnedAccuracy
+from decoupled_esc.evaluate.offline import OutOfSourceValidity
+from decoupled_esc.evaluate.published_judges import FIRST, LONGER, WHICH_BOT, PairAccuracy
 from decoupled_esc.experiments.agreement import JudgementAgreement
 from decoupled_esc.experiments.corrected import ErrorRates
 from decoupled_esc.experiments.judging import ErrorClassifierWorth, ErrorsOverSeeds, Judged, JudgeScores
+from decoupled_esc.experiments.learned_judges import LearnedJudges
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import questions
 from decoupled_esc.present.replication import JUDGED
 from decoupled_esc.present.tables import format_estimate
+
+LEARNED = tuple(f"{name}–expert" for name in (JUDGE, LENGTH))
 
 
 def _by_judge(judged: Judged | Missing, rows: Callable[[JudgeScores], Iterable[dict]]) -> pd.DataFrame | Missing:
@@ -156,6 +164,42 @@ def corrected_answer(
     return found.pop() if len(found) == 1 else "not decided"
 
 
+def decided(judged: ErrorsOverSeeds | Missing, fixed: CorrectedShares | Missing, difference: str) -> list[str] | None:
+    """The labels whose share has a ``difference`` by both corrections; None where nothing was measured."""
+    if isinstance(judged, Missing) or isinstance(fixed, Missing):
+        return None
+    return [one for one in LABELS if corrected_answer(judged, fixed, difference, one, 1) != "not decided"]
+
+
+def selected_shares(
+    worth: ErrorClassifierWorth | Missing, counts: Mapping[str, Mapping[str, int]], title: Mapping[str, str]
+) -> pd.DataFrame | Missing:
+    """Of replies that the judge of training picked for an error: how many GPT's labels would give it, as text, a row per error.
+
+    ``counts``: kind of pair -> label -> rejected replies; ``title``: kind -> heading.
+    """
+    if isinstance(worth, Missing):
+        return worth
+    rows = {}
+    replies = worth.training.by_source["all"].replies
+    for label in taxonomy.ERRORS:
+        judged = {title[kind]: 100 * own.get(label, 0) / max(1, sum(own.values())) for kind, own in counts.items()}
+        rows[label] = {kind: f"{share:.1f}" for kind, share in judged.items()} | {
+            "so labelled, of those it picks": format_estimate(precision(worth.training, label)),
+            "so labelled, of all": f"{100 * worth.training.errors[label].labelled / replies:.1f}",
+        }
+    return pd.DataFrame(rows).T
+
+
+def precision(training: OutOfSourceValidity, error: str) -> Estimate | None:
+    """Of the replies by other writers that the judge gives ``error``, the share in per cent that GPT's labels give it; interval by kappa's."""
+    found, replies = training.errors[error], training.by_source["all"].replies
+    if not found.guessed:
+        return None
+    ends = (found.kappa.value, found.kappa.low, found.kappa.high)
+    return Estimate(*(100 * agreed(k, found.labelled, found.guessed, replies) / found.guessed for k in ends))
+
+
 def judge_pairs(judged: Judged | Missing) -> pd.DataFrame | Missing:
     """How often the first of two systems was preferred in both orders, and how often the place in the question decided."""
     columns = ("win", "tie", "lose", "same_in_both_orders", "first_place", "second_place")
@@ -202,3 +246,68 @@ def published_agreement(found: JudgementAgreement | Missing) -> pd.DataFrame | M
             where = {"rated": what, "dimensions": row.dimension, "pairs of ratings": f"{row.items:,}"}
             rows.append({"raters": row.raters, **where, **cells})
     return pd.DataFrame(rows).set_index("raters").fillna("–")
+
+
+def learned_worth(found: LearnedJudges | Missing, rules: PairAccuracy | Missing) -> pd.DataFrame | Missing:
+    """What every judge is worth, a row each: agreement with experts, and how often it picks the chat that a person preferred; as text.
+
+    The learned judge of ratings and that of preferences share a row, as two uses of the same features.
+    """
+    if isinstance(found, Missing):
+        return found
+    rows: dict[str, dict[str, str]] = {}
+    for row in found.ratings.medians:
+        measures = {"kappa": row.kappa, "kappa with each expert": row.each, "rank correlation": row.rank}
+        own = {name: format_estimate(value, 2) for name, value in measures.items()}
+        rows[row.raters.removesuffix("–expert") if row.raters in LEARNED else row.raters] = own
+    for row in found.preferences.rows:
+        rows.setdefault(row.judge, {}).update({
+            "preference, new people": format_estimate(row.by_person), "new bot": format_estimate(row.new_writer),
+            "new bot, minus length": format_estimate(row.new_over_length, sign="+"),
+            "picks the longer": format_estimate(row.longer), "picks the earlier": format_estimate(row.first),
+        })  # fmt: skip
+    by_rule = {} if isinstance(rules, Missing) else {rule.rule: format_estimate(rule.accuracy) for rule in rules.rules}
+    if by_rule:
+        rows[WHICH_BOT] = {"preference, new people": by_rule[WHICH_BOT]}
+        rows["people themselves"] = {"picks the longer": by_rule[LONGER], "picks the earlier": by_rule[FIRST]}
+    return pd.DataFrame(rows).T.fillna("–")
+
+
+def learned_by_writer(found: LearnedJudges | Missing) -> pd.DataFrame | Missing:
+    """The accuracy of preference on the pairs with each bot, as one from which nothing was learned, and minus length alone; as text."""
+    if isinstance(found, Missing):
+        return found
+    rows = {}
+    for row in found.preferences.rows:
+        rows[row.judge] = {bot: format_estimate(share) for bot, share in row.by_writer.items()}
+        if row.judge != LENGTH:
+            gaps = row.by_writer_over_length.items()
+            rows[f"{row.judge}, minus length"] = {bot: format_estimate(gap, sign="+") for bot, gap in gaps}
+    return pd.DataFrame(rows).T
+
+
+def learned_rows(found: LearnedJudges | Missing) -> tuple[LearnedAccuracy | None, LearnedAccuracy | None]:
+    """What the judge of preference is worth whose features were chosen inside iEval, and on experts' ratings; None where there is none."""
+    rows = {} if isinstance(found, Missing) else {row.judge: row for row in found.preferences.rows}
+    return rows.get(JUDGE), rows.get(TRANSFERRED)
+
+
+def beats_length(gap: Estimate | None) -> str:
+    """Whether a learned judge whose accuracy minus that of length alone is ``gap`` is better, in words."""
+    if gap is None:
+        return "was not measured against"
+    return "beats" if gap.low > 0 else "does worse than" if gap.high < 0 else "can't be told from"
+
+
+def learned_agreement(found: LearnedJudges | Missing) -> pd.DataFrame | Missing:
+    """Quadratic kappa with the experts' median by dimension, a column per rater, and the learned judge's rank correlation; last row medians."""
+    if isinstance(found, Missing):
+        return found
+    table, rows = found.ratings, {}
+    for row in (*table.rows, *table.medians):
+        title = f"{row.dimension} ({row.sample})" if row in table.rows else "median"
+        cells = rows.setdefault(title, {})
+        cells[row.raters] = format_estimate(row.kappa, 2)
+        if row.raters == f"{JUDGE}–expert":
+            cells["its rank correlation"] = format_estimate(row.rank, 2)
+    return pd.DataFrame(rows).T.fillna("–")

@@ -11,7 +11,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from decoupled_esc.evaluate import STRATEGY_METRICS, TEXT_METRICS, VARIANTS, Estimate, Evaluation
+from decoupled_esc.experiments.judged_scoreboard import COLUMNS, FREE, WORDS, JudgedScoreboard
 from decoupled_esc.experiments.scoreboard import HUMAN, Scoreboard
+from decoupled_esc.pipeline import Missing
 from decoupled_esc.present.figures import PALETTE, source_line
 from decoupled_esc.present.tables import format_estimate
 
@@ -134,6 +136,30 @@ def paired(board: Scoreboard, metrics: Sequence[str]) -> pd.DataFrame:
         for contrast, variants in found.contrasts.items()
     ]
     return pd.DataFrame(rows).set_index("difference") if rows else pd.DataFrame({"turns": {"no test set is shared": 0}})
+
+
+def judged(board: JudgedScoreboard | Missing) -> pd.DataFrame | Missing:
+    """Every system by the offline judges, a row per system, and its paired difference from the human reference at the same turns; as text."""
+    if isinstance(board, Missing):
+        return board
+    rows = []
+    for name, table in board.tables.items():
+        for system, scores in table.systems.items():
+            gaps = table.contrasts.get(f"{system} - {HUMAN}", {})
+            row = {"test set": name, "system": system}
+            for column in COLUMNS:
+                row[column] = format_estimate(scores[column], 1 if column == WORDS else 2)
+                row[f"minus human: {column}"] = format_estimate(gaps.get(column), 1 if column == WORDS else 2, sign="+")
+            rows.append(row)
+    return pd.DataFrame(rows).set_index("system")
+
+
+def judged_gaps(board: JudgedScoreboard | Missing) -> list[Estimate]:
+    """Every system's difference from the human reference in the share without error, in points."""
+    if isinstance(board, Missing):
+        return []
+    contrasts = [pair for table in board.tables.values() for pair in table.contrasts.items()]
+    return [row[FREE] for name, row in contrasts if name.endswith(f" - {HUMAN}")]
 
 
 def standing(found: Evaluation, name: str) -> str:
