@@ -55,10 +55,13 @@ class WithRows:
 
     def _repr_html_(self) -> str:
         name = slug(" ".join([self.kind, *re.split(r"[.;:,(]", self.caption)[0].split()[:8]]))
-        return with_rows(name, self.body(), self.to_frame())
+        return with_rows(name, self.body(), self.carried())
+
+    def carried(self) -> pd.DataFrame:
+        return self.to_frame()
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
-        return {MIME: as_csv(self.to_frame())}
+        return {MIME: as_csv(self.carried())}
 
 
 class Drawing:

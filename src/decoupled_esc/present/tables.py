@@ -115,6 +115,11 @@ class ComparisonTable(WithRows):
         numbers = dict.fromkeys(["paper", "measured", "low", "high"], float)
         return pd.DataFrame(lines, columns=LINE).astype(numbers)
 
+    def carried(self) -> pd.DataFrame:
+        """`to_frame`, and where each verdict stands in the page."""
+        groups = [group for line in self.lines for group in line.cells]
+        return self.to_frame().assign(anchor=[self._anchor(group) for group in groups for _ in group])
+
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {status}" for status, count in self.counts().items())
         return f"<ComparisonTable {self.table}: {counts}>"
@@ -126,6 +131,10 @@ class ComparisonTable(WithRows):
             f"<caption>{escape(self.caption)}</caption>\n"
             f"<thead>\n{self._head()}\n</thead>\n<tbody>\n{body}\n</tbody>\n</table>\n{self._legend()}\n</div>"
         )
+
+    def _anchor(self, cells: tuple[Cell, ...]) -> str:
+        """Of the measured cell that stands beside these."""
+        return slug(f"verdict {self.table} {cells[0].row} {cells[0].column}")
 
     def _head(self) -> str:
         titles = [column.html() for column in self.columns]
@@ -153,8 +162,7 @@ class ComparisonTable(WithRows):
         if (ours := cells[0].measured) is not None:
             value, interval = _number(ours.value, cells[0].decimals), _interval(ours, cells[0].decimals)
         inside = (value + (f' <span class="ci">{interval}</span>' if interval else "") + marks).strip()
-        place = slug(f"verdict {self.table} {cells[0].row} {cells[0].column}")
-        return f'{paper}<td class="measured" id="{place}" data-verdict="{status}" title="{escape(title)}">{inside}</td>'
+        return f'{paper}<td class="measured" id="{self._anchor(cells)}" data-verdict="{status}" title="{escape(title)}">{inside}</td>'
 
     def _legend(self) -> str:
         verdicts = [cell.verdict for cell in self.cells()]

@@ -43,7 +43,7 @@ def crate(root: Path = ROOT) -> dict:
     entities: dict[str, dict] = {}
     for path, found in results.items():
         for entity in _action(path, found, places, root):
-            entities.setdefault(entity["@id"], entity)
+            entities[entity["@id"]] = entities.get(entity["@id"], {}) | entity
     actions = [name for name, entity in entities.items() if entity["@type"] == "CreateAction"]
     parts = [name for name, entity in entities.items() if entity["@type"] in ("File", "Dataset") and name[0] != "#"]
     ends = sorted(entity["endTime"] for entity in entities.values() if "endTime" in entity)
