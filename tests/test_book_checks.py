@@ -16,6 +16,7 @@ from decoupled_esc.experiments.replies import Replies, SystemReply
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import explorers
 from decoupled_esc.present.paper import load_tables
+from decoupled_esc.present.rows import with_rows
 from decoupled_esc.present.sliders import MOVE
 from decoupled_esc.present.tables import compare, results_table
 from decoupled_esc.present.trees import Explorer
@@ -286,10 +287,18 @@ def test_a_book_is_built_strictly_and_sound(tmp_path):
     (root / "book" / "references.bib").write_text("@misc{a, title={A}, author={A, B}, year={2025}}\n")
     welcome = root / "book" / "welcome.md"
     welcome.write_text("# Welcome\n\n$$\nx = \\frac{1}{2}\n$$ (eq-x)\n\nBy {eq}`eq-x`.\n" + EXERCISES)
-    notebook = jupytext.reads('# %% [markdown]\n# # A\n\n# %% tags=["hide-input"]\n1\n', "py:percent")
+    figure = "# ```{glue:figure} fig_scores\n# :name: fig-scores\n# :alt: Two scores.\n#\n# Two scores.\n# ```\n"
+    notebook = jupytext.reads(f'# %% [markdown]\n# # A\n#\n{figure}\n# %% tags=["hide-input"]\n1\n', "py:percent")
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     html = {"text/html": f"{SCRIPT}<p>7</p>"}
-    for path, outputs in ((root, []), (tmp_path, [nbformat.v4.new_output("display_data", data=html)])):
+    rows = with_rows("table-a", "<table><tr><td>7</td></tr></table>", pd.DataFrame({"a": [7]}))
+    shown = {"image/svg+xml": '<svg xmlns="http://www.w3.org/2000/svg"/>', "text/csv": "x,y\n1,2\n"}
+    glued = {"scrapbook": {"name": "fig_scores", "mime_prefix": ""}}
+    carried = [
+        nbformat.v4.new_output("display_data", data=shown, metadata=glued),
+        nbformat.v4.new_output("display_data", data={"text/html": rows, "text/csv": "a\n7\n"}),
+    ]
+    for path, outputs in ((root, carried), (tmp_path, [*carried, nbformat.v4.new_output("display_data", data=html)])):
         notebook.cells[1].outputs = outputs
         (path / "notebooks").mkdir(exist_ok=True)
         nbformat.write(notebook, path / "notebooks" / "01_a.ipynb")
@@ -301,6 +310,10 @@ def test_a_book_is_built_strictly_and_sound(tmp_path):
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert {"ex-a", "ex-b"} <= set(ids) and len(ids) == len(set(ids)) and page.count("solution dropdown") == 2
     static = index.parent / "_static"
+    chapter = (index.parent / "notebooks" / "01_a.html").read_text()
+    for name, rows in (("fig-scores", "x,y\n1,2\n"), ("table-a", "a\n7\n")):
+        assert f'href="#{name}"' in chapter and (static / "data" / f"01_a-{name}.csv").read_text() == rows
+        assert chapter.count(f'href="../_static/data/01_a-{name}.') == 2
     assert "fa-magnifying-glass" in page and "fontawesome.js" not in page and not list(static.rglob("fontawesome.js"))
     (style,) = static.rglob("pydata-sphinx-theme.css")
     assert ".fa-magnifying-glass:before" in style.read_text() and ".fa-anchor:before" not in style.read_text()

@@ -250,10 +250,12 @@ def _score(options) -> int:
 
 def _publish(options) -> int:
     from decoupled_esc.experiments.run import Book, publish_results
+    from decoupled_esc.publish.crate import write_crate
     from decoupled_esc.publish.steps import publish_notebooks
 
     written = [] if options.notebooks else publish_results(Book(options.profile))
-    print("published: " + ", ".join([*written, *publish_notebooks(Book("laptop"))]))
+    written += publish_notebooks(Book("laptop"))
+    print("published: " + ", ".join([*written, write_crate().name]))
     return 0
 
 

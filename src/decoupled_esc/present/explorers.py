@@ -7,7 +7,7 @@ the view from it, every text of it as text.  Where no script runs, as in Jupyter
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 
 import numpy as np
@@ -17,6 +17,7 @@ from decoupled_esc.evaluate import decoding
 from decoupled_esc.evaluate.strategy import strategy_indices
 from decoupled_esc.experiments.replies import Replies
 from decoupled_esc.present.paper import load_tables
+from decoupled_esc.present.rows import MIME, as_csv, with_rows
 from decoupled_esc.present.tables import SYMBOL
 from decoupled_esc.taxonomy import ESCONV, stage
 
@@ -29,6 +30,8 @@ class Explorer:
     data: Mapping
     text: str
     fallback: str
+    rows: pd.DataFrame | None = field(default=None, compare=False)
+    """What is to be downloaded."""
 
     def __repr__(self) -> str:
         return f"<Explorer of {self.text}>"
@@ -36,7 +39,11 @@ class Explorer:
     def _repr_html_(self) -> str:
         data = json.dumps(self.data, ensure_ascii=False, separators=(",", ":"))
         data = escape(data, quote=False).replace("'", "&#39;")  # its many double quotes may stay
-        return f'<div class="explorer" data-explorer="{self.kind}" data-rows=\'{data}\'>{self.fallback}</div>'
+        html = f'<div class="explorer" data-explorer="{self.kind}" data-rows=\'{data}\'>{self.fallback}</div>'
+        return html if self.rows is None else with_rows(f"explorer-{self.kind}", html, self.rows)
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
+        return {} if self.rows is None else {MIME: as_csv(self.rows)}
 
 
 def one_per_dialogue(ids: Sequence[str]) -> list[str]:
@@ -87,7 +94,7 @@ def report(frame: pd.DataFrame, caption: str) -> Explorer:
 
     The fallback is a table of the measured cells.
     """
-    frame = frame.fillna({"direction": "", "why": ""})
+    rows, frame = frame, frame.fillna({"direction": "", "why": ""})
     reasons = {reason: place for place, reason in enumerate(dict.fromkeys(filter(None, frame.why)))}
     tables = []
     for id, table in load_tables().items():
@@ -104,7 +111,7 @@ def report(frame: pd.DataFrame, caption: str) -> Explorer:
     data = {"signs": {str(status): sign for status, sign in SYMBOL.items()}, "why": list(reasons), "tables": tables}
     measured = [(name, *cell[:-1]) for _, name, _, cells in tables for cell in cells if cell[4]]
     text = f"{len(frame)} cells, {len(measured)} of them measured"
-    return Explorer("report", data, text, plain_table(("table", *REPORT_COLUMNS), measured, caption))
+    return Explorer("report", data, text, plain_table(("table", *REPORT_COLUMNS), measured, caption), rows)
 
 
 REPORT_COLUMNS = ("backbone", "row", "metric", "paper", "ours", "low", "high", "verdict", "direction")

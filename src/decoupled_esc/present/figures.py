@@ -20,6 +20,7 @@ from decoupled_esc.evaluate.bootstrap import Estimate
 from decoupled_esc.evaluate.decoding import Calibration, StrategyScores
 from decoupled_esc.evaluate.published_judges import AgreementTable, PairAccuracy
 from decoupled_esc.pipeline import Missing
+from decoupled_esc.present.rows import Drawing
 from decoupled_esc.taxonomy import ESCONV
 from decoupled_esc.train import Preferred
 
@@ -30,12 +31,12 @@ PALETTE = sns.color_palette(["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E
 
 
 def show(key: str, figure: Figure) -> None:
-    """Display ``figure`` in the notebook and keep it under ``key`` for the book's ``{glue:figure}``."""
+    """Display ``figure`` in the notebook, its rows with it, and keep it under ``key`` for the book's ``{glue:figure}``."""
     from matplotlib_inline.backend_inline import set_matplotlib_formats
     from myst_nb import glue
 
     set_matplotlib_formats("svg", metadata={"Date": None})
-    glue(key, figure)
+    glue(key, Drawing(figure))
     plt.close(figure)
 
 

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
+import pandas as pd
+
 from decoupled_esc.evaluate import Estimate
+from decoupled_esc.present.rows import WithRows, slug
 from decoupled_esc.present.tables import format_estimate
 
 BACKBONES = {"qwen2.5-7b": "Qwen", "llama3.1-8b": "Llama", "gemma2-9b": "Gemma"}
@@ -44,7 +47,7 @@ class ForestRow:
 
 
 @dataclass(frozen=True, repr=False)
-class Forest:
+class Forest(WithRows):
     """A row for every difference; Jupyter shows it as a table with a small picture in every row."""
 
     rows: tuple[ForestRow, ...]
@@ -53,7 +56,11 @@ class Forest:
     def __repr__(self) -> str:
         return "\n".join(f"{row.about}: {row.claim}: {row.answer}" for row in self.rows)
 
-    def _repr_html_(self) -> str:
+    def to_frame(self) -> pd.DataFrame:
+        """A line per difference: what it should be, the papers', ours with its interval, under each seed, and the answer."""
+        return pd.DataFrame(map(_row, self.rows))
+
+    def body(self) -> str:
         titles = ("claim", "papers (hollow) and here", "answer")
         head = "".join(f'<th scope="col">{name}</th>' for name in (("",) if self._about else ()) + titles)
         body = "\n".join(self._line(row) for row in self.rows)
@@ -75,7 +82,20 @@ class Forest:
         )
         answer = f'<a href="{row.page}.html">{escape(row.answer)}</a>' if row.page else escape(row.answer)
         ours = f" <span>{format_estimate(row.ours, row.decimals, sign='+')}</span>" if row.ours else ""
-        return f"<tr>{head}<td>{picture(row)}</td><td>{answer}{ours}</td></tr>"
+        return f'<tr id="{_anchor(row)}">{head}<td>{picture(row)}</td><td>{answer}{ours}</td></tr>'
+
+
+def _anchor(row: ForestRow) -> str:
+    return slug(f"verdict {row.about} {row.claim} {row.key}")
+
+
+def _row(row: ForestRow) -> dict:
+    papers = {f"paper, {BACKBONES.get(name, name)}": value for name, value in row.printed.items()}
+    ours = row.ours
+    found = {"here": ours and ours.value, "low": ours and ours.low, "high": ours and ours.high}
+    seeds = {f"here, seed {number}": value for number, value in enumerate(row.single, start=1)}
+    should = {"about": row.about, "claim": row.claim, "metric": row.key, "sign": row.sign}
+    return {**should, **papers, "chance": row.chance, **found, **seeds, "answer": row.answer, "anchor": _anchor(row)}
 
 
 WIDTH, HEIGHT, EDGE = 240, 34, 8

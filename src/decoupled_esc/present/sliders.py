@@ -8,10 +8,12 @@ from html import escape
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from decoupled_esc.evaluate import strategy
 from decoupled_esc.present import figures
+from decoupled_esc.present.rows import WithRows, marks
 
 BETAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 SHARES = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
@@ -22,11 +24,14 @@ MOVE = (
 """The one script in the outputs of cells: `publish.check_site` refuses any other."""
 
 
-class Slider:
+class Slider(WithRows):
     """Drawings side by side in time; the slider shows one of them.  Its text form is its caption."""
+
+    kind = "slider"
 
     def __init__(self, drawings: Mapping[str, Figure], caption: str, start: str):
         self.caption = caption
+        self._rows = pd.concat({label: marks(figure) for label, figure in drawings.items()}, names=[caption])
         frames = [(label, _address(figure)) for label, figure in drawings.items()]
         first = list(drawings).index(start)
         name = f"slider-{zlib.crc32(caption.encode()):08x}"
@@ -44,8 +49,12 @@ class Slider:
     def __repr__(self) -> str:
         return f"<Slider {self.caption}>"
 
-    def _repr_html_(self) -> str:
+    def body(self) -> str:
         return self._html
+
+    def to_frame(self) -> pd.DataFrame:
+        """The marks of every drawing."""
+        return self._rows.droplevel(1)
 
 
 def _address(figure: Figure) -> str:

@@ -24,6 +24,7 @@ import pandas as pd
 from decoupled_esc.evaluate.bootstrap import Estimate
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present.paper import MEANING, PaperTable, Status, Verdict, claimed, unknown, verdict
+from decoupled_esc.present.rows import WithRows, slug
 
 # Distinguishable without colour, and saying nothing about up or down: that is the metric's business.
 SYMBOL = dict(zip(Status, "=≈⇉⇄?±≠∥§Δ–", strict=True))
@@ -77,7 +78,7 @@ class Line:
 
 
 @dataclass(frozen=True, repr=False)
-class ComparisonTable:
+class ComparisonTable(WithRows):
     """The paper's table beside ours. `heads` names the paper's cells in a group: the backbones, or just "paper"."""
 
     table: str
@@ -114,17 +115,26 @@ class ComparisonTable:
         numbers = dict.fromkeys(["paper", "measured", "low", "high"], float)
         return pd.DataFrame(lines, columns=LINE).astype(numbers)
 
+    def carried(self) -> pd.DataFrame:
+        """`to_frame`, and where each verdict stands in the page."""
+        groups = [group for line in self.lines for group in line.cells]
+        return self.to_frame().assign(anchor=[self._anchor(group) for group in groups for _ in group])
+
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {status}" for status, count in self.counts().items())
         return f"<ComparisonTable {self.table}: {counts}>"
 
-    def _repr_html_(self) -> str:
+    def body(self) -> str:
         body = "\n".join(self._line(line) for line in self.lines)
         return (
             '<div class="paper-table-wrap">\n<table class="paper-table">\n'
             f"<caption>{escape(self.caption)}</caption>\n"
             f"<thead>\n{self._head()}\n</thead>\n<tbody>\n{body}\n</tbody>\n</table>\n{self._legend()}\n</div>"
         )
+
+    def _anchor(self, cells: tuple[Cell, ...]) -> str:
+        """Of the measured cell that stands beside these."""
+        return slug(f"verdict {self.table} {cells[0].row} {cells[0].column}")
 
     def _head(self) -> str:
         titles = [column.html() for column in self.columns]
@@ -152,7 +162,7 @@ class ComparisonTable:
         if (ours := cells[0].measured) is not None:
             value, interval = _number(ours.value, cells[0].decimals), _interval(ours, cells[0].decimals)
         inside = (value + (f' <span class="ci">{interval}</span>' if interval else "") + marks).strip()
-        return f'{paper}<td class="measured" data-verdict="{status}" title="{escape(title)}">{inside}</td>'
+        return f'{paper}<td class="measured" id="{self._anchor(cells)}" data-verdict="{status}" title="{escape(title)}">{inside}</td>'
 
     def _legend(self) -> str:
         verdicts = [cell.verdict for cell in self.cells()]
@@ -222,17 +232,21 @@ def compare(
 
 
 @dataclass(frozen=True, repr=False)
-class ResultsTable:
+class ResultsTable(WithRows):
     """A rendered table.  Its text form is its caption: a pandas Styler would print its address, which always differs."""
 
     caption: str
     html: str
+    frame: pd.DataFrame = field(compare=False)
+
+    def to_frame(self) -> pd.DataFrame:
+        return self.frame
+
+    def body(self) -> str:
+        return self.html
 
     def __repr__(self) -> str:
         return f"<ResultsTable {self.caption}>"
-
-    def _repr_html_(self) -> str:
-        return self.html
 
 
 def results_table(frame: pd.DataFrame | Missing, caption: str, numbers: str | None = None) -> ResultsTable:
@@ -245,7 +259,7 @@ def results_table(frame: pd.DataFrame | Missing, caption: str, numbers: str | No
         frame = pd.DataFrame({"reason": {str(Status.NOT_ATTEMPTED): frame.reason}})
     uuid = f"{zlib.crc32(caption.encode()):08x}"  # pandas would draw one at random
     # The Styler escapes texts alone, so that a list or a dictionary has to be one.
-    frame = frame.where(frame.map(pd.api.types.is_scalar), frame.astype(str))
+    frame = rows = frame.where(frame.map(pd.api.types.is_scalar), frame.astype(str))
     # An index with a name would get a header row of its own; as the columns' name it shares theirs.
     frame = frame.rename_axis(columns=frame.index.name and escape(str(frame.index.name))).rename_axis(index=None)
     styler = frame.style.set_caption(escape(caption, quote=False)).set_uuid(uuid)
@@ -253,7 +267,7 @@ def results_table(frame: pd.DataFrame | Missing, caption: str, numbers: str | No
     styler = styler.format_index(escape="html", axis=0).format_index(escape="html", axis=1)
     if numbers:
         styler = styler.format(numbers, na_rep="–", escape="html", subset=list(frame.select_dtypes("number")))
-    return ResultsTable(caption, styler.to_html())
+    return ResultsTable(caption, styler.to_html(), rows)
 
 
 def format_estimate(estimate: Estimate | None, decimals: int = 1, sign: str = "") -> str:

@@ -47,10 +47,13 @@ def parameters(source: Path) -> dict:
     return {}
 
 
-def execute(source: Path, target: Path, profile: str | None, stamps: Mapping[str, str]) -> Path:
+def execute(
+    source: Path, target: Path, profile: str | None, stamps: Mapping[str, str], made: Mapping | None = None
+) -> Path:
     """Execute the chapter `source` into the notebook `target`, cleaned and stamped; returns `target`.
 
-    `profile` None keeps the chapter's own; `stamps` holds the digests of the results that it reads (`steps_read`). A cell of
+    `profile` None keeps the chapter's own; `stamps` holds the digests of the results that it reads (`steps_read`), `made` how they were
+    made (`downloads.how_made`). A cell of
     parameters is injected only where a value differs from the default, so that a published notebook has the cells of its
     source and no other. The kernel ends with this process: ipykernel watches its parent. Raises ChapterError naming the cell.
     """
@@ -82,7 +85,7 @@ def execute(source: Path, target: Path, profile: str | None, stamps: Mapping[str
             cell.update(id="injected-parameters", source=cell.source.strip())  # papermill makes a new id
             cell.metadata["tags"] = ["injected-parameters", "hide-input"]
     stamp = {"source_sha256": file_digest(source), "profile": profile, "results": dict(stamps)}
-    executed.metadata["decoupled_esc"] = stamp
+    executed.metadata["decoupled_esc"] = stamp | ({"made": dict(made)} if made else {})
     write_atomically(target, nbformat.writes(executed) + "\n")
     return target
 

@@ -35,10 +35,13 @@ def build_book(notebooks: Path, target: Path, root: Path = ROOT) -> Path:
     `target/source/` is what Sphinx reads, `target/_build/html/` the book; both are made anew, because Sphinx reports a page's
     warnings only while it reads that page. Raises BookError on any warning, and where `notebooks` holds no chapter.
     """
+    from decoupled_esc.publish.downloads import add_downloads  # here: drawing is slow to import
+
     html = _sphinx("html", notebooks, target, root)
     slim(html)
     explain_terms(html)
     make_accessible(html)
+    add_downloads(html, sorted(Path(notebooks).glob(CHAPTERS)))
     return html / "index.html"
 
 

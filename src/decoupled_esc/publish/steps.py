@@ -9,8 +9,10 @@ from pathlib import Path
 
 from decoupled_esc.experiments.run import ROOT, Book, PublishError
 from decoupled_esc.files import file_digest
-from decoupled_esc.pipeline import Step, Work
+from decoupled_esc.pipeline import Step, Work, closure
+from decoupled_esc.pipeline.store import Stores
 from decoupled_esc.publish import notebooks, site
+from decoupled_esc.publish.downloads import how_made
 
 LIBRARY = Path(__file__).parents[1]
 
@@ -50,8 +52,17 @@ class ExecuteChapter(Step):
     def run(self, work: Work) -> Executed:
         shown = {name: work.stores.find(step, whole=False).digest for name, step in self.results.items()}
         source = notebooks.NOTEBOOKS / f"{self.chapter}.py"
-        notebooks.execute(source, work.folder / f"{self.chapter}.ipynb", self.profile, shown)
+        made = made_of(work.stores, self.results.values())
+        notebooks.execute(source, work.folder / f"{self.chapter}.ipynb", self.profile, shown, made)
         return Executed(self.chapter, shown)
+
+
+def made_of(stores: Stores, steps: Iterable[Step]) -> dict:
+    """How the results of ``steps`` were made, and those behind them, as far as they are kept."""
+    shown = {step.key for step in steps}
+    found = {key: stores.find(step, whole=False, quiet=True) for key, step in closure(steps).items()}
+    kept = {key: stored for key, stored in found.items() if stored is not None}
+    return how_made(*([one for key, one in kept.items() if (key in shown) == wanted] for wanted in (True, False)))
 
 
 @dataclass(frozen=True)
@@ -93,7 +104,11 @@ def book_steps(book: Book) -> dict[str, Step]:
     for source in notebooks.sources():
         results = {name: book.steps[name] for name in notebooks.steps_read(source)}
         found[source.stem] = ExecuteChapter(source.stem, file_digest(source), library, results, book.profile.name)
-    pages = [ROOT / "_config.yml", ROOT / "_toc.yml", LIBRARY / "publish" / "site.py"]
+    pages = [
+        ROOT / "_config.yml",
+        ROOT / "_toc.yml",
+        *(LIBRARY / "publish" / name for name in ("site.py", "downloads.py")),
+    ]
     pages += [path for path in (ROOT / "book").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     found["book"] = BuildBook(tuple(found.values()), digest_of(pages))
     return found
@@ -115,7 +130,8 @@ def publish_notebooks(book: Book) -> list[str]:
     for source, names in read.items():
         profile = notebooks.parameters(source)["profile"]
         shown = {name: digests[name] for name in names}
-        written.append(notebooks.execute(source, source.with_suffix(".ipynb"), profile, shown).name)
+        made = made_of(Stores(book.runs, (book.published,)), [book.published_steps[name] for name in names])
+        written.append(notebooks.execute(source, source.with_suffix(".ipynb"), profile, shown, made).name)
     return written
 
 
