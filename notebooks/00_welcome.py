@@ -13,6 +13,7 @@
 # Should the answer ask, reflect, reassure or suggest, and how should it be worded?
 # Emotional Support Conversation is the study of such conversations, and of language models in the supporter's place.
 # This book re-runs two papers on it, DecoupledESC {cite}`zhang2025decoupledesc` and CSO {cite}`zhao2025cso`, claim by claim, on two CPU cores.
+# Nobody has shown that a reply of its models is safe or helpful for a person in need, and none is counselling ([more](what-this-book-is-not)).
 #
 # ## Which claims hold here?
 
@@ -103,6 +104,20 @@ figures.glue_numbers(
 #
 # Training on these pairs turn by turn is compared with supervised fine-tuning on three backbones, with LoRA and with all weights.
 # The paper reports a higher strategy F1 in all six comparisons and a lower preference bias in five, and it repeats the training with four other preference losses.
+
+# %% tags=["hide-input", "remove-output"]
+from decoupled_esc.present import drawings
+
+counts, mined, pro = book["data"], book["pairs"], book["esc-pro"]
+searched = None if isinstance(pro, Missing) else pro.pairs
+figures.show("fig_pipeline", drawings.pipeline(counts.dialogues, counts.turns["test"], mined.pairs, searched))
+
+# %% [markdown]
+# ```{glue:figure} fig_pipeline
+# :name: fig-pipeline
+#
+# Both papers in one picture: what is made from what, and in which chapter. Profile {glue:text}`profile_name`; counts, without intervals.
+# ```
 #
 # ## How to read a chapter
 #
@@ -139,12 +154,13 @@ figures.glue_numbers(
 # |---|---|---|
 # | `smoke` | [a model of one million parameters](16_make_a_base_model.ipynb), on a slice of the data | showing in minutes that every step works |
 # | `laptop` | our larger base model, on the whole data, without a GPU; the chapters as printed here | learning, and looking at real trends in small |
-# | `qwen2.5-7b` | Qwen2.5-7B-Instruct with LoRA and the paper's settings | the paper's first backbone, on a GPU |
-# | `llama3.1-8b` | Llama-3.1-8B-Instruct with LoRA and the paper's settings | the paper's second backbone, on a GPU |
-# | `gemma2-9b` | Gemma-2-9B-it with LoRA and the settings of CSO | CSO's third backbone, on a GPU |
-# | `qwen2.5-7b-full` and so on | the same, with all weights trained on ESC-Pro | CSO's other tuning, on two large GPUs |
+# | `qwen2.5-7b` | Qwen2.5-7B-Instruct with LoRA and the paper's settings | the paper's first backbone, on a GPU; not run yet |
+# | `llama3.1-8b` | Llama-3.1-8B-Instruct with LoRA and the paper's settings | the paper's second backbone, on a GPU; not run yet |
+# | `gemma2-9b` | Gemma-2-9B-it with LoRA and the settings of CSO | CSO's third backbone, on a GPU; not run yet |
+# | `qwen2.5-7b-full` and so on | the same, with all weights trained on ESC-Pro | CSO's other tuning, on two large GPUs; not run yet |
 #
 # Every figure and table names its profile.
+# What was not run, and why, stands in [chapter 17](17_run_on_a_gpu_box.ipynb) and, number by number, in the [report](90_report_reproduction.ipynb).
 # What `smoke` prints is stamped as such and can't be mistaken for a result: its numbers say that the code runs, and nothing about either paper.
 #
 # ## Run it yourself
@@ -153,6 +169,7 @@ figures.glue_numbers(
 # make book   # run the chapters with the smoke profile and build this book
 # make test   # run the tests
 # make lab    # open the notebooks in JupyterLab
+# .venv/bin/decoupled-esc score my-system.jsonl   # a system of your own beside those of the book (chapter 18)
 # ```
 #
 # The first run downloads ESConv from its authors' repository, at a fixed commit and checked against a checksum.
@@ -188,6 +205,7 @@ figures.glue_numbers(
 #
 # New words are explained in the [glossary](../book/glossary.md).
 #
+# (what-this-book-is-not)=
 # ## What this book is not
 #
 # ```{important}
