@@ -85,7 +85,7 @@ figures.glue_numbers(
 # ```
 #
 # 1. **Preference bias is decoding as much as it is a model.** TransESC, as published, goes from B {glue:text}`trans_argmax` to {glue:text}`trans_one` by sampling instead of argmax, and a regression on words from {glue:text}`words_argmax` to {glue:text}`words_one` ([chapters 14](14_measure_preference_bias.ipynb) and [18](18_compare_published_systems.ipynb)).
-# 2. **The text metrics hardly see a model's size.** Our {glue:text}`millions` million parameters have F1 {glue:text}`small`, Llama-3.1-8B {glue:text}`large` ([chapter 18](18_compare_published_systems.ipynb)).
+# 2. **The text metrics hardly see a model's size.** Our {glue:text}`millions` million parameters have F1 {glue:text}`small`, Llama-3.1-8B {glue:text}`large` ([chapter 18](18_compare_published_systems.ipynb); [chapter 14](14_measure_preference_bias.ipynb) has the same for strategies).
 # 3. **Judges need judging.** A crowd agrees with a single expert at kappa {glue:text}`crowd`, experts with one another at {glue:text}`experts`; most claims about replies rest on judges ([Judges](92_read_judges.ipynb)).
 #
 # ## The two papers
