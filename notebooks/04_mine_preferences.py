@@ -28,8 +28,7 @@ import pandas as pd
 from decoupled_esc import mining, taxonomy
 from decoupled_esc.evaluate import Estimate
 from decoupled_esc.evaluate.errors import LABELS
-from decoupled_esc.present import drawings, figures, replication
-from decoupled_esc.present.paper import load_tables
+from decoupled_esc.present import figures, replication
 from decoupled_esc.present.tables import format_estimate, results_table
 from decoupled_esc.experiments.run import open_book
 
@@ -64,6 +63,8 @@ results_table(sampled, f"What was sampled on the training turns, profile {book.l
 # Follow the dark bands: they are the pairs, and each goes to the model whose fault it was.
 
 # %% tags=["hide-input", "remove-output"]
+from decoupled_esc.present import drawings
+
 figures.show("fig_routing", drawings.routing(pairs))
 
 # %% [markdown]
@@ -171,6 +172,8 @@ figures.show("fig_pair_strategies", figures.shares(sides, source, "share of pair
 # ## DecoupledESC Figure 10: errors in the rejected replies
 
 # %% tags=["hide-input", "remove-output"]
+from decoupled_esc.present.paper import load_tables
+
 kinds = {"response": "response pairs", "vanilla": "vanilla pairs"}
 errors = {
     title: {label: Estimate(100 * pairs.errors[kind].get(label, 0) / max(1, pairs.pairs[kind])) for label in LABELS}

@@ -27,7 +27,6 @@ from decoupled_esc.evaluate.seeds import GOLD
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.present import figures, questions, replication
 from decoupled_esc.present.forest import MARKS, Forest, in_words
-from decoupled_esc.present.paper import load_tables
 from decoupled_esc.present.tables import format_estimate, format_scores, results_table
 
 book = open_book(globals())
@@ -117,6 +116,8 @@ figures.show("fig_vanilla_curves", figures.preference_curves(runs, book.source("
 # ## DecoupledESC Figure 4 and Table 5: one kind of pair at a time
 
 # %% tags=["hide-input", "remove-output"]
+from decoupled_esc.present.paper import load_tables
+
 KINDS = {"vanilla-sft": "SFT", "vanilla-psnr": "PsNr", "vanilla-nspr": "NsPr", "vanilla-nsnr": "NsNr", "vanilla-dpo": "all"}
 LABELS = {"B": "preference bias B", "Q_W": "weighted F1", "Q": "macro F1"}
 values = {label: {KINDS[name]: controlled.systems[name]["paper"][key] for name in KINDS} for key, label in LABELS.items()}

@@ -20,11 +20,9 @@
 profile = "laptop"
 
 # %% tags=["hide-input"]
-import pandas as pd
-
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.present import cso_tables, explorers, figures, replication
-from decoupled_esc.present.paper import load_figures, load_tables
+from decoupled_esc.present.paper import load_tables
 from decoupled_esc.present.tables import results_table
 
 book = open_book(globals())
@@ -131,6 +129,10 @@ results_table(directions.rename(index=names), f"Direction of the difference from
 # What the papers print of a figure, in tables or in the text, stands as hollow marks on ours.
 
 # %% tags=["hide-input"]
+import pandas as pd
+
+from decoupled_esc.present.paper import load_figures
+
 SHORT = {"decoupledesc": "DecoupledESC", "cso": "CSO"}
 drawn = pd.DataFrame(
     [
