@@ -110,7 +110,7 @@ from decoupled_esc.present import drawings
 
 counts, mined, pro = book["data"], book["pairs"], book["esc-pro"]
 searched = None if isinstance(pro, Missing) else pro.pairs
-figures.show("fig_pipeline", drawings.pipeline(counts.dialogues, counts.turns["test"], mined.pairs, searched))
+drawings.show("fig_pipeline", drawings.pipeline(counts.dialogues, counts.turns["test"], mined.pairs, searched))
 
 # %% [markdown]
 # ```{glue:figure} fig_pipeline
@@ -154,13 +154,13 @@ figures.show("fig_pipeline", drawings.pipeline(counts.dialogues, counts.turns["t
 # |---|---|---|
 # | `smoke` | [a model of one million parameters](16_make_a_base_model.ipynb), on a slice of the data | showing in minutes that every step works |
 # | `laptop` | our larger base model, on the whole data, without a GPU; the chapters as printed here | learning, and looking at real trends in small |
-# | `qwen2.5-7b` | Qwen2.5-7B-Instruct with LoRA and the paper's settings | the paper's first backbone, on a GPU; not run yet |
-# | `llama3.1-8b` | Llama-3.1-8B-Instruct with LoRA and the paper's settings | the paper's second backbone, on a GPU; not run yet |
-# | `gemma2-9b` | Gemma-2-9B-it with LoRA and the settings of CSO | CSO's third backbone, on a GPU; not run yet |
-# | `qwen2.5-7b-full` and so on | the same, with all weights trained on ESC-Pro | CSO's other tuning, on two large GPUs; not run yet |
+# | `qwen2.5-7b` | Qwen2.5-7B-Instruct with LoRA and the paper's settings | the paper's first backbone, on a GPU |
+# | `llama3.1-8b` | Llama-3.1-8B-Instruct with LoRA and the paper's settings | the paper's second backbone, on a GPU |
+# | `gemma2-9b` | Gemma-2-9B-it with LoRA and the settings of CSO | CSO's third backbone, on a GPU |
+# | `qwen2.5-7b-full` and so on | the same, with all weights trained on ESC-Pro | CSO's other tuning, on two large GPUs |
 #
 # Every figure and table names its profile.
-# What was not run, and why, stands in [chapter 17](17_run_on_a_gpu_box.ipynb) and, number by number, in the [report](90_report_reproduction.ipynb).
+# The profiles for GPUs have not been run yet; what was not run, and why, stands in [chapter 17](17_run_on_a_gpu_box.ipynb) and, number by number, in the [report](90_report_reproduction.ipynb).
 # What `smoke` prints is stamped as such and can't be mistaken for a result: its numbers say that the code runs, and nothing about either paper.
 #
 # ## Run it yourself

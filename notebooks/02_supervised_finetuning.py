@@ -41,7 +41,7 @@ trained = {
 # ## DecoupledESC Figure 5: one model or two
 
 # %% tags=["hide-input", "remove-output"]
-figures.show("fig_paradigms", drawings.paradigms())
+drawings.show("fig_paradigms", drawings.paradigms())
 
 # %% [markdown]
 # ```{glue:figure} fig_paradigms

@@ -65,7 +65,7 @@ results_table(sampled, f"What was sampled on the training turns, profile {book.l
 # %% tags=["hide-input", "remove-output"]
 from decoupled_esc.present import drawings
 
-figures.show("fig_routing", drawings.routing(pairs))
+drawings.show("fig_routing", drawings.routing(pairs))
 
 # %% [markdown]
 # ```{glue:figure} fig_routing

@@ -44,7 +44,7 @@ if missing:
 # ## The algorithm (CSO Figure 2)
 
 # %% tags=["hide-input", "remove-output"]
-figures.show("fig_phases", drawings.search_phases())
+drawings.show("fig_phases", drawings.search_phases())
 
 # %% [markdown]
 # ```{glue:figure} fig_phases

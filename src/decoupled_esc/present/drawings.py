@@ -22,7 +22,7 @@ LOOK = "font:12px sans-serif;fill:currentColor;width:100%;max-width:28rem;displa
 
 
 @dataclass(frozen=True, repr=False)
-class Drawing:
+class Diagram:
     """``shapes`` is what stands inside the ``svg`` element; ``title`` and ``text`` say it to those who don't see it."""
 
     name: str
@@ -32,7 +32,7 @@ class Drawing:
     shapes: str
 
     def __repr__(self) -> str:
-        return f"<Drawing {self.title}>"
+        return f"<Diagram {self.title}>"
 
     def _repr_html_(self) -> str:
         name, title = f"drawing-{self.name}", escape(self.title)
@@ -43,7 +43,14 @@ class Drawing:
         )
 
 
-def pipeline(dialogues: Mapping[str, int], turns: int, pairs: Mapping[str, int], searched: int | None) -> Drawing:
+def show(key: str, diagram: Diagram) -> None:
+    """Display ``diagram`` in the notebook and keep it under ``key`` for the book's ``{glue:figure}``."""
+    from myst_nb import glue
+
+    glue(key, diagram)
+
+
+def pipeline(dialogues: Mapping[str, int], turns: int, pairs: Mapping[str, int], searched: int | None) -> Diagram:
     """What is made from what, chapter by chapter.
 
     ``dialogues``: by split; ``turns``: in the test split; ``pairs``: mined, by kind; ``searched``: pairs of turns, None where
@@ -78,10 +85,10 @@ def pipeline(dialogues: Mapping[str, int], turns: int, pairs: Mapping[str, int],
         f"mines the models' own replies into {', '.join(mined)}, and trains planner and generator, or the coupled model, on them. CSO searches other "
         f"replies around gold dialogues into {found}, and trains the coupled model on them. All systems answer {turns:,} test turns, and are compared."
     )
-    return Drawing("pipeline", "The pipeline of both papers, with chapters", text, 502, shapes)
+    return Diagram("pipeline", "The pipeline of both papers, with chapters", text, 502, shapes)
 
 
-def paradigms() -> Drawing:
+def paradigms() -> Diagram:
     """The coupled and the decoupled system side by side, after Figure 5 of DecoupledESC: who reads, writes and learns what."""
     lane, right = 158, WIDTH - 170
     middle = lane / 2
@@ -109,7 +116,7 @@ def paradigms() -> Drawing:
         "rejected along with the other. Right: a planner reads the conversation and names a strategy; a generator reads conversation and strategy and writes the reply; each "
         "learns by DPO from pairs of its own kind."
     )
-    return Drawing("paradigms", "A coupled and a decoupled system", text, 292, "".join(shapes))
+    return Diagram("paradigms", "A coupled and a decoupled system", text, 292, "".join(shapes))
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,7 @@ ENDS = {
 }
 
 
-def routing(pairs: MinedPairs) -> Drawing:
+def routing(pairs: MinedPairs) -> Diagram:
     """Inferential Preference Mining as a Sankey diagram: which samples teach whom (`flows`), all widths at one scale."""
     found = flows(pairs)
     scale = 190 / max(sum(flow.count for flow in ends) for ends in found.values())
@@ -174,7 +181,7 @@ def routing(pairs: MinedPairs) -> Drawing:
             start, y = start + high, y + slot
         y += 14
         told.append(f"{TITLES[role]}, {total:,} sampled: " + "; ".join(f"{flow.label} {flow.count:,}, {f'a pair for the {flow.learns}' if flow.learns else 'no pair'}" for flow in ends) + ".")  # fmt: skip
-    return Drawing(
+    return Diagram(
         "routing", "What becomes of the sampled strategies and replies", " ".join(told), y - 8, "".join(shapes)
     )
 
@@ -189,7 +196,7 @@ TREE = {"r": (80, 36), "a": (38, 72), "b": (80, 72), "c": (122, 72), "d": (20, 1
 PATH, GROWN = ("r", "a", "e"), ((34, 144), (56, 144), (78, 144))
 
 
-def search_phases() -> Drawing:
+def search_phases() -> Diagram:
     """The four phases of one iteration of the search, on one small tree."""
     shapes = []
     for number, (title, caption) in enumerate(PHASES.items()):
@@ -215,7 +222,7 @@ def search_phases() -> Drawing:
         inner += [_node(place, bold=name in PATH and number in (0, 3)) for name, place in TREE.items()]
         shapes.append(f'<g transform="translate({x} {y})">{"".join(inner)}</g>')
     text = " ".join(f"{title}: {' '.join(lines)}." for title, lines in PHASES.items())
-    return Drawing("phases", "The four phases of one iteration of the search", text, 396, "".join(shapes))
+    return Diagram("phases", "The four phases of one iteration of the search", text, 396, "".join(shapes))
 
 
 def _words(x: float, y: float, text: str, anchor: str = "start", *, bold: bool = False) -> str:

@@ -21,7 +21,6 @@ from decoupled_esc.evaluate.bootstrap import Estimate
 from decoupled_esc.evaluate.decoding import Calibration, StrategyScores
 from decoupled_esc.evaluate.published_judges import AgreementTable, PairAccuracy
 from decoupled_esc.pipeline import Missing
-from decoupled_esc.present.drawings import Drawing
 from decoupled_esc.taxonomy import ESCONV
 from decoupled_esc.train import Preferred
 
@@ -31,15 +30,14 @@ SHORT = [strategy.abbreviation for strategy in ESCONV]
 PALETTE = sns.color_palette(["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#7F7F7F"])
 
 
-def show(key: str, figure: Figure | Drawing) -> None:
+def show(key: str, figure: Figure) -> None:
     """Display ``figure`` in the notebook and keep it under ``key`` for the book's ``{glue:figure}``."""
     from matplotlib_inline.backend_inline import set_matplotlib_formats
     from myst_nb import glue
 
     set_matplotlib_formats("svg", metadata={"Date": None})
     glue(key, figure)
-    if isinstance(figure, Figure):
-        plt.close(figure)
+    plt.close(figure)
 
 
 def glue_numbers(**numbers) -> None:
