@@ -135,11 +135,11 @@ def over_volume(values: Volumes, source: str, printed: Volumes, passes: tuple[fl
                 for place, e in zip(apart, points.values(), strict=True):
                     if e.low is not None:
                         axes.plot([place, place], [e.low, e.high], color=colour, linewidth=1.6)
-                axes.axhline(sft.value, color=colour, linestyle="--", linewidth=1)
+                axes.axhline(sft.value, color=colour, linestyle="--", linewidth=1, label=f"SFT, {name}")
             if hollow:
                 axes.axvspan(*passes, color="0.9", zorder=0)
             axes.set(title=f"{'paper' if hollow else 'here'}: {metric}", xticks=[0, 25, 50, 100])
-        panels[-1].legend(fontsize=7)
+        panels[-1].legend(handles=[line for line in axes.lines if line.get_label() in lines[metric]], fontsize=7)
     for axes in rows[1]:
         axes.set(xlabel="share of the trees (%)")
     return source_line(figure, source)
