@@ -13,6 +13,7 @@
 # Should the answer ask, reflect, reassure or suggest, and how should it be worded?
 # Emotional Support Conversation is the study of such conversations, and of language models in the supporter's place.
 # This book re-runs two papers on it, DecoupledESC {cite}`zhang2025decoupledesc` and CSO {cite}`zhao2025cso`, claim by claim, on two CPU cores.
+# Nobody has shown that a reply of its models is safe or helpful for a person in need, and none is counselling ([more](what-this-book-is-not)).
 #
 # ## Which claims hold here?
 
@@ -84,7 +85,7 @@ figures.glue_numbers(
 # ```
 #
 # 1. **Preference bias is decoding as much as it is a model.** TransESC, as published, goes from B {glue:text}`trans_argmax` to {glue:text}`trans_one` by sampling instead of argmax, and a regression on words from {glue:text}`words_argmax` to {glue:text}`words_one` ([chapters 14](14_measure_preference_bias.ipynb) and [18](18_compare_published_systems.ipynb)).
-# 2. **The text metrics hardly see a model's size.** Our {glue:text}`millions` million parameters have F1 {glue:text}`small`, Llama-3.1-8B {glue:text}`large` ([chapter 18](18_compare_published_systems.ipynb)).
+# 2. **The text metrics hardly see a model's size.** Our {glue:text}`millions` million parameters have F1 {glue:text}`small`, Llama-3.1-8B {glue:text}`large` ([chapter 18](18_compare_published_systems.ipynb); [chapter 14](14_measure_preference_bias.ipynb) has the same for strategies).
 # 3. **Judges need judging.** A crowd agrees with a single expert at kappa {glue:text}`crowd`, experts with one another at {glue:text}`experts`; most claims about replies rest on judges ([Judges](92_read_judges.ipynb)).
 #
 # ## The two papers
@@ -103,6 +104,20 @@ figures.glue_numbers(
 #
 # Training on these pairs turn by turn is compared with supervised fine-tuning on three backbones, with LoRA and with all weights.
 # The paper reports a higher strategy F1 in all six comparisons and a lower preference bias in five, and it repeats the training with four other preference losses.
+
+# %% tags=["hide-input", "remove-output"]
+from decoupled_esc.present import drawings
+
+counts, mined, pro = book["data"], book["pairs"], book["esc-pro"]
+searched = None if isinstance(pro, Missing) else pro.pairs
+drawings.show("fig_pipeline", drawings.pipeline(counts.dialogues, counts.turns["test"], mined.pairs, searched))
+
+# %% [markdown]
+# ```{glue:figure} fig_pipeline
+# :name: fig-pipeline
+#
+# Both papers in one picture: what is made from what, and in which chapter. Profile {glue:text}`profile_name`; counts, without intervals.
+# ```
 #
 # ## How to read a chapter
 #
@@ -145,6 +160,7 @@ figures.glue_numbers(
 # | `qwen2.5-7b-full` and so on | the same, with all weights trained on ESC-Pro | CSO's other tuning, on two large GPUs |
 #
 # Every figure and table names its profile.
+# The profiles for GPUs have not been run yet; what was not run, and why, stands in [chapter 17](17_run_on_a_gpu_box.ipynb) and, number by number, in the [report](90_report_reproduction.ipynb).
 # What `smoke` prints is stamped as such and can't be mistaken for a result: its numbers say that the code runs, and nothing about either paper.
 #
 # ## Run it yourself
@@ -153,6 +169,7 @@ figures.glue_numbers(
 # make book   # run the chapters with the smoke profile and build this book
 # make test   # run the tests
 # make lab    # open the notebooks in JupyterLab
+# .venv/bin/decoupled-esc score my-system.jsonl   # a system of your own beside those of the book (chapter 18)
 # ```
 #
 # The first run downloads ESConv from its authors' repository, at a fixed commit and checked against a checksum.
@@ -188,6 +205,7 @@ figures.glue_numbers(
 #
 # New words are explained in the [glossary](../book/glossary.md).
 #
+# (what-this-book-is-not)=
 # ## What this book is not
 #
 # ```{important}

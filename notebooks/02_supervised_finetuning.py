@@ -24,7 +24,7 @@ import pandas as pd
 
 from decoupled_esc import prompts
 from decoupled_esc.corpus import Message, Turn
-from decoupled_esc.present import figures
+from decoupled_esc.present import drawings, figures
 from decoupled_esc.present.tables import results_table
 from decoupled_esc.experiments.run import open_book
 
@@ -38,6 +38,19 @@ trained = {
 }
 
 # %% [markdown]
+# ## DecoupledESC Figure 5: one model or two
+
+# %% tags=["hide-input", "remove-output"]
+drawings.show("fig_paradigms", drawings.paradigms())
+
+# %% [markdown]
+# ```{glue:figure} fig_paradigms
+# :name: fig-paradigms
+#
+# A coupled and a decoupled system, after Figure 5 of {cite:t}`zhang2025decoupledesc`.
+# Both are fine-tuned first, in this chapter; the pairs are those of [chapter 04](04_mine_preferences.ipynb).
+# ```
+#
 # ## Two objectives
 #
 # Write $c_t$ for the dialogue before turn $t$, $s_t$ for the strategy and $a_t$ for the reply.

@@ -68,6 +68,21 @@ results_table(sampled, f"What was sampled on the training turns, profile {book.l
 #
 # ## Routing
 #
+# Follow the dark bands: they are the pairs, and each goes to the model whose fault it was.
+
+# %% tags=["hide-input", "remove-output"]
+from decoupled_esc.present import drawings
+
+drawings.show("fig_routing", drawings.routing(pairs))
+
+# %% [markdown]
+# ```{glue:figure} fig_routing
+# :name: fig-routing
+#
+# What becomes of the samples on the training turns: dark, rejected sides of preference pairs, with the model that learns from them; light, no pair.
+# All widths have one scale. Profile {glue:text}`profile_name`; counts, without intervals.
+# ```
+#
 # The error in a reply says which of the two models it is to teach.
 # Here the errors were seen by: {glue:text}`judge`.
 # An offline judge has learned from no label of a reply at a test or validation dialogue.
@@ -165,20 +180,31 @@ figures.show("fig_pair_strategies", figures.shares(sides, source, "share of pair
 # ## DecoupledESC Figure 10: errors in the rejected replies
 
 # %% tags=["hide-input", "remove-output"]
+from decoupled_esc.present.paper import load_tables
+
 kinds = {"response": "response pairs", "vanilla": "vanilla pairs"}
 errors = {
     title: {label: Estimate(100 * pairs.errors[kind].get(label, 0) / max(1, pairs.pairs[kind])) for label in LABELS}
     for kind, title in kinds.items()
 }
 source = book.source(f"n = {pairs.pairs['response']:,} and {pairs.pairs['vanilla']:,} pairs, by the {pairs.judge}")
-figures.show("fig_pair_errors", figures.shares(errors, source, "share of rejected replies (%)"))
+mined = load_tables()["decoupledesc/table-1"]
+ROWS = {"Lack of Empathy": "lack-of-empathy", "Early Emotion Shift": "early-emotion-shift", "Template Response": "template-response"}
+theirs = {
+    f"{name}, response pairs": {
+        label: Estimate(100 * mined.value(f"ipm-prefdial/{row}", key) / mined.value("ipm-prefdial/response-pairs", key)) for label, row in ROWS.items()
+    }
+    for key, name in (("qwen", "Qwen"), ("llama", "Llama"))
+}
+figures.show("fig_pair_errors", figures.shares_by_judge({"DecoupledESC, by its LLM judge": theirs, "here, by the offline judge" if book.profile.judge is None else "here, by an LLM judge": errors}, source, "share of rejected replies (%)"))
 
 # %% [markdown]
 # ```{glue:figure} fig_pair_errors
 # :name: fig-pair-errors
-# :alt: Bars of the share of each psychological error in the rejected replies of response pairs and of vanilla pairs.
+# :alt: Left, hollow bars of the paper's shares of three psychological errors in rejected replies, for Qwen and Llama; right, bars of our shares of each error in the rejected replies of response pairs and of vanilla pairs.
 #
-# Errors in the rejected replies, after Figure 10 of {cite:t}`zhang2025decoupledesc`, judged by: {glue:text}`judge`.
+# Errors in the rejected replies, after Figure 10 of {cite:t}`zhang2025decoupledesc`: left the paper's, from the counts of its Table 1; right ours, judged by: {glue:text}`judge`.
+# Two judges made the two panels, so that a bar of one is not to be held against a bar of the other.
 # Profile {glue:text}`profile_name`; counts, without intervals.
 # ```
 #

@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 
 from decoupled_esc import taxonomy
-from decoupled_esc.present import benchmarks, cso_tables, figures, stepper, trees
+from decoupled_esc.present import benchmarks, cso_tables, drawings, figures, stepper, trees
 from decoupled_esc.present.tables import format_estimate, results_table
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.pipeline import Missing
@@ -41,7 +41,17 @@ if missing:
     print(f"Not searched: {missing}.")
 
 # %% [markdown]
-# ## The algorithm
+# ## The algorithm (CSO Figure 2)
+
+# %% tags=["hide-input", "remove-output"]
+drawings.show("fig_phases", drawings.search_phases())
+
+# %% [markdown]
+# ```{glue:figure} fig_phases
+# :name: fig-phases
+#
+# One iteration of the search in four phases, after Figure 2 of {cite:t}`zhao2025cso`; full circles and thick lines are what the phase is about.
+# ```
 #
 # A node is a round of the dialogue: what the supporter says under a strategy, and what the seeker answers.
 # An iteration goes down from the root to the child with the largest

@@ -116,18 +116,26 @@ figures.show("fig_vanilla_curves", figures.preference_curves(runs, book.source("
 # ## DecoupledESC Figure 4 and Table 5: one kind of pair at a time
 
 # %% tags=["hide-input", "remove-output"]
+from decoupled_esc.present.paper import load_tables
+
 KINDS = {"vanilla-sft": "SFT", "vanilla-psnr": "PsNr", "vanilla-nspr": "NsPr", "vanilla-nsnr": "NsNr", "vanilla-dpo": "all"}
 LABELS = {"B": "preference bias B", "Q_W": "weighted F1", "Q": "macro F1"}
 values = {label: {KINDS[name]: controlled.systems[name]["paper"][key] for name in KINDS} for key, label in LABELS.items()}
+PRINTED = {"SFT": ("decoupledesc/table-3", "{}/vanilla/sft"), **{kind: ("decoupledesc/table-5", f"{{}}/{kind.lower()}") for kind in ("PsNr", "NsPr", "NsNr", "all")}}
+printed = {
+    label: {kind: {of: load_tables()[table].value(row.format(of), key) for of in ("qwen2.5-7b", "llama3.1-8b")} for kind, (table, row) in PRINTED.items()}
+    for key, label in LABELS.items()
+}
 n = controlled.details["vanilla-sft"].turns
-figures.show("fig_controlled", figures.estimates(values, book.source(f"n = {n:,} turns, 95% intervals")))
+figures.show("fig_controlled", figures.estimates(values, book.source(f"n = {n:,} turns, 95% intervals"), printed))
 
 # %% [markdown]
 # ```{glue:figure} fig_controlled
 # :name: fig-controlled
-# :alt: Points with intervals of preference bias, weighted F1 and macro F1 for the coupled model after SFT and after DPO on each kind of pair.
+# :alt: Points with intervals of preference bias, weighted F1 and macro F1 for the coupled model after SFT and after DPO on each kind of pair, below hollow marks of what the paper prints for Qwen and Llama.
 #
 # The coupled model after each kind of pair, after Figure 4 (a) of {cite:t}`zhang2025decoupledesc`; sampled as in the paper.
+# Hollow marks: the paper's Qwen2.5-7B and Llama-3.1-8B, from its Tables 3 and 5, printed without intervals.
 # Profile {glue:text}`profile_name`; 95% intervals by dialogue.
 # ```
 

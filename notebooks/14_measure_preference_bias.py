@@ -35,6 +35,7 @@ book = open_book(globals())
 curves = book["decoding"]
 measured = book["metrics"]
 NAMES = {"gold frequencies": "gold frequencies", "word planner": "word planner", "decoupled-sft": "planner after SFT", "decoupled-dpo": "planner after SP-DPO"}
+METRICS = {"B": "preference bias B", "Q_W": "weighted F1", "Q": "macro F1"}
 figures.glue_numbers(profile_name=book.label, turns=f"{curves.turns:,}")
 
 # %% [markdown]
@@ -59,6 +60,35 @@ figures.glue_numbers(
 )  # fmt: skip
 
 # %% [markdown]
+# ## What can these metrics tell apart?
+#
+# From knowing nothing of the turn to eight billion parameters, all sampled at T = 0.7: weighted F1 is {glue:text}`ladder_nothing` for the gold frequencies, {glue:text}`ladder_words` for a regression on words, {glue:text}`ladder_own` for our planner after SFT, and {glue:text}`ladder_qwen` and {glue:text}`ladder_llama` in the paper for those on Qwen2.5-7B and Llama-3.1-8B.
+# Look at how much of the way the regression has gone.
+
+# %% tags=["hide-input", "remove-output"]
+every = getattr(book, "everywhere", lambda name: {book.label: book[name]})("questions")
+ladder = {title: {NAMES[name]: at(name, 0.7, key) for name in ("gold frequencies", "word planner")} for key, title in METRICS.items()}
+for backbone, asked in every.items():
+    for key, title in METRICS.items():
+        ladder[title][f"planner after SFT,\n{backbone}"] = asked.together.systems["decoupled-sft"]["paper"][key]
+LARGE = {"qwen2.5-7b": "planner after SFT,\nQwen2.5-7B", "llama3.1-8b": "planner after SFT,\nLlama-3.1-8B"}
+of_paper = {title: {system: {of: table.value(f"{of}/decoupled/sft", key)} for of, system in LARGE.items()} for key, title in METRICS.items()}
+figures.glue_numbers(
+    ladder_nothing=format_estimate(at("gold frequencies", 0.7, "Q_W")), ladder_words=format_estimate(at("word planner", 0.7, "Q_W")),
+    ladder_own=format_estimate(next(iter(every.values())).together.systems["decoupled-sft"]["paper"]["Q_W"]),
+    **{name: f"{table.value(f'{of}/decoupled/sft', 'Q_W'):.1f}" for name, of in (("ladder_qwen", "qwen2.5-7b"), ("ladder_llama", "llama3.1-8b"))},
+)  # fmt: skip
+figures.show("fig_ladder", figures.estimates(ladder, book.source(f"n = {curves.turns:,} turns, 95% intervals"), of_paper))
+
+# %% [markdown]
+# ```{glue:figure} fig_ladder
+# :name: fig-ladder
+# :alt: Preference bias, weighted F1 and macro F1 of planners sampled at T = 0.7, from gold frequencies over a regression on words and our planner to those of the paper on Qwen and Llama, which are hollow marks.
+#
+# Planners from none to eight billion parameters, sampled at T = 0.7; hollow marks: DecoupledESC Table 3, printed without intervals.
+# Profile {glue:text}`profile_name`, n = {glue:text}`turns` turns, 95% intervals; the first two rows are means of ten samples, the others of one sample per training run.
+# ```
+#
 # ## One decoding step
 #
 # A planner gives eight probabilities, and two numbers decide what is made of them.
@@ -87,7 +117,6 @@ print("T = 0.7, top-p 0.95:", *(f"{100 * p:.0f}%" for p in kept))
 # Every temperature above argmax is sampled with the top-p of the profile, and every score is an expectation: the mean over ten samples.
 
 # %% tags=["hide-input", "remove-output"]
-METRICS = {"B": "preference bias B", "Q_W": "weighted F1", "Q": "macro F1"}
 sweeps = {title: curves.sweeps[name] for name, title in NAMES.items()}
 figures.show("fig_temperatures", figures.over_temperatures(sweeps, METRICS, book.source(f"n = {curves.turns:,} turns, 95% intervals, means of ten samples")))
 

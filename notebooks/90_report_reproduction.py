@@ -55,6 +55,7 @@ report = replication.report(measured)
 # Beside {glue:text}`attempted` of {glue:text}`cells` numbers in {glue:text}`tables` tables ({glue:text}`share`%) stands a measurement; these are {glue:text}`measurements` different measurements.
 # In cells, and in brackets as measurements: {glue:text}`exact` are exact, {glue:text}`within` lie within our interval, and {glue:text}`incomparable` are of another kind than the paper's.
 # {glue:text}`from_paper` settings are taken from the paper in the profile of their backbone, and {glue:text}`changed` are changed.
+# Numbers can't be compared for these reasons, with their cells: {glue:text}`incomparable_why` ([table by table](why-not)).
 # The rest can't be had here: a paid judge, people's ratings, and, where the profile trains in one way only, the papers' other way.
 # Tables that hold no numbers (the rubrics, the map of strategies, the case study) are left out.
 #
@@ -122,9 +123,35 @@ results_table(directions.rename(index=names), f"Direction of the difference from
 # What the claims come to is asked in chapters [09](09_ask_rq1.ipynb) to [13](13_optimise_strategy_chains.ipynb), with a correction for how much is asked.
 
 # %% [markdown]
+# ## Figures
+#
+# A number that only a picture shows is not known here: nothing was read off pixels.
+# What the papers print of a figure, in tables or in the text, stands as hollow marks on ours.
+
+# %% tags=["hide-input"]
+import pandas as pd
+
+from decoupled_esc.present.paper import load_figures
+
+SHORT = {"decoupledesc": "DecoupledESC", "cso": "CSO"}
+drawn = pd.DataFrame(
+    [
+        {
+            "figure": f"{SHORT[one.paper]} {one.number}", "shows": one.title, "here": f"chapter {one.chapter[:2]}" if one.chapter else "–",
+            "printed of it": one.printed or "–", "note": one.note or "",
+        }
+        for one in load_figures()
+    ]
+).set_index("figure")
+results_table(drawn, "Figures of both papers, where they are here, and which of their numbers are printed.")
+
+# %% [markdown]
+# (why-not)=
 # ## Why not
 
 # %% tags=["hide-cell"]
 unlike = report[report.status.isin(["not attempted", "not comparable", "changed"])].replace({"table": names})
 reasons = unlike.groupby(["table", "status", "why"], sort=False).size().rename("cells").reset_index()
+kinds = report[report.status == "not comparable"].why.str.replace(r"^\S+ follows no instruction.*", "a base model follows no instruction", regex=True).value_counts()
+figures.glue_numbers(incomparable_why="; ".join(f"{why} ({count})" for why, count in kinds.items()))
 results_table(reasons.set_index("table"), f"Cells that were not attempted, that can't be compared, or that are settings which were changed, and why; profile {name}.")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from decoupled_esc import corpus
 from decoupled_esc.corpus import fetch, released
 from decoupled_esc.evaluate import EvaluatedTurn, evaluate_systems, strategy
-from decoupled_esc.present.paper import VALUES, load_tables
+from decoupled_esc.present.paper import VALUES, load_figures, load_tables
 from decoupled_esc.taxonomy import STRATEGIES
 
 TABLES = load_tables()
@@ -70,6 +71,22 @@ def test_table_is_well_formed(table):
             assert value is None or isinstance(value, str if table.kind == "map" else (int, float))
             if isinstance(value, (int, float)):
                 assert round(value, table.decimals(row.key, key)) == value
+
+
+def test_every_figure_is_there_and_has_its_heading_in_its_chapter():
+    numbers = {paper: [n for one in load_figures() if one.paper == paper for n in spanned(one.number)] for paper in ("decoupledesc", "cso")}
+    assert numbers == {"decoupledesc": list(range(1, 21)), "cso": list(range(1, 10))}
+    for one in load_figures():
+        if one.chapter is not None and one.kind in ("plot", "drawing"):
+            source = (VALUES.parents[1] / "notebooks" / f"{one.chapter}.py").read_text(encoding="utf-8")
+            short = {"decoupledesc": "DecoupledESC", "cso": "CSO"}[one.paper]
+            headings = [line for line in source.splitlines() if line.startswith("# ##")]
+            assert any(re.search(rf"{short}.* Figures? (\d+ and )?{one.number}\b", line) for line in headings), one
+
+
+def spanned(number):
+    first, _, last = number.partition(" to ")
+    return range(int(first), int(last or first) + 1)
 
 
 def test_kinds():

@@ -467,9 +467,32 @@ def test_csos_figure_4_has_adapters_as_well_as_all_weights():
     q = {name: scores["paper"]["Q"] for name, scores in both.systems.items()}
     assert points == {0: q["vanilla-sft"], 25: q["cso-lora-quarter"], 50: q["cso-lora-half"], 100: q["cso-lora-dpo"]} and sft is q["cso-lora-sft"]
     assert set(cso_tables.volumes(cso("cso"), "lora", "vanilla-sft")["bias (B)"]) == {"adapters"}
-    panels = figures.over_volume(found, "source").axes
-    assert [axes.get_title(loc="left") for axes in panels] == list(found) and panels[-1].get_legend() is not None
-    assert sorted(text.get_text() for text in panels[-1].get_legend().texts) == ["DPO, adapters", "DPO, all weights", "SFT, adapters", "SFT, all weights"]
+    printed, passes = cso_tables.printed_volumes()
+    assert passes == pytest.approx((100 * 200 / 423, 100 * 300 / 423))
+    ends, sft = printed["macro F1 (Q)"]["Llama"]
+    assert {share: e.value for share, e in ends.items()} == {0: 29.79, 100: 34.51} and sft.value == 31.25
+    above, below = np.split(np.array(cso_tables.over_volume(found, "source", printed, passes).axes), 2)
+    for panels, who in ((above, "paper"), (below, "here")):
+        assert [axes.get_title(loc="left") for axes in panels] == [f"{who}: {metric}" for metric in found]
+    assert {text.get_text() for text in below[-1].get_legend().texts} == {"adapters", "all weights"}
+    marks = [line for line in above[0].lines if line.get_label() == "Llama"]
+    assert [line.get_markerfacecolor() for line in marks] == ["white"] and list(marks[0].get_ydata()) == [29.79, 34.51]
+
+
+def test_what_a_paper_prints_is_hollow_above_ours_and_may_stand_alone():
+    ours = {"B": {"SFT": Estimate(0.3, 0.2, 0.4)}}
+    (axes,) = figures.estimates(ours, "source", {"B": {"SFT": {"qwen2.5-7b": 0.31}, "8B": {"llama3.1-8b": 0.15}}}).axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["SFT", "8B"]
+    hollow = {line.get_label(): (*line.get_xdata(), *line.get_ydata()) for line in axes.lines if line.get_markerfacecolor() == "white"}
+    assert hollow["Qwen2.5-7B"][0] == 0.31 and 0 < hollow["Qwen2.5-7B"][1] < 0.5 and hollow["Llama-3.1-8B"] == (0.15, -1)
+    assert not figures.estimates(ours, "source").legends
+
+
+def test_bars_of_two_judges_share_no_axis():
+    theirs, ours = {"Qwen": {"None": Estimate(20.0)}}, {"ours": {"None": Estimate(40.0)}}
+    left, right = figures.shares_by_judge({"GPT": theirs, "classifier": ours}, "source", "share").axes
+    assert not left.get_shared_y_axes().joined(left, right)
+    assert left.patches[0].get_facecolor()[3] == 0 and right.patches[0].get_facecolor()[3] == 1
 
 
 @pytest.mark.parametrize(("seeds_of", "statuses"), [("esconv", {"not comparable"}), ("extes", {"exact", "differs"})])

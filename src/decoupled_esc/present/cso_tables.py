@@ -3,13 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from decoupled_esc.evaluate import Estimate, Evaluation
 from decoupled_esc.evaluate.seeds import SeedEvaluation
 from decoupled_esc.experiments.searches import SearchedPairs
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import forest
+from decoupled_esc.present.figures import PALETTE, source_line
 from decoupled_esc.present.forest import ForestRow
 from decoupled_esc.present.paper import load_tables
 from decoupled_esc.present.questions import claim, decide
@@ -59,11 +63,15 @@ def table_4(measured: Evaluation, tuning: str, profile: str) -> ComparisonTable:
     )
 
 
-def volumes(
-    measured: Evaluation, tuning: str, start: str
-) -> dict[str, dict[str, tuple[dict[float, Estimate], Estimate]]]:
-    """Figure 4 of CSO for `figures.over_volume`, for the profile's ``tuning``, or both; ``start``: the system with no pair at all."""
-    metrics = {"Q": "macro F1 (Q)", "Q_W": "weighted F1 (Q_W)", "B": "bias (B)"}
+Volumes = Mapping[str, Mapping[str, tuple[Mapping[float, Estimate], Estimate]]]
+"""Metric -> tuning or backbone -> (share in per cent -> score, score after SFT)."""
+
+
+VOLUME_METRICS = {"Q": "macro F1 (Q)", "Q_W": "weighted F1 (Q_W)", "B": "bias (B)"}
+
+
+def volumes(measured: Evaluation, tuning: str, start: str) -> Volumes:
+    """Figure 4 of CSO for `over_volume`, for the profile's ``tuning``, or both; ``start``: the system with no pair at all."""
     names = {"full": "all weights", "lora": "adapters"}
 
     def score(system: str, key: str) -> Estimate:
@@ -78,8 +86,63 @@ def volumes(
             )
             for name, front in tunings(measured, tuning).items()
         }
-        for key, title in metrics.items()
+        for key, title in VOLUME_METRICS.items()
     }
+
+
+def printed_volumes() -> tuple[Volumes, tuple[float, float]]:
+    """What the paper prints of its Figure 4: both ends of its lines and SFT, with adapters (Table 2), and between which shares of
+    the trees, in per cent, SFT is passed (its text).  What lies between stands in the figure alone.
+    """
+    table, text = load_tables()["cso/table-2"], load_tables()["cso/in-text"]
+    whole = load_tables()["cso/table-5"].value("dialogues", "esc-pro")
+    passes = tuple(
+        100 * text.value(f"figure-4/dialogues-to-pass-sft/{end}", "value") / whole for end in ("low", "high")
+    )
+
+    def score(backbone: str, system: str, key: str) -> Estimate:
+        return Estimate(table.value(f"{backbone}/{system}", key))
+
+    lines = {
+        title: {
+            name: (
+                {0: score(backbone, "base", key), 100: score(backbone, "lora/cso", key)},
+                score(backbone, "lora/sft", key),
+            )
+            for backbone, name in forest.BACKBONES.items()
+        }
+        for key, title in VOLUME_METRICS.items()
+    }
+    return lines, passes
+
+
+def over_volume(values: Volumes, source: str, printed: Volumes, passes: tuple[float, float]) -> Figure:
+    """Figure 4 of CSO, of `volumes`: scores over the share of the trees that were trained on, with 95% intervals, and dashed those after SFT on all.
+
+    ``printed``: what the paper prints of its figure, hollow in panels of their own above, since its test set is another;
+    ``passes``: between which shares (per cent) it says that SFT is passed.
+    """
+    figure, rows = plt.subplots(2, len(values), figsize=(7.6, 5.4), sharex=True, squeeze=False)
+    for panels, lines, hollow in ((rows[0], printed, True), (rows[1], values, False)):
+        for axes, (metric, tunings) in zip(panels, lines.items(), strict=True):
+            for number, ((name, (points, sft)), colour, marker) in enumerate(
+                zip(tunings.items(), PALETTE, "os^", strict=False)
+            ):
+                apart = np.array(list(points)) + 1.5 * number  # intervals beside each other
+                face = "white" if hollow else colour
+                axes.plot(apart, [e.value for e in points.values()], marker=marker, color=colour, markerfacecolor=face,
+                          linestyle="" if hollow else "-", label=name)  # fmt: skip
+                for place, e in zip(apart, points.values(), strict=True):
+                    if e.low is not None:
+                        axes.plot([place, place], [e.low, e.high], color=colour, linewidth=1.6)
+                axes.axhline(sft.value, color=colour, linestyle="--", linewidth=1, label=f"SFT, {name}")
+            if hollow:
+                axes.axvspan(*passes, color="0.9", zorder=0)
+            axes.set(title=f"{'paper' if hollow else 'here'}: {metric}", xticks=[0, 25, 50, 100])
+        panels[-1].legend(handles=[line for line in axes.lines if line.get_label() in lines[metric]], fontsize=7)
+    for axes in rows[1]:
+        axes.set(xlabel="share of the trees (%)")
+    return source_line(figure, source)
 
 
 def losses(measured: Evaluation, table: str, tuning: str, profile: str) -> ComparisonTable:

@@ -13,6 +13,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from turn_trees import subtree_ends
 
@@ -81,6 +82,25 @@ def strategy_by_stage(counts: np.ndarray, source: str) -> Figure:
 def shares(values: Mapping[str, Mapping[str, Estimate]], source: str, ylabel: str = "share of replies (%)") -> Figure:
     """Bars side by side, such as Figure 2 of DecoupledESC.  ``values``: whose -> of what (an error, a strategy) -> per cent."""
     figure, axes = plt.subplots(figsize=(7.6, 3.6))
+    _bars(axes, values)
+    axes.set(ylabel=ylabel)
+    return source_line(figure, source)
+
+
+def shares_by_judge(panels: Mapping[str, Mapping[str, Mapping[str, Estimate]]], source: str, ylabel: str) -> Figure:
+    """`shares` in a panel per judge, since scores of two judges share no axis.  ``panels``: title -> ``values`` of `shares`.
+
+    The first panel holds what a paper prints, and its bars are hollow.
+    """
+    figure, (columns,) = plt.subplots(1, len(panels), figsize=(7.6, 3.6), squeeze=False)
+    for place, (axes, (title, values)) in enumerate(zip(columns, panels.items(), strict=True)):
+        _bars(axes, values, hollow=not place)
+        axes.set(title=title)
+    columns[0].set(ylabel=ylabel)
+    return source_line(figure, source)
+
+
+def _bars(axes: Axes, values: Mapping[str, Mapping[str, Estimate]], hollow: bool = False) -> None:
     places = np.arange(len(next(iter(values.values()))))
     width = 0.8 / len(values)
     for number, ((name, found), colour) in enumerate(zip(values.items(), PALETTE, strict=False)):
@@ -88,13 +108,16 @@ def shares(values: Mapping[str, Mapping[str, Estimate]], source: str, ylabel: st
         bars = np.array(
             [[e.value, e.value - low, high - e.value] for e, (low, high) in zip(found.values(), ends, strict=True)]
         )
+        look = (
+            {"color": "none", "edgecolor": colour, "linewidth": 1.4}
+            if hollow
+            else {"color": colour, "edgecolor": "white", "linewidth": 0.6}
+        )
         axes.bar(places + (number - (len(values) - 1) / 2) * width, bars[:, 0], width, yerr=bars[:, 1:].T if bars[:, 1:].any() else None,
-                 color=colour, hatch=[None, "//", ".."][number % 3], edgecolor="white", linewidth=0.6, error_kw={"linewidth": 1}, label=name)  # fmt: skip
+                 hatch=[None, "//", ".."][number % 3], error_kw={"linewidth": 1}, label=name, **look)  # fmt: skip
     axes.set_xticks(places, [label.replace(" ", "\n", 1) for label in next(iter(values.values()))])
-    axes.set(ylabel=ylabel)
     axes.grid(axis="x", visible=False)
     axes.legend()
-    return source_line(figure, source)
 
 
 def nothing_here(why: str, source: str) -> Figure:
@@ -230,27 +253,6 @@ def strategy_strengths(strengths: Mapping[str, Sequence[float]], source: str) ->
     return source_line(figure, source)
 
 
-def over_volume(values: Mapping[str, Mapping[str, tuple[Mapping[float, Estimate], Estimate]]], source: str) -> Figure:
-    """Figure 4 of CSO: scores over the share of the trees that were trained on, with 95% intervals, and those after SFT on all.
-
-    ``values``: metric -> tuning -> (share in per cent -> score, score after SFT), the latter dashed.
-    """
-    figure, (panels,) = plt.subplots(1, len(values), figsize=(7.6, 3.2), squeeze=False)
-    for axes, (metric, tunings) in zip(panels, values.items(), strict=True):
-        for number, ((name, (points, sft)), colour, marker) in enumerate(
-            zip(tunings.items(), PALETTE, "os^", strict=False)
-        ):
-            apart = np.array(list(points)) + 1.5 * number  # intervals beside each other
-            axes.plot(apart, [e.value for e in points.values()], marker=marker, color=colour, label=f"DPO, {name}")
-            for place, e in zip(apart, points.values(), strict=True):
-                if e.low is not None:
-                    axes.plot([place, place], [e.low, e.high], color=colour, linewidth=1.6)
-            axes.axhline(sft.value, color=colour, linestyle="--", linewidth=1, label=f"SFT, {name}")
-        axes.set(title=metric, xlabel="share of the trees (%)", xticks=list(points))
-    panels[-1].legend(fontsize=7)
-    return source_line(figure, source)
-
-
 def confusion(matrices: Mapping[str, np.ndarray], source: str) -> Figure:
     """Where predictions go: one panel per system, rows gold, columns predicted, each row in per cent.
 
@@ -269,25 +271,45 @@ def confusion(matrices: Mapping[str, np.ndarray], source: str) -> Figure:
     return source_line(figure, source)
 
 
-def estimates(values: Mapping[str, Mapping[str, Estimate]], source: str) -> Figure:
+BACKBONES = {"qwen2.5-7b": ("Qwen2.5-7B", "o"), "llama3.1-8b": ("Llama-3.1-8B", "s"), "gemma2-9b": ("Gemma-2-9B", "^")}
+"""Of the papers: name and mark, which is hollow in every figure."""
+
+
+def estimates(
+    values: Mapping[str, Mapping[str, Estimate]],
+    source: str,
+    printed: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
+) -> Figure:
     """Point estimates with 95% intervals: one panel per metric, one line per system.  ``values``: metric -> system -> estimate.
 
-    A panel whose intervals reach to both sides of 0 has a line there: it holds differences.
+    ``printed``: metric -> system -> backbone -> what the paper prints, a hollow mark above ours; it may have systems of its own,
+    which stand below.  A panel whose intervals reach to both sides of 0 has a line there: it holds differences.
     """
-    height = max(2.6, 0.8 + 0.26 * max(map(len, values.values())))
+    printed = printed or {}
+    systems = list(dict.fromkeys(name for by in (*values.values(), *printed.values()) for name in by))
+    height = max(2.6, 0.8 + (0.4 if printed else 0.26) * len(systems))
     figure, (panels,) = plt.subplots(1, len(values), figsize=(7.6, height), sharey=True, squeeze=False)
-    for axes, (metric, systems) in zip(panels, values.items(), strict=True):
-        ends = [end for one in systems.values() for end in (one.value, one.low, one.high) if end is not None]
+    for axes, (metric, found) in zip(panels, values.items(), strict=True):
+        ends = [end for one in found.values() for end in (one.value, one.low, one.high) if end is not None]
         if min(ends) < 0 < max(ends):
             axes.axvline(0, color="black", linewidth=0.8)
-        for row, ((_, estimate), colour) in enumerate(zip(systems.items(), cycle(PALETTE), strict=False)):
-            if estimate.low is not None:
-                axes.plot([estimate.low, estimate.high], [-row, -row], color=colour, linewidth=2.2)
-            axes.plot(estimate.value, -row, "o", color=colour, markersize=5)
+        for row, (name, colour) in enumerate(zip(systems, cycle(PALETTE), strict=False)):
+            if (estimate := found.get(name)) is not None:
+                if estimate.low is not None:
+                    axes.plot([estimate.low, estimate.high], [-row, -row], color=colour, linewidth=2.2)
+                axes.plot(estimate.value, -row, "o", color=colour, markersize=5)
+            for backbone, value in printed.get(metric, {}).get(name, {}).items():
+                up = 0.26 if estimate is not None else 0
+                label, mark = BACKBONES[backbone]
+                axes.plot(value, up - row, mark, color="0.25", markerfacecolor="white", markersize=5, label=label)
         axes.set(title=metric, ylim=(-len(systems) + 0.5, 0.5))
-        axes.set_yticks(-np.arange(len(systems)), list(systems))
+        axes.set_yticks(-np.arange(len(systems)), systems)
         axes.grid(axis="y", visible=False)
         axes.margins(x=0.12)
+    if printed:
+        handles, labels = panels[0].get_legend_handles_labels()
+        named = dict(zip(labels, handles, strict=True))
+        figure.legend(named.values(), named, loc="outside lower center", ncols=len(named), fontsize=8, title="hollow: the paper", title_fontsize=8)  # fmt: skip
     return source_line(figure, source)
 
 

@@ -1,4 +1,4 @@
-"""The numbers the two papers print, and what may be said of a measured number beside one of them.
+"""The numbers the two papers print, their figures, and what may be said of a measured number beside one of them.
 
 `load_tables` reads data/paper_values.json: every table of DecoupledESC (Zhang et al. 2025) and CSO (Zhao et al.
 2025), transcribed exactly; a table's `notes` say which headers or marks had to be restored, and where the paper's own
@@ -129,6 +129,28 @@ def load_tables(path: Path = VALUES) -> Tables:
         entry["rows"] = tuple(Row(**row) for row in entry["rows"])
         tables[entry["id"]] = PaperTable(short=paper["short"], cite=paper["cite"], **entry)
     return tables
+
+
+@dataclass(frozen=True)
+class PaperFigure:
+    """A figure of a paper, or several alike: what of it is ``printed`` in tables or text, and so stands as hollow marks here.
+
+    Nothing was read off a picture: a value that only the picture shows is not known here.  ``chapter``: where ours is.
+    """
+
+    paper: str
+    number: str
+    title: str
+    kind: str
+    """plot, drawing, example or prompt."""
+    chapter: str | None
+    printed: str | None
+    note: str | None
+
+
+def load_figures(path: Path = VALUES) -> tuple[PaperFigure, ...]:
+    """Every figure of both papers, in their order."""
+    return tuple(PaperFigure(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))["figures"])
 
 
 class Status(StrEnum):

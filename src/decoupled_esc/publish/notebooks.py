@@ -125,7 +125,8 @@ def _problems(notebook: nbformat.NotebookNode, source: Path) -> Iterator[str]:
             yield f"code cell {number} has the execution count {cell.execution_count}: not run in order"
         if not FOLDED & set(cell.metadata.get("tags", [])) and not _teaches(cell.source):
             yield f"code cell {number} is not folded (`hide-input`), and no teaching cell of {TEACHING_LINES} lines at most that asserts"
-        if "figures.show(" in cell.source and "remove-output" not in cell.metadata.get("tags", []):
+        glued = any(f"{module}.show(" in cell.source for module in ("figures", "drawings"))
+        if glued and "remove-output" not in cell.metadata.get("tags", []):
             yield f"code cell {number} shows a figure that is glued below, and is not tagged `remove-output`"
         for output in cell.outputs:
             if output.output_type == "error":
