@@ -25,7 +25,9 @@ from decoupled_esc.search import escpro
 from tests.small_steps import Here
 
 SEEDS = ("14", "15")
-PLANNED = {f"replies-decoupled-{kind}" for kind in ("base", "sft", *table.LOSSES)}
+PLANNED = {f"replies-decoupled-{kind}" for kind in ("base", "sft", *table.LOSSES, "tags", "sft-validation", "dpo-validation")}
+CONTROLLED = {role: {f"dpo-{role}-{kind}" for kind in ("matched", "fewer")} for role in ("planner", "generator")}
+PLANNED |= {f"replies-planner-{kind}" for kind in ("matched", "fewer", "chosen")}
 ALTERNATIVES = {f"{loss}-generator" for loss in table.LOSSES[1:]}
 
 
@@ -160,12 +162,12 @@ def test_seeds_take_their_turn_of_the_searches():
 # --- What a field changes ---
 
 CHANGES = [
-    ("sft.vanilla.learning_rate", 1e-3, {"sft-vanilla"}),
-    ("sft.planner.epochs", 2, {"sft-planner"}),
+    ("sft.vanilla.learning_rate", 1e-3, {"sft-vanilla", "sft-vanilla-no-tags", "sft-vanilla-long"}),
+    ("sft.planner.epochs", 2, {"sft-planner", "sft-planner-tags"}),
     ("sft.generator.checkpoint_every", 31, {"sft-generator"}),
     ("search.seeker.epochs", 2, {"sft-seeker"}),
-    ("preference.planner.loss.beta", 0.6, {"dpo-planner"}),
-    ("preference.generator.training.epochs", 2, {"dpo-generator"} | ALTERNATIVES),
+    ("preference.planner.loss.beta", 0.6, {"dpo-planner"} | CONTROLLED["planner"]),
+    ("preference.generator.training.epochs", 2, {"dpo-generator", "sft-generator-chosen"} | CONTROLLED["generator"] | ALTERNATIVES),
     ("preference.alternatives.ipo.learning_rate", 1e-3, {"ipo-planner", "ipo-generator"}),
     ("preference.vanilla.loss.beta", 0.3, {"dpo-vanilla", "dpo-vanilla-psnr", "dpo-vanilla-nspr", "dpo-vanilla-nsnr"}),
     ("mining.samples", 3, {"candidates-vanilla", "candidates-generator"}),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -189,6 +189,20 @@ def of_quadrant(pairs: Sequence[Mined], quadrant: str, seed: int) -> list[Mined]
     most = min(Counter(pair.quadrant for pair in pairs).values(), default=0)
     kept = set(random.Random(seed).sample(range(len(own)), min(most, len(own))))
     return [pair for number, pair in enumerate(own) if number in kept]
+
+
+def balanced(sides: Sequence[tuple[Hashable, Hashable]], seed: int) -> list[int]:
+    """Which of ``sides``, (kind of the chosen side, kind of the rejected side), to keep so that no kind is preferred.
+
+    As many pairs prefer a to b as b to a, taken at random, so each kind is chosen as often as it is rejected.
+    """
+    places: dict[tuple, list[int]] = {}
+    for place, pair in enumerate(sides):
+        places.setdefault(pair, []).append(place)
+    sample, kept = random.Random(seed).sample, []
+    for (chosen, rejected), own in places.items():
+        kept += sample(own, min(len(own), len(places.get((rejected, chosen), ()))))
+    return sorted(kept)
 
 
 def write(path: Path, pairs: Iterable[Mined], **said) -> None:

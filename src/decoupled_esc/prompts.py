@@ -13,7 +13,7 @@ all that comes before, and can be trained and sampled in one pass (``turn_trees`
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from decoupled_esc import taxonomy
 from decoupled_esc.corpus import Message, Turn, fold, tagged
@@ -51,9 +51,9 @@ GENERATOR_ROLE = "You are a peer supporter talking with someone who is having a 
 GENERATOR_STRATEGY = "Your next answer uses the strategy {strategy}."
 
 
-def vanilla(turn: Turn) -> Prompt:
-    """The coupled layout: target ``[Strategy] reply``."""
-    messages = (("system", VANILLA_INSTRUCTION), *_chat(turn.context, with_tags=True))
+def vanilla(turn: Turn, *, with_tags: bool = True) -> Prompt:
+    """The coupled layout: target ``[Strategy] reply``.  ``with_tags``: of the supporter's earlier messages."""
+    messages = (("system", VANILLA_INSTRUCTION), *_chat(turn.context, with_tags=with_tags))
     return Prompt(turn.id, messages, tagged(Message("supporter", turn.reply, turn.strategy)))
 
 
@@ -62,9 +62,10 @@ def vanilla_under(turn: Turn) -> Prompt:
     return replace(vanilla(turn), target=turn.reply, begun=f"[{turn.strategy}]")
 
 
-def planner(turn: Turn) -> Prompt:
-    """The planner's layout: target the strategy's name."""
-    transcript = "\n".join(f"{m.role}: {m.text}" for m in turn.context)
+def planner(turn: Turn, *, with_tags: bool = False) -> Prompt:
+    """The planner's layout: target the strategy's name.  ``with_tags``: of the supporter's earlier messages."""
+    said = [(m.role, tagged(m) if with_tags and m.role == "supporter" else m.text) for m in turn.context]
+    transcript = "\n".join(f"{role}: {text}" for role, text in said)
     return Prompt(turn.id, (("system", PLANNER_INSTRUCTION), ("user", transcript)), turn.strategy)
 
 
@@ -88,7 +89,10 @@ LAYOUTS: dict[str, Layout] = {
     "planner": planner,
     "generator": generator,
     "generator-trunk": generator_trunk,
+    "vanilla-no-tags": partial(vanilla, with_tags=False),
+    "planner-tags": partial(planner, with_tags=True),
 }
+"""The last two are controls of chapter 19: who sees the earlier strategies is turned round."""
 
 
 def _chat(context: tuple[Message, ...], *, with_tags: bool) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ where the planner finds a strategy more or less probable on average than people 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,6 +25,7 @@ METRICS = ("B", "Q_W", "Q", "accuracy")
 ARGMAX, PAPER, ONE = "argmax", "T = 0.7, top-p", "T = 1"
 OWN, FLAT = "as scored", "base rates divided out"
 SURE, FITTED = "temperature fitted", "temperature and shares fitted"
+RETUNED = "another temperature", "strategies re-weighted"
 FOLDS = 5
 RIDGE = 1e-4
 """Keeps what the data does not determine near "leave the scores as they are"."""
@@ -96,6 +98,47 @@ def scores_of(counts: np.ndarray, weights: np.ndarray) -> dict[str, Resampled]:
         "Q": of(lambda w: strategy.macro_f1(w, none, "drop")),
         "accuracy": of(lambda w: 100 * np.trace(w, axis1=1, axis2=2) / np.maximum(w.sum((1, 2)), 1e-9)),  # 0 of none
     }
+
+
+@dataclass(frozen=True)
+class Retuning:
+    """What can be changed in a planner without training."""
+
+    setting: float
+    temperature: float
+    constants: np.ndarray
+    """[8], added to its scores."""
+
+    def probabilities(self, scores: np.ndarray, top_p: float) -> np.ndarray:
+        """How probable each strategy is, [turns, 8]."""
+        return probabilities(scores + self.constants, self.temperature, top_p)
+
+
+def retuned_to(
+    scores: np.ndarray, like: np.ndarray, gold: Sequence[str], temperature: float, top_p: float
+) -> dict[str, Retuning]:
+    """For each of `RETUNED`, the setting that brings the B of a planner with ``scores`` [turns, 8] nearest to another's.
+
+    ``like`` [turns, 8]: the scores of the other, which is sampled at ``temperature`` with ``top_p``.
+
+    The second multiplies the odds of each strategy by (its share of ``gold`` / its share of the planner's samples) to
+    a power, the setting: 0 leaves them, and near 1 each is sampled as often as it is gold (Saerens et al. 2002).
+    """
+    truth, together = strategy.strategy_indices(gold), np.zeros(len(gold), dtype=int)
+    sampled = probabilities(scores, temperature, top_p).sum(axis=0)
+    lean = np.log(np.bincount(truth, minlength=8) + 1) - np.log(sampled + 1)
+    ways = {
+        RETUNED[0]: [Retuning(t, t, np.zeros(8)) for t in np.linspace(0.3, 3.0, 136)],
+        RETUNED[1]: [Retuning(power, temperature, power * lean) for power in np.linspace(0.0, 2.0, 101)],
+    }
+
+    def bias(p: Sequence[np.ndarray]) -> np.ndarray:
+        return strategy.bias(np.concatenate([expected_counts(one, truth, together, 1) for one in p]), "paper")
+
+    target, found = bias([probabilities(like, temperature, top_p)]), {}
+    for way, tried in ways.items():
+        found[way] = tried[np.abs(bias([one.probabilities(scores, top_p) for one in tried]) - target).argmin()]
+    return found
 
 
 def conditions(

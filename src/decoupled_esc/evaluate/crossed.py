@@ -36,6 +36,13 @@ def overlaps(replies: Sequence[str], references: Sequence[str]) -> np.ndarray:
     return np.array([text.reply_scores(*pair)["paper"] for pair in zip(replies, references, strict=True)])
 
 
+def cut_alike(first: Sequence[str], second: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Both replies to each turn, the longer one cut to as many words as the shorter one has."""
+    words = [(a.split(), b.split()) for a, b in zip(first, second, strict=True)]
+    cut = [[" ".join(own[: min(map(len, both))]) for own in both] for both in words]
+    return [a for a, _ in cut], [b for _, b in cut]
+
+
 def strategy_reader(replies: Sequence[str], strategies: Sequence[str]):
     """Reads a reply's strategy from its words alone: TF-IDF and logistic regression; its ``predict`` takes replies."""
     from sklearn.feature_extraction.text import TfidfVectorizer

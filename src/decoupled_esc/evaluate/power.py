@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import norm
+from scipy.stats import t as student
 
 from decoupled_esc.corpus.judgements import Rating
-from decoupled_esc.evaluate.bootstrap import Estimate, bootstrap, cluster_weights
+from decoupled_esc.evaluate.bootstrap import Z_95, Estimate, bootstrap, cluster_weights
 
 LEVEL, POWER = 0.05, 0.8
 
@@ -21,6 +22,48 @@ def smallest_detectable(sd: float, n: float) -> float:
     distribution (Cohen 1988, chapter 2).
     """
     return float((norm.ppf(1 - LEVEL / 2) + norm.ppf(POWER)) * sd / np.sqrt(n))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Variances of the difference between two systems that are trained once each and answer ``turns`` test turns once."""
+
+    runs: float | None
+    """Between training runs, with the chance of their samples in it; None where there was one run."""
+    dialogues: float
+    """Between test sets; of one run it holds the chance of the samples, too."""
+    turns: int
+
+    def detectable(self, turns: int, runs: int = 1) -> float:
+        """The true difference that a mean over ``runs`` runs at ``turns`` turns finds in 80% of the cases (two-sided, 5%)."""
+        variance = (self.runs or 0.0) / runs + self.dialogues * self.turns / turns
+        return smallest_detectable(np.sqrt(variance), 1)
+
+    def runs_needed(self, difference: float, turns: int) -> int | None:
+        """Training runs with which ``difference`` is found so at ``turns`` turns; None where no number is enough."""
+        left = (difference / smallest_detectable(1.0, 1)) ** 2 - self.dialogues * self.turns / turns
+        return None if left <= 0 else max(1, int(np.ceil((self.runs or 0.0) / left)))
+
+
+def spread_of(mean: Estimate, single: Sequence[float], turns: int) -> Spread:
+    """From a difference's mean over training runs and its value ``single`` [S] in each, all at the same ``turns`` turns.
+
+    The interval of `bootstrap.over_trainings` adds up margin^2 = t(S - 1)^2 runs / S + z^2 dialogues, which is solved
+    for its last part.  Of one run the interval is over dialogues alone.
+    """
+    margin, number = (mean.high - mean.low) / 2, len(single)
+    if number == 1:
+        return Spread(None, float((margin / Z_95) ** 2), turns)
+    runs = float(np.var(single, ddof=1))
+    own = margin**2 - student.isf(LEVEL / 2, number - 1) ** 2 * runs / number
+    return Spread(runs, float(max(0.0, own) / Z_95**2), turns)
+
+
+def pooled(spreads: Sequence[Spread]) -> Spread:
+    """Mean variances of several differences at the same turns."""
+    runs = [one.runs for one in spreads if one.runs is not None]
+    between = float(np.mean(runs)) if runs else None
+    return Spread(between, float(np.mean([one.dialogues for one in spreads])), spreads[0].turns)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from decoupled_esc.evaluate.seeds import GOLD
 from decoupled_esc.experiments import (
     agreement,
+    controls,
     corrected,
     cso,
     data,
@@ -410,6 +411,7 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
             own.judge, judged, between(JUDGED_SYSTEMS), own.steps["pairs"], own.train, test, profile.name, **resampling
         ),
         **why.studies(by_seed, between(why.STUDIED_PLANNERS)),
+        **controls.controls(own),
     }
     needed = closure(found.values())
     for seed, rows in list(by_seed.items())[1:]:

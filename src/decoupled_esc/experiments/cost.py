@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from decoupled_esc.errors import KnownError
-from decoupled_esc.experiments import cso, inputs, searches
+from decoupled_esc.experiments import controls, cso, inputs, searches
 from decoupled_esc.experiments.book import steps as steps_of
 from decoupled_esc.experiments.inputs import Policy
 from decoupled_esc.experiments.judging import AskJudges
@@ -100,8 +100,8 @@ def made(book: Book) -> dict[str, Made]:
 
 GROUPS = {
     "fine-tuning": FineTune | FineTuneSeeker,
-    "candidates and pairs": SampleCandidates | MinePairs,
-    "preference optimisation": TrainPreference,
+    "candidates and pairs": SampleCandidates | MinePairs | controls.MatchPairs,
+    "preference optimisation": TrainPreference | controls.TrainChosen,
     "search and ESC-Pro": searches.GrowTrees | searches.ExtractPairs | searches.CompareSearches
     | cso.ReadPublishedPairs | cso.SampleRandomPairs | cso.SampleMinedPairs,
     "CSO": cso.TrainCSO | AnswerStrategyTest,
@@ -200,7 +200,8 @@ class Plan:
                 return _searched(name, step, result) if step.roles else None
 
     def _training(self, name: str, step: Policy, found: Made) -> Line:
-        layout = step.start.layout if isinstance(step, TrainPreference) else getattr(step, "layout", "vanilla")
+        from_start = isinstance(step, TrainPreference | controls.TrainChosen)
+        layout = step.start.layout if from_start else getattr(step, "layout", "vanilla")
         alone, config = unit_of(layout) == "turn", step.training
         tokens = found.result.unpacked_tokens if alone else found.result.tokens
         read = TOKENS * tokens * config.epochs / found.step.training.epochs

@@ -118,6 +118,11 @@ class Reply(Step):
         return {id: (row["reply"], row["tokens"], row["finished"]) for id, row in rows.items()}
 
 
+def shown(policy: Policy | None, usual: str) -> prompts.Layout:
+    """What ``policy`` is shown: as in its fine-tuning, where it was fine-tuned last; else the layout ``usual``."""
+    return prompts.LAYOUTS[getattr(policy, "layout", usual)]
+
+
 @dataclass(frozen=True, eq=False)
 class ReplyCoupled(Reply):
     """A coupled model, printing ``[Strategy] reply``; ``policy`` None is the base model."""
@@ -131,7 +136,7 @@ class ReplyCoupled(Reply):
             work[self.policy]
         asked_at = self.turns.read()
         with engine_of(work, self.base, self.policy, self.decoding, self.seed) as engine:
-            asked = fitted(engine, asked_at, prompts.vanilla, self.sampling, self.decoding.max_length)
+            asked = fitted(engine, asked_at, shown(self.policy, "vanilla"), self.sampling, self.decoding.max_length)
             written = complete(work, engine, asked, self.sampling, "replies", self.seed)
             scores = tag_scores(work, engine, asked, self.sampling)
         rows = [tagged(turn.id, written[turn.id], scores=scores.get(turn.id)) for turn in asked_at]
@@ -232,7 +237,7 @@ class ReplyDecoupled(Reply):
                 work[policy]
         asked_at, others = self.turns.read(), (self.planner, self.generator)
         with engine_of(work, self.base, self.planner, self.decoding, self.seed, others) as engine:
-            asked = fitted(engine, asked_at, prompts.planner, self.plan, self.decoding.max_length)
+            asked = fitted(engine, asked_at, shown(self.planner, "planner"), self.plan, self.decoding.max_length)
             plans = complete(work, engine, asked, self.plan, "plans", self.seed)
             scores = score(work, engine, asked, taxonomy.STRATEGIES)
         planned = {turn.id: prompts.parse_strategy(plans[turn.id]["text"]) for turn in asked_at}

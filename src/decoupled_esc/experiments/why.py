@@ -78,9 +78,17 @@ CELLS = {
 
 
 def _overlaps(work: Work, step: Reply, turns: Sequence[Turn]) -> np.ndarray:
-    """Float [turns, 7]: text metrics and the number of words of the replies of ``step``."""
+    return overlaps_and_words(replies_of(work, step, turns), turns)
+
+
+def replies_of(work: Work, step: Reply, turns: Sequence[Turn]) -> list[str]:
+    """What ``step`` answered at ``turns``."""
     said = {row.id: row.reply for row in work[step].rows}
-    replies = [said[turn.id] for turn in turns]
+    return [said[turn.id] for turn in turns]
+
+
+def overlaps_and_words(replies: Sequence[str], turns: Sequence[Turn]) -> np.ndarray:
+    """Float [turns, 7]: text metrics and the number of words of ``replies``."""
     lengths = np.array([[len(reply.split())] for reply in replies])
     return np.hstack([crossed.overlaps(replies, [turn.reply for turn in turns]), lengths])
 
@@ -326,7 +334,7 @@ class SplitBias(Measured):
         shared = {name: bias_sources.conditions(*own, **options) for name, own in fixed.items()}
         by_seed, differences, first = [], [], dict(fixed)
         for steps in self.planners.values():
-            own = {name: (_scores(work, step, turns), *where) for name, step in steps.items()}
+            own = {name: (strategy_scores(work, step, turns), *where) for name, step in steps.items()}
             first = own | first
             rows = {name: bias_sources.conditions(*one, **options) for name, one in own.items()}
             differences.append({f"{a} - {b}": bias_sources.differences(rows[a], rows[b]) for a, b in self.contrasts})
@@ -367,7 +375,8 @@ class SplitBias(Measured):
         return bias_sources.mean_nats(scores, gold), bias_sources.mean_nats(fitted, gold)
 
 
-def _scores(work: Work, step: Reply, turns: Sequence[Turn]) -> np.ndarray:
+def strategy_scores(work: Work, step: Reply, turns: Sequence[Turn]) -> np.ndarray:
+    """Float [turns, 8]: log-probabilities of the strategies in the replies of ``step``."""
     rows = {row.id: row.scores for row in work[step].rows}
     return np.array([rows[turn.id] for turn in turns])
 
