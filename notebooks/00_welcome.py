@@ -180,7 +180,7 @@ figures.glue_numbers(
 # | [16 A base model of our own](16_make_a_base_model.ipynb) | How is a small language model made on two CPU cores, and what does it know? |
 # | [17 On a GPU box](17_run_on_a_gpu_box.ipynb) | How are these chapters run with models of seven billion parameters, and what will it take? |
 # | [18 Published systems](18_compare_published_systems.ipynb) | Where do the replies that other papers published stand, by one code? |
-# | [19 Why](19_ask_why.ipynb) | Is it the plans or the words, does a better plan give a better reply, is gold the only right strategy, and where does B come from? |
+# | [19 Why](19_ask_why.ipynb) | Is it the plans or the words, does a better plan give a better reply, is gold the only right strategy, where does B come from, is it the preference optimisation, and how small an effect could have been seen? |
 # | [Reproduction report](90_report_reproduction.ipynb) | What is the status of every number of both papers? |
 # | [Judges](92_read_judges.ipynb) (appendix) | What is an LLM judge shown, and what may it answer? |
 # | [All search trees](93_open_trees.ipynb) (appendix) | What did the search try? |

@@ -10,15 +10,17 @@
 # # 19 Why do systems differ?
 #
 # Chapters [09](09_ask_rq1.ipynb) to [12](12_ask_rq4.ipynb) ask whether one system scores higher than another.
-# This one asks what carries a difference, in four studies that neither paper has.
+# This one asks what carries a difference, in six studies that neither paper has.
 # Each states its question, its contrast and its rule before its numbers.
 #
 # | study | question |
 # |---|---|
-# | [1](plans-or-words) | Is it the decoupling: the plans, or the words? |
+# | [1](plans-or-words) | Is it the decoupling: the plans, or the words? And if the plans, [what of them](what-the-planner-sees)? |
 # | [2](a-better-plan) | Does a better plan give a better reply? |
 # | [3](several-right-strategies) | Is the gold strategy the only right one? |
 # | [4](where-b-comes-from) | Where does preference bias B come from? |
+# | [5](is-it-the-preference) | Is it the preference optimisation? |
+# | [6](how-small-an-effect) | How small an effect could the papers have seen? |
 #
 # **How far they reach.**
 # The models are small ones of our own, trained once for each seed that a caption names.
@@ -36,7 +38,8 @@ profile = "laptop"
 from decoupled_esc.evaluate.judges import FILTERED
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.pipeline import Missing
-from decoupled_esc.present import figures, why
+from decoupled_esc.present import figures, power, why
+from decoupled_esc.present.questions import FIRST
 from decoupled_esc.present.tables import format_estimate, results_table
 
 book = open_book(globals())
@@ -106,7 +109,7 @@ figures.glue_numbers(
 # ```
 #
 # Beside who plans, two things change with the planner: it has weights of its own, and it doesn't see the strategies of earlier turns, which the coupled model reads in its context.
-# This study doesn't part these two, and it is about the systems after SFT: what DPO adds to either is asked in chapters [09](09_ask_rq1.ipynb) and [11](11_ask_rq3.ipynb).
+# [Below](what-the-planner-sees) these two are parted; this is about the systems after SFT, and what DPO adds to either is asked in chapters [09](09_ask_rq1.ipynb) and [11](11_ask_rq3.ipynb).
 
 # %% tags=["hide-input"]
 CELLS = {"vanilla/vanilla": "coupled plans, coupled words", "planner/vanilla": "planner's plans, coupled words", "vanilla/generator": "coupled plans, generator's words", "planner/generator": "planner's plans, generator's words"}
@@ -114,6 +117,57 @@ results_table(parts if lost else why.frame(parts.cells, tuple(TEXT), CELLS), f"T
 
 # %% tags=["hide-input"]
 results_table(parts if lost else why.frame(parts.effects, tuple(TEXT), ROWS), f"Their effects, in points of the metric; profile {book.label}; 95% intervals by dialogue.")
+
+# %% [markdown]
+# (what-the-planner-sees)=
+# ### Is it information, training, or the separation?
+#
+# **Question.** A decoupled system hides the strategies of earlier turns from its planner, trains twice, and separates planning from wording. Which of the three moves its scores?
+#
+# **Contrast.** Three more systems: a planner that sees the earlier strategies, a coupled model that doesn't, and a coupled model trained for twice as many epochs.
+# Hiding the earlier strategies is then measured twice, in the coupled model and in the planner; so is a planner of its own, with and without them.
+#
+# **Rule.** A part changes a metric if every difference in which it alone changes has one sign and an interval that excludes 0; the first metrics are macro F1 and B of the strategies.
+# Trained twice as long is not twice as many parameters, which the decoupled system has as well.
+
+# %% tags=["hide-input", "remove-output"]
+info = book["metrics-information"]
+lost = isinstance(info, Missing)
+informed = {} if lost else {name: own["paper"] for name, own in info.contrasts.items()}
+STRATEGIC, SEEN = {"Q": "macro F1", "Q_W": "weighted F1", "B": "B", "F1": "F1 of replies"}, {
+    "decoupled-sft - vanilla-sft": "decoupled, against coupled", "vanilla-no-tags - vanilla-sft": "earlier strategies hidden,\ncoupled model", "decoupled-sft - decoupled-tags": "earlier strategies hidden,\nplanner",
+    "decoupled-tags - vanilla-sft": "planner of its own,\nboth see them", "decoupled-sft - vanilla-no-tags": "planner of its own,\nneither sees them", "vanilla-long - vanilla-sft": "coupled model\ntrained twice as long",
+    "decoupled-sft - vanilla-long": "decoupled, against coupled\ntrained twice as long",
+}  # fmt: skip
+source = book.source("paired differences after SFT, 95% intervals by dialogue")
+figures.show("fig_information", figures.nothing_here(info.reason, source) if lost else figures.estimates(why.changed({"": informed}, SEEN, STRATEGIC), source))
+single = models((book.profile.seed,))
+test_turns = f"{next(iter(book['questions'].together.details.values())).turns:,}"
+figures.glue_numbers(
+    info_models=single, test_turns=test_turns,
+    **{f"info_{key.lower()}": "–" if lost else why.carried(informed, key, 2 if key == "B" else 1) for key in ("Q", "B", "F1")},
+    **{f"info_all_{key.lower()}": "–" if lost else why.told(informed["decoupled-sft - vanilla-sft"][key], 2 if key == "B" else 1) for key in ("Q", "B", "F1")},
+    info_long_q="–" if lost else why.told(informed["decoupled-sft - vanilla-long"]["Q"]),
+)  # fmt: skip
+
+# %% [markdown]
+# **Answer.** In macro F1, {glue:text}`info_q`; in B, {glue:text}`info_b`.
+#
+# That is to be held against the whole difference between the decoupled and the coupled system: {glue:text}`info_all_q` in macro F1, {glue:text}`info_all_b` in B.
+# In F1 of the replies, {glue:text}`info_f1`; the whole difference: {glue:text}`info_all_f1`.
+# Against a coupled model that was trained as long as planner and generator together, macro F1 of the decoupled system changes by {glue:text}`info_long_q`.
+# This touches DecoupledESC's answer to RQ2 ([chapter 10](10_ask_rq2.ipynb)), which credits the separation with what the decoupled system gains.
+#
+# ```{glue:figure} fig_information
+# :name: fig-information
+# :alt: Differences in macro F1, weighted F1, B and F1 of replies, in seven rows: the decoupled against the coupled system, and what hiding earlier strategies, a separate planner and longer training change.
+#
+# What changes with one thing changed at a time, with 95% intervals by dialogue; strategy metrics are expectations over samples.
+# Profile {glue:text}`profile_name`, {glue:text}`info_models`; n = {glue:text}`test_turns` turns.
+# ```
+
+# %% tags=["hide-input"]
+results_table(info if lost else why.frame({name: own["paper"] for name, own in info.systems.items()}, tuple(STRATEGIC)), f"The five systems, variant paper; profile {book.label}; 95% intervals by dialogue.")
 
 # %% [markdown]
 # (a-better-plan)=
@@ -368,9 +422,241 @@ results_table(why.bias_frame(scores, "B"), f"B under every condition; profile {b
 results_table(why.bias_frame(scores, "Q_W"), f"Weighted F1 under every condition; profile {book.label}; 95% intervals by dialogue.")
 
 # %% [markdown]
+# (is-it-the-preference)=
+# ## 5. Is it the preference optimisation?
+#
+# A preference loss does more than prefer: it makes some strategies rarer and replies longer, and it trains further on what people did.
+# Three comparisons, for the three methods of the two papers.
+#
+# ### SP-DPO
+#
+# **Question.** Does the planner learn anything from SP-DPO that its bias doesn't show?
+#
+# **Contrast.** The planner after SFT with the B that SP-DPO has, by what needs no training: another temperature, or each strategy's odds multiplied by a power of (its share in what people did / its share in what the planner samples) {cite}`saerens2002adjusting`; both are chosen on validation turns.
+# And three trainings in place of SP-DPO: on pairs of which each strategy is chosen as often as it is rejected; on as many pairs at random; on the chosen sides alone, by cross-entropy, in as many steps.
+#
+# **Rule.** SP-DPO is more than a change of bias if its weighted F1 exceeds that of the re-weighted planner and the interval excludes 0.
+# The frequency of strategies in its pairs carries its effect on B if B after the matched pairs exceeds B after as many pairs at random; the rejected side does anything if SP-DPO differs from the chosen sides alone.
+
+# %%
+from decoupled_esc.mining import balanced
+
+sides = [("Question", "Others"), ("Question", "Others"), ("Others", "Question"), ("Others", "Others")]
+kept = [sides[n] for n in balanced(sides, seed=13)]  # chosen, rejected
+chosen, rejected = (sorted(side) for side in zip(*kept, strict=True))
+print(kept)
+assert chosen == rejected and len(kept) == 3
+
+# %% tags=["hide-input", "remove-output"]
+biased, trained, pairs = book["matched-bias"], book["metrics-planner-pairs"], book["pairs-matched"]
+lost = isinstance(biased, Missing) or isinstance(trained, Missing) or isinstance(pairs, Missing)
+learned = {} if lost else {name: own["paper"] for name, own in trained.contrasts.items()}
+PLANNER = {"Q": "macro F1", "Q_W": "weighted F1", "B": "B"}
+WAYS = {"SP-DPO - SFT": "SP-DPO", "SFT, another temperature - SFT": "another temperature", "SFT, strategies re-weighted - SFT": "strategies re-weighted"}
+KINDS = {"planner-matched - decoupled-sft": "pairs matched for frequency", "planner-fewer - decoupled-sft": "as many pairs at random", "planner-chosen - decoupled-sft": "chosen sides alone"}
+source = book.source("planners minus the planner after SFT, 95% intervals by dialogue")
+if lost:
+    drawn = figures.nothing_here(next(one.reason for one in (biased, trained, pairs) if isinstance(one, Missing)), source)
+else:
+    untrained, after = why.changed({"": biased.differences}, WAYS, PLANNER), why.changed({"": learned}, KINDS, PLANNER)
+    drawn = figures.estimates({title: untrained[title] | after[title] for title in untrained}, source)
+figures.show("fig_sp_dpo", drawn)
+
+
+def sp(name: str, key: str) -> str:
+    """A difference of the planner in words."""
+    return "–" if lost else why.told((biased.differences if name in biased.differences else learned)[name][key], 2 if key == "B" else 1)
+
+
+figures.glue_numbers(
+    sp_more="–" if lost else why.answer([biased.differences["SP-DPO - SFT, strategies re-weighted"]["Q_W"]], 1), sp_frequency="–" if lost else why.answer([learned["planner-matched - planner-fewer"]["B"]], 1),
+    sp_reweighted=sp("SP-DPO - SFT, strategies re-weighted", "Q_W"), sp_temperature=sp("SP-DPO - SFT, another temperature", "Q_W"),
+    sp_left=sp("SP-DPO - SFT, strategies re-weighted", "B"), sp_left_temperature=sp("SP-DPO - SFT, another temperature", "B"),
+    sp_b=sp("SP-DPO - SFT", "B"), sp_qw=sp("SP-DPO - SFT", "Q_W"), sp_matched=sp("planner-matched - planner-fewer", "B"), sp_matched_q=sp("planner-matched - planner-fewer", "Q"),
+    sp_chosen_b=sp("decoupled-dpo - planner-chosen", "B"), sp_chosen_q=sp("decoupled-dpo - planner-chosen", "Q"),
+    sp_kept="–" if lost else f"{pairs.pairs['strategy']:,} of {pairs.of['strategy']:,}",
+    **{key: "–" if lost else f"{biased.settings[way]:.2f}" for key, way in (("sp_t", "another temperature"), ("sp_power", "strategies re-weighted"))},
+)  # fmt: skip
+
+# %% [markdown]
+# **Answer.** Is SP-DPO more than a change of bias? {glue:text}`sp_more`: against the re-weighted planner its weighted F1 changes by {glue:text}`sp_reweighted`; against the planner at another temperature, by {glue:text}`sp_temperature`.
+#
+# On validation turns a temperature of {glue:text}`sp_t` and a power of {glue:text}`sp_power` came nearest to SP-DPO's bias; what is left between them and SP-DPO at the test turns is {glue:text}`sp_left_temperature` and {glue:text}`sp_left` in B.
+# Against the planner after SFT as it is, SP-DPO changes B by {glue:text}`sp_b` and weighted F1 by {glue:text}`sp_qw`.
+# Does the frequency of strategies in its pairs carry its effect on B? {glue:text}`sp_frequency`: with pairs matched for frequency ({glue:text}`sp_kept` are kept) in place of as many at random, B changes by {glue:text}`sp_matched` and macro F1 by {glue:text}`sp_matched_q`.
+# With SP-DPO in place of the chosen sides alone, B changes by {glue:text}`sp_chosen_b` and macro F1 by {glue:text}`sp_chosen_q`; its learning rate was chosen for the preference loss.
+# This touches DecoupledESC's answer to RQ3 ([chapter 11](11_ask_rq3.ipynb)), which credits SP-DPO with less bias and better strategies.
+#
+# ```{glue:figure} fig_sp_dpo
+# :name: fig-sp-dpo
+# :alt: Differences from the planner after SFT in macro F1, weighted F1 and B, of SP-DPO, of another temperature, of re-weighted strategies, of matched and of random pairs, and of training on the chosen sides alone.
+#
+# The planner after SFT, changed in six ways at DecoupledESC's decoding, with 95% intervals by dialogue.
+# Profile {glue:text}`profile_name`, {glue:text}`info_models`; n = {glue:text}`test_turns` turns, in expectation over samples.
+# ```
+
+# %% [markdown]
+# ### RG-DPO
+#
+# **Question.** The chosen replies of its pairs are people's, and longer than the rejected ones. Does the generator learn anything but to write more?
+#
+# **Contrast.** Replies under the gold strategy after RG-DPO, minus those after SFT: whole, and with the longer one of each turn cut to as many words as the shorter one has.
+# And trained on pairs in which each length (in steps of three words) is chosen as often as it is rejected, on as many pairs at random, and on the chosen sides alone.
+#
+# **Rule.** Length carries a difference in F1 if its interval excludes 0 with whole replies and, with cut ones, holds 0 or lies on the other side.
+
+# %% tags=["hide-input", "remove-output"]
+cut = book["cut-replies"]
+lost = isinstance(cut, Missing) or isinstance(pairs, Missing)
+WRITTEN = {"F1": "F1", "B-1": "BLEU-1", "D-1": "Distinct-1", "words": "words"}
+METHODS = {"gold-dpo - gold-sft": "RG-DPO", "gold-matched - gold-sft": "pairs matched for length", "gold-fewer - gold-sft": "as many pairs at random", "gold-chosen - gold-sft": "chosen sides alone"}
+source = book.source("replies under the gold strategy minus those after SFT, 95% intervals by dialogue")
+reason = next((one.reason for one in (cut, pairs) if isinstance(one, Missing)), "")
+figures.show("fig_rg_dpo", figures.nothing_here(reason, source) if lost else figures.estimates(why.changed({", whole": cut.whole, ", cut": cut.cut}, METHODS, WRITTEN), source))
+
+
+def rg(name: str, key: str = "F1", form: str = "whole") -> str:
+    """A difference of replies in words."""
+    return "–" if lost else why.told(getattr(cut, form)[name][key])
+
+
+figures.glue_numbers(
+    rg_length="–" if lost else why.length_carries(cut.whole["gold-dpo - gold-sft"]["F1"], cut.cut["gold-dpo - gold-sft"]["F1"]),
+    rg_all_length="–" if lost else why.length_carries(cut.whole["decoupled-dpo - decoupled-sft"]["F1"], cut.cut["decoupled-dpo - decoupled-sft"]["F1"]),
+    rg_f1=rg("gold-dpo - gold-sft"), rg_cut=rg("gold-dpo - gold-sft", form="cut"), rg_words=rg("gold-dpo - gold-sft", "words"),
+    rg_b1=rg("gold-dpo - gold-sft", "B-1"), rg_b1_cut=rg("gold-dpo - gold-sft", "B-1", "cut"),
+    rg_all=rg("decoupled-dpo - decoupled-sft"), rg_all_cut=rg("decoupled-dpo - decoupled-sft", form="cut"),
+    rg_matched_words=rg("gold-matched - gold-fewer", "words"), rg_matched=rg("gold-matched - gold-fewer"), rg_matched_d=rg("gold-matched - gold-fewer", "D-1"),
+    rg_chosen_words=rg("gold-dpo - gold-chosen", "words"), rg_chosen=rg("gold-dpo - gold-chosen"),
+    rg_kept="–" if lost else f"{pairs.pairs['response']:,} of {pairs.of['response']:,}", rg_sides="–" if lost else "{:.1f} and {:.1f}".format(*pairs.words),
+)  # fmt: skip
+
+# %% [markdown]
+# **Answer.** Does length carry what RG-DPO changes in F1 under the gold strategy? {glue:text}`rg_length`: {glue:text}`rg_f1` whole, {glue:text}`rg_cut` cut to one length.
+#
+# Its replies change by {glue:text}`rg_words` words; BLEU-1 by {glue:text}`rg_b1` whole and {glue:text}`rg_b1_cut` cut.
+# The same asked of the whole decoupled system, DPO against SFT: {glue:text}`rg_all_length`: {glue:text}`rg_all` whole, {glue:text}`rg_all_cut` cut.
+# With pairs matched for length ({glue:text}`rg_kept` are kept; chosen and rejected then have {glue:text}`rg_sides` words on average) in place of as many at random, replies change by {glue:text}`rg_matched_words` words, F1 by {glue:text}`rg_matched` and Distinct-1 by {glue:text}`rg_matched_d`.
+# With RG-DPO in place of the chosen sides alone, words change by {glue:text}`rg_chosen_words` and F1 by {glue:text}`rg_chosen`.
+# This touches DecoupledESC's Table 3, whose text metrics of Decoupled-DPO are read as better replies, and not its judges' scores, which this study doesn't have.
+#
+# ```{glue:figure} fig_rg_dpo
+# :name: fig-rg-dpo
+# :alt: Differences from the generator after SFT in F1, BLEU-1, Distinct-1 and words, of RG-DPO, of pairs matched for length, of as many random pairs and of the chosen sides alone, each for whole and for cut replies.
+#
+# The generator after SFT, trained on in four ways, with 95% intervals by dialogue; *cut*: both replies of a turn have as many words as the shorter one.
+# Profile {glue:text}`profile_name`, {glue:text}`info_models`; n = {glue:text}`test_turns` turns, one reply each.
+# ```
+
+# %% [markdown]
+# ### CSO
+#
+# **Question.** Does what the search finds matter, or would other pairs do as well?
+#
+# **Contrast.** DPO from the same coupled model on the pairs of the search, minus DPO on people's turns preferred to the tree's (*gold*), on random rejected turns, and on as many of DecoupledESC's mined pairs; all of them minus that coupled model, too.
+#
+# **Rule.** The search carries CSO's effect if macro F1 after its pairs exceeds that after each of the three others, and each interval excludes 0.
+
+# %% tags=["hide-input", "remove-output"]
+searched = book["metrics-cso"]
+ran = {name: own["paper"] for name, own in searched.together.contrasts.items()}
+OTHERS = {"gold": "gold pairs", "random": "random rejected", "mined": "mined pairs"}
+ROWS = {f"cso-dpo - cso-{kind}": f"searched minus {title}" for kind, title in OTHERS.items()}
+ROWS |= {"cso-dpo - vanilla-sft": "searched pairs, minus SFT"} | {f"cso-{kind} - vanilla-sft": f"{title}, minus SFT" for kind, title in OTHERS.items()}
+figures.show("fig_cso_pairs", figures.estimates(why.changed({"": ran}, ROWS, STRATEGIC), book.source("DPO of the coupled model, 95% intervals")))
+figures.glue_numbers(
+    cso_seeds=", ".join(map(str, searched.seeds)), cso_pairs=f"{book['cso-dpo'].pairs:,}",
+    **{f"cso_{kind}_{key.lower()}": why.told(ran[f"cso-dpo - cso-{kind}"][key], decimals) for kind in OTHERS for key, decimals in (("Q", 1), ("B", 2))},
+    cso_answer=why.answer([ran[f"cso-dpo - cso-{kind}"]["Q"] for kind in OTHERS], 1),
+    cso_alone_q=why.told(ran["cso-dpo - vanilla-sft"]["Q"]), cso_alone_b=why.told(ran["cso-dpo - vanilla-sft"]["B"], 2),
+)  # fmt: skip
+
+# %% [markdown]
+# **Answer.** Does the search carry CSO's effect? {glue:text}`cso_answer`: with its pairs, macro F1 changes against gold pairs by {glue:text}`cso_gold_q`, against random rejected turns by {glue:text}`cso_random_q`, and against mined pairs by {glue:text}`cso_mined_q`.
+#
+# B changes against the three by {glue:text}`cso_gold_b`, {glue:text}`cso_random_b` and {glue:text}`cso_mined_b`.
+# Against the coupled model that all of them start from, the search's pairs change macro F1 by {glue:text}`cso_alone_q` and B by {glue:text}`cso_alone_b`.
+# This touches CSO's Table 4, which has the random pairs alone, and what is read from it: that the search, rather than preference training as such, makes the difference.
+#
+# ```{glue:figure} fig_cso_pairs
+# :name: fig-cso-pairs
+# :alt: Differences in macro F1, weighted F1, B and F1 of replies between DPO on searched pairs and on gold, random and mined pairs, and of each from the coupled model after SFT.
+#
+# What DPO makes of four kinds of pairs, with 95% intervals.
+# Profile {glue:text}`profile_name`, models from the coupled model after SFT, {glue:text}`cso_pairs` searched pairs under the first of the seeds {glue:text}`cso_seeds`; n = {glue:text}`test_turns` turns.
+# ```
+
+# %% [markdown]
+# (how-small-an-effect)=
+# ## 6. How small an effect could the papers have seen?
+#
+# **Question.** Both papers train each system once, sample each reply once, and print no interval. Which of their differences are larger than what chance makes?
+#
+# **Contrast.** Every difference that DecoupledESC's Tables 3 and 5 and CSO's Tables 2, 4 and 9 to 11 put beside one another, in units of the smallest that such a design finds in four cases of five (two-sided test at 5%):
+#
+# $$\delta = (z_{0.975} + z_{0.8})\,\sqrt{\sigma^2_\text{runs} / r + \sigma^2_\text{dialogues}}$$
+#
+# with $r = 1$ training run of each system, $\sigma^2_\text{runs}$ the variance of a difference between training runs, their samples included, and $\sigma^2_\text{dialogues}$ that between test sets.
+# Both are measured on our models, with one sampled strategy per turn, and pooled over the differences between systems of the same paper; that they hold for models of seven billion parameters is an assumption.
+# Judged columns are held against experts' ratings of the papers' two backbones, as in [the appendix](92_read_judges.ipynb).
+# CSO does not say how many turns it tests on; it is given {glue:text}`paper_turns` here, as DecoupledESC has.
+#
+# **Rule.** A difference is outside what its design could miss if it is at least as large as $\delta$; inside, it may be real all the same.
+
+# %% tags=["hide-input", "remove-output"]
+asked = book["questions"]
+OURS = {
+    "DecoupledESC": (asked, ("vanilla-dpo - vanilla-sft", "decoupled-dpo - decoupled-sft", "decoupled-dpo - vanilla-dpo", "decoupled-sft - vanilla-sft"), {"Table 3": "decoupledesc/table-3", "Table 5": "decoupledesc/table-5"}),
+    "CSO": (searched, ("cso-dpo - cso-sft", "cso-dpo - cso-random", "cso-sft - vanilla-sft", "cso-lora-dpo - cso-lora-sft"), {f"Table {n}": f"cso/table-{n}" for n in (2, 4, 9, 10, 11)}),
+}  # fmt: skip
+varied = {paper: power.spreads(found, contrasts) for paper, (found, contrasts, _) in OURS.items()}
+judges = book["judged-spread"]
+held = {
+    paper: {name: power.held_against(table, power.bars(varied[paper], judges)) for name, table in tables.items()}
+    for paper, (_, _, tables) in OURS.items()
+}
+figures.show("fig_power", power.ratios_figure(held, book.source(f"published differences; spreads under {len(asked.seeds)} seed(s)")))
+cso_all = [one for own in held["CSO"].values() for one in own]
+quarter = [one for table in OURS["CSO"][2].values() for one in power.held_against(table, power.bars(varied["CSO"], judges, power.PAPER_TURNS // 4))]
+judged = [one for own in held["DecoupledESC"].values() for one in own if one.column in power.DIMENSIONS]
+figures.glue_numbers(
+    paper_turns=f"{power.PAPER_TURNS:,}", quarter_turns=power.PAPER_TURNS // 4, power_seeds=len(asked.seeds), power_turns=test_turns,
+    power_between="with the variance between training runs in it" if len(asked.seeds) > 1 else "the variance between training runs, and with it a part of δ, left out",
+    power_3=power.share_seen(held["DecoupledESC"]["Table 3"], tuple(power.SAMPLED)), power_5=power.share_seen(held["DecoupledESC"]["Table 5"], tuple(power.SAMPLED)),
+    power_dpo=power.share_seen([one for one in held["DecoupledESC"]["Table 3"] if one.pair in (FIRST["RQ1"][2], FIRST["RQ3"][2])], tuple(power.SAMPLED)),
+    power_rq2=power.share_seen([one for one in held["DecoupledESC"]["Table 3"] if one.pair in (FIRST["RQ2"][2], ("decoupled/sft", "vanilla/sft"))], tuple(power.SAMPLED)),
+    power_judged=power.share_seen(judged), power_cso=power.share_seen(cso_all), power_cso_few=power.share_seen(quarter), power_4=power.share_seen(held["CSO"]["Table 4"]),
+    **{f"power_{key.lower()}": f"{varied['DecoupledESC'][key].detectable(power.PAPER_TURNS):.2f}" for key in ("F1", "Q", "Q_W", "B")},
+)  # fmt: skip
+
+# %% [markdown]
+# **Answer.** Of the measured differences of DecoupledESC's Table 3, {glue:text}`power_3` are as large as what its design sees, of those between DPO and SFT {glue:text}`power_dpo`, of those between decoupled and coupled systems after training {glue:text}`power_rq2`, of Table 5's {glue:text}`power_5`.
+#
+# By {glue:text}`power_seeds` seed(s) of ours, {glue:text}`power_between`, one training run of each system shows a difference of {glue:text}`power_f1` in F1, {glue:text}`power_q` in macro F1, {glue:text}`power_q_w` in weighted F1 and {glue:text}`power_b` in B.
+# Of the judged differences of both tables {glue:text}`power_judged` are as large as what 100 ratings see.
+# Of the differences in CSO's tables {glue:text}`power_cso` are as large as what its design sees, and {glue:text}`power_cso_few` if it tested on {glue:text}`quarter_turns` turns; of its Table 4 {glue:text}`power_4`.
+# This touches every sentence of both papers that calls one system better by a number of these tables.
+#
+# ```{glue:figure} fig_power
+# :name: fig-power
+# :alt: Two panels of published differences by metric on a logarithmic scale, in units of the smallest difference that can be seen, with a shade below 1.
+#
+# Published differences, over the smallest that one training run of each system shows in four cases of five: in the shade, what such a design more often misses.
+# Spreads from profile {glue:text}`profile_name`, {glue:text}`power_seeds` seed(s), n = {glue:text}`power_turns` turns; numbers below 0.02 are drawn there.
+# ```
+#
+# **How many training runs would the claims need?**
+# The table has, per research question, the differences as printed and the number of training runs of each system with which {glue:text}`paper_turns` turns show them in four cases of five.
+# Where it names no number, the test set itself is too small for a difference of that size.
+# From one seed of ours the chance of samples counts as the test set's, though more runs would average it; from several it counts as the runs'.
+
+# %% tags=["hide-input"]
+results_table(power.runs_table(varied["DecoupledESC"]), f"Training runs needed at {power.PAPER_TURNS:,} turns; profile {book.label}, {len(asked.seeds)} seed(s).")
+
+# %% [markdown]
 # ## What these studies leave open
 #
 # One model family of a few million parameters, and metrics of overlap: none of this says how a reply would help a person.
-# A planner that sees the strategies of earlier turns was not trained, so what the coupled model's context adds to its plans is not known.
-# The interval of a recalibrated score leaves out the noise of the fit.
+# The controls of studies 1 and 5 were trained under one seed, and with the learning rates of the systems that they stand beside.
+# The interval of a recalibrated or re-weighted score leaves out the noise of the fit, and a variance between training runs that comes from a few seeds is itself uncertain: a 95% interval of one from three seeds reaches to forty times its value.
 # What would change our mind: the same studies under further seeds, on the backbones of the paper, and with several annotators at the same turns.

@@ -43,11 +43,55 @@ def which_part(effects: Table, metric: str) -> str:
     return f"{format_estimate(total, 1, '+')} in all: {said} ({numbers})"
 
 
+def told(change: Estimate, decimals: int = 1) -> str:
+    """A difference, and whether its interval says that there is one."""
+    said = "the interval holds 0" if not excludes_zero(change) else "it rises" if change.value > 0 else "it falls"
+    return f"{format_estimate(change, decimals, '+')}: {said}"
+
+
+def answer(changes: Sequence[Estimate], side: int) -> str:
+    """Whether every one of ``changes`` has the sign ``side`` (1 or -1) and an interval that excludes 0."""
+    sides = {one.value > 0 if excludes_zero(one) else None for one in changes}
+    return "yes" if sides == {side > 0} else "no, the other way round" if sides == {side < 0} else "not shown"
+
+
+def length_carries(whole: Estimate, cut: Estimate) -> str:
+    """Whether a difference between whole replies is gone once they are cut to one length."""
+    if not excludes_zero(whole):
+        return "there is no difference that it could carry"
+    return "no" if excludes_zero(cut) and (cut.value > 0) == (whole.value > 0) else "yes"
+
+
 def better_plan(differences: Table, metric: str) -> str:
     """Whether ``metric`` rises where a wrong plan is replaced by the gold strategy."""
-    change = differences["gold - plan, wrong"][metric]
-    said = "the interval holds 0" if not excludes_zero(change) else "it rises" if change.value > 0 else "it falls"
-    return f"{format_estimate(change, 1, '+')}: {said}"
+    return told(differences["gold - plan, wrong"][metric])
+
+
+PARTS = {
+    "hiding earlier strategies": ("vanilla-no-tags - vanilla-sft", "decoupled-sft - decoupled-tags"),
+    "a planner of its own": ("decoupled-tags - vanilla-sft", "decoupled-sft - vanilla-no-tags"),
+    "training twice as long": ("vanilla-long - vanilla-sft",),
+}
+"""What else is between the coupled and the decoupled system -> the differences in which it alone changes."""
+
+
+def carried(contrasts: Table, metric: str, decimals: int = 1) -> str:
+    """Which of `PARTS` change ``metric``: in every difference the same sign, and an interval that excludes 0."""
+    said = []
+    for part, names in PARTS.items():
+        found = [contrasts[name][metric] for name in names]
+        sure = all(map(excludes_zero, found)) and len({one.value > 0 for one in found}) == 1
+        numbers = " and ".join(format_estimate(one, decimals, "+") for one in found)
+        said.append(f"{part} {'changes it' if sure else 'is not shown to change it'} ({numbers})")
+    return "; ".join(said)
+
+
+def changed(tables: Mapping[str, Table], rows: Mapping[str, str], metrics: Mapping[str, str]) -> dict:
+    """For `figures.estimates`: title -> row -> difference; ``rows``: difference -> title, in each of ``tables`` (by a suffix)."""
+    return {
+        title: {f"{row}{suffix}": table[name][metric] for name, row in rows.items() for suffix, table in tables.items()}
+        for metric, title in metrics.items()
+    }
 
 
 def order_changes(orders: Mapping[str, Mapping[str, Order]], metric: str) -> str:
