@@ -92,6 +92,17 @@ def test_the_trunk_says_what_the_papers_generator_says_in_another_place(turn):
     assert other.messages[:-1] == prompts.generator_trunk(turn).messages[:-1]  # shared whatever the strategy
 
 
+@settings(deadline=None)
+@given(turns())
+def test_tags_stand_in_vanilla_only(turn):
+    supporter = [m for m in turn.context if m.role == "supporter"]
+    in_vanilla = [text for role, text in prompts.vanilla(turn).messages if role == "assistant"]
+    in_generator = [text for role, text in prompts.generator(turn).messages if role == "assistant"]
+    assert in_vanilla == [tagged(m) for m in supporter]
+    assert in_generator == [m.text for m in supporter]
+    assert prompts.planner(turn).messages[1][1] == "\n".join(f"{m.role}: {m.text}" for m in turn.context)
+
+
 @EACH
 def test_instructions_name_the_strategies(strategy):
     assert strategy in prompts.VANILLA_INSTRUCTION and strategy in prompts.PLANNER_INSTRUCTION
@@ -135,11 +146,24 @@ def test_fit_cuts_as_few_of_the_oldest_pairs_as_fit(turn, layout, window):
     assert all(characters(without(start)) > window for start in range(0, cut, 2))
 
 
+def test_fit_by_hand():
+    def messages(prompt):
+        return len(prompt.messages)  # with the system message: 6 uncut
+
+    for window, cut in ((6, 0), (5, 2), (4, 2), (3, 4), (2, 4)):
+        prompt, dropped = fit(TURN, prompts.vanilla, messages, window)
+        assert dropped == cut
+        assert prompt.messages[1:] == prompts.vanilla(TURN).messages[1 + cut :]
+        assert prompt.target == prompts.vanilla(TURN).target
+    with pytest.raises(PromptTooLong, match="d/0/05.*1 tokens. Raise data.window"):
+        fit(TURN, prompts.vanilla, messages, 1)
+
+
 # Reading answers ------------------------------------------------------------------------------------------------
 
 
 @EACH
-@pytest.mark.parametrize("form", ["{}", "[{}]", "  {}\n", "{}.", "[{}].", "[ {} ]", "[{}\n]"])
+@pytest.mark.parametrize("form", ["{}", "[{}]", "  {}\n", "{}.", "[{}].", "[ {} ]"])
 @pytest.mark.parametrize("case", [str, str.upper, str.lower, str.title])
 def test_all_eight_names_parse_in_every_forgiven_form(strategy, form, case):
     assert parse_strategy(form.format(case(strategy))) == strategy
@@ -152,6 +176,10 @@ def test_all_eight_names_parse_in_every_forgiven_form(strategy, form, case):
 )  # fmt: skip
 def test_anything_else_is_invalid(text):
     assert parse_strategy(text) is None
+
+
+def test_white_space_inside_a_name_is_folded():
+    assert parse_strategy("Restatement\n or  Paraphrasing") == "Restatement or Paraphrasing"
 
 
 @given(st.text(max_size=40))
