@@ -91,7 +91,7 @@ results_table(
 )
 
 # %% [markdown]
-# The right half of the table has length in it twice: people pick the longer chat as often as the last row says, and what a judge picks beyond that tells whether it has learned more than to count.
+# People pick the longer chat as often as the last row says; a judge that picks it more often leans on length more than they do.
 # The learned judge scores each chat alone, so it has no bias to a position: it picks the same one whichever is shown first.
 # In iEval a chat's place is its bot's name, so how often the earlier one is picked, by people as by judges, can't be told from which bot it is.
 #
