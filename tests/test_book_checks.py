@@ -288,18 +288,17 @@ def test_a_book_is_built_strictly_and_sound(tmp_path):
     welcome = root / "book" / "welcome.md"
     welcome.write_text("# Welcome\n\n$$\nx = \\frac{1}{2}\n$$ (eq-x)\n\nBy {eq}`eq-x`.\n" + EXERCISES)
     figure = "# ```{glue:figure} fig_scores\n# :name: fig-scores\n# :alt: Two scores.\n#\n# Two scores.\n# ```\n"
-    notebook = jupytext.reads(f'# %% [markdown]\n# # A\n#\n{figure}\n# %% tags=["hide-input"]\n1\n', "py:percent")
+    cells = '# %% tags=["hide-input", "remove-output"]\n0\n\n# %% tags=["hide-input"]\n1\n'
+    notebook = jupytext.reads(f"# %% [markdown]\n# # A\n#\n{figure}\n{cells}", "py:percent")
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     html = {"text/html": f"{SCRIPT}<p>7</p>"}
     rows = with_rows("table-a", "<table><tr><td>7</td></tr></table>", pd.DataFrame({"a": [7]}))
     shown = {"image/svg+xml": '<svg xmlns="http://www.w3.org/2000/svg"/>', "text/csv": "x,y\n1,2\n"}
     glued = {"scrapbook": {"name": "fig_scores", "mime_prefix": ""}}
-    carried = [
-        nbformat.v4.new_output("display_data", data=shown, metadata=glued),
-        nbformat.v4.new_output("display_data", data={"text/html": rows, "text/csv": "a\n7\n"}),
-    ]
-    for path, outputs in ((root, carried), (tmp_path, [*carried, nbformat.v4.new_output("display_data", data=html)])):
-        notebook.cells[1].outputs = outputs
+    notebook.cells[1].outputs = [nbformat.v4.new_output("display_data", data=shown, metadata=glued)]
+    table = nbformat.v4.new_output("display_data", data={"text/html": rows, "text/csv": "a\n7\n"})
+    for path, outputs in ((root, [table]), (tmp_path, [table, nbformat.v4.new_output("display_data", data=html)])):
+        notebook.cells[2].outputs = outputs
         (path / "notebooks").mkdir(exist_ok=True)
         nbformat.write(notebook, path / "notebooks" / "01_a.ipynb")
 

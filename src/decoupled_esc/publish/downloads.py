@@ -17,7 +17,7 @@ from decoupled_esc.pipeline.store import Stored
 from decoupled_esc.present.rows import MIME, checksum
 
 FOLDER = "_static/data"
-ANCHOR = re.compile(r'\bid="((?:table|slider|explorer|verdict)-[\w-]+)"')
+ANCHOR = re.compile(r'(<(?:div|td|tr)\b[^>]*? id=")((?:table|slider|explorer|verdict)-[\w-]+)"')
 TABLE = re.compile(r'<div class="with-rows" id="([\w-]+)" data-csv="(\w+)">.*?<p class="data-links">(?=</p>)', re.S)
 FIGURE = re.compile(
     r'<figure[^>]* id="([\w-]+)"(?:(?!</figure>).)*?_images/(\w{64})\.svg(?:(?!</figure>).)*(?=</figcaption>)', re.S
@@ -55,12 +55,12 @@ def _carried(notebook: nbformat.NotebookNode) -> Iterator[tuple[str, str]]:
 
 
 def _once(text: str) -> str:
-    """`text` with a number behind the second and later anchors of one name."""
-    seen: dict[str, int] = {}
+    """`text` with a number behind the second and later anchors of one name; a section keeps its own."""
+    seen = dict.fromkeys(re.findall(r'<section id="([^"]+)"', text), 1)
 
     def numbered(found: re.Match) -> str:
-        seen[found[1]] = count = seen.get(found[1], 0) + 1
-        return found[0] if count == 1 else f'id="{found[1]}-{count}"'
+        seen[found[2]] = count = seen.get(found[2], 0) + 1
+        return found[0] if count == 1 else f'{found[1]}{found[2]}-{count}"'
 
     return ANCHOR.sub(numbered, text)
 
