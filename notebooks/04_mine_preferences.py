@@ -201,9 +201,9 @@ figures.show("fig_pair_errors", figures.shares_by_judge({"DecoupledESC, by its L
 # %% [markdown]
 # ```{glue:figure} fig_pair_errors
 # :name: fig-pair-errors
-# :alt: Left, hollow bars of the paper's shares of three psychological errors in rejected replies, for Qwen and Llama; right, bars of our shares of each error in the rejected replies of response pairs and of vanilla pairs.
+# :alt: Above, hollow bars of the paper's shares of three psychological errors in rejected replies, for Qwen and Llama; below, bars of our shares of each error in the rejected replies of response pairs and of vanilla pairs.
 #
-# Errors in the rejected replies, after Figure 10 of {cite:t}`zhang2025decoupledesc`: left the paper's, from the counts of its Table 1; right ours, judged by: {glue:text}`judge`.
+# Errors in the rejected replies, after Figure 10 of {cite:t}`zhang2025decoupledesc`: above the paper's, from the counts of its Table 1; below ours, judged by: {glue:text}`judge`.
 # Two judges made the two panels, so that a bar of one is not to be held against a bar of the other.
 # Profile {glue:text}`profile_name`; counts, without intervals.
 # ```

@@ -217,7 +217,7 @@ figures.show("fig_volume", cso_tables.over_volume(volumes, source, *cso_tables.p
 #
 # Figure 4 of {cite:t}`zhao2025cso`. Above, what the paper prints of it, with adapters: both ends of its lines and dashed SFT (Table 2), and in grey the 200 to 300 dialogues with which it passes SFT (section 5.4).
 # Below, CSO-DPO with more and more of our trees, with all weights and with adapters where the profile trains both, and dashed SFT on all of them; profile {glue:text}`profile_name`, 95% intervals.
-# The test sets differ, so compare where a line crosses its dashed one, and no heights.
+# The test sets differ: compare on which side of its dashed line a mark lies, and no heights.
 # ```
 #
 # ## A strategy test set

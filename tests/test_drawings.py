@@ -71,7 +71,7 @@ def test_every_word_fits_and_is_large_enough_on_a_phone(svg):
     for group in [svg, *svg.iter(f"{SVG}g")]:
         left, top = map(float, re.findall(r"[\d.]+", group.get("transform", "translate(0 0)")))
         for text in group.findall(f"{SVG}text"):
-            wide = TextPath((0, 0), text.text, letters, prop=FontProperties("DejaVu Sans", weight=int(text.get("font-weight", 400)))).get_extents().x1
+            wide = TextPath((0, 0), text.text, letters, prop=FontProperties(family="DejaVu Sans", weight=int(text.get("font-weight", 400)))).get_extents().x1
             x = left + float(text.get("x")) - (wide / 2 if text.get("text-anchor") == "middle" else 0)
             assert x >= 0 and x + wide <= width and 10 <= top + float(text.get("y")) <= height - 2, text.text
 

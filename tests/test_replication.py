@@ -484,15 +484,15 @@ def test_what_a_paper_prints_is_hollow_above_ours_and_may_stand_alone():
     (axes,) = figures.estimates(ours, "source", {"B": {"SFT": {"qwen2.5-7b": 0.31}, "8B": {"llama3.1-8b": 0.15}}}).axes
     assert [text.get_text() for text in axes.get_yticklabels()] == ["SFT", "8B"]
     hollow = {line.get_label(): (*line.get_xdata(), *line.get_ydata()) for line in axes.lines if line.get_markerfacecolor() == "white"}
-    assert hollow["Qwen2.5-7B"][0] == 0.31 and 0 < hollow["Qwen2.5-7B"][1] < 0.5 and hollow["Llama-3.1-8B"] == (0.15, -1)
+    assert hollow["paper: Qwen2.5-7B"][0] == 0.31 and 0 < hollow["paper: Qwen2.5-7B"][1] < 0.5 and hollow["paper: Llama-3.1-8B"] == (0.15, -1)
     assert not figures.estimates(ours, "source").legends
 
 
 def test_bars_of_two_judges_share_no_axis():
     theirs, ours = {"Qwen": {"None": Estimate(20.0)}}, {"ours": {"None": Estimate(40.0)}}
-    left, right = figures.shares_by_judge({"GPT": theirs, "classifier": ours}, "source", "share").axes
-    assert not left.get_shared_y_axes().joined(left, right)
-    assert left.patches[0].get_facecolor()[3] == 0 and right.patches[0].get_facecolor()[3] == 1
+    above, below = figures.shares_by_judge({"GPT": theirs, "classifier": ours}, "source", "share").axes
+    assert not above.get_shared_y_axes().joined(above, below)
+    assert above.patches[0].get_facecolor()[3] == 0 and below.patches[0].get_facecolor()[3] == 1
 
 
 @pytest.mark.parametrize(("seeds_of", "statuses"), [("esconv", {"not comparable"}), ("extes", {"exact", "differs"})])

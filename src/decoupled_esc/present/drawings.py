@@ -235,7 +235,7 @@ def _box(x: float, y: float, width: float, lines: Sequence[str], height: float =
     height, middle = height or LINE * len(lines) + (11 if plain else 17), x + width / 2
     top = y + (height - LINE * len(lines)) / 2 + 11.5
     texts = "".join(
-        _words(middle, top + LINE * n, line, "middle", bold=not n and not plain) for n, line in enumerate(lines)
+        _words(middle, top + LINE * n, line, "middle", bold=not n and not plain) for n, line in enumerate(lines) if line
     )
     frame = f'rx="{13 if plain else 4}" fill="currentColor" fill-opacity="{0 if plain else 0.08}" stroke="currentColor" stroke-opacity=".6"'
     return f'<rect x="{x + 0.5:g}" y="{y + 0.5:g}" width="{width - 1:g}" height="{height - 1:g}" {frame}/>{texts}'

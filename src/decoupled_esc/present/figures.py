@@ -92,11 +92,11 @@ def shares_by_judge(panels: Mapping[str, Mapping[str, Mapping[str, Estimate]]], 
 
     The first panel holds what a paper prints, and its bars are hollow.
     """
-    figure, (columns,) = plt.subplots(1, len(panels), figsize=(7.6, 3.6), squeeze=False)
-    for place, (axes, (title, values)) in enumerate(zip(columns, panels.items(), strict=True)):
+    figure, rows = plt.subplots(len(panels), 1, figsize=(7.6, 3.2 * len(panels)), squeeze=False)
+    for place, (axes, (title, values)) in enumerate(zip(rows[:, 0], panels.items(), strict=True)):
         _bars(axes, values, hollow=not place)
-        axes.set(title=title)
-    columns[0].set(ylabel=ylabel)
+        axes.set(title=title, ylabel=ylabel)
+        axes.margins(y=0.25)  # for the legend
     return source_line(figure, source)
 
 
@@ -300,8 +300,10 @@ def estimates(
                 axes.plot(estimate.value, -row, "o", color=colour, markersize=5)
             for backbone, value in printed.get(metric, {}).get(name, {}).items():
                 up = 0.26 if estimate is not None else 0
-                label, mark = BACKBONES[backbone]
-                axes.plot(value, up - row, mark, color="0.25", markerfacecolor="white", markersize=5, label=label)
+                known, mark = BACKBONES[backbone]
+                axes.plot(
+                    value, up - row, mark, color="0.25", markerfacecolor="white", markersize=5, label=f"paper: {known}"
+                )
         axes.set(title=metric, ylim=(-len(systems) + 0.5, 0.5))
         axes.set_yticks(-np.arange(len(systems)), systems)
         axes.grid(axis="y", visible=False)
@@ -309,7 +311,7 @@ def estimates(
     if printed:
         handles, labels = panels[0].get_legend_handles_labels()
         named = dict(zip(labels, handles, strict=True))
-        figure.legend(named.values(), named, loc="outside lower center", ncols=len(named), fontsize=8, title="hollow: the paper", title_fontsize=8)  # fmt: skip
+        figure.legend(named.values(), named, loc="outside upper right", ncols=len(named), fontsize=8)
     return source_line(figure, source)
 
 
