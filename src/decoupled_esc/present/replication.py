@@ -253,7 +253,7 @@ def table_3(
     note: str | None = None,
     methods: Sequence[str] = ("base", "sft", "dpo"),
 ) -> ComparisonTable:
-    """Table 3 of DecoupledESC: ``methods`` of one paradigm, a line per metric, against both backbones."""
+    """Table 3 of DecoupledESC: ``methods`` of one paradigm, a line per metric, against both backbones of the paper."""
     starts = {f"{paradigm}/{one}": f"{paradigm}/{COMPARATORS[one]}" for one in methods if one in COMPARATORS}
     shown = [f"{paradigm}/{method}" for method in methods]
     systems = {row: row.replace("/", "-") for row in [*shown, *starts.values()]}
