@@ -210,7 +210,8 @@ def test_a_loss_with_a_reference_needs_it(tokenizer, pairs, tmp_path, loss):
 
 def test_the_divergence_is_the_kl_at_every_answer_token_and_0_at_home(tokenizer, sequences):
     policy, reference = fresh(tokenizer), models.create(SHAPE, tokenizer, seed=4)
-    assert train.divergence(policy, fresh(tokenizer), sequences) == pytest.approx(0, abs=1e-9)
+    at_home = train.compared(policy, fresh(tokenizer), sequences)
+    assert at_home["divergence"] == pytest.approx(0, abs=1e-9) and at_home["held_out_loss"] == at_home["held_out_loss_before"]
     total, count = 0.0, 0
     with torch.no_grad():
         for packed in sequences.packed:
@@ -222,7 +223,7 @@ def test_the_divergence_is_the_kl_at_every_answer_token_and_0_at_home(tokenizer,
                 rows = slice(len(question) - 1, len(question) + len(answer) - 1)
                 total += torch.nn.functional.kl_div(theirs[rows], ours[rows], log_target=True, reduction="sum").item()
                 count += len(answer)
-    assert train.divergence(policy, reference, sequences) == pytest.approx(total / count, rel=1e-4)
+    assert train.compared(policy, reference, sequences)["divergence"] == pytest.approx(total / count, rel=1e-4)
 
 
 # From beginning to end ----------------------------------------------------------------------------------------------
@@ -265,7 +266,7 @@ def test_train_preference_is_its_parts_one_after_the_other(tokenizer, dialogues,
     )
     assert found.held_out_loss == train.held_out_loss(model, held_out)
     assert found.held_out_loss_before == train.held_out_loss(before, held_out) != found.held_out_loss
-    assert found.divergence == train.divergence(model, before, held_out) > 0
+    assert found.divergence == train.compared(model, before, held_out)["divergence"] > 0
     stored = TypeAdapter(train.Preferred).dump_json(found)
     assert TypeAdapter(train.Preferred).validate_json(stored) == found
     assert json.loads(stored)["loss"]["loss"] == loss and "unpacked_tokens" in json.loads(stored)

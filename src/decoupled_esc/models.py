@@ -277,7 +277,9 @@ def load(weights: Weights | str | Path, *, for_training: bool = False):
         from peft import PeftModel
 
         with _explained(weights.adapter):
-            model = PeftModel.from_pretrained(model, weights.adapter, is_trainable=for_training)
+            # Read as training reads it: autocast takes an adapter in the precision of the base.
+            options = {"is_trainable": for_training, "autocast_adapter_dtype": for_training}
+            model = PeftModel.from_pretrained(model, weights.adapter, **options)
     return model.to("cuda" if gpu else "cpu").eval()
 
 
