@@ -61,7 +61,8 @@ figures.glue_numbers(
         for key, decimals in (("Q", 1), ("B", 2))
     },
 )  # fmt: skip
-Forest(verdict, f"CSO's claims at the test turns; {marks(verdict)}. Profile {book.label}, seed(s) {seeds}.")
+adapters = "".join(f" {one.backbone} is trained with adapters alone." for one in book.beside if one.backbone in every and one.profile.cso.training.lora)
+Forest(verdict, f"CSO's claims at the test turns; {marks(verdict)}. Profile {book.label}, seed(s) {seeds}.{adapters}")
 
 # %% tags=["hide-cell"]
 results_table(questions.numbers(verdict), f"CSO's claims, seed(s) {seeds}, profile {book.label}; 95% intervals.")

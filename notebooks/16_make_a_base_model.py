@@ -217,7 +217,7 @@ results_table(held, "Held-out text, each conversation read by itself, with the w
 talk, before, after = book.everywhere("base-model"), book.everywhere("base-answers"), book.everywhere("sft-vanilla")
 minutes = {one.backbone: one.stored("sft-vanilla").provenance["wall_seconds"] / 60 for one in (book, *book.beside) if one.backbone in after}
 compared = {name: backbones.start(talk[name], before.get(name), after.get(name), minutes.get(name)) for name in talk}
-results_table(pd.DataFrame(compared), f"Base models on ESConv's validation dialogues, before and after fine-tuning as the coupled model of chapter 02; bits per byte of text, lower is better. Single runs, profile {book.label}{''.join(f' and {one.profile.name}' for one in book.beside)}.")
+results_table(pd.DataFrame(compared), f"Base models on ESConv's validation dialogues, before and after fine-tuning as the coupled model of chapter 02; bits per byte of text, lower is better. Single runs, profile {book.label}{''.join(f' and {one.profile.name}' for one in book.beside if one.backbone in talk)}.")
 
 # %% [markdown]
 # The first row of bits counts whole conversations, without a strategy or an instruction; the next two the answers that fine-tuning learns, tag and text, after the prompt that it shows.

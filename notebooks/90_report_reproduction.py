@@ -94,7 +94,7 @@ figures.glue_numbers(
 
 # %% tags=["hide-cell"]
 every = {of: one.together for of, one in book.everywhere("questions").items()} | book.everywhere("metrics")
-below = "".join(f"; below, of the tables with systems, {one.backbone}" for one in book.beside)
+below = "".join(f"; below, of the tables with systems, {one.backbone}" for one in book.beside if one.backbone in every)
 results_table(backbones.summary(counts, book.beside, every, book.everywhere("metrics-cso")), f"Status of every number of both papers, profile {name}{below}.")
 
 # %% [markdown]

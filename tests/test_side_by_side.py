@@ -1,6 +1,8 @@
 """Several backbones of ours side by side: the rule across them, the board, tables and stamps; nothing changes with one alone."""
 
 import json
+import math
+from types import SimpleNamespace
 
 import jupytext
 import nbformat
@@ -10,7 +12,9 @@ from test_claims import board, evaluated
 from test_replication import NOBODY, evaluation
 
 from decoupled_esc.evaluate.seeds import SeedEvaluation
+from decoupled_esc.experiments.profiles import load_profile
 from decoupled_esc.experiments.run import Book
+from decoupled_esc.experiments.sft import BaseModel, HeldOutAnswers
 from decoupled_esc.files import file_digest
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import backbones, claims, forest, questions, replication
@@ -133,6 +137,33 @@ def test_table_3_has_a_column_for_each_backbone():
     assert shown.count('<td class="paper"') == table._repr_html_().count('<td class="paper"')
     assert list(both.cells()) == list(table.cells()), "the report counts the profile's own"
     assert f"Ours: {OURS}, profile laptop; n = 64" in both.caption and f" {OTHER}: n = 64" in both.caption
+
+
+def test_the_report_counts_the_tables_of_other_backbones_below_its_own(tmp_path):
+    """Laptop's own published results, as if they were those of another backbone that trains CSO with adapters alone."""
+    own = Book("laptop", runs=tmp_path)
+    counts = replication.summary(replication.table_3(own["metrics"], NOBODY, "vanilla", "laptop").to_frame())
+    other = SimpleNamespace(backbone=OTHER, profile=load_profile("smollm2-135m"))
+    found = backbones.summary(counts, [other], {OTHER: own["metrics"]}, {OTHER: own["metrics-cso"]})
+    names = [name for name in found.index if name.endswith(OTHER)]
+    assert len(found) == len(counts) + len(names) and f"Table 3 of DecoupledESC, {OTHER}" in names and len(names) == 6
+    assert (found.drop(columns=["cells", "measurements"]).sum(axis=1) == found["cells"]).all()
+    assert (found.loc[names[0], "cells"] > counts["cells"]).all(), "both paradigms and the prompting baselines"
+    few = backbones.summary(counts, [other], {OTHER: own["questions"].together}, {})
+    assert len(few) == len(counts) + 1 and few["not attempted"].iloc[-1] > found.loc[names[0], "not attempted"]
+    assert backbones.summary(counts, [other], {}, {}).equals(backbones.summary(counts, [], {}, {}))
+
+
+def test_where_training_starts_and_what_it_adds():
+    base = BaseModel("package", "x", parameters=1000, vocabulary=50, held_out={"bits_per_byte": 1.25})
+    answers = HeldOutAnswers(turns=3, tokens=40, bytes=100, nats_per_token=math.log(2) * 5)
+    tuned = SimpleNamespace(held_out_turns=3, held_out_loss=math.log(2) * 2, held_out_tokens=40, dialogues=260, tokens=9000)
+    found = backbones.start(base, answers, tuned, 33.4)
+    assert list(found.values()) == ["1,000", "50", "1.250", "2.000", "0.800", "260", "9,000", "33"]
+    assert list(backbones.start(base, None, tuned, None).values())[3:5] == ["–", "–"]
+    others = SimpleNamespace(**vars(tuned) | {"held_out_turns": 2})
+    assert list(backbones.start(base, answers, others, 1.0).values())[3:5] == ["2.000", "–"], "of other turns"
+    assert set(backbones.start(BaseModel("hub", "x"), None, None, None).values()) == {"–"}
 
 
 # --- Published results ---

@@ -4,11 +4,13 @@
 
 import json
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
+from safetensors.torch import load_file
 from training_cases import (  # noqa: F401
     DPO,
     FULL,
@@ -29,6 +31,7 @@ from turn_trees import Packed
 from decoupled_esc import models, prompts, train
 from decoupled_esc.corpus import Turn, turns
 from decoupled_esc.prompts import ids, render
+from decoupled_esc.train import trainer
 
 
 def cross_entropy(model, tokenizer, asked: list[Turn]) -> float:
@@ -203,6 +206,27 @@ def test_a_loss_with_a_reference_needs_it(tokenizer, pairs, tmp_path, loss):
     preference = train.Preference(loss=loss, beta=0.1)
     with pytest.raises(ValueError, match=f"{loss} needs reference log-probabilities"):
         train.fine_tune(fresh(tokenizer), tokenizer, pairs, FULL, tmp_path, seed=1, preference=preference)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("name", ["widened", "filled"])
+def test_what_saves_time_changes_no_weight(tokenizer, sequences, tmp_path, monkeypatch, dtype, name):
+    """Adapters' inputs as they come, and memory as it was found: without either the weights end the same, bit by bit."""
+    training = LORA.model_copy(update={"lora": train.Lora(rank=4, alpha=8, dropout=0.0), "precision": "bfloat16"})
+
+    def trained(folder: str) -> dict[str, torch.Tensor]:
+        models.be_repeatable()
+        torch.utils.deterministic.fill_uninitialized_memory = folder == "filled"
+        model = fresh(tokenizer).to(getattr(torch, dtype))
+        train.fine_tune(model, tokenizer, sequences, training, tmp_path / folder, seed=5)
+        return load_file(tmp_path / folder / "policy" / "adapter_model.safetensors")
+
+    quick = trained("quick")
+    if name == "widened":
+        monkeypatch.setattr(trainer, "_as_it_comes", lambda *_: nullcontext())
+    slow = trained(name)
+    assert quick.keys() == slow.keys() and all(torch.equal(quick[key], slow[key]) for key in quick)
+    assert any(tensor.abs().max() > 0 for key, tensor in quick.items() if "lora_B" in key), "something was learned"
 
 
 # How far a policy has moved ------------------------------------------------------------------------------------------
