@@ -13,7 +13,7 @@ from test_replication import NOBODY, evaluation
 
 from decoupled_esc.evaluate.seeds import SeedEvaluation
 from decoupled_esc.experiments.profiles import load_profile
-from decoupled_esc.experiments.run import Book
+from decoupled_esc.experiments.run import BACKBONES, PUBLISHED, Book
 from decoupled_esc.experiments.sft import BaseModel, HeldOutAnswers
 from decoupled_esc.files import file_digest
 from decoupled_esc.pipeline import Missing
@@ -197,6 +197,13 @@ def test_a_book_reads_what_is_published_of_other_backbones(results):
     publish("smollm2-135m", "errors", Missing("no labels"))
     publish("laptop", "errors", Missing("no labels"))
     assert list(opened(folder).everywhere("errors")) == [OURS], "what can't be made there is left out"
+
+
+@pytest.mark.parametrize("profile", BACKBONES)
+def test_what_is_published_of_a_backbone_is_what_its_profile_asks_for(profile, tmp_path):
+    known = Book(profile, runs=tmp_path).published_steps
+    keys = {path.stem: json.loads(path.read_text())["key"] for path in (PUBLISHED / profile).glob("*.json")}
+    assert keys == {name: known[name].key for name in keys} and (keys or profile != BACKBONES[0])
 
 
 def test_results_of_another_configuration_are_not_shown(results):
