@@ -44,7 +44,7 @@ def counted_across(board: Sequence[ForestRow]) -> str:
     """How many rows have which answer over the backbones, in a sentence to add to a caption; nothing where there is one backbone."""
     names = backbones(board)
     told = Counter(row.across for row in board if row.across)
-    said = ", ".join(f"{count} {answer}" for answer, count in told.items())
+    said = "; ".join(f"{count} {answer}" for answer, count in told.items())
     return f" Of the {told.total()} rows that were measured on {' and '.join(names)}: {said}." if names else ""
 
 
