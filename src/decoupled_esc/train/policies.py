@@ -136,7 +136,7 @@ def _trained(
     else:
         with no_space_is_said(folder):
             models.copy(job.weights, folder / "policy")
-        model, log = models.load(job.weights), NOTHING
+        model, log = models.load(job.weights, for_training=True), NOTHING
     if compare:
         # Loaded as it was trained from: an adapter in float32, as that of `model`
         found = compared(model, models.load(job.weights, for_training=True), unseen)
@@ -159,4 +159,5 @@ def _run(job: Job, tokenizer, folder: Path, launch: Launch | None) -> tuple:
     del model  # the others need its place,
     torch.cuda.empty_cache()  # which this process would keep
     log = launched(job, folder, launch)
-    return models.load(models.weights_of(replace(job.weights, adapter=None), folder / "policy")), log
+    trained = models.weights_of(replace(job.weights, adapter=None), folder / "policy")
+    return models.load(trained, for_training=True), log
