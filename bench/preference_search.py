@@ -7,13 +7,15 @@
 
 Trains from the profile's fine-tuned policy on its mined pairs, as the stage does, and writes down a line for each rate:
 what the policy then does on validation turns beside what the fine-tuned one did.  Finished lines are kept and not run
-again.  The search is in results/bench/preference_search.json; nothing in it was measured on test dialogues.
+again.  The search is in results/bench/preference_search.json (of another profile than laptop, in a file with its name);
+nothing in it was measured on test dialogues.
 """
 
 import argparse
 import json
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,7 +34,7 @@ from decoupled_esc.files import write_atomically
 from decoupled_esc.generate.local import TransformersEngine
 from decoupled_esc.pipeline.store import Stores
 
-OUT = ROOT / "results" / "bench" / "preference_search.json"
+OUT = ROOT / "results" / "bench"
 CSO = ("cso", "cso-lora")
 DIALOGUES = 40  # of the validation split; replies are written to their turns
 
@@ -48,7 +50,8 @@ def main() -> None:
     pairs = "esc-pro" if role in CSO else "pairs"
     book.run([pairs, "sft-vanilla" if role in CSO else f"sft-{role}"], runs_only=True)
     mined = book.runs.read(book.steps[pairs]).result
-    lines = _found()
+    out = OUT / f"preference_search{'' if options.profile == 'laptop' else f'-{options.profile}'}.json"
+    lines = _found(out)
     for rate in options.rates:
         step = _tried(book, role, options.loss, rate)
         what = {
@@ -66,8 +69,8 @@ def main() -> None:
         book.run([name], runs_only=True)
         seconds = time.perf_counter() - started
         if not any(line.get("before") and line["role"] == role for line in lines):
-            what["before"] = _validation(book, role, step.start)
-        what["after"] = _validation(book, role, step)
+            what["before"] = _validation(book, role, step, step.start)
+        what["after"] = _validation(book, role, step, step)
         trained = book.runs.read(step).result
         what |= {
             "train_seconds": round(seconds),
@@ -76,13 +79,13 @@ def main() -> None:
             "last_step": to_jsonable_python(trained.steps[-1]),
         }
         with FileLock(ROOT / "runs" / "preference_search.lock"):  # one search a role may run at a time
-            lines = [*_found(), what]
-            write_atomically(OUT, json.dumps(lines, indent=1) + "\n")
+            lines = [*_found(out), what]
+            write_atomically(out, json.dumps(lines, indent=1) + "\n")
         print(json.dumps(what), flush=True)
 
 
-def _found() -> list[dict]:
-    return json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else []
+def _found(out: Path) -> list[dict]:
+    return json.loads(out.read_text(encoding="utf-8")) if out.exists() else []
 
 
 def _tried(book: Book, role: str, loss: str, rate: float):
@@ -91,7 +94,8 @@ def _tried(book: Book, role: str, loss: str, rate: float):
     if role in CSO:
         tuning = profile.cso.lora if role == "cso-lora" else profile.cso
         step = next(step for step in book.steps.values() if isinstance(step, TrainCSO))
-        fixed = {"start": book.steps["sft-vanilla"], "pairs": book.steps["esc-pro"], "share": 1.0}
+        start = book.steps["sft-vanilla"] if profile.cso.start == "sft-vanilla" else None
+        fixed = {"start": start, "pairs": book.steps["esc-pro"], "share": 1.0}
         used, training = getattr(tuning.losses, loss).loss, tuning.training
     else:
         step, fixed = book.steps[f"dpo-{role}"], {}
@@ -102,11 +106,11 @@ def _tried(book: Book, role: str, loss: str, rate: float):
     return replace(step, **fixed, preference=used, training=training)
 
 
-def _validation(book: Book, role: str, policy) -> dict:
-    """What a policy does on validation turns."""
+def _validation(book: Book, role: str, step, policy) -> dict:
+    """What ``policy``, of which or from which ``step`` trained (None: the base model), does on validation turns."""
     profile = book.profile
     models.be_repeatable()
-    weights = weights_of(Stores(book.runs), policy.base, policy)
+    weights = weights_of(Stores(book.runs), step.base, policy)
     model, tokenizer = models.load(weights), models.load_tokenizer(weights)
     engine = TransformersEngine(model, tokenizer, batch_tokens=profile.generation.batch_tokens)
     split = book.steps["pairs"].turns.esconv.read().split("validation")
@@ -116,7 +120,7 @@ def _validation(book: Book, role: str, policy) -> dict:
         return _planned(book, engine, turns)
     layout = prompts.LAYOUTS[book.steps["sft-vanilla" if role in CSO else f"sft-{role}"].layout]
     sampling = profile.generation.reply
-    asked = fitted(engine, turns, layout, sampling, policy.max_length)
+    asked = fitted(engine, turns, layout, sampling, step.max_length)
     batches = engine.complete(asked, sampling, seed=profile.seed, purpose="preference_search")
     texts = {one.id: one.text for batch in batches for one in batch}
     rows = []

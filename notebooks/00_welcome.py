@@ -23,19 +23,21 @@ profile = "laptop"
 # %% tags=["hide-input"]
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.pipeline import Missing
-from decoupled_esc.present import claims, figures, judge_tables, power
-from decoupled_esc.present.forest import MARKS
+from decoupled_esc.present import claims, figures, judge_tables, power, questions
+from decoupled_esc.present.forest import Forest, marks
 from decoupled_esc.present.tables import format_estimate
 
 book = open_book(globals())
-asked, cso, errors, classifier = book["questions"], book["metrics-cso"], book["errors"], book["error-classifier"]
-said = judge_tables.answer_errors(errors, classifier, "decoupled-dpo - decoupled-sft", "None", 1)
-spread = book["judged-spread"]
+every, cso, controlled = book.everywhere("questions"), book.everywhere("metrics-cso"), book.everywhere("metrics-controlled")
+errors, classifier = book.everywhere("errors"), book["error-classifier"]
+asked, spread = every[book.backbone], book["judged-spread"]
 seen = "" if isinstance(spread, Missing) else f"; {len(power.seen(spread, 'experts'))} of {len(list(power.printed()))} judged differences are large enough to be seen in 100 turns"
-board = claims.board(
-    asked, cso, book["metrics-controlled"], errors, (said, f"not judged here{seen}"),
-    f"Every main claim, {MARKS}. Profile {book.label}, {len(asked.seeds)} seed(s).",
-)
+said = {name: judge_tables.answer_errors(one, classifier, "decoupled-dpo - decoupled-sft", "None", 1) for name, one in errors.items()}
+rows = questions.side_by_side({
+    name: claims.rows(one, cso.get(name), controlled.get(name), errors.get(name), (said.get(name, ""), f"not judged here{seen}"))
+    for name, one in every.items()
+})  # fmt: skip
+board = Forest(rows, f"Every main claim, {marks(rows)}. Profile {book.label}, {len(asked.seeds)} seed(s).{claims.counted_across(rows)}")
 figures.glue_numbers(
     profile_name=book.label, n_seeds=len(asked.seeds), rows=len(board.rows),
     supported=sum(row.answer == "supported" for row in board.rows), contradicted=sum(row.answer == "contradicted" for row in board.rows),
@@ -154,6 +156,7 @@ drawings.show("fig_pipeline", drawings.pipeline(counts.dialogues, counts.turns["
 # |---|---|---|
 # | `smoke` | [a model of one million parameters](16_make_a_base_model.ipynb), on a slice of the data | showing in minutes that every step works |
 # | `laptop` | our larger base model, on the whole data, without a GPU; the chapters as printed here | learning, and looking at real trends in small |
+# | `smollm2-135m` | SmolLM2-135M-Instruct with LoRA, on a quarter of the training data, without a GPU | a second backbone; it stands beside ours in every chapter once its results are published |
 # | `qwen2.5-7b` | Qwen2.5-7B-Instruct with LoRA and the paper's settings | the paper's first backbone, on a GPU |
 # | `llama3.1-8b` | Llama-3.1-8B-Instruct with LoRA and the paper's settings | the paper's second backbone, on a GPU |
 # | `gemma2-9b` | Gemma-2-9B-it with LoRA and the settings of CSO | CSO's third backbone, on a GPU |

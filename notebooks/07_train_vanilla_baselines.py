@@ -25,8 +25,8 @@ import pandas as pd
 
 from decoupled_esc.evaluate.seeds import GOLD
 from decoupled_esc.experiments.run import open_book
-from decoupled_esc.present import figures, questions, replication
-from decoupled_esc.present.forest import MARKS, Forest, in_words
+from decoupled_esc.present import backbones, figures, questions, replication
+from decoupled_esc.present.forest import Forest, in_words, marks
 from decoupled_esc.present.tables import format_estimate, format_scores, results_table
 
 book = open_book(globals())
@@ -49,14 +49,14 @@ figures.glue_numbers(profile_name=book.label)
 # {glue:text}`answer`
 
 # %% tags=["hide-input"]
-observed = questions.observation(controlled)
+observed = questions.side_by_side({name: questions.observation(one) for name, one in book.everywhere("metrics-controlled").items()})
 difference = controlled.contrasts["vanilla-nsnr - vanilla-psnr"]["paper"]
 figures.glue_numbers(
     answer=in_words(observed), b_controlled=format_estimate(difference["B"], 2), qw_controlled=format_estimate(difference["Q_W"]),
     verdict_controlled=observed[0].answer, pairs_controlled=f"{trained['PsNr'].pairs:,}",
     moved_nsnr=f"{trained['NsNr'].divergence:.3f}", moved_psnr=f"{trained['PsNr'].divergence:.3f}",
 )  # fmt: skip
-Forest(observed, f"NsNr pairs minus PsNr pairs, after DecoupledESC Table 5; {MARKS}. Profile {book.label}, seed {book.profile.seed}.")
+Forest(observed, f"NsNr pairs minus PsNr pairs, after DecoupledESC Table 5; {marks(observed)}. Profile {book.label}, seed {book.profile.seed}.")
 
 # %% [markdown]
 # NsNr minus PsNr, with {glue:text}`pairs_controlled` pairs each: B {glue:text}`b_controlled`, weighted F1 {glue:text}`qw_controlled`.
@@ -230,10 +230,9 @@ results_table(pd.DataFrame(transcript).set_index("turn"), f"A transcript per bas
 # The same functions run on an instruction-tuned backbone by its profile.
 
 # %% tags=["hide-input"]
-baselines = replication.table_3(
-    measured, judged, "vanilla", book.label, " ".join(book.profile.deviations), methods=("base", "direct-refine", "self-refine", "emotion-cot")
-)
-baselines
+METHODS = ("base", "direct-refine", "self-refine", "emotion-cot")
+baselines = replication.table_3(measured, judged, "vanilla", book.label, " ".join(book.profile.deviations), methods=METHODS)
+baselines.beside(book.backbone, backbones.tables_3(book.beside, book.everywhere("metrics"), "vanilla", methods=METHODS))
 
 # %% tags=["hide-input"]
 KEYS = ("D-1", "B-1", "F1", "R-L")

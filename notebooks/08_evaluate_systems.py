@@ -29,7 +29,7 @@ import pandas as pd
 from decoupled_esc import taxonomy
 from decoupled_esc.evaluate import SINGLE_METRICS, strategy
 from decoupled_esc.experiments.run import open_book
-from decoupled_esc.present import figures, judge_tables, replication
+from decoupled_esc.present import backbones, figures, judge_tables, replication
 from decoupled_esc.present.tables import format_estimate, format_scores, results_table
 
 book = open_book(globals())
@@ -125,12 +125,13 @@ print(f"{library.value:.2f}, 95% interval {low:.2f} to {high:.2f}")
 
 # %% tags=["hide-input"]
 note = " ".join(book.profile.deviations)
+every = {name: one.together for name, one in book.everywhere("questions").items()} | book.everywhere("metrics")
 vanilla = replication.table_3(measured, judged, "vanilla", book.label, note)
-vanilla
+vanilla.beside(book.backbone, backbones.tables_3(book.beside, every, "vanilla"))
 
 # %% tags=["hide-input"]
 decoupled = replication.table_3(measured, judged, "decoupled", book.label, note)
-decoupled
+decoupled.beside(book.backbone, backbones.tables_3(book.beside, every, "decoupled"))
 
 # %% tags=["hide-input"]
 counted, directions = (

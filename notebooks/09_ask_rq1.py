@@ -22,11 +22,12 @@ profile = "laptop"
 # %% tags=["hide-input"]
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.present import figures, questions
-from decoupled_esc.present.forest import MARKS, Forest, in_words
+from decoupled_esc.present.forest import Forest, in_words, marks
 from decoupled_esc.present.tables import results_table
 
 book = open_book(globals())
-asked = book["questions"]
+every = book.everywhere("questions")
+asked = every[book.backbone]
 seeds = ", ".join(str(seed) for seed in asked.seeds)
 n_turns = f"{asked.together.details['vanilla-sft'].turns:,}"
 figures.glue_numbers(profile_name=book.label, seeds=seeds, n_seeds=len(asked.seeds))
@@ -38,14 +39,14 @@ figures.glue_numbers(profile_name=book.label, seeds=seeds, n_seeds=len(asked.see
 
 # %% tags=["hide-input"]
 contrast, BETTER, ROWS = questions.FIRST["RQ1"]
-sampled = questions.question(asked, contrast, ROWS, BETTER)
-best = questions.question(asked, "vanilla-dpo-argmax - vanilla-sft-argmax", ROWS, BETTER)
+sampled = questions.by_backbone(every, contrast, ROWS, BETTER)
+best = questions.by_backbone(every, "vanilla-dpo-argmax - vanilla-sft-argmax", ROWS, BETTER)
 bias = next(row for row in sampled if row.key == "B")
 figures.glue_numbers(
-    answer=in_words(sampled), rule=questions.rule(asked), drawn=questions.answers(sampled), best=questions.answers(best),
+    answer=in_words(sampled), rule=questions.rule(asked, len(every) > 1), drawn=questions.answers(sampled), best=questions.answers(best),
     b=questions.numbers([bias])["ours"].item(), b_answer=bias.answer,
 )  # fmt: skip
-Forest(sampled, f"Vanilla-DPO minus Vanilla-SFT, sampled as in DecoupledESC Table 3; {MARKS}. Profile {book.label}, seed(s) {seeds}, {n_turns} replies per system.")
+Forest(sampled, f"Vanilla-DPO minus Vanilla-SFT, sampled as in DecoupledESC Table 3; {marks(sampled)}. Profile {book.label}, seed(s) {seeds}, {n_turns} replies per system.")
 
 # %% [markdown]
 # "DPO improves this" is, sampled: {glue:text}`drawn`; greedy: {glue:text}`best`.

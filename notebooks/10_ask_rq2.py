@@ -22,11 +22,12 @@ profile = "laptop"
 # %% tags=["hide-input"]
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.present import figures, judge_tables, questions
-from decoupled_esc.present.forest import MARKS, Forest, in_words
+from decoupled_esc.present.forest import Forest, in_words, marks
 from decoupled_esc.present.tables import results_table
 
 book = open_book(globals())
-asked = book["questions"]
+every = book.everywhere("questions")
+asked = every[book.backbone]
 seeds = ", ".join(str(seed) for seed in asked.seeds)
 n_turns = f"{asked.together.details['vanilla-sft'].turns:,}"
 figures.glue_numbers(profile_name=book.label, seeds=seeds, n_seeds=len(asked.seeds))
@@ -38,17 +39,17 @@ figures.glue_numbers(profile_name=book.label, seeds=seeds, n_seeds=len(asked.see
 
 # %% tags=["hide-input"]
 contrast, BETTER, ROWS = questions.FIRST["RQ2"]
-after_dpo = questions.question(asked, contrast, ROWS, BETTER)
-after_sft = questions.question(asked, "decoupled-sft - vanilla-sft", ("decoupled/sft", "vanilla/sft"), BETTER)
-best = questions.question(asked, "decoupled-dpo-argmax - vanilla-dpo-argmax", ROWS, BETTER)
+after_dpo = questions.by_backbone(every, contrast, ROWS, BETTER)
+after_sft = questions.by_backbone(every, "decoupled-sft - vanilla-sft", ("decoupled/sft", "vanilla/sft"), BETTER)
+best = questions.by_backbone(every, "decoupled-dpo-argmax - vanilla-dpo-argmax", ROWS, BETTER)
 bias, best_bias = (next(row for row in rows if row.key == "B") for rows in (after_dpo, best))
 ours = questions.numbers
 figures.glue_numbers(
-    answer=in_words(after_dpo), rule=questions.rule(asked), dpo=questions.answers(after_dpo), sft=questions.answers(after_sft),
+    answer=in_words(after_dpo), rule=questions.rule(asked, len(every) > 1), dpo=questions.answers(after_dpo), sft=questions.answers(after_sft),
     argmax=questions.answers(best), b=ours([bias])["ours"].item(), b_answer=bias.answer,
     b_best=ours([best_bias])["ours"].item(), b_best_answer=best_bias.answer,
 )  # fmt: skip
-Forest(after_dpo, f"Decoupled-DPO minus Vanilla-DPO, sampled as in DecoupledESC Table 3; {MARKS}. Profile {book.label}, seed(s) {seeds}, {n_turns} replies per system.")
+Forest(after_dpo, f"Decoupled-DPO minus Vanilla-DPO, sampled as in DecoupledESC Table 3; {marks(after_dpo)}. Profile {book.label}, seed(s) {seeds}, {n_turns} replies per system.")
 
 # %% [markdown]
 # "Decoupling improves this" is, after DPO: {glue:text}`dpo`; after SFT: {glue:text}`sft`; after DPO with greedy decoding: {glue:text}`argmax`.

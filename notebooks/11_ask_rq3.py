@@ -24,11 +24,12 @@ import pandas as pd
 
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.present import figures, questions, replication
-from decoupled_esc.present.forest import MARKS, Forest, in_words
+from decoupled_esc.present.forest import Forest, in_words, marks
 from decoupled_esc.present.tables import format_scores, results_table
 
 book = open_book(globals())
-asked = book["questions"]
+every = book.everywhere("questions")
+asked = every[book.backbone]
 seeds = ", ".join(str(seed) for seed in asked.seeds)
 n_turns = f"{asked.together.details['vanilla-sft'].turns:,}"
 figures.glue_numbers(profile_name=book.label, seeds=seeds, n_seeds=len(asked.seeds))
@@ -40,15 +41,15 @@ figures.glue_numbers(profile_name=book.label, seeds=seeds, n_seeds=len(asked.see
 
 # %% tags=["hide-input"]
 contrast, BETTER, ROWS = questions.FIRST["RQ3"]
-sampled = questions.question(asked, contrast, ROWS, BETTER)
-best = questions.question(asked, "decoupled-dpo-argmax - decoupled-sft-argmax", ROWS, BETTER)
+sampled = questions.by_backbone(every, contrast, ROWS, BETTER)
+best = questions.by_backbone(every, "decoupled-dpo-argmax - decoupled-sft-argmax", ROWS, BETTER)
 bias, best_bias = (next(row for row in rows if row.key == "B") for rows in (sampled, best))
 ours = questions.numbers
 figures.glue_numbers(
-    answer=in_words(sampled), rule=questions.rule(asked), drawn=questions.answers(sampled), best=questions.answers(best),
+    answer=in_words(sampled), rule=questions.rule(asked, len(every) > 1), drawn=questions.answers(sampled), best=questions.answers(best),
     b=ours([bias])["ours"].item(), b_answer=bias.answer, b_best=ours([best_bias])["ours"].item(), b_best_answer=best_bias.answer,
 )  # fmt: skip
-Forest(sampled, f"Decoupled-DPO minus Decoupled-SFT, sampled as in DecoupledESC Table 3; {MARKS}. Profile {book.label}, seed(s) {seeds}, {n_turns} replies per system.")
+Forest(sampled, f"Decoupled-DPO minus Decoupled-SFT, sampled as in DecoupledESC Table 3; {marks(sampled)}. Profile {book.label}, seed(s) {seeds}, {n_turns} replies per system.")
 
 # %% [markdown]
 # "DPO improves this" is, sampled: {glue:text}`drawn`; greedy: {glue:text}`best`.

@@ -28,11 +28,12 @@ from decoupled_esc.corpus.windows import LONGEST, SHORTEST
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import benchmarks, cso_tables, figures, questions
-from decoupled_esc.present.forest import MARKS, Forest, in_words
+from decoupled_esc.present.forest import Forest, in_words, marks
 from decoupled_esc.present.tables import format_estimate, results_table
 
 book = open_book(globals())
-found, found_windows, windows = book["metrics-cso"], book["metrics-strategy-test"], book["strategy-test"]
+every = book.everywhere("metrics-cso")
+found, found_windows, windows = every[book.backbone], book["metrics-strategy-test"], book["strategy-test"]
 measured, prompted = found.together, book["metrics"]
 how = book.profile.cso
 tuning = "full" if how.training.lora is None else "lora"
@@ -51,16 +52,17 @@ figures.glue_numbers(
 # Against fine-tuning on ESConv alone, which is no row of the paper's, CSO-DPO changes macro F1 by {glue:text}`alone_q` and bias by {glue:text}`alone_b`, and SFT on ESC-Pro by {glue:text}`sft_q` and {glue:text}`sft_b`: what preference training wins against that SFT may be harm that it does not do.
 
 # %% tags=["hide-input"]
-verdict = cso_tables.claim_rows(found, cso_tables.verdict_claims(measured))
+verdict = questions.side_by_side({name: cso_tables.claim_rows(one, cso_tables.verdict_claims(one.together)) for name, one in every.items()})
 figures.glue_numbers(
-    answer=in_words(verdict), rule=questions.rule(found),
+    answer=in_words(verdict), rule=questions.rule(found, len(every) > 1),
     **{
         f"{name}_{key.lower()}": format_estimate(measured.contrasts[contrast]["paper"][key], decimals, "+")
         for name, contrast in (("alone", "cso-dpo - vanilla-sft"), ("sft", "cso-sft - vanilla-sft"))
         for key, decimals in (("Q", 1), ("B", 2))
     },
 )  # fmt: skip
-Forest(verdict, f"CSO's claims at the test turns; {MARKS}. Profile {book.label}, seed(s) {seeds}.")
+adapters = "".join(f" {one.backbone} is trained with adapters alone." for one in book.beside if one.backbone in every and one.profile.cso.training.lora)
+Forest(verdict, f"CSO's claims at the test turns; {marks(verdict)}. Profile {book.label}, seed(s) {seeds}.{adapters}")
 
 # %% tags=["hide-cell"]
 results_table(questions.numbers(verdict), f"CSO's claims, seed(s) {seeds}, profile {book.label}; 95% intervals.")

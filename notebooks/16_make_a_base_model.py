@@ -33,7 +33,7 @@ import json
 import pandas as pd
 
 from decoupled_esc import models, prompts, taxonomy
-from decoupled_esc.present import figures
+from decoupled_esc.present import backbones, figures
 from decoupled_esc.present.tables import results_table
 from decoupled_esc.experiments.run import PUBLISHED, open_book
 
@@ -207,6 +207,22 @@ results_table(held, "Held-out text, each conversation read by itself, with the w
 # Each run of the book measures the base that it starts from once more: profile {glue:text}`profile_name` starts from {glue:text}`run_name`, and its perplexity on the validation dialogues at hand was {glue:text}`run_perplexity`.
 
 # %% [markdown]
+# ## Made from scratch against pre-trained
+#
+# A published model has read millions of times more text than ours.
+# What that is worth on ESConv, and what is left of it once both have been fine-tuned on the same task, the table below says in bits per byte, which models with different tokenizers share.
+# A backbone stands there once its results are published ([profiles](00_welcome.ipynb)).
+
+# %% tags=["hide-input"]
+talk, before, after = book.everywhere("base-model"), book.everywhere("base-answers"), book.everywhere("sft-vanilla")
+minutes = {one.backbone: one.stored("sft-vanilla").provenance["wall_seconds"] / 60 for one in (book, *book.beside) if one.backbone in after}
+compared = {name: backbones.start(talk[name], before.get(name), after.get(name), minutes.get(name)) for name in talk}
+results_table(pd.DataFrame(compared), f"Base models on ESConv's validation dialogues, before and after fine-tuning as the coupled model of chapter 02; bits per byte of text, lower is better. Single runs, profile {book.label}{''.join(f' and {one.profile.name}' for one in book.beside if one.backbone in talk)}.")
+
+# %% [markdown]
+# The first row of bits counts whole conversations, without a strategy or an instruction; the next two the answers that fine-tuning learns, tag and text, after the prompt that it shows.
+# A base of ours has never seen a tag, so that the tags alone cost it much before fine-tuning.
+#
 # ## What they say
 #
 # Openers written for this page, answered as DecoupledESC samples its replies, at T = 0.7 and top-p 0.95, with one fixed seed: not chosen among several.

@@ -21,7 +21,7 @@ profile = "laptop"
 
 # %% tags=["hide-input"]
 from decoupled_esc.experiments.run import open_book
-from decoupled_esc.present import cso_tables, explorers, figures, replication
+from decoupled_esc.present import backbones, cso_tables, explorers, figures, replication
 from decoupled_esc.present.paper import load_tables
 from decoupled_esc.present.tables import results_table
 
@@ -94,7 +94,9 @@ figures.glue_numbers(
 )  # fmt: skip
 
 # %% tags=["hide-cell"]
-results_table(counts.rename(index=names), f"Status of every number of both papers, profile {name}.")
+every = {of: one.together for of, one in book.everywhere("questions").items()} | book.everywhere("metrics")
+below = "".join(f"; below, of the tables with systems, {one.backbone}" for one in book.beside if one.backbone in every)
+results_table(backbones.summary(counts, book.beside, every, book.everywhere("metrics-cso")), f"Status of every number of both papers, profile {name}{below}.")
 
 # %% [markdown]
 # Where a number depends on training, this profile departs from the papers in what follows.

@@ -9,10 +9,11 @@ from decoupled_esc.corpus import fetch
 from decoupled_esc.experiments import book as table
 from decoupled_esc.experiments import inputs
 from decoupled_esc.experiments.cso import ReadPublishedPairs, SampleRandomPairs, TrainCSO
+from decoupled_esc.experiments.inputs import Policy
 from decoupled_esc.experiments.judging import CountErrors, JudgeOffline
 from decoupled_esc.experiments.labels import ErrorLabels, TrainingLabels
 from decoupled_esc.experiments.preferences import MinePairs
-from decoupled_esc.experiments.profiles import load_profile, names, parse_profile
+from decoupled_esc.experiments.profiles import ProfileError, load_profile, names, parse_profile
 from decoupled_esc.experiments.replies import Reply
 from decoupled_esc.experiments.run import PUBLISHED, ROOT, Book
 from decoupled_esc.experiments.searches import ExtractPairs, GrowTrees
@@ -28,6 +29,8 @@ PLANNED = {f"replies-decoupled-{kind}" for kind in ("base", "sft", *table.LOSSES
 CONTROLLED = {role: {f"dpo-{role}-{kind}" for kind in ("matched", "fewer")} for role in ("planner", "generator")}
 PLANNED |= {f"replies-planner-{kind}" for kind in ("matched", "fewer", "chosen")}
 ALTERNATIVES = {f"{loss}-generator" for loss in table.LOSSES[1:]}
+PREFERENCES = {f"{loss}-{role}" for loss in table.LOSSES for role in ("planner", "generator")}
+PREFERENCES |= {"dpo-vanilla", *(f"dpo-vanilla-{name}" for name in table.QUADRANTS)}
 
 
 def build(data: dict) -> dict:
@@ -154,6 +157,8 @@ CHANGES = [
     ("preference.alternatives.ipo.learning_rate", 1e-3, {"ipo-planner", "ipo-generator"}),
     ("preference.vanilla.loss.beta", 0.3, {"dpo-vanilla", "dpo-vanilla-psnr", "dpo-vanilla-nspr", "dpo-vanilla-nsnr"}),
     ("mining.samples", 3, {"candidates-vanilla", "candidates-generator"}),
+    ("mining.dialogues", 40, {"candidates-vanilla", "candidates-generator", "candidates-planner", "pairs"}),
+    ("data.validation_dialogues", 9, PREFERENCES),
     ("generation.plan.temperature", 0.5, {"candidates-planner"} | PLANNED),
     ("search.constants.exploration", 2.0, {"search"}),
     ("search.max_gold_turns", 11, {"search"}),
@@ -193,6 +198,32 @@ def test_a_field_changes_its_readers_and_what_is_downstream_and_nothing_else(nam
     changed = {name for name in before if before[name].key != after[name].key}
     readers_keys = {before[name].key for name in readers}
     assert changed == {name for name, step in before.items() if readers_keys & closure([step]).keys()}
+
+
+def test_scores_do_without_the_systems_that_a_profile_leaves_out():
+    left = ["vanilla-sft-argmax", "gold-dpo", "vanilla-self-refine", "cso-ipo"]
+    before, after = build(plain("smoke")), build(plain("smoke") | {"left_out": left})
+    assert before.keys() == after.keys()
+    changed = {name for name in before if before[name].key != after[name].key}
+    assert {"metrics", "counts", "counts-cso", "questions", "metrics-cso"} <= changed
+    assert not any(isinstance(before[name], Reply | Policy | MinePairs | GrowTrees) for name in changed), "nothing is made otherwise"
+    metrics = after["metrics"]
+    assert metrics.systems.keys() == before["metrics"].systems.keys() - set(left)
+    assert metrics.contrasts == tuple(pair for pair in before["metrics"].contrasts if not set(pair) & set(left))
+    assert "vanilla-sft-argmax" not in after["counts"].systems and "cso-ipo" not in after["counts-cso"].systems
+    assert after["replies-gold-dpo"].key == before["replies-gold-dpo"].key, "which can still be asked for"
+    with pytest.raises(ProfileError, match=r"left_out: no system 'vanilla-stf'.*vanilla-sft"):
+        build(plain("smoke") | {"left_out": ["vanilla-stf"]})
+
+
+def test_the_backbone_of_135_million_is_asked_the_questions_at_a_reduced_size():
+    steps = table.steps(load_profile("smollm2-135m"), inputs.as_published())
+    asked = {"vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo"}
+    assert steps["counts"].systems.keys() == asked and steps["metrics"].systems.keys() == asked | {"vanilla-base", "decoupled-base"}
+    trained = {name for name, step in steps["counts-cso"].systems.items() if step.policy.training is not None}
+    assert trained == {"cso-sft", "cso-dpo", "cso-random"}
+    assert steps["candidates-vanilla"].turns.limit < steps["sft-vanilla"].turns.limit and steps["counts"].turns.limit is None
+    assert {seed for step in steps.values() if (seed := getattr(step, "seed", None)) is not None} == {13}
 
 
 def test_other_data_changes_what_reads_it():

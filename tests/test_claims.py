@@ -27,7 +27,8 @@ def board(value: float = 0.0, width: float = 1.0, p: float = 1.0, errors=Missing
     first = [contrast for contrast, *_ in questions.FIRST.values()]
     cso = [contrast for contrast, *_ in (cso_tables.MAIN_CLAIMS | cso_tables.ABLATION_CLAIMS).values()]
     controlled = evaluated(["vanilla-nsnr - vanilla-psnr", "vanilla-nsnr - vanilla-nspr"], value, width, p).together
-    return claims.board(evaluated(first, value, width, p), evaluated(cso, value, width, p), controlled, errors, (said, "not judged"), "caption")
+    rows = claims.rows(evaluated(first, value, width, p), evaluated(cso, value, width, p), controlled, errors, (said, "not judged"))
+    return Forest(rows, "caption")
 
 
 def test_without_an_effect_nothing_is_decided():

@@ -138,6 +138,24 @@ def test_dtype_and_adapter(saved, model, tmp_path):
     assert (loaded - plain).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_an_adapter_answers_as_training_reads_it(saved, model, tmp_path, dtype):
+    """Where the base is in bfloat16, training's autocast rounds the adapter's weights: to answer with them rounded is the same."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(3)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(models.load(saved), config).save_pretrained(tmp_path)
+    weights, ids = models.Weights(saved, dtype=dtype, adapter=tmp_path), torch.tensor([[4, 5, 6, 7, 8]])
+    answering, training = models.load(weights), models.load(weights, for_training=True).eval()
+    kinds = [{p.dtype for n, p in one.named_parameters() if "lora_" in n} for one in (answering, training)]
+    assert kinds == [{getattr(torch, dtype)}, {torch.float32}]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        read = training(ids).logits
+    with torch.no_grad():
+        assert torch.equal(answering(ids).logits, read)
+
+
 def test_a_tokenizer_without_padding_pads_with_the_end(saved, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())

@@ -70,7 +70,7 @@ def test_references_and_held_out_losses_are_those_of_whole_dialogues(tokenizer, 
 
     def outcome(one, name: str) -> tuple[list, list[float]]:
         rows = train.reference_logps(model, one, "w", tmp_path / name)
-        return rows, [train.held_out_loss(model, one), train.divergence(model, other, one)]
+        return rows, [train.held_out_loss(model, one), *train.compared(model, other, one).values()]
 
     (rows, losses), (whole_rows, whole_losses) = outcome(sequences, "parts"), outcome(whole, "whole")
     assert rows == [pytest.approx(row, rel=1e-5) for row in whole_rows]

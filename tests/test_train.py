@@ -3,17 +3,34 @@
 # ruff: noqa: F811
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 from pydantic import TypeAdapter
-from training_cases import FULL, LORA, MAX_LENGTH, SHAPE, fine_tuned, fresh, opening, pairs, sequences, talk, weights  # noqa: F401
+from safetensors.torch import load_file
+from training_cases import (  # noqa: F401
+    DPO,
+    FULL,
+    LORA,
+    MAX_LENGTH,
+    SHAPE,
+    dialogues,
+    fine_tuned,
+    fresh,
+    opening,
+    pairs,
+    sequences,
+    talk,
+    weights,
+)  # fmt: skip
 from turn_trees import Packed
 
 from decoupled_esc import models, prompts, train
 from decoupled_esc.corpus import Turn, turns
 from decoupled_esc.prompts import ids, render
+from decoupled_esc.train import trainer
 
 
 def cross_entropy(model, tokenizer, asked: list[Turn]) -> float:
@@ -174,12 +191,34 @@ def test_a_loss_with_a_reference_needs_it(tokenizer, pairs, tmp_path, loss):
         train.fine_tune(fresh(tokenizer), tokenizer, pairs, FULL, tmp_path, seed=1, preference=preference)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("name", ["widened", "filled"])
+def test_what_saves_time_changes_no_weight(tokenizer, sequences, tmp_path, monkeypatch, dtype, name):
+    """Adapters' inputs as they come, and memory as it was found: without either the weights end the same, bit by bit."""
+    training = LORA.model_copy(update={"lora": train.Lora(rank=4, alpha=8, dropout=0.0), "precision": "bfloat16"})
+
+    def trained(folder: str) -> dict[str, torch.Tensor]:
+        models.be_repeatable()
+        torch.utils.deterministic.fill_uninitialized_memory = folder == "filled"
+        model = fresh(tokenizer).to(getattr(torch, dtype))
+        train.fine_tune(model, tokenizer, sequences, training, tmp_path / folder, seed=5)
+        return load_file(tmp_path / folder / "policy" / "adapter_model.safetensors")
+
+    quick = trained("quick")
+    if name == "widened":
+        monkeypatch.setattr(trainer, "_as_it_comes", lambda *_: nullcontext())
+    slow = trained(name)
+    assert quick.keys() == slow.keys() and all(torch.equal(quick[key], slow[key]) for key in quick)
+    assert any(tensor.abs().max() > 0 for key, tensor in quick.items() if "lora_B" in key), "something was learned"
+
+
 # How far a policy has moved ------------------------------------------------------------------------------------------
 
 
 def test_the_divergence_is_the_kl_at_every_answer_token_and_0_at_home(tokenizer, sequences):
     policy, reference = fresh(tokenizer), models.create(SHAPE, tokenizer, seed=4)
-    assert train.divergence(policy, fresh(tokenizer), sequences) == pytest.approx(0, abs=1e-9)
+    at_home = train.compared(policy, fresh(tokenizer), sequences)
+    assert at_home["divergence"] == pytest.approx(0, abs=1e-9) and at_home["held_out_loss"] == at_home["held_out_loss_before"]
     total, count = 0.0, 0
     with torch.no_grad():
         for packed in sequences.packed:
@@ -191,7 +230,7 @@ def test_the_divergence_is_the_kl_at_every_answer_token_and_0_at_home(tokenizer,
                 rows = slice(len(question) - 1, len(question) + len(answer) - 1)
                 total += torch.nn.functional.kl_div(theirs[rows], ours[rows], log_target=True, reduction="sum").item()
                 count += len(answer)
-    assert train.divergence(policy, reference, sequences) == pytest.approx(total / count, rel=1e-4)
+    assert train.compared(policy, reference, sequences)["divergence"] == pytest.approx(total / count, rel=1e-4)
 
 
 # From beginning to end ----------------------------------------------------------------------------------------------
@@ -226,7 +265,7 @@ def test_train_preference_is_its_parts_one_after_the_other(tokenizer, dialogues,
     assert (found.pairs, found.sequences) == (len(pairs), len(sequences))
     assert found.held_out_loss == train.held_out_loss(model, held_out)
     assert found.held_out_loss_before == train.held_out_loss(before, held_out) != found.held_out_loss
-    assert found.divergence == train.divergence(model, before, held_out) > 0
+    assert found.divergence == train.compared(model, before, held_out)["divergence"] > 0
     stored = TypeAdapter(train.Preferred).dump_json(found)
     assert TypeAdapter(train.Preferred).validate_json(stored) == found
     assert json.loads(stored)["loss"]["loss"] == loss and "unpacked_tokens" in json.loads(stored)

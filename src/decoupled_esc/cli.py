@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("file", type=Path, help="JSON lines: id of the test turn (esconv/0012/05), strategy, reply")
     score.add_argument("--profile", default="laptop", help="whose systems it is put beside (default: laptop)")
     publish = command("publish", _publish, "replace the committed results and notebooks by those of a finished run")
+    publish.add_argument("steps", nargs="*", metavar="step", help="replace the results of these alone (default: all)")
     publish.add_argument("--notebooks", action="store_true", help="only execute the notebooks, from committed results")
     asking = "ask people: write blinded forms for systems of a profile, or read the answers"
     ask = command("human-eval", _human_eval, asking)
@@ -253,7 +254,7 @@ def _publish(options) -> int:
     from decoupled_esc.publish.crate import write_crate
     from decoupled_esc.publish.steps import publish_notebooks
 
-    written = [] if options.notebooks else publish_results(Book(options.profile))
+    written = [] if options.notebooks else publish_results(Book(options.profile), options.steps)
     written += publish_notebooks(Book("laptop"))
     print("published: " + ", ".join([*written, write_crate().name]))
     return 0

@@ -29,7 +29,7 @@ from decoupled_esc.experiments import (
 )
 from decoupled_esc.experiments.inputs import Decoding, Inputs, Policy, Turns, base_of
 from decoupled_esc.experiments.labels import EmpathyRatings, ErrorLabels, LLMJudges, RewardModels, TrainingLabels
-from decoupled_esc.experiments.profiles import Profile
+from decoupled_esc.experiments.profiles import Profile, ProfileError, nearest
 from decoupled_esc.experiments.replies import Reply
 from decoupled_esc.experiments.sampling import greedy
 from decoupled_esc.experiments.sft import layout_of
@@ -164,7 +164,9 @@ class Rows:
         data, generation = profile.data, profile.generation
         esconv = inputs.corpora["esconv"]
         self.train = Turns(esconv, "train", data.train_dialogues)
+        self.mined = Turns(esconv, "train", profile.mining.dialogues or data.train_dialogues)
         self.validation = Turns(esconv, "validation")
+        self.followed = Turns(esconv, "validation", data.validation_dialogues)
         self.test = Turns(esconv, "test", data.test_dialogues)
         self.base = base_of(profile.backbone, profile.needs_gpu)
         engine = "transformers" if generation.vllm is None else "vllm"
@@ -214,11 +216,11 @@ class Rows:
         for role in ROLES:
             sampling, number = (generation.plan, 1) if role == "planner" else (generation.reply, samples)
             self.steps[f"candidates-{role}"] = preferences.SampleCandidates(
-                self.steps[f"sft-{role}"], self.train, sampling, number, self.decoding, self.seed
+                self.steps[f"sft-{role}"], self.mined, sampling, number, self.decoding, self.seed
             )
         candidates = {role: self.steps[f"candidates-{role}"] for role in ROLES}
         self.steps["pairs"] = preferences.MinePairs(
-            **candidates, turns=self.train, labels=self.training_labels, ratings=self.ratings, judge=self.judge, profile=self.profile.name,
+            **candidates, turns=self.mined, labels=self.training_labels, ratings=self.ratings, judge=self.judge, profile=self.profile.name,
             **self.resampling,
         )  # fmt: skip
 
@@ -236,7 +238,7 @@ class Rows:
             rate = {} if other is None else {"learning_rate": other.learning_rate}
             self.steps[name] = preferences.TrainPreference(
                 **self._policy(), start=self.steps[f"sft-{role}"], pairs=self.steps["pairs"], quadrant=quadrant, turns=self.train,
-                held_out=self.validation, preference=(other or own).loss, training=own.training.model_copy(update=rate),
+                held_out=self.followed, preference=(other or own).loss, training=own.training.model_copy(update=rate),
             )  # fmt: skip
 
     def _search(self, earlier: Sequence[Rows]) -> dict[str, Step]:
@@ -327,15 +329,15 @@ class Rows:
             )  # fmt: skip
 
     def replies(self, systems) -> dict[str, Reply]:
-        """The steps that make the replies of ``systems``, by system."""
-        return {name: self.steps[f"replies-{name}"] for name in systems}
+        """The steps that make the replies of ``systems``, by system, without those that the profile leaves out."""
+        return {name: self.steps[f"replies-{name}"] for name in systems if name not in self.profile.left_out}
 
     def _count(self) -> None:
         """What is counted under each seed, for scores over seeds."""
         full, lora = ([name for name in self.runs if CSO_RUNS[name].lora == adapter] for adapter in (False, True))
         for name, systems in {"counts": SEEDED_SYSTEMS, "counts-cso": full, "counts-cso-lora": lora}.items():
             self.steps[name] = scores.CountPerSeed(self.replies(systems), self.test)
-        policies = {name: self.steps[f"replies-{name}"].policy for name in STRATEGY_TESTED}
+        policies = {name: step.policy for name, step in self.replies(STRATEGY_TESTED).items()}
         self.steps["strategy-test"] = scores.AnswerStrategyTest(policies, **self._asked())
         self.steps["counts-errors"] = judging.CountErrors(
             self.replies(ERROR_SYSTEMS), self.test, self.labels, self.seed
@@ -345,6 +347,9 @@ class Rows:
 def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
     """Every step of the book under ``profile``, by name."""
     own = Rows(profile, inputs, profile.seed)
+    for name in profile.left_out:
+        if f"replies-{name}" not in own.steps:
+            raise ProfileError(f"left_out: no system {name!r}{nearest(f'replies-{name}', list(own.steps))}")
     by_seed = {str(profile.seed): own}
     for seed in profile.other_seeds:
         by_seed[str(seed)] = Rows(profile, inputs, seed, list(by_seed.values()))
@@ -355,6 +360,10 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
     def over_seeds(systems, contrasts, *counts: str, strategy_test: bool = False) -> scores.EvaluateSeeds:
         counted = {seed: tuple(rows.steps[name] for name in counts) for seed, rows in by_seed.items()}
         return scores.EvaluateSeeds(counted, tuple(systems), tuple(contrasts), test, strategy_test, **resampling)
+
+    def evaluate(systems, contrasts) -> scores.Evaluate:
+        made = own.replies(systems)
+        return scores.Evaluate(made, tuple(pair for pair in contrasts if set(pair) <= made.keys()), test, **resampling)
 
     tested = [pair for pair in CSO_CONTRASTS if set(pair) <= set(STRATEGY_TESTED)]
     losses = tuple((f"decoupled-{loss}", "decoupled-sft") for loss in LOSSES)
@@ -374,15 +383,14 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
         ),
         "judged-spread": agreement.MeasureJudgedSpread(inputs.files["mentalalign"], **resampling),
         "base-model": sft.DescribeBase(own.base, own.validation),
+        "base-answers": sft.ReadAnswers(own.base, own.validation, "vanilla", profile.data.max_length),
         **own.steps,
         "searches": searches.CompareSearches(
             {seed: rows.steps["esc-pro"] for seed, rows in by_seed.items() if "esc-pro" in rows.steps}
         ),
-        "metrics": scores.Evaluate(own.replies(SYSTEMS), CONTRASTS, test, **resampling),
-        "metrics-controlled": scores.Evaluate(own.replies(CONTROLLED), CONTROLLED_CONTRASTS, test, **resampling),
-        "metrics-losses": scores.Evaluate(
-            own.replies(("decoupled-sft", *(name for name, _ in losses))), losses, test, **resampling
-        ),
+        "metrics": evaluate(SYSTEMS, CONTRASTS),
+        "metrics-controlled": evaluate(CONTROLLED, CONTROLLED_CONTRASTS),
+        "metrics-losses": evaluate(("decoupled-sft", *(name for name, _ in losses)), losses),
         "questions": over_seeds(SEEDED_SYSTEMS, between(SEEDED_SYSTEMS), "counts"),
         "metrics-cso": over_seeds(CSO_SYSTEMS, CSO_CONTRASTS, "counts", "counts-cso", "counts-cso-lora"),
         "metrics-strategy-test": over_seeds(STRATEGY_TESTED, tested, "strategy-test", strategy_test=True),
@@ -418,11 +426,9 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
             test,
             **resampling,
         ),  # fmt: skip
-        "judged-offline": judging.JudgeOffline(
-            judged, between(JUDGED_SYSTEMS), test, own.labels, own.ratings, **resampling
-        ),
+        "judged-offline": judging.JudgeOffline(judged, between(judged), test, own.labels, own.ratings, **resampling),
         "judged": judging.AskJudges(
-            own.judge, judged, between(JUDGED_SYSTEMS), own.steps["pairs"], own.train, test, profile.name, **resampling
+            own.judge, judged, between(judged), own.steps["pairs"], own.train, test, profile.name, **resampling
         ),
         **why.studies(by_seed, between(why.STUDIED_PLANNERS)),
         **controls.controls(own),

@@ -44,6 +44,8 @@ class Data(Section):
 
     train_dialogues: PositiveInt | None
     test_dialogues: PositiveInt | None
+    validation_dialogues: PositiveInt | None = None
+    """On which preference optimisation says how far it has moved; fine-tuning is followed on all."""
     max_length: int = Field(ge=64)
     """Tokens that a prompt and its answer may take together; older messages are cut beyond it."""
 
@@ -103,6 +105,8 @@ class Mining(Section):
 
     samples: PositiveInt
     """Replies of the generator, and of the vanilla model, to each training turn."""
+    dialogues: PositiveInt | None = None
+    """Training dialogues whose turns are mined; null is all that are trained on."""
 
 
 class Search(Section):
@@ -200,6 +204,8 @@ class Profile(Section):
     cso: CSO
     judge: Judge | None
     """None: no LLM judge; the offline judges always judge, under their own names."""
+    left_out: list[str] = []
+    """Systems (experiments/book.py) that no score of this profile needs; their replies can be asked for by name."""
     bootstrap_replicates: int = Field(ge=10)
     scale: Literal["smoke", "small", "paper"]
     """How far figures may be read: a smoke figure shows that the steps work, and nothing else."""

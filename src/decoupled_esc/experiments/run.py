@@ -1,5 +1,7 @@
 """Opening the book under a profile: its steps, their results, and a run of those that don't hold."""
 
+from __future__ import annotations
+
 import ast
 import datetime
 import importlib.metadata
@@ -21,7 +23,7 @@ from decoupled_esc.experiments.corrected import MeasureErrorRates
 from decoupled_esc.experiments.judging import CountErrors
 from decoupled_esc.experiments.profiles import Profile, ProfileError, load_profile
 from decoupled_esc.experiments.scores import AnswerStrategyTest, CountPerSeed
-from decoupled_esc.pipeline import Step, StepError, schedule
+from decoupled_esc.pipeline import Missing, Step, StepError, schedule
 from decoupled_esc.pipeline.store import Store, Stored, Stores
 from decoupled_esc.pipeline.workers import Local
 
@@ -30,6 +32,12 @@ RUNS, PUBLISHED = ROOT / "runs", ROOT / "results"
 
 PRELOAD = ("torch", "transformers.trainer", "peft", "sklearn.linear_model", "decoupled_esc.experiments.book")
 """What the process imports that every step's is forked from."""
+
+BACKBONES = ("laptop", "smollm2-135m")
+"""Profiles, one per backbone, that the chapters show side by side once their results are published (`Book.everywhere`)."""
+
+TITLES = {"smollm2-135m": "SmolLM2-135M"}
+"""Backbones that readers know under another name than the profiles'."""
 
 REACH = {"smoke": "shows that the steps work, not a result", "small": "a small model", "paper": "paper scale"}
 
@@ -46,6 +54,8 @@ class Book:
         self.published_steps = table.steps(self.profile, inputs.as_published())
         self.runs = Store(runs)
         self.published = Store(published / self.profile.name, table.names(self.published_steps))
+        name = self.profile.backbone.name.rpartition("/")[2]
+        self.backbone = TITLES.get(name, name)
 
     @cached_property
     def steps(self) -> dict[str, Step]:
@@ -74,6 +84,23 @@ class Book:
         if self.profile.search.seeds != "extes" and self.profile.cso.pairs != "published":  # a user's own files are not
             known = Stores(self.runs, (self.published,)).find(self.published_steps[name], whole=False)
         return known or Stores(self.runs).find(self.steps[name], whole=False, quiet=True)
+
+    @cached_property
+    def beside(self) -> list[Book]:
+        """The books of the other `BACKBONES` that have published results; none beside a profile that is not among them."""
+        if self.profile.name not in BACKBONES:
+            return []
+        results = self.published.folder.parent
+        others = [name for name in BACKBONES if name != self.profile.name and any((results / name).glob("*.json"))]
+        return [Book(name, runs=self.runs.folder, published=results) for name in others]
+
+    def everywhere(self, name: str) -> dict[str, object]:
+        """Backbone -> the result of the step ``name``: this profile's first, then what is published of the books `beside` it."""
+        there = {one.backbone: one.published.read(one.published_steps[name]) for one in self.beside}
+        found = {backbone: stored.result for backbone, stored in there.items() if stored is not None}
+        return {self.backbone: self[name]} | {
+            backbone: result for backbone, result in found.items() if not isinstance(result, Missing)
+        }
 
     def run(self, names: Sequence[str], workers=None, *, runs_only: bool = False) -> int:
         """Run the steps ``names`` and what they need where no result holds; returns how many were run.
@@ -203,13 +230,16 @@ ROWS_SHOWN = {
 judge gets wrong.  All others would only fill the repository, and whoever runs the step has them under ``runs/``."""
 
 
-def publish_results(book: Book) -> list[str]:
-    """Copy results of this machine's runs to ``results/``; returns their names.
+def publish_results(book: Book, names: Sequence[str] = ()) -> list[str]:
+    """Copy results of this machine's runs, or those of the steps ``names`` alone, to ``results/``; returns their names.
 
-    Raises PublishError where a step has no result, here or published, or was not made from the published data.
+    Raises PublishError where a step does not exist, has no result, here or published, or was not made from the published data.
     """
     fresh, lost = {}, []
-    for name, step in book.steps.items():
+    for name in names or book.steps:
+        if name not in book.steps:
+            raise PublishError(f"no step {name!r}{nearest(name, list(book.steps))}")
+        step = book.steps[name]
         if step.key != book.published_steps[name].key:
             raise PublishError(
                 f"{name} was not made from the published files and can't be published; see decoupled-esc data"

@@ -59,6 +59,37 @@ class DescribeBase(Step):
         )
 
 
+@dataclass(frozen=True)
+class HeldOutAnswers:
+    """How well a base model predicts held-out answers, which fine-tuning learns to (``train.FineTuned.held_out_loss``)."""
+
+    turns: int
+    tokens: int
+    """End of turn included."""
+    bytes: int
+    """Of the answers' text: bits per byte can be compared between tokenizers."""
+    nats_per_token: float
+
+
+@dataclass(frozen=True, eq=False)
+class ReadAnswers(Step):
+    """The base model before fine-tuning, at the answers of one layout (chapter 16)."""
+
+    uses_model = True
+
+    base: Base
+    held_out: Turns
+    layout: str
+    max_length: int
+
+    def run(self, work: Work) -> HeldOutAnswers:
+        models.be_repeatable()
+        weights, turns, shown = self.base.weights(), self.held_out.read(), prompts.LAYOUTS[self.layout]
+        unseen = train.encode(turns, shown, models.load_tokenizer(weights), self.max_length, unit_of(self.layout))
+        size = sum(len(shown(turn).target.encode()) for turn in turns)
+        return HeldOutAnswers(len(turns), unseen.target_tokens, size, train.held_out_loss(models.load(weights), unseen))
+
+
 @dataclass(frozen=True, kw_only=True)
 class FineTuned(train.FineTuned):
     """What a supervised fine-tuning leaves; ``layout``: what it was shown, in `prompts.LAYOUTS`."""

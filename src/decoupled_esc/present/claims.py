@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from decoupled_esc.evaluate.seeds import SeedEvaluation, SeedMeans
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import cso_tables, questions
 from decoupled_esc.present.figures import PALETTE, source_line
-from decoupled_esc.present.forest import Forest, ForestRow
+from decoupled_esc.present.forest import ForestRow, backbones
 from decoupled_esc.present.paper import load_tables
 
 METRICS = {
@@ -21,22 +22,30 @@ METRICS = {
 }  # fmt: skip
 
 
-def board(
+def rows(
     asked: SeedEvaluation,
-    cso: SeedEvaluation,
-    controlled: Evaluation,
-    errors: SeedMeans | Missing,
+    cso: SeedEvaluation | None,
+    controlled: Evaluation | None,
+    errors: SeedMeans | Missing | None,
     answers: tuple[str, str],
-    caption: str,
-) -> Forest:
-    """The claim board, by the rule and with the families of rows of chapters 07 and 09 to 13.
+) -> tuple[ForestRow, ...]:
+    """The claim board's rows for one backbone, by the rule and with the families of rows of chapters 07 and 09 to 13.
 
-    ``answers``: what chapter 12 says of *None*, and what the appendix on judges says of the judged differences.
-    """  # fmt: skip
-    rows = (
-        _observation(controlled), *_questions(asked), _errors(errors, answers[0]), *_cso(cso), _judged(answers[1]),
+    What is None was not measured on it, and has no row.  ``answers``: what chapter 12 says of *None*, and what the appendix on
+    judges says of the judged differences.
+    """
+    return (
+        *(() if controlled is None else (_observation(controlled),)), *_questions(asked),
+        *(() if errors is None else (_errors(errors, answers[0]),)), *(() if cso is None else _cso(cso)), _judged(answers[1]),
     )  # fmt: skip
-    return Forest(rows, caption)
+
+
+def counted_across(board: Sequence[ForestRow]) -> str:
+    """How many rows have which answer over the backbones, in a sentence to add to a caption; nothing where there is one backbone."""
+    names = backbones(board)
+    told = Counter(row.across for row in board if row.across)
+    said = "; ".join(f"{count} {answer}" for answer, count in told.items())
+    return f" Of the {told.total()} rows that were measured on {' and '.join(names)}: {said}." if names else ""
 
 
 SHOWN = {

@@ -44,6 +44,10 @@ class ForestRow:
     """Which question of which paper."""
     page: str = ""
     """The chapter that decides, without an ending."""
+    by_backbone: Mapping[str, ForestRow] = field(default_factory=dict)
+    """Where several backbones of ours were measured (`questions.side_by_side`): the same claim's row of each, this one's first."""
+    across: str = ""
+    """What their answers come to (`questions.answer_across`)."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,8 +84,11 @@ class Forest(WithRows):
             if self._about
             else f'<th scope="row">{claim}</th>'
         )
-        answer = f'<a href="{row.page}.html">{escape(row.answer)}</a>' if row.page else escape(row.answer)
+        said = row.across or row.answer
+        answer = f'<a href="{row.page}.html">{escape(said)}</a>' if row.page else escape(said)
         ours = f" <span>{format_estimate(row.ours, row.decimals, sign='+')}</span>" if row.ours else ""
+        if row.by_backbone:
+            ours = "".join(f" <span>{escape(_told(name, one))}</span>" for name, one in row.by_backbone.items())
         return f'<tr id="{_anchor(row)}">{head}<td>{picture(row)}</td><td>{answer}{ours}</td></tr>'
 
 
@@ -98,15 +105,39 @@ def _row(row: ForestRow) -> dict:
     return {**should, **papers, "chance": row.chance, **found, **seeds, "answer": row.answer, "anchor": _anchor(row)}
 
 
+def _told(name: str, row: ForestRow) -> str:
+    """``esc-base: supported, +1.0 [+0.5, +1.5]``."""
+    return f"{name}: {row.answer}" + (f", {format_estimate(row.ours, row.decimals, sign='+')}" if row.ours else "")
+
+
+def marks(rows: Sequence[ForestRow]) -> str:
+    """What a caption says of the marks of ``rows``: `MARKS`, and which is whose where there are several backbones of ours."""
+    names = backbones(rows)
+    return f"{MARKS}; ours from above: {', '.join(names)}" if names else MARKS
+
+
+def backbones(rows: Sequence[ForestRow]) -> list[str]:
+    """Ours that stand side by side in ``rows``, in order; none where there is one alone."""
+    return list(dict.fromkeys(name for row in rows for name in row.by_backbone))
+
+
 WIDTH, HEIGHT, EDGE = 240, 34, 8
+LINE = 15
+"""Between the backbones of ours."""
 
 
 def picture(row: ForestRow) -> str:
-    """The row as SVG: the papers' differences above ours with its interval and the single seeds; a dash where nothing was measured."""
-    if row.ours is None:
+    """The row as SVG: the papers' differences above ours with its interval and the single seeds; a dash where nothing was measured.
+
+    Several backbones of ours stand one below the other, on one scale.
+    """
+    every = row.by_backbone or {"": row}
+    here = [(n, name, one) for n, (name, one) in enumerate(every.items()) if one.ours is not None]
+    if not here:
         return "–"
-    low, high = (row.ours.value,) * 2 if row.ours.low is None else (row.ours.low, row.ours.high)
-    widest = max(map(abs, (low, high, *row.single, *row.printed.values(), row.chance or 0.0))) or 1.0
+    found = [value for *_, one in here for value in (*_ends(one.ours), *one.single)]
+    widest = max(map(abs, (*found, *row.printed.values(), row.chance or 0.0))) or 1.0
+    height = HEIGHT + LINE * (len(every) - 1)
 
     def x(value: float) -> float:
         return round(WIDTH / 2 + row.sign * value / widest * (WIDTH / 2 - EDGE), 1)
@@ -117,18 +148,33 @@ def picture(row: ForestRow) -> str:
         if row.chance
         else ""
     )
-    seeds = "".join(
-        f'<circle cx="{x(value)}" cy="24" r="2.2" opacity="0.6"/>' for value in row.single if len(row.single) > 1
+
+    def ours(one: ForestRow, y: int) -> str:
+        low, high = map(x, _ends(one.ours))
+        seeds = "".join(
+            f'<circle cx="{x(value)}" cy="{y}" r="2.2" opacity="0.6"/>' for value in one.single if len(one.single) > 1
+        )
+        return (
+            f'<line x1="{low}" y1="{y}" x2="{high}" y2="{y}"/><circle cx="{x(one.ours.value)}" cy="{y}" r="4"/>{seeds}'
+        )
+
+    groups = "".join(f'<g class="here{" other" * (n > 0)}">{ours(one, 24 + LINE * n)}</g>' for n, _, one in here)
+    measured = "; ".join(
+        f"{name or 'here'} {format_estimate(one.ours, row.decimals, sign='+')}" for _, name, one in here
     )
     printed = ", ".join(f"{BACKBONES.get(name, name)} {value:+.{row.decimals}f}" for name, value in row.printed.items())
     printed += f", chance there ±{row.chance:.{row.decimals}f}" if row.chance else ""
-    said = f"papers: {printed or 'no number'}; here {format_estimate(row.ours, row.decimals, sign='+')}"
+    said = f"papers: {printed or 'no number'}; {measured}"
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(said)}"><title>{escape(said)}</title>'
-        f'<line x1="{WIDTH / 2}" y1="1" x2="{WIDTH / 2}" y2="{HEIGHT - 1}" class="zero"/>{band}'
-        f'<g class="papers">{papers}</g><g class="here"><line x1="{x(low)}" y1="24" x2="{x(high)}" y2="24"/>'
-        f'<circle cx="{x(row.ours.value)}" cy="24" r="4"/>{seeds}</g></svg>'
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(said)}"><title>{escape(said)}</title>'
+        f'<line x1="{WIDTH / 2}" y1="1" x2="{WIDTH / 2}" y2="{height - 1}" class="zero"/>{band}'
+        f'<g class="papers">{papers}</g>{groups}</svg>'
     )
+
+
+def _ends(estimate: Estimate) -> tuple[float, float]:
+    """The ends of the interval, or twice the value where there is none."""
+    return (estimate.value,) * 2 if estimate.low is None else (estimate.low, estimate.high)
 
 
 def _mark(number: int, x: float) -> str:
@@ -141,12 +187,33 @@ def _mark(number: int, x: float) -> str:
 
 
 def in_words(rows: Sequence[ForestRow]) -> str:
-    """Which rows have which answer, each with its difference, and how many are not decided."""
+    """Which rows have which answer, each with its difference, and how many are not decided; by backbone, and over all, if there are several."""
+    names = backbones(rows)
+    if not names:
+        return _in_words([(row.answer, _difference(row)) for row in rows])
+    told = []
+    for name in names:
+        own = [row.by_backbone[name] for row in rows if name in row.by_backbone]
+        told.append(f"{name}: {_in_words([(row.answer, _difference(row)) for row in own])}")
+    return " ".join(
+        [*told, f"Over {_all(names)}: {_in_words([(row.across or row.answer, row.claim) for row in rows])}"]
+    )
+
+
+def _all(names: Sequence[str]) -> str:
+    return "both backbones" if len(names) == 2 else f"{len(names)} backbones"
+
+
+def _difference(row: ForestRow) -> str:
+    return f"{row.claim} {format_estimate(row.ours, row.decimals, sign='+')}"
+
+
+def _in_words(said: Sequence[tuple[str, str]]) -> str:
+    """(answer, of what), grouped by the answers."""
     told: dict[str, list[str]] = {}
-    for row in rows:
-        if row.answer != "not decided":
-            found = f"{row.claim} {format_estimate(row.ours, row.decimals, sign='+')}"
-            told.setdefault(row.answer, []).append(found)
-    said = [f"{answer[0].upper()}{answer[1:]}: {'; '.join(found)}." for answer, found in told.items()]
-    left = len(rows) - sum(map(len, told.values()))
-    return " ".join(said + [f"Not decided: {left} of {len(rows)} rows."] * (left > 0))
+    for answer, what in said:
+        if answer != "not decided":
+            told.setdefault(answer, []).append(what)
+    words = [f"{answer[0].upper()}{answer[1:]}: {'; '.join(found)}." for answer, found in told.items()]
+    left = len(said) - sum(map(len, told.values()))
+    return " ".join(words + [f"Not decided: {left} of {len(said)} rows."] * (left > 0))

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -76,6 +76,52 @@ def decide(family: Sequence[Claim]) -> list[str]:
     return [answer(one.sign, one.together, one.single, own) for one, own in zip(family, corrected, strict=True)]
 
 
+def answer_across(answers: Mapping[str, str]) -> str:
+    """What the answers of several backbones (backbone -> `answer`) come to; with one backbone, or one answer alone, that.
+
+    Each backbone is asked by itself, and a trend decides nothing.  ``supported on every backbone``, or contradicted: decided
+    alike on all of them.  ``depends on the backbone``: supported on one, contradicted on another.  ``supported on A, not
+    decided on B``, or contradicted: decided on some alone.  Else ``not decided``.
+    """
+    said = list(dict.fromkeys(answers.values()))
+    if len(said) == 1:
+        return f"{said[0]} on every backbone" if len(answers) > 1 and said[0] in DECIDED else said[0]
+    decided = {word: [name for name, one in answers.items() if one == word] for word in DECIDED if word in said}
+    if len(decided) != 1:
+        return "depends on the backbone" if decided else "not decided"
+    ((word, names),) = decided.items()
+    left = [name for name in answers if name not in names]
+    return f"{word} on {' and '.join(names)}, not decided on {' and '.join(left)}"
+
+
+DECIDED = ("supported", "contradicted")
+
+RULE_ACROSS = (
+    "Over several backbones each is asked by itself, and a trend decides nothing: a claim is supported, or contradicted, on every "
+    "backbone where all decide alike; it depends on the backbone where one supports and another contradicts; where some alone decide, "
+    "these are named; and otherwise it is not decided. Where nothing has an effect, any of two backbones decides a row up to twice as often as one."
+)
+"""`answer_across` in words."""
+
+
+def side_by_side(rows: Mapping[str, Sequence[ForestRow]]) -> tuple[ForestRow, ...]:
+    """The rows of the first backbone, each with the same claim's rows of the others (``rows``: backbone -> rows) and their answer across.
+
+    Nothing changes where there is one backbone.
+    """
+    first, *others = rows
+    found = []
+    for row in rows[first]:
+        key = (row.about, row.claim, row.key)
+        same = {name: one for name in others for one in rows[name] if (one.about, one.claim, one.key) == key}
+        if any(one.ours is not None for one in same.values()):
+            same = {first: row} | same
+            across = answer_across({name: one.answer for name, one in same.items()})
+            row = replace(row, by_backbone=same, across=across)
+        found.append(row)
+    return tuple(found)
+
+
 def rule_error_rate(seeds: int) -> float | Missing:
     """Share of tables in which `decide` decides any row though nothing has an effect, in the worst case of bench/coverage.py."""
     try:
@@ -86,8 +132,8 @@ def rule_error_rate(seeds: int) -> float | Missing:
     return max(rates) if rates else Missing(f"not simulated for {seeds} seed{'s' * (seeds > 1)}")
 
 
-def rule(asked: SeedEvaluation) -> str:
-    """How the rows of a table are decided, and how often wrongly where nothing has an effect, in words."""
+def rule(asked: SeedEvaluation, several: bool = False) -> str:
+    """How the rows of a table are decided, and how often wrongly where nothing has an effect, in words; ``several``: backbones."""
     rate = rule_error_rate(len(asked.seeds))
     found = (
         f"in up to {100 * rate:.1f}% of simulated tables of three rows under {len(asked.seeds)} seeds"
@@ -99,7 +145,7 @@ def rule(asked: SeedEvaluation) -> str:
         f"is at most {LEVEL} and the difference has the same sign under every one of at least {MIN_SEEDS} seeds; otherwise it is "
         f"not decided. Each table is a question of its own, the first of them the paper's. With fewer seeds it is at most a trend for or against the claim. How often this decides any "
         f"row where nothing has an effect: {found}."
-    )
+    ) + f" {RULE_ACROSS}" * several
 
 
 def question(
@@ -120,6 +166,14 @@ def question(
         )
         for key, one, said in zip(better, family, decide(family), strict=True)
     )  # fmt: skip
+
+
+def by_backbone(
+    every: Mapping[str, SeedEvaluation], contrast: str, rows: tuple[str, str], better: Mapping[str, int]
+) -> tuple[ForestRow, ...]:
+    """`question` to each backbone (``every``: backbone -> its results), `side_by_side`; one without that difference is left out."""
+    measured = {name: asked for name, asked in every.items() if contrast in asked.together.contrasts}
+    return side_by_side({name: question(asked, contrast, rows, better) for name, asked in measured.items()})
 
 
 def observation(controlled: Evaluation, keys: Sequence[str] = ("B", "Q_W", "Q")) -> tuple[ForestRow, ...]:
@@ -153,8 +207,15 @@ def _texts(row: ForestRow) -> dict[str, str]:
         f"paper, {BACKBONES.get(name, name)}": f"{value:+.{row.decimals}f}" for name, value in row.printed.items()
     }
     known |= {} if row.chance is None else {"chance there": f"±{row.chance:.{row.decimals}f}"}
+    known |= _ours(row)
+    for name in list(row.by_backbone)[1:]:
+        known |= {f"{what}, {name}": text for what, text in _ours(row.by_backbone[name]).items()}
+    return known | ({"over backbones": row.across} if row.across else {})
+
+
+def _ours(row: ForestRow) -> dict[str, str]:
     by_seed = ", ".join(f"{value:+.{row.decimals}f}" for value in row.single)
-    return known | {"ours": format_estimate(row.ours, row.decimals), "by seed": by_seed, "answer": row.answer}
+    return {"ours": format_estimate(row.ours, row.decimals), "by seed": by_seed, "answer": row.answer}
 
 
 def strategy_shares(shares: SeedMeans) -> pd.DataFrame:
@@ -176,5 +237,5 @@ def leaning(shares: SeedMeans) -> str:
 
 
 def answers(rows: Sequence[ForestRow]) -> str:
-    """How many of ``rows`` have which answer, in words."""
-    return ", ".join(f"{count} {word}" for word, count in Counter(row.answer for row in rows).items())
+    """How many of ``rows`` have which answer, over all backbones, in words."""
+    return ", ".join(f"{count} {word}" for word, count in Counter(row.across or row.answer for row in rows).items())

@@ -253,18 +253,19 @@ def table_3(
     note: str | None = None,
     methods: Sequence[str] = ("base", "sft", "dpo"),
 ) -> ComparisonTable:
-    """Table 3 of DecoupledESC: ``methods`` of one paradigm, a line per metric, against both backbones."""
+    """Table 3 of DecoupledESC: ``methods`` of one paradigm, a line per metric, against both backbones of the paper."""
     starts = {f"{paradigm}/{one}": f"{paradigm}/{COMPARATORS[one]}" for one in methods if one in COMPARATORS}
     shown = [f"{paradigm}/{method}" for method in methods]
     systems = {row: row.replace("/", "-") for row in [*shown, *starts.values()]}
-    scores, n = paper_judge(judged), counted_turns(evaluation, f"{paradigm}-{methods[0]}")
+    made = [one for one in methods if isinstance(evaluation, Evaluation) and f"{paradigm}-{one}" in evaluation.details]
+    scores, n = paper_judge(judged), counted_turns(evaluation, f"{paradigm}-{(made or methods)[0]}")
     notes, otherwise = [note] if note else [], None
     if isinstance(scores, ScoreTable):
         notes.append(f"Judge: {PAPER_JUDGE}, on {judged.turns} of the turns, asked in our own words.")
         otherwise = asked_otherwise(judged.protocol, judged.turns)
         notes += [otherwise.reason] if otherwise else []
-    if isinstance(evaluation, Evaluation):
-        counted = [f"{valid_answers(evaluation, f'{paradigm}-{method}'):,} ({method})" for method in methods]
+    if made:
+        counted = [f"{valid_answers(evaluation, f'{paradigm}-{method}'):,} ({method})" for method in made]
         n += f", strategy metrics on the valid answers: {', '.join(counted)}"
     said = {"profile": profile, "n": n, "note": " ".join(notes), "rows": shown}
     table = compare_systems(

@@ -79,7 +79,10 @@ class Line:
 
 @dataclass(frozen=True, repr=False)
 class ComparisonTable(WithRows):
-    """The paper's table beside ours. `heads` names the paper's cells in a group: the backbones, or just "paper"."""
+    """The paper's table beside ours. `heads` names the paper's cells in a group: the backbones, or just "paper".
+
+    `others`: name -> the same table of another backbone of ours (`beside`), whose numbers are shown and not counted.
+    """
 
     table: str
     caption: str
@@ -87,6 +90,8 @@ class ComparisonTable(WithRows):
     heads: tuple[str, ...]
     columns: tuple[Label, ...]
     lines: tuple[Line, ...]
+    name: str = "ours"
+    others: Mapping[str, ComparisonTable] = field(default_factory=dict)
 
     def cells(self) -> Iterator[Cell]:
         """Every cell, line by line, in reading order."""
@@ -98,6 +103,14 @@ class ComparisonTable(WithRows):
             Line(column, tuple(line.cells[number] for line in self.lines)) for number, column in enumerate(self.columns)
         )
         return replace(self, stub="metric", columns=tuple(line.label for line in self.lines), lines=lines)
+
+    def beside(self, name: str, others: Mapping[str, ComparisonTable]) -> ComparisonTable:
+        """The table with a column each for ``others``, of the same rows and columns; ``name`` is what ours is called beside them."""
+        if not others:
+            return self
+        said = "".join(f" {other}: n = {table.caption.partition('; n = ')[2]}" for other, table in others.items())
+        caption = f"{self.caption}{said}"
+        return replace(self, name=name, others=dict(others), caption=caption.replace("Ours: ", f"Ours: {name}, ", 1))
 
     def counts(self, by: Literal["status", "direction"] = "status") -> dict[str, int]:
         """How many cells have each status, or each direction; what does not occur is left out."""
@@ -125,7 +138,7 @@ class ComparisonTable(WithRows):
         return f"<ComparisonTable {self.table}: {counts}>"
 
     def body(self) -> str:
-        body = "\n".join(self._line(line) for line in self.lines)
+        body = "\n".join(map(self._line, range(len(self.lines))))
         return (
             '<div class="paper-table-wrap">\n<table class="paper-table">\n'
             f"<caption>{escape(self.caption)}</caption>\n"
@@ -138,17 +151,23 @@ class ComparisonTable(WithRows):
 
     def _head(self) -> str:
         titles = [column.html() for column in self.columns]
-        group = [*self.heads, "ours"]
+        group = [*self.heads, self.name, *self.others]
         tops = "".join(f'<th scope="colgroup" colspan="{len(group)}">{title}</th>' for title in titles)
         subs = "".join(f'<th scope="col">{escape(head)}</th>' for head in group) * len(titles)
         return f'<tr><th scope="col" rowspan="2">{escape(self.stub)}</th>{tops}</tr>\n<tr>{subs}</tr>'
 
-    def _line(self, line: Line) -> str:
-        groups = "".join(self._group(group) for group in line.cells)
+    def _line(self, number: int) -> str:
+        line, others = self.lines[number], [table.lines[number].cells for table in self.others.values()]
+        groups = "".join(self._group(*same) for same in zip(line.cells, *others, strict=True))
         return f'<tr><th scope="row">{line.label.html()}</th>{groups}</tr>'
 
-    def _group(self, cells: tuple[Cell, ...]) -> str:
-        paper = "".join(f'<td class="paper">{_number(cell.paper, cell.decimals)}</td>' for cell in cells)
+    def _group(self, *measured: tuple[Cell, ...]) -> str:
+        """The paper's cells, and those of each backbone of ours beside them."""
+        paper = "".join(f'<td class="paper">{_number(cell.paper, cell.decimals)}</td>' for cell in measured[0])
+        return paper + "".join(self._measured(cells, cells is measured[0]) for cells in measured)
+
+    def _measured(self, cells: tuple[Cell, ...], own: bool) -> str:
+        """``own``: of the first backbone, whose cells can be linked to."""
         against = [f"{head}: " if len(cells) > 1 else "" for head in self.heads]
         title = " ".join(name + cell.verdict.sentence() for name, cell in zip(against, cells, strict=True))
         statuses = {cell.verdict.status for cell in cells}
@@ -162,10 +181,11 @@ class ComparisonTable(WithRows):
         if (ours := cells[0].measured) is not None:
             value, interval = _number(ours.value, cells[0].decimals), _interval(ours, cells[0].decimals)
         inside = (value + (f' <span class="ci">{interval}</span>' if interval else "") + marks).strip()
-        return f'{paper}<td class="measured" id="{self._anchor(cells)}" data-verdict="{status}" title="{escape(title)}">{inside}</td>'
+        anchor = f' id="{self._anchor(cells)}"' if own else ""
+        return f'<td class="measured"{anchor} data-verdict="{status}" title="{escape(title)}">{inside}</td>'
 
     def _legend(self) -> str:
-        verdicts = [cell.verdict for cell in self.cells()]
+        verdicts = [cell.verdict for table in (self, *self.others.values()) for cell in table.cells()]
         found = {status: MEANING[status] for one in verdicts for status in (one.status, one.direction) if status}
         for status in (Status.NOT_COMPARABLE, Status.NOT_ATTEMPTED):
             # Tooltips don't print and are hard to reach by keyboard; the reasons must be readable without them.

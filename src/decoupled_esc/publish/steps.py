@@ -98,7 +98,8 @@ class BuildBook(Step):
 def book_steps(book: Book) -> dict[str, Step]:
     """The chapters and the book, by name."""
     read = [*LIBRARY.rglob("*.py"), *LIBRARY.rglob("*.mplstyle"), ROOT / "data" / "paper_values.json"]
-    read += [path for folder in ("bench", "pretraining") for path in (ROOT / "results" / folder).glob("*.json")]
+    folders = ("bench", "pretraining", *(one.profile.name for one in book.beside))
+    read += [path for folder in folders for path in (ROOT / "results" / folder).glob("*.json")]
     library = digest_of(read)
     found: dict[str, Step] = {}
     for source in notebooks.sources():
@@ -129,7 +130,7 @@ def publish_notebooks(book: Book) -> list[str]:
     written = []
     for source, names in read.items():
         profile = notebooks.parameters(source)["profile"]
-        shown = {name: digests[name] for name in names}
+        shown = {name: digests[name] for name in names} | _beside(book, source)
         made = made_of(Stores(book.runs, (book.published,)), [book.published_steps[name] for name in names])
         written.append(notebooks.execute(source, source.with_suffix(".ipynb"), profile, shown, made).name)
     return written
@@ -142,6 +143,13 @@ def _published(book: Book, name: str) -> str | None:
     return stored and stored.digest
 
 
+def _beside(book: Book, source: Path) -> dict[str, str]:
+    """``<profile>/<step>`` -> the digest of what the chapter at ``source`` shows of other backbones."""
+    names = sorted(notebooks.read_everywhere(source))
+    found = {f"{one.profile.name}/{name}": _published(one, name) for one in book.beside for name in names}
+    return {name: digest for name, digest in found.items() if digest is not None}
+
+
 def check_stamps(book: Book) -> list[str]:
     """Problems, a sentence each: notebooks that show results which are not, or no longer, the published ones."""
     problems = []
@@ -151,8 +159,11 @@ def check_stamps(book: Book) -> list[str]:
             problems.append(f"{path.name} does not exist; run: make publish")
             continue
         stamp = json.loads(path.read_text(encoding="utf-8"))["metadata"].get("decoupled_esc", {})
+        beside = {name: digest for name, digest in stamp.get("results", {}).items() if "/" in name}
+        if beside != _beside(book, source):
+            problems.append(f"{path.name} shows other results of other backbones than the published ones")
         for name, digest in stamp.get("results", {}).items():
-            if _published(book, name) != digest:
+            if name not in beside and _published(book, name) != digest:
                 step = book.published_steps.get(name)
                 why = (book.published.why_not(step) if step else "there is no such step") or "it was replaced"
                 problems.append(f"{path.name} shows another result of {name} than the published one ({why})")

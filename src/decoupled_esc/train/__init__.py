@@ -11,7 +11,7 @@ policies  from beginning to end: train_sft, train_preference
 
 from decoupled_esc.train.config import Launch, Lora, Preference, Training, TrainingError
 from decoupled_esc.train.data import Pair, Sequences, encode, encode_pairs
-from decoupled_esc.train.held_out import divergence, held_out_loss
+from decoupled_esc.train.held_out import compared, held_out_loss
 from decoupled_esc.train.launch import Job, LaunchError, launched
 from decoupled_esc.train.policies import FineTuned, Preferred, train_preference, train_sft
 from decoupled_esc.train.reference import reference_key, reference_logps

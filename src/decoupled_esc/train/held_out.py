@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -23,23 +22,35 @@ def held_out_loss(model, sequences: Sequences) -> float:
     return -total / sequences.target_tokens
 
 
-def divergence(policy, reference, sequences: Sequences) -> float:
-    """Mean KL(policy || reference) in nats per answer token, exact over the vocabulary, along the answers.
+def compared(policy, reference, sequences: Sequences) -> dict[str, float]:
+    """Both models' `held_out_loss`, each read once, and how far the policy is from the reference.
 
-    Human references, not samples of the policy, decide where it is taken: it says how differently the two would go on
-    from where a human has come so far.  0 where they are the same.
+    ``held_out_loss`` and ``held_out_loss_before`` (the reference's), in nats per learned token; ``divergence``: mean
+    KL(policy || reference) in nats per answer token, exact over the vocabulary, along the answers.  Human references, not
+    samples of the policy, decide where it is taken: it says how differently the two would go on from where a human has
+    come so far.  0 where they are the same.
     """
     import torch
 
     policy.eval()
     reference.eval()
-    total = 0.0
+    said, divergence = [0.0, 0.0], 0.0
     with torch.inference_mode():
-        for packed in itertools.chain.from_iterable(sequences.passes):
-            both = (turn_trees.answer_logits(model, packed) for model in (policy, reference))
-            ours, theirs = (torch.log_softmax(logits.double(), -1) for logits in both)
-            total += (ours.exp() * (ours - theirs)).sum().item()
-    return total / sequences.target_tokens
+        for passes in sequences.passes:
+            logps: tuple[list, list] = ([], [])
+            for packed in passes:
+                both = [turn_trees.answer_logits(model, packed) for model in (policy, reference)]
+                for model, found, logits in zip((policy, reference), logps, both, strict=True):
+                    found.append(turn_trees.answer_logps(model, packed, logits))
+                ours, theirs = (torch.log_softmax(logits.double(), -1) for logits in both)
+                divergence += (ours.exp() * (ours - theirs)).sum().item()
+            for n, found in enumerate(logps):
+                said[n] += torch.cat(found).double().sum().item()
+    losses = {name: -total / sequences.target_tokens for name, total in zip(LOSSES, said, strict=True)}
+    return losses | {"divergence": divergence / sequences.target_tokens}
+
+
+LOSSES = ("held_out_loss", "held_out_loss_before")
 
 
 def conversation_ids(messages: Sequence[Message], tokenizer) -> list[int]:

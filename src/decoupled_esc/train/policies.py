@@ -12,7 +12,7 @@ from decoupled_esc.prompts import Layout
 from decoupled_esc.train.checkpoints import no_space_is_said
 from decoupled_esc.train.config import Launch, Preference, Training
 from decoupled_esc.train.data import Pair, Sequences, Unit, encode, encode_pairs
-from decoupled_esc.train.held_out import divergence, held_out_loss
+from decoupled_esc.train.held_out import compared, held_out_loss
 from decoupled_esc.train.launch import Job, launched
 from decoupled_esc.train.reference import reference_logps
 from decoupled_esc.train.trainer import Log, fine_tune
@@ -136,14 +136,12 @@ def _trained(
     else:
         with no_space_is_said(folder):
             models.copy(job.weights, folder / "policy")
-        model, log = models.load(job.weights), NOTHING
-    found = {"held_out_loss": held_out_loss(model, unseen)}
+        model, log = models.load(job.weights, for_training=True), NOTHING
     if compare:
-        before = models.load(job.weights)
-        found |= {
-            "held_out_loss_before": held_out_loss(before, unseen),
-            "divergence": divergence(model, before, unseen),
-        }
+        # Loaded as it was trained from: an adapter in float32, as that of `model`
+        found = compared(model, models.load(job.weights, for_training=True), unseen)
+    else:
+        found = {"held_out_loss": held_out_loss(model, unseen)}
     weights = models.weights_digest(folder / "policy")
     return {**vars(log), **found, "sequences": len(job.sequences), "cut": job.sequences.cut, "weights": weights}
 
@@ -161,4 +159,5 @@ def _run(job: Job, tokenizer, folder: Path, launch: Launch | None) -> tuple:
     del model  # the others need its place,
     torch.cuda.empty_cache()  # which this process would keep
     log = launched(job, folder, launch)
-    return models.load(models.weights_of(replace(job.weights, adapter=None), folder / "policy")), log
+    trained = models.weights_of(replace(job.weights, adapter=None), folder / "policy")
+    return models.load(trained, for_training=True), log

@@ -98,7 +98,8 @@ def fine_tune(
     # Ours reports; transformers' own printing would fill the logs with one dictionary a step.
     trainer.remove_callback(PrinterCallback)
     with checkpoints.no_space_is_said(folder):
-        trainer.train(resume_from_checkpoint=resume)
+        with _as_it_comes(trainer.model, training.precision):
+            trainer.train(resume_from_checkpoint=resume)
         if state.num_processes > 1:
             trainer.save_model(str(folder / "policy"))  # gathers what is spread over the processes
         else:
@@ -124,6 +125,19 @@ def _adapted(model, lora: Lora | None, preference: Preference | None, seed: int)
     dropout = lora.dropout if preference is None else 0.0
     options = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
     return get_peft_model(model, LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=dropout, **options))
+
+
+def _as_it_comes(model, precision: str):
+    """Adapters that read their input in the precision it has.
+
+    Peft widens it to theirs, and autocast narrows it again: the same numbers after two copies.  Not under dropout, whose
+    factor is exact in float32 alone.
+    """
+    import torch
+    from peft.helpers import disable_input_dtype_casting
+
+    dropout = any(isinstance(module, torch.nn.Dropout) and module.p for module in model.modules())
+    return disable_input_dtype_casting(model, active=precision == "bfloat16" and not dropout)
 
 
 def _log(trainer, sequences: Sequences, epochs: int) -> Log:

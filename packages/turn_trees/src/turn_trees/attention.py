@@ -117,9 +117,9 @@ def answer_logits(model, packed: Packed) -> Tensor:
     ).logits[0]
 
 
-def answer_logps(model, packed: Packed) -> Tensor:
-    """[answers] float32: the log-probability of each answer of ``packed``, summed over its tokens, with gradient."""
-    logits = answer_logits(model, packed)
+def answer_logps(model, packed: Packed, logits: Tensor | None = None) -> Tensor:
+    """[answers] float32: the log-probability of each answer, summed over its tokens, with gradient; ``logits``: if at hand."""
+    logits = answer_logits(model, packed) if logits is None else logits
     columns = (packed.targets, packed.completion_index)
     targets, completion_index = (torch.tensor(column, dtype=torch.long, device=logits.device) for column in columns)
     logps = -torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
