@@ -66,7 +66,7 @@ figures.glue_numbers(
 # Look at how much of the way the regression has gone.
 
 # %% tags=["hide-input", "remove-output"]
-every = getattr(book, "everywhere", lambda name: {book.label: book[name]})("questions")
+every = book.everywhere("questions")
 ladder = {title: {NAMES[name]: at(name, 0.7, key) for name in ("gold frequencies", "word planner")} for key, title in METRICS.items()}
 for backbone, asked in every.items():
     for key, title in METRICS.items():
