@@ -224,7 +224,7 @@ figures.glue_numbers(
 )  # fmt: skip
 
 # %% [markdown]
-# Look for where it is better than a count of words: a judge that were better for every writer would be so for each of the four.
+# A judge that is better than a count of words for every writer would be so for each of the four.
 # With {glue:text}`best`, the bot that people liked best and that wrote most, the difference is {glue:text}`best_gap`.
 #
 # On people from whom it has not learned, the judge that chooses inside iEval is right in {glue:text}`learned_people` per cent of the pairs.

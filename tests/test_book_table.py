@@ -76,7 +76,11 @@ def test_every_chapter_reads_steps_that_exist(laptop):
 
 def test_every_published_result_holds_and_is_read_as_its_type(laptop):
     store = Store(PUBLISHED / "laptop", table.names(laptop))
+    read = {name for source in notebooks.sources() for name in notebooks.steps_read(source)}
+    needed = closure([laptop[name] for name in read])
     for name, step in laptop.items():
+        if step.key not in needed and store.why_not(step) == "not here":
+            continue  # no chapter shows it yet
         assert store.why_not(step) == "", name
         stored = store.read(step)
         kind = result_type(type(step))
@@ -158,7 +162,7 @@ CHANGES = [
     ("preference.vanilla.loss.beta", 0.3, {"dpo-vanilla", "dpo-vanilla-psnr", "dpo-vanilla-nspr", "dpo-vanilla-nsnr"}),
     ("mining.samples", 3, {"candidates-vanilla", "candidates-generator"}),
     ("mining.dialogues", 40, {"candidates-vanilla", "candidates-generator", "candidates-planner", "pairs"}),
-    ("data.validation_dialogues", 9, PREFERENCES),
+    ("data.validation_dialogues", 9, PREFERENCES.union(*CONTROLLED.values(), {"sft-planner-chosen", "sft-generator-chosen"})),
     ("generation.plan.temperature", 0.5, {"candidates-planner"} | PLANNED),
     ("search.constants.exploration", 2.0, {"search"}),
     ("search.max_gold_turns", 11, {"search"}),

@@ -17,7 +17,7 @@ from IPython.utils.capture import capture_output
 from decoupled_esc.evaluate.bootstrap import Estimate
 from decoupled_esc.evaluate.decoding import StrategyScores
 from decoupled_esc.pipeline import Missing
-from decoupled_esc.present import figures, sliders
+from decoupled_esc.present import cso_tables, figures, sliders
 from decoupled_esc.present.forest import Forest, ForestRow
 from decoupled_esc.present.paper import load_tables
 from decoupled_esc.present.rows import MIME, as_csv, marks, slug
@@ -72,8 +72,10 @@ def test_lines_bands_and_levels_but_no_guides():
     assert rows[rows.mark == "line"][["x", "y"]].values.tolist() == [[0.0, 1.0], [0.7, 1.7]]
     assert rows[rows.mark == "band"][["x", "low", "high"]].round(6).values.tolist() == [[0.0, 0.0, 2.0], [0.7, 0.7, 2.7]]
     assert set(rows.mark) == {"line", "band"}, "the dotted line at 0.7 is no number"
-    volume = marks(figures.over_volume({"F1": {"full": ({50: Estimate(3.0), 100: Estimate(4.0)}, Estimate(2.5))}}, "smoke"))
-    assert volume[volume.mark == "level"][["series", "y"]].values.tolist() == [["SFT, full", 2.5]]
+    values = {"F1": {"full": ({50: Estimate(3.0), 100: Estimate(4.0)}, Estimate(2.5))}}
+    printed = {"F1": {"full": ({100: Estimate(6.0)}, Estimate(5.5))}}
+    volume = marks(cso_tables.over_volume(values, "smoke", printed, (20.0, 30.0)))
+    assert volume[volume.mark == "level"][["series", "y"]].values.tolist() == [["SFT, full", 5.5], ["SFT, full", 2.5]]
 
 
 def test_a_figure_without_numbers_carries_why():

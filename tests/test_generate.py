@@ -53,7 +53,7 @@ def prompts() -> list[Prompt]:
 
 
 @pytest.fixture(scope="module")
-def dialogues() -> list[Prompt]:
+def talks() -> list[Prompt]:
     """The turns of four dialogues: each prompt is a beginning of the next, up to its last message's end."""
     words = "I am here to listen . what has been on your mind most today ?".split()
     draw = np.random.default_rng(3)
@@ -129,8 +129,8 @@ def greedy_by_hand(model, tokenizer, prompt, steps: int) -> str:
     return tokenizer.decode(printed, skip_special_tokens=True)
 
 
-def test_greedy_in_batches_is_greedy_one_at_a_time_and_by_hand(engine, model, tokenizer, prompts, dialogues):
-    prompts = [*prompts, *dialogues]
+def test_greedy_in_batches_is_greedy_one_at_a_time_and_by_hand(engine, model, tokenizer, prompts, talks):
+    prompts = [*prompts, *talks]
     prompts = [replace(p, id=f"{'short' if n < 12 else 'talk'}/{p.id}") for n, p in enumerate(prompts)]
     together = everything(engine, prompts, GREEDY, seed=0)
     assert max(len(batch) for batch in engine.batches(prompts, GREEDY.max_new_tokens)) > 3
@@ -153,11 +153,11 @@ def test_a_seed_decides_the_text(engine, prompts):
     assert sum(other[id].text != first[id].text for id in first) > len(first) / 2
 
 
-def test_company_changes_nothing(engine, model, tokenizer, dialogues):
+def test_company_changes_nothing(engine, model, tokenizer, talks):
     """All turns of a dialogue in one go draw what each draws alone, from the same tokens: packing is exact."""
-    together = everything(engine, dialogues, SAMPLED, seed=7)
+    together = everything(engine, talks, SAMPLED, seed=7)
     one_each = TransformersEngine(model, tokenizer, batch_tokens=1)
-    for prompt in dialogues:
+    for prompt in talks:
         assert everything(one_each, [prompt], SAMPLED, seed=7)[prompt.id] == together[prompt.id]
 
 

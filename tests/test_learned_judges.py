@@ -52,7 +52,7 @@ def chats_of(people, rank, rng):
     for person in range(people):
         for bot in BOTS:
             quality, length = rng.normal(), int(rng.integers(3, 30))
-            found.append((Chat(str(person), "positive", bot, ("x", " ".join(["w"] * length)), {}, rank(quality)), quality, length))
+            found.append((Chat(str(person), "positive", bot, ("x", " ".join(["w"] * length)), rank(quality)), quality, length))
     return found
 
 

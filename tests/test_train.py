@@ -16,7 +16,6 @@ from training_cases import (  # noqa: F401
     LORA,
     MAX_LENGTH,
     SHAPE,
-    dialogues,
     fine_tuned,
     fresh,
     opening,

@@ -32,14 +32,14 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
-def dialogues(dialogues) -> list[Dialogue]:
+def two(dialogues) -> list[Dialogue]:
     """One in which the supporter speaks first, and one in which the supporter speaks twice in a row."""
     return [dialogues[0], dialogues[22]]
 
 
 @pytest.fixture(scope="module")
-def asked(dialogues) -> list[Turn]:
-    first, second = ([t for t in turns(d)[:3]] for d in dialogues)
+def asked(two) -> list[Turn]:
+    first, second = ([t for t in turns(d)[:3]] for d in two)
     assert first[0].context[0].text == OPENING and second[1].context[-1].text == BLANK
     return [*first, *second]
 
@@ -168,9 +168,9 @@ def test_fine_tuning_is_trls(tokenizer, asked, folder, name, unit, micro):
     assert_same(ours(load(folder, "full"), tokenizer, sequences, micro=micro), trls, rel=1e-5)
 
 
-def test_fine_tuning_is_trls_over_epochs_of_several_steps(tokenizer, dialogues, folder):
+def test_fine_tuning_is_trls_over_epochs_of_several_steps(tokenizer, two, folder):
     """A dialogue a step, in the order of the packed run: which one it was is known by its length."""
-    of = [turns(d)[:3] for d in dialogues]
+    of = [turns(d)[:3] for d in two]
     sequences = train.encode([t for asked in of for t in asked], prompts.vanilla, tokenizer, MAX_LENGTH)
     training = FULL.model_copy(update={"epochs": 3})
     mine = ours(load(folder, "full"), tokenizer, sequences, training, batch=1)

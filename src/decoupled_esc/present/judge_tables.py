@@ -257,7 +257,7 @@ def learned_worth(found: LearnedJudges | Missing, rules: PairAccuracy | Missing)
         return found
     rows: dict[str, dict[str, str]] = {}
     for row in found.ratings.medians:
-        measures = {"kappa": row.kappa, "kappa with each expert": row.each, "rank correlation": row.rank}
+        measures = {"kappa with experts' median": row.kappa, "with each expert": row.each, "rank correlation": row.rank}
         own = {name: format_estimate(value, 2) for name, value in measures.items()}
         rows[row.raters.removesuffix("–expert") if row.raters in LEARNED else row.raters] = own
     for row in found.preferences.rows:

@@ -87,7 +87,8 @@ def marks(figure: Figure) -> pd.DataFrame:
     panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
     rows = []
     for number, axes in enumerate(panels, start=1):
-        name = axes.get_title() or (f"panel {number}" if len(panels) > 1 else None)
+        titles = [axes.get_title(loc=place) for place in ("left", "center", "right")]
+        name = "".join(titles) or (f"panel {number}" if len(panels) > 1 else None)
         for row in _marks(axes):
             row |= {f"{side} label": _tick(getattr(axes, f"{side}axis"), row.get(side)) for side in "xy"}
             row["panel"] = name and name.replace("\n", " ")

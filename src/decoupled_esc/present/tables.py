@@ -12,7 +12,7 @@ the span shows the direction of the difference from the comparison row.
 
 from __future__ import annotations
 
-import zlib
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -277,17 +277,17 @@ def results_table(frame: pd.DataFrame | Missing, caption: str, numbers: str | No
     """
     if isinstance(frame, Missing):
         frame = pd.DataFrame({"reason": {str(Status.NOT_ATTEMPTED): frame.reason}})
-    uuid = f"{zlib.crc32(caption.encode()):08x}"  # pandas would draw one at random
     # The Styler escapes texts alone, so that a list or a dictionary has to be one.
     frame = rows = frame.where(frame.map(pd.api.types.is_scalar), frame.astype(str))
     # An index with a name would get a header row of its own; as the columns' name it shares theirs.
     frame = frame.rename_axis(columns=frame.index.name and escape(str(frame.index.name))).rename_axis(index=None)
-    styler = frame.style.set_caption(escape(caption, quote=False)).set_uuid(uuid)
+    styler = frame.style.set_caption(escape(caption, quote=False))
     styler = styler.set_table_attributes('class="plain-table"').format(na_rep="–", escape="html")
     styler = styler.format_index(escape="html", axis=0).format_index(escape="html", axis=1)
     if numbers:
         styler = styler.format(numbers, na_rep="–", escape="html", subset=list(frame.select_dtypes("number")))
-    return ResultsTable(caption, styler.to_html(), rows)
+    html = re.sub(r' id="T_\w+"', "", styler.to_html())  # random, on every cell, and nothing refers to them
+    return ResultsTable(caption, html, rows)
 
 
 def format_estimate(estimate: Estimate | None, decimals: int = 1, sign: str = "") -> str:
