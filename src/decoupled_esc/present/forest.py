@@ -86,8 +86,11 @@ class Forest:
 
 
 def _told(name: str, row: ForestRow) -> str:
-    """``esc-base: supported, +1.0 [+0.5, +1.5]``."""
-    return f"{name}: {row.answer}" + (f", {format_estimate(row.ours, row.decimals, sign='+')}" if row.ours else "")
+    """``esc-base +1.0 [+0.5, +1.5]: supported``, the numbers on one line."""
+    return f"{name} {format_estimate(row.ours, row.decimals, sign='+')}".replace(" ", NO_BREAK) + f": {row.answer}"
+
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def marks(rows: Sequence[ForestRow]) -> str:
