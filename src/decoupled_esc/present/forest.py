@@ -170,7 +170,10 @@ def _mark(number: int, x: float) -> str:
 
 
 def in_words(rows: Sequence[ForestRow]) -> str:
-    """Which rows have which answer, each with its difference, and how many are not decided; by backbone, and over all, if there are several."""
+    """Which rows have which answer, each with its difference, and how many are not decided.
+
+    Where several backbones stand side by side: for each of them, and over all.
+    """
     names = backbones(rows)
     if not names:
         return _in_words([(row.answer, _difference(row)) for row in rows])
