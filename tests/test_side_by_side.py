@@ -94,12 +94,12 @@ def test_one_backbone_alone_reads_as_it_always_did():
 def test_the_board_has_a_line_for_each_backbone_and_the_answer_across():
     ours, other = board(*EFFECT).rows, board(*NOTHING).rows
     rows = questions.side_by_side({OURS: ours, OTHER: other})
-    shown = Forest(rows, "")._repr_html_()
+    shown = Forest(rows, "")._repr_html_().replace(forest.NO_BREAK, " ")
     measured = [row for row in rows if row.by_backbone]
     assert len(measured) == sum(row.ours is not None for row in ours), "what nobody measured stays one row"
     assert shown.count('class="here"') == shown.count('class="here other"') == len(measured)
     assert f"supported on {OURS}, not decided on {OTHER}" in shown
-    assert f"{OURS}: supported, +2.0 [+1.0, +3.0]" in shown and f"{OTHER}: not decided, +0.0 [-1.0, +1.0]" in shown
+    assert f"{OURS} +2.0 [+1.0, +3.0]: supported" in shown and f"{OTHER} +0.0 [-1.0, +1.0]: not decided" in shown
     assert forest.marks(rows).endswith(f"ours from above: {OURS}, {OTHER}")
     assert f"measured on {OURS} and {OTHER}: " in claims.counted_across(rows)
 

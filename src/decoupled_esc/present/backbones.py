@@ -1,4 +1,4 @@
-"""The other backbones of ours beside a chapter's own profile: the papers' tables (chapters 07, 08, 90), and where they start (16)."""
+"""Other backbones of ours beside a chapter's own: the papers' tables (chapters 07, 08, 90), and where they start (16)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ def tables_3(
 def summary(
     own: pd.DataFrame, books: Sequence[Book], every: Mapping[str, Evaluation], cso: Mapping[str, SeedEvaluation]
 ) -> pd.DataFrame:
-    """The report's `replication.summary` with the papers' names of tables, and below it that of each other backbone's tables."""
+    """`replication.summary` of the report by the papers' names of tables, and below it of each other backbone's tables."""
     names = {key: table.name for key, table in load_tables().items()}
     frames = [own.rename(index=names)]
     for book in books:
@@ -59,7 +59,7 @@ def _cso(book: Book, measured: Evaluation, prompted: Evaluation) -> list[Compari
 def start(
     base: BaseModel, answers: HeldOutAnswers | None, tuned: FineTuned | None, minutes: float | None
 ) -> dict[str, str]:
-    """What a training starts from and what fine-tuning adds to it, a column of chapter 16; a dash for what was not measured.
+    """What a training starts from and what fine-tuning adds to it: a column of chapter 16, a dash for what is unknown.
 
     ``answers``: the base model at held-out answers; ``tuned``: the coupled model, at the same, trained in ``minutes``.
     """

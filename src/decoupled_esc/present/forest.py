@@ -106,8 +106,11 @@ def _row(row: ForestRow) -> dict:
 
 
 def _told(name: str, row: ForestRow) -> str:
-    """``esc-base: supported, +1.0 [+0.5, +1.5]``."""
-    return f"{name}: {row.answer}" + (f", {format_estimate(row.ours, row.decimals, sign='+')}" if row.ours else "")
+    """``esc-base +1.0 [+0.5, +1.5]: supported``, the numbers on one line."""
+    return f"{name} {format_estimate(row.ours, row.decimals, sign='+')}".replace(" ", NO_BREAK) + f": {row.answer}"
+
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def marks(rows: Sequence[ForestRow]) -> str:
@@ -187,7 +190,10 @@ def _mark(number: int, x: float) -> str:
 
 
 def in_words(rows: Sequence[ForestRow]) -> str:
-    """Which rows have which answer, each with its difference, and how many are not decided; by backbone, and over all, if there are several."""
+    """Which rows have which answer, each with its difference, and how many are not decided.
+
+    Where several backbones stand side by side: for each of them, and over all.
+    """
     names = backbones(rows)
     if not names:
         return _in_words([(row.answer, _difference(row)) for row in rows])

@@ -99,7 +99,8 @@ DECIDED = ("supported", "contradicted")
 RULE_ACROSS = (
     "Over several backbones each is asked by itself, and a trend decides nothing: a claim is supported, or contradicted, on every "
     "backbone where all decide alike; it depends on the backbone where one supports and another contradicts; where some alone decide, "
-    "these are named; and otherwise it is not decided. Where nothing has an effect, any of two backbones decides a row up to twice as often as one."
+    "these are named; and otherwise it is not decided. Where nothing has an effect, any of two backbones decides a row up to "
+    "twice as often as one."
 )
 """`answer_across` in words."""
 

@@ -97,9 +97,8 @@ def fine_tune(
     )
     # Ours reports; transformers' own printing would fill the logs with one dictionary a step.
     trainer.remove_callback(PrinterCallback)
-    with checkpoints.no_space_is_said(folder):
-        with _as_it_comes(trainer.model, training.precision):
-            trainer.train(resume_from_checkpoint=resume)
+    with checkpoints.no_space_is_said(folder), _as_it_comes(trainer.model, training.precision):
+        trainer.train(resume_from_checkpoint=resume)
         if state.num_processes > 1:
             trainer.save_model(str(folder / "policy"))  # gathers what is spread over the processes
         else:
