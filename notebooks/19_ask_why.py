@@ -135,9 +135,9 @@ info = book["metrics-information"]
 lost = isinstance(info, Missing)
 informed = {} if lost else {name: own["paper"] for name, own in info.contrasts.items()}
 STRATEGIC, SEEN = {"Q": "macro F1", "Q_W": "weighted F1", "B": "B", "F1": "F1 of replies"}, {
-    "decoupled-sft - vanilla-sft": "decoupled, against coupled", "vanilla-no-tags - vanilla-sft": "earlier strategies hidden,\ncoupled model", "decoupled-sft - decoupled-tags": "earlier strategies hidden,\nplanner",
-    "decoupled-tags - vanilla-sft": "planner of its own,\nboth see them", "decoupled-sft - vanilla-no-tags": "planner of its own,\nneither sees them", "vanilla-long - vanilla-sft": "coupled model\ntrained twice as long",
-    "decoupled-sft - vanilla-long": "decoupled, against coupled\ntrained twice as long",
+    "decoupled-sft - vanilla-sft": "decoupled, against coupled", "vanilla-no-tags - vanilla-sft": "strategies hidden, coupled", "decoupled-sft - decoupled-tags": "strategies hidden, planner",
+    "decoupled-tags - vanilla-sft": "own planner, both see them", "decoupled-sft - vanilla-no-tags": "own planner, neither sees them", "vanilla-long - vanilla-sft": "coupled, trained twice as long",
+    "decoupled-sft - vanilla-long": "decoupled, against that",
 }  # fmt: skip
 source = book.source("paired differences after SFT, 95% intervals by dialogue")
 figures.show("fig_information", figures.nothing_here(info.reason, source) if lost else figures.estimates(why.changed({"": informed}, SEEN, STRATEGIC), source))
