@@ -227,7 +227,7 @@ results_table(pd.DataFrame({"": lines}), "Two engines on two CPU cores (bench/vl
 # | a server that dies, never answers, or finds its port taken | scripted servers | `tests/test_vllm.py` |
 # | several processes learn what one does (SFT and DPO) | two processes, gloo | `tests/test_launch.py` |
 # | weights spread by FSDP 2, optimiser states by ZeRO-2, whole models and adapters | two processes, gloo, by torch's and DeepSpeed's own functions | `tests/test_sharded.py` |
-# | CSO from a base that is loaded by name, adapters and all weights | our 1M-parameter model | `tests/test_pipeline.py` |
+# | CSO from a base that is loaded by name, adapters and all weights | our 1M-parameter model | `tests/test_book_table.py` |
 # | several servers of one model | scripted servers | `tests/test_client.py` |
 # | chat templates, packed attention, capped scores | random models of the three architectures, tokenizers in each template's form | `tests/test_backbones.py` |
 # | steps as jobs of a cluster | SLURM 22.05 with one node | `DECOUPLED_ESC_SLURM=1 pytest tests/test_slurm.py` |
