@@ -228,3 +228,9 @@ def test_the_table_of_offline_judges_has_a_row_per_system_and_no_difference_of_p
     assert tables.judged(Missing("no data")) == Missing("no data") and tables.judged_gaps(Missing("no data")) == []
     (gap,) = tables.judged_gaps(board_of)
     assert gap.value == pytest.approx(5)
+
+
+def test_without_the_real_corpus_scoring_says_what_is_missing(monkeypatch, capsys):
+    monkeypatch.setattr("decoupled_esc.experiments.inputs.Turns.read", lambda _: [])  # none of the turns that were answered
+    assert cli.main(["score", "own.jsonl", "--profile", "laptop"]) != 0
+    assert "scoring needs the real esconv" in capsys.readouterr().err.splitlines()[-1]

@@ -228,6 +228,7 @@ def _data(options) -> int:
 
 
 def _score(options) -> int:
+    from decoupled_esc.errors import KnownError
     from decoupled_esc.experiments.book import SCOREBOARD_SYSTEMS
     from decoupled_esc.experiments.run import Book
     from decoupled_esc.experiments.scoreboard import score_file
@@ -237,11 +238,15 @@ def _score(options) -> int:
     book = Book(options.profile)
     turns = book.steps["scoreboard"].turns.read()
     stored = {name: book.stored(f"replies-{name}") for name in SCOREBOARD_SYSTEMS}
+    stored = {name: found.result for name, found in stored.items() if found and not found.rows_left_out}
     gold = {turn.id: turn for turn in turns}
+    if not all(row.id in gold for replies in stored.values() for row in replies.rows):
+        raise KnownError(
+            "scoring needs the real esconv, whose turns the published replies answer; see: decoupled-esc data"
+        )
     others = {
-        name: evaluated(found.result, gold, book.steps[f"replies-{name}"].strategy_sampling, book.profile.seed)
-        for name, found in stored.items()
-        if found and not found.rows_left_out
+        name: evaluated(replies, gold, book.steps[f"replies-{name}"].strategy_sampling, book.profile.seed)
+        for name, replies in stored.items()
     }
     profile = book.profile
     found = score_file(options.file, turns, others, replicates=profile.bootstrap_replicates, seed=profile.seed)
