@@ -16,6 +16,8 @@
 # Nobody has shown that a reply of its models is safe or helpful for a person in need, and none is counselling ([more](what-this-book-is-not)).
 #
 # ## Which claims hold here?
+#
+# In each row: hollow what the papers report, blue what we measured with small models of our own and its 95% interval; right of the dotted line speaks for the claim, and the grey band is what chance makes on the papers' test set.
 
 # %% tags=["parameters", "remove-cell"]
 profile = "laptop"
@@ -23,7 +25,7 @@ profile = "laptop"
 # %% tags=["hide-input"]
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.pipeline import Missing
-from decoupled_esc.present import claims, figures, judge_tables, power, questions
+from decoupled_esc.present import claims, cso_tables, figures, judge_tables, power, questions
 from decoupled_esc.present.forest import Forest, marks
 from decoupled_esc.present.tables import format_estimate
 
@@ -33,21 +35,31 @@ errors, classifier = book.everywhere("errors"), book["error-classifier"]
 asked, spread = every[book.backbone], book["judged-spread"]
 seen = "" if isinstance(spread, Missing) else f"; {len(power.seen(spread, 'experts'))} of {len(list(power.printed()))} judged differences are large enough to be seen in 100 turns"
 said = {name: judge_tables.answer_errors(one, classifier, "decoupled-dpo - decoupled-sft", "None", 1) for name, one in errors.items()}
+bar = "" if isinstance(classifier, Missing) else f"the judge may be off by {classifier.difference_errors()['None']:.0f} points"
+tunings = {one.backbone: cso_tables.tuning_of(one.profile) for one in (book, *book.beside)}
 rows = questions.side_by_side({
-    name: claims.rows(one, cso.get(name), controlled.get(name), errors.get(name), (said.get(name, ""), f"not judged here{seen}"))
+    name: claims.rows(one, cso.get(name), controlled.get(name), errors.get(name), (said.get(name, ""), bar, f"not judged here{seen}"), tunings[name])
     for name, one in every.items()
 })  # fmt: skip
-board = Forest(rows, f"Every main claim, {marks(rows)}. Profile {book.label}, {len(asked.seeds)} seed(s).{claims.counted_across(rows)}")
+board = Forest(rows, f"One or two measures for each main claim, {marks(rows)}. Profile {book.label}, {len(asked.seeds)} seed(s).{claims.counted_across(rows)}")
+further = {
+    name: questions.decided(one, [] if name not in cso else cso_tables.claim_rows(cso[name], cso_tables.verdict_claims(cso[name].together, tunings[name])))
+    for name, one in every.items()
+}  # fmt: skip
 figures.glue_numbers(
     profile_name=book.label, n_seeds=len(asked.seeds), rows=len(board.rows),
     supported=sum(row.answer == "supported" for row in board.rows), contradicted=sum(row.answer == "contradicted" for row in board.rows),
     undecided=sum(row.answer not in ("supported", "contradicted") for row in board.rows),
+    decided=". ".join(f"{name}, {told}" if len(further) > 1 else told for name, told in further.items()), small=f"{book['base-model'].parameters / 1e6:.1f}" if book["base-model"].parameters else "–",
 )  # fmt: skip
 board
 
 # %% [markdown]
+# The first backbone is a model of {glue:text}`small` million parameters; the papers' have seven billion and more, and have not been run.
 # Of {glue:text}`rows` rows, {glue:text}`supported` are supported, {glue:text}`contradicted` contradicted, and {glue:text}`undecided` can't be decided with a model of this size, this many training runs, or without judges that people have checked.
 # A row is decided by one rule, with a correction for the number of rows in its table; [chapter 09](09_ask_rq1.ipynb) states it.
+#
+# The chapters ask for more measures, and under greedy decoding. Of all rows of chapters 09 to 11 and 13 there are decided, {glue:text}`decided`.
 #
 # ## Three things that the papers don't say
 
@@ -74,7 +86,8 @@ def at(system: str, temperature: float) -> str:
 figures.glue_numbers(
     millions=f"{base.parameters / 1e6:.1f}" if base.parameters else "–",
     trans_argmax=at("TransESC (published)", 0.0), trans_one=at("TransESC (published)", 1.0), words_argmax=at("words alone", 0.0), words_one=at("words alone", 1.0),
-    small=format_estimate(sizes["ours"][1] if "ours" in sizes else None), large=format_estimate(sizes["Llama-3.1-8B"][1] if "Llama-3.1-8B" in sizes else None),
+    ours_f1=format_estimate(sizes["ours"][1] if "ours" in sizes else None), large=format_estimate(sizes["Llama-3.1-8B"][1] if "Llama-3.1-8B" in sizes else None),
+    llms=" to ".join(f"{kappa:.2f}" for kappa in (min(llms), max(llms))) if (llms := [kappas[name].value for name in ("GPT-4o", "Claude", "Gemini") if name in kappas]) else "–",
     crowd=format_estimate(kappas.get("crowd"), 2), experts=format_estimate(kappas.get("experts"), 2),
 )  # fmt: skip
 
@@ -87,8 +100,8 @@ figures.glue_numbers(
 # ```
 #
 # 1. **Preference bias is decoding as much as it is a model.** TransESC, as published, goes from B {glue:text}`trans_argmax` to {glue:text}`trans_one` by sampling instead of argmax, and a regression on words from {glue:text}`words_argmax` to {glue:text}`words_one` ([chapters 14](14_measure_preference_bias.ipynb) and [18](18_compare_published_systems.ipynb)).
-# 2. **The text metrics hardly see a model's size.** Our {glue:text}`millions` million parameters have F1 {glue:text}`small`, Llama-3.1-8B {glue:text}`large` ([chapter 18](18_compare_published_systems.ipynb); [chapter 14](14_measure_preference_bias.ipynb) has the same for strategies).
-# 3. **Judges need judging.** A crowd agrees with a single expert at kappa {glue:text}`crowd`, experts with one another at {glue:text}`experts`; most claims about replies rest on judges ([Judges](92_read_judges.ipynb)).
+# 2. **The text metrics hardly see a model's size.** Our {glue:text}`millions` million parameters have F1 {glue:text}`ours_f1`, Llama-3.1-8B {glue:text}`large` ([chapter 18](18_compare_published_systems.ipynb) has the paired difference; [chapter 14](14_measure_preference_bias.ipynb) has the same for strategies).
+# 3. **Judges need judging.** Experts agree with one another at kappa {glue:text}`experts`, LLMs with a single expert at {glue:text}`llms`, a crowd at {glue:text}`crowd`; most claims about replies rest on judges ([Judges](92_read_judges.ipynb); of 200 conversations, where its first answer counts the 150 whose text is published).
 #
 # ## The two papers
 #
@@ -136,7 +149,7 @@ drawings.show("fig_pipeline", drawings.pipeline(counts.dialogues, counts.turns["
 # | *undecided* | another number, and the difference from a comparison row may be zero here, or is printed as zero in the paper |
 # | *within the paper's noise* | another number, and the paper's own difference is one that chance makes on a test set of its size |
 # | *differs* | another number, and no comparison row decides |
-# | *not comparable* | measured, but of another kind: a base model that follows no instruction, or another test set |
+# | *not comparable* | measured, but of another kind: a base model that follows no instruction, a row that the paper compares with such a base, or another test set |
 # | *taken from the paper*, *changed* | a setting, which the profile of that backbone shares with the paper or, for the reason beside it, does not |
 # | *not attempted* | we did not measure it, and the reason stands beside it |
 #

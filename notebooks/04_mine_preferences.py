@@ -102,6 +102,7 @@ routed = pd.DataFrame(
 results_table(routed, f"Errors seen in replies at the training turns, profile {book.label}; shares without intervals.")
 
 # %% [markdown]
+# *Goes to* is the paper's text; that a strategy is another one than gold is seen without a judge, so that the planner's pairs ask none.
 # The column *human reference* is the check on the judge: these are the replies that the pairs will prefer.
 #
 # In the authors' code the strategy pairs ask no judge at all: every sampled strategy that is not the gold one is rejected.
@@ -342,6 +343,7 @@ results_table(by_scale, f"Mechanisms of empathy (0 to 2) in all response pairs b
 
 # %% [markdown]
 # The empathy scale is no LLM judge, and [chapter 03](03_observe_errors.ipynb) says what it can't see.
+# It can't be corrected for what it gets wrong, as the error shares of [chapter 12](12_ask_rq4.ipynb) are: nobody rated the empathy of such replies, so that how far it is off for them is unknown.
 # Where *chosen minus rejected* is not above zero, the pairs do not teach what this scale calls empathy.
 #
 # ## The files

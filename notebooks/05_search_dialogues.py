@@ -310,9 +310,9 @@ lines = {
     }
     for seed, one in compared.items()
 }
-results_table(pd.DataFrame(lines or {"–": {"pairs": "not searched"}}).T, f"Searches by seed, profile {book.label}; 95% intervals by seed dialogue.")
 if seconds and pairs:
     print(f"The first search took {seconds / 60:.0f} minutes, {seconds / pairs:.1f} seconds per pair (other jobs beside it).")
+results_table(pd.DataFrame(lines or {"–": {"pairs": "not searched"}}).T, f"Searches by seed, profile {book.label}; 95% intervals by seed dialogue.")
 
 # %% tags=["hide-input"]
 examples = [

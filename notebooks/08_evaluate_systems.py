@@ -9,7 +9,8 @@
 # %% [markdown]
 # # 08 Evaluation: how good, and how sure
 #
-# Six systems answer every test turn: the {term}`vanilla` and the {term}`decoupled` paradigm, each as a base model, after supervised fine-tuning, and after preference optimisation; and the trained ones answer a second time, with greedy decoding.
+# Six systems answer every test turn: the {term}`vanilla` and the {term}`decoupled` paradigm, each as a base model, after supervised fine-tuning, and after preference optimisation; and the trained ones answer a second time, with greedy decoding (after preference optimisation in [chapter 10](10_ask_rq2.ipynb)).
+# Where a caption names no seeds, the models are those of the profile's first seed.
 # This chapter scores the model outputs, sets the scores beside the rows of Table 3 {cite}`zhang2025decoupledesc`, and puts an interval around every one.
 # The prompting baselines of the same table are in [chapter 07](07_train_vanilla_baselines.ipynb).
 #
@@ -307,7 +308,7 @@ figures.show("fig_confusion", figures.confusion(matrices, book.source(f"n = {n_t
 # Columns that are dark from top to bottom are favourites: predicted whatever the context asks for.
 
 # %% [markdown]
-# ## What preference bias measures
+# ## How preference bias is computed
 #
 # Let $w_{ij}$ count the turns with prediction $i$ and gold $j$.
 # {cite:t}`kang2024bias` read each error as a match that strategy $i$ won against $j$, and give every strategy a strength $p_i$ by iterating
@@ -335,6 +336,7 @@ assert np.allclose(p, strategy.preference(w, "paper")) and np.isclose(p.std(), s
 print(f"strengths {p[0]:.2f} and, seven times, {p[1]:.2f}: B = {p.std():.2f}")
 
 # %% [markdown]
+# Hits do not enter, as $j = i$ is left out: B is 0 exactly where each strategy is predicted as often as it is gold, right or wrong ([chapter 14](14_measure_preference_bias.ipynb)).
 # This is a Bradley–Terry model {cite}`newman2023rankings`, and {eq}`eq-bias` has two ends worth knowing.
 # With endless data, a predictor without favourites has $\mathcal{B} = 0$; on a real test set noise alone makes it positive, the more so the fewer the turns.
 # One that always predicts the same strategy has all strength on one: $\mathcal{B} = \sqrt{7} \approx 2.65$, the largest value there is for eight strategies.
@@ -344,16 +346,16 @@ print(f"strengths {p[0]:.2f} and, seven times, {p[1]:.2f}: B = {p.std():.2f}")
 # Here is its mean $\mathcal{B}$ for several numbers of turns.
 
 # %% tags=["hide-input"]
-sizes = {"vanilla, valid answers": valid["vanilla-sft"], "decoupled, valid answers": valid["decoupled-sft"], "the paper's test split": replication.PAPER_TURNS}
+sizes = {"a ninth of the test split": 200, "a third of it": 600, "the paper's test split": replication.PAPER_TURNS}
 chance = {
     what: {"turns": f"{turns:,}", "mean B of chance": f"{strategy.bias_of_chance(measured.gold_distribution, turns, 1000, book.profile.seed):.2f}"}
-    for what, turns in sizes.items() if turns
+    for what, turns in sizes.items()
 }  # fmt: skip
 figures.glue_numbers(chance_paper=chance["the paper's test split"]["mean B of chance"])
 results_table(pd.DataFrame(chance).T, f"Preference bias that noise alone makes, 1,000 samples each; gold shares of profile {book.label}.")
 
 # %% [markdown]
-# So a $\mathcal{B}$ counted on few turns can't be set beside one counted on many, and the tables above do not.
+# So a $\mathcal{B}$ counted on few turns can't be set beside one counted on many, and the tables above never do so.
 # And on the paper's own test split, where chance makes {glue:text}`chance_paper`, reported values as low as 0.15 {cite}`zhang2025decoupledesc` have little room left to fall.
 #
 # The variant `paper` stops after 20 sweeps; the variant `standard` goes on until nothing changes.

@@ -23,7 +23,7 @@ profile = "laptop"
 import pandas as pd
 
 from decoupled_esc.experiments.run import open_book
-from decoupled_esc.present import figures, questions, replication
+from decoupled_esc.present import figures, judge_tables, questions, replication
 from decoupled_esc.present.forest import Forest, in_words, marks
 from decoupled_esc.present.tables import format_scores, results_table
 
@@ -40,14 +40,13 @@ figures.glue_numbers(profile_name=book.label, seeds=seeds, n_seeds=len(asked.see
 # {glue:text}`answer`
 
 # %% tags=["hide-input"]
-contrast, BETTER, ROWS = questions.FIRST["RQ3"]
-sampled = questions.by_backbone(every, contrast, ROWS, BETTER)
-best = questions.by_backbone(every, "decoupled-dpo-argmax - decoupled-sft-argmax", ROWS, BETTER)
+sampled, best = questions.tables(every, "RQ3")
 bias, best_bias = (next(row for row in rows if row.key == "B") for rows in (sampled, best))
 ours = questions.numbers
 figures.glue_numbers(
     answer=in_words(sampled), rule=questions.rule(asked, len(every) > 1), drawn=questions.answers(sampled), best=questions.answers(best),
     b=ours([bias])["ours"].item(), b_answer=bias.answer, b_best=ours([best_bias])["ours"].item(), b_best_answer=best_bias.answer,
+    **{name: ours([row])["ours"].item() for name, rows in (("qw", sampled), ("qw_best", best)) for row in rows if row.key == "Q_W"},
 )  # fmt: skip
 Forest(sampled, f"Decoupled-DPO minus Decoupled-SFT, sampled as in DecoupledESC Table 3; {marks(sampled)}. Profile {book.label}, seed(s) {seeds}, {n_turns} replies per system.")
 
@@ -56,6 +55,7 @@ Forest(sampled, f"Decoupled-DPO minus Decoupled-SFT, sampled as in DecoupledESC 
 # {term}`Preference bias B` changes by {glue:text}`b` sampled (**{glue:text}`b_answer`**) and by {glue:text}`b_best` greedy (**{glue:text}`b_best_answer`**).
 #
 # Sampled and greedy answers can point in different directions because DPO also changes how sure a planner is, and sampling turns sureness into bias.
+# Weighted F1 of the strategies is an example: {glue:text}`qw` sampled, {glue:text}`qw_best` greedy.
 #
 # What would change our mind: judge's scores for Table 4; the same pairs, but the rates of Table 7 on the backbones of the paper.
 #
@@ -113,14 +113,23 @@ gold = pd.DataFrame(
 results_table(gold, f"The generator under the gold strategy, profile {book.label}; 95% intervals.")
 
 # %% [markdown]
+# And by the offline classifier of [chapter 12](12_ask_rq4.ipynb), another judge than the paper's, as judged and corrected in its two ways for what that judge gets wrong.
+# That DPO gives the generator more replies without an error under the gold strategy is by both corrections together: **{glue:text}`gold_errors`**.
+# Empathy has no correction: nobody rated it in replies of this kind, so that nothing can be said beyond the offline scale's own numbers ([chapter 08](08_evaluate_systems.ipynb)).
+
+# %% tags=["hide-input"]
+errors, fixed = book["errors"], book["errors-corrected"]
+GOLD = {"SFT": "gold-sft", "DPO": "gold-dpo", "DPO minus SFT": "gold-dpo - gold-sft"}
+figures.glue_numbers(gold_errors=judge_tables.corrected_answer(errors, fixed, GOLD["DPO minus SFT"], "None", 1))
+results_table(judge_tables.corrected_errors(errors, fixed, GOLD), f"Share of each error in replies under the gold strategy as judged and corrected, in per cent, and the difference in points; seed(s) {seeds}, profile {book.label}; 95% intervals. 'nothing': nothing can be said; 'impossible': below 0 or above 100.")
+
+# %% [markdown]
 # ## How it is decided
 #
 # All systems answer the same test turns, trained and sampled under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
 # *Ours* is the mean of the differences under them, with a 95% interval for other dialogues and other training runs ([chapter 09](09_ask_rq1.ipynb) says how).
 #
 # {glue:text}`rule`
-#
-# Beside the paper's differences stands how large a difference *chance* makes on its test set: what is smaller is no finding of the paper's, and nothing that ours could agree with.
 
 # %% [markdown]
 # ## Exercises

@@ -11,6 +11,7 @@
 #
 # Neither paper has this chapter.
 # Both compare systems by {term}`preference bias B` {cite}`kang2024bias`, each system decoded in one way.
+# B is 0 exactly where each strategy is predicted as often as it is gold, whether the predictions are right or not ([chapter 19](19_ask_why.ipynb) shows why; the equation is {eq}`eq-bias` of [chapter 08](08_evaluate_systems.ipynb)): it punishes favourites, not errors.
 # Here every planner is followed from argmax to high temperatures, to see which conclusions survive when decoding is held fixed.
 #
 # :::{admonition} Research output
@@ -42,7 +43,8 @@ figures.glue_numbers(profile_name=book.label, turns=f"{curves.turns:,}")
 # ## The answer
 #
 # The planner after SFT has B {glue:text}`sft_argmax` by argmax, {glue:text}`sft_sampled` sampled at T = 0.7 and {glue:text}`sft_one` at T = 1.
-# The word planner, which is no language model, goes from {glue:text}`words_argmax` to {glue:text}`words_sampled`.
+# The word planner, which is no language model, goes from {glue:text}`words_argmax` to {glue:text}`words_sampled` at T = 0.7 and {glue:text}`words_one` at T = 1.
+# (B of samples; without the noise of sampling it is lower, [chapter 19](19_ask_why.ipynb).)
 # All eight SFT and DPO rows of the paper's Table 3 lie between {glue:text}`paper_low` and {glue:text}`paper_high`: hold that span against what decoding alone does to one set of weights.
 
 # %% tags=["hide-input"]
@@ -55,7 +57,7 @@ printed = [table.value(row.key, "B") for row in table.rows if row.key.split("/")
 spans = {name: (at(name, 0.0, "B"), at(name, 0.7, "B"), at(name, 1.0, "B")) for name in NAMES}
 figures.glue_numbers(
     sft_argmax=format_estimate(spans["decoupled-sft"][0], 2), sft_sampled=format_estimate(spans["decoupled-sft"][1], 2), sft_one=format_estimate(spans["decoupled-sft"][2], 2),
-    words_argmax=format_estimate(spans["word planner"][0], 2), words_sampled=format_estimate(spans["word planner"][1], 2),
+    words_argmax=format_estimate(spans["word planner"][0], 2), words_sampled=format_estimate(spans["word planner"][1], 2), words_one=format_estimate(spans["word planner"][2], 2),
     paper_low=f"{min(printed):.2f}", paper_high=f"{max(printed):.2f}",
 )  # fmt: skip
 
@@ -86,7 +88,7 @@ figures.show("fig_ladder", figures.estimates(ladder, book.source(f"n = {curves.t
 # :alt: Preference bias, weighted F1 and macro F1 of planners sampled at T = 0.7, from gold frequencies over a regression on words and our planner to those of the paper on Qwen and Llama, which are hollow marks.
 #
 # Planners from none to eight billion parameters, sampled at T = 0.7; hollow marks: DecoupledESC Table 3, printed without intervals.
-# Profile {glue:text}`profile_name`, n = {glue:text}`turns` turns, 95% intervals; the first two rows are means of ten samples, the others of one sample per training run.
+# Profile {glue:text}`profile_name`, n = {glue:text}`turns` turns, 95% intervals; the first two rows are means of ten samples, the others expectations over 50 samples of each training run.
 # ```
 #
 # ## One decoding step
@@ -156,12 +158,24 @@ both = pd.DataFrame(
 )
 bias = {t: (at("decoupled-sft", t, "B"), at("decoupled-dpo", t, "B")) for t in (0.0, 0.7, 1.0)}
 figures.glue_numbers(**{f"b_{name}_{kind}": format_estimate(bias[t][k], 2) for t, name in ((0.0, "argmax"), (0.7, "sampled"), (1.0, "one")) for k, kind in enumerate(("sft", "dpo"))})
+def signs(key: str) -> str:
+    """At which temperatures SP-DPO's planner has more, and at which less."""
+    told = {"lower": [], "higher": []}
+    for row in curves.sweeps["decoupled-sft"]:
+        gap = at("decoupled-dpo", row.temperature, key).value - at("decoupled-sft", row.temperature, key).value
+        told["higher" if gap > 0 else "lower"].append(f"{row.temperature:g}" if row.temperature else "argmax")
+    return "; ".join(f"{word} at {', '.join(some)}" for word, some in told.items() if some)
+
+
+figures.glue_numbers(**{f"signs_{key.lower()}": signs(key) for key in METRICS})
 results_table(both, f"The planner before and after SP-DPO, at every temperature; profile {book.label}; 95% intervals.")
 
 # %% [markdown]
-# Read it row by row: where the two intervals overlap at a temperature, that temperature does not tell the two apart by this table alone ([chapter 11](11_ask_rq3.ipynb) has the paired differences).
+# Read it column by column, SFT against SP-DPO; overlapping intervals say little about a difference, and [chapter 11](11_ask_rq3.ipynb) has the paired ones.
 # From SFT to SP-DPO, B goes from {glue:text}`b_argmax_sft` to {glue:text}`b_argmax_dpo` by argmax, from {glue:text}`b_sampled_sft` to {glue:text}`b_sampled_dpo` at T = 0.7, and from {glue:text}`b_one_sft` to {glue:text}`b_one_dpo` at T = 1.
-# If the sign of a difference changes from one temperature to another, a conclusion drawn at one is a conclusion about that temperature: training has then done, in part, what a higher temperature does.
+# Over the temperatures of the table, with the weights of the first seed, SP-DPO minus SFT has these signs: B {glue:text}`signs_b`; weighted F1 {glue:text}`signs_q_w`; macro F1 {glue:text}`signs_q`.
+# Where a sign changes, a conclusion drawn at one temperature is a conclusion about that temperature: training has then done, in part, what a higher temperature does.
+# [Chapter 11](11_ask_rq3.ipynb) has the other seeds, of which not all agree by argmax.
 #
 # ## Are the probabilities worth sampling from?
 #

@@ -219,7 +219,12 @@ results_table(
 #
 # ## Put your own system here
 #
-# One line of JSON per test turn of DecoupledESC's split, and one command:
+# One line of JSON per test turn of DecoupledESC's split, and one command.
+# It comes with this book's code (installed by `make book`, or by pip as its README says), needs no run of the book, and fetches ESConv, whose turns it asks for:
+#
+# ```
+# decoupled-esc score --turns > turns.jsonl   # id, context and gold strategy of each test turn
+# ```
 #
 # ```
 # {"id": "esconv/0012/05", "strategy": "Question", "reply": "What worries you most about it?"}

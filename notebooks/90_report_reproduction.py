@@ -13,7 +13,7 @@
 # The numbers stand in one data file of this repository; the chapters' measurements are joined to them, and a cell that nothing was measured for carries the reason.
 # If a single cell had no status, this page could not be built.
 #
-# What to look at: how much is still *not attempted* or *not comparable*, and whether anything says *opposite*.
+# What to look at: how much is still *not attempted* or *not comparable*, and what says *opposite*: {glue:text}`opposite` cells (measurements), {glue:text}`opposite_where`.
 # The papers print one number in several places, and one measurement of ours stands beside the numbers of several backbones: so measurements are counted as well as cells.
 
 # %% tags=["parameters", "remove-cell"]
@@ -44,7 +44,7 @@ measured = [
     replication.text_claims(book["strategy-shares"], name),
 ]
 cso = book["metrics-cso"].together
-tuning = "full" if book.profile.cso.training.lora is None else "lora"
+tuning = cso_tables.tuning_of(book.profile)
 adapters = "lora" if "lora" in cso_tables.tunings(cso, tuning) else tuning  # CSO's Table 4 is of adapters
 measured += [cso_tables.table_2(cso, evaluation, tuning, name), cso_tables.table_4(cso, adapters, name)]
 measured += [cso_tables.losses(cso, table, tuning, name) for table in cso_tables.BACKBONES]
@@ -56,7 +56,8 @@ report = replication.report(measured)
 # In cells, and in brackets as measurements: {glue:text}`exact` are exact, {glue:text}`within` lie within our interval, and {glue:text}`incomparable` are of another kind than the paper's.
 # {glue:text}`from_paper` settings are taken from the paper in the profile of their backbone, and {glue:text}`changed` are changed.
 # Numbers can't be compared for these reasons, with their cells: {glue:text}`incomparable_why` ([table by table](why-not)).
-# The rest can't be had here: a paid judge, people's ratings, and, where the profile trains in one way only, the papers' other way.
+# A fine-tuned model that the paper compares with its base is among them where ours of that base follows no instruction.
+# The rest can't be had here: a paid judge, people's ratings, a base model that answers, sums over two backbones, and, where the profile trains in one way only, the papers' other way.
 # Tables that hold no numbers (the rubrics, the map of strategies, the case study) are left out.
 #
 # ## Every cell
@@ -84,12 +85,14 @@ def how_many(by: str, value: str) -> str:
     return f"{len(found)} ({replication.measurements(found)})"
 
 
+turned = report[report.direction == "opposite"]
+opposite_where = ", ".join(f"{count} of {of}" for of, count in turned["column"].value_counts().items()) or "none"
 by_chance = 0.05 * replication.measurements(report[report.direction.isin(["same direction", "opposite", "undecided"])])
 figures.glue_numbers(
     profile_name=name, cells=f"{len(report):,}", attempted=len(attempted), measurements=replication.measurements(report), tables=len(counts),
     share=f"{100 * len(attempted) / len(report):.0f}", exact=how_many("status", "exact"), incomparable=how_many("status", "not comparable"),
     within=how_many("status", "within the interval"), same=how_many("direction", "same direction"), opposite=how_many("direction", "opposite"),
-    undecided=how_many("direction", "undecided"), noise=how_many("direction", "within the paper's noise"), by_chance=f"{by_chance:.0f}",
+    opposite_where=opposite_where, undecided=how_many("direction", "undecided"), noise=how_many("direction", "within the paper's noise"), by_chance=f"{by_chance:.0f}",
     from_paper=int((report.status == "taken from the paper").sum()), changed=int((report.status == "changed").sum()),
 )  # fmt: skip
 

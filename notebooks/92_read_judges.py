@@ -61,7 +61,7 @@ def show(request) -> None:
 # What one person prefers is harder.
 # On chats of a bot from which it has learned nothing, the judge that chooses its features inside iEval is right in {glue:text}`inside_bot` per cent of the pairs, {glue:text}`inside_gap` points from a count of words: it **{glue:text}`inside_beats` length**, and to beat it was our aim.
 # With features chosen on experts' ratings it is {glue:text}`outside_bot`, {glue:text}`outside_gap` points from length; but that choice was made after the first result was known, so it is a lead and no proof.
-# Over bots its interval is {glue:text}`outside_over_bots`: for a further writer it **{glue:text}`outside_beats_over_bots` length**.
+# Over bots the latter's interval is {glue:text}`outside_over_bots`: for a further writer it **{glue:text}`outside_beats_over_bots` length**.
 # No claim in this book rests on that judge.
 
 # %% tags=["hide-input"]
@@ -271,14 +271,14 @@ figures.glue_numbers(
 # ```
 #
 # With these spreads 100 turns see a difference of {glue:text}`smallest` to {glue:text}`largest` points.
-# Of the {glue:text}`judged` judged differences of Table 3, {glue:text}`beyond` are as large as that for experts and {glue:text}`beyond_all` for the rater with the most spread; {glue:text}`beyond_fluency` of the {glue:text}`beyond` are of fluency.
+# Of the {glue:text}`judged` judged differences of Table 3 (DPO against SFT, and decoupled against coupled; [chapter 19](19_ask_why.ipynb) counts those from Base and of Table 5 too), {glue:text}`beyond` are as large as that for experts and {glue:text}`beyond_all` for the rater with the most spread; {glue:text}`beyond_fluency` of the {glue:text}`beyond` are of fluency.
 # The largest difference in empathy is {glue:text}`largest_empathy`, the largest in helpfulness {glue:text}`largest_help`.
 # A difference inside the shade may be real all the same; 100 ratings can't tell.
 # That replies to posts stand for replies in conversations is an assumption.
-# LLM judges also stretch differences: experts rate the empathy of Llama's replies {glue:text}`experts_gap` points higher than that of Qwen's, Claude {glue:text}`claude_gap`.
+# Some LLM judges also stretch differences: experts rate the empathy of Llama's replies {glue:text}`experts_gap` points higher than that of Qwen's, Claude {glue:text}`claude_gap`.
 #
 # In Figure 6, 20 raters compared 20 replies of each system.
-# If raters agreed never, 400 choices would see a lead (win minus lose) of {glue:text}`sharp` points; if they always agreed, the 20 replies alone count, and it takes {glue:text}`dull`.
+# If the 20 raters were independent, 400 choices would see a lead (win minus lose) of {glue:text}`sharp` points; if they always agreed, only the 20 replies would count, and it would take a lead of {glue:text}`dull`.
 #
 # ## Which judges this profile has
 

@@ -16,6 +16,7 @@ from decoupled_esc.evaluate import Estimate, EvaluatedTurn, decoding
 from decoupled_esc.evaluate.judged import Means, Reply
 from decoupled_esc.experiments import judged_scoreboard as by_judges
 from decoupled_esc.experiments import scoreboard as board
+from decoupled_esc.experiments.run import Book
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import scoreboard as tables
 from decoupled_esc.taxonomy import STRATEGIES
@@ -23,7 +24,9 @@ from decoupled_esc.taxonomy import STRATEGIES
 FEW = {"replicates": 50, "seed": 1}
 
 
-def turn(number: int, reply: str, last: str = "I am sad", strategy: str = "Question", dialogue: str = "esconv/0001") -> Turn:
+def turn(
+    number: int, reply: str, last: str = "I am sad", strategy: str = "Question", dialogue: str = "esconv/0001"
+) -> Turn:
     return Turn(f"{dialogue}/{number:02}", dialogue, (Message("seeker", last),), strategy, reply)
 
 
@@ -57,7 +60,12 @@ def cauesc(folder, **changes):
     return [path]
 
 
-def transesc(folder, logits: str = "0\t1\t2\t3\t4\t9\t6\t7", said: str = "[Self-disclosure]", contexts: str = "hello\tmy dog died\tme too."):
+def transesc(
+    folder,
+    logits: str = "0\t1\t2\t3\t4\t9\t6\t7",
+    said: str = "[Self-disclosure]",
+    contexts: str = "hello\tmy dog died\tme too.",
+):
     paths = []
     for name in ("generated", "mitigation"):
         (folder / name).mkdir()
@@ -74,7 +82,12 @@ def transesc(folder, logits: str = "0\t1\t2\t3\t4\t9\t6\t7", said: str = "[Self-
 
 def test_a_row_is_matched_by_its_reference_and_the_last_message(tmp_path):
     first, second = read("kang2024_replies", kang(tmp_path), ASKED)["Kang et al. 2024"]
-    assert (first.turn.id, first.unique, first.strategy, first.reply) == ("esconv/0001/01", True, "Reflection of feelings", "That hurts.")
+    assert (first.turn.id, first.unique, first.strategy, first.reply) == (
+        "esconv/0001/01",
+        True,
+        "Reflection of feelings",
+        "That hurts.",
+    )
     assert second.turn.id == "esconv/0001/05"  # not 03, which has the same words after another message
 
 
@@ -110,7 +123,10 @@ def test_rows_that_are_not_as_published_are_named(tmp_path, written, change, say
 
 
 def rows_of(*replies: str) -> list[PublishedReply]:
-    return [PublishedReply(n, t, True, t.strategy, t.reply, "Question", text) for n, (t, text) in enumerate(zip(ASKED, replies))]
+    return [
+        PublishedReply(n, t, True, t.strategy, t.reply, "Question", text)
+        for n, (t, text) in enumerate(zip(ASKED, replies))
+    ]
 
 
 def test_a_turn_that_was_asked_twice_counts_once_against_esconv():
@@ -125,7 +141,9 @@ def test_systems_are_compared_on_the_turns_that_both_answered():
         return [board._turn(ASKED[n], "Question", "a reply") for n in numbers]
 
     common = board._on_common({"a": of(0, 1, 3), "b": of(3, 0)})
-    assert {name: {row.id for row in rows} for name, rows in common.items()} == dict.fromkeys("ab", {ASKED[0].id, ASKED[3].id})
+    assert {name: {row.id for row in rows} for name, rows in common.items()} == dict.fromkeys(
+        "ab", {ASKED[0].id, ASKED[3].id}
+    )
 
 
 def system_file(folder, rows) -> board.Path:
@@ -165,6 +183,16 @@ def test_a_file_of_another_form_is_named_with_the_line_and_the_remedy(tmp_path, 
         board.read_file(system_file(tmp_path, rows), ASKED)
 
 
+def test_the_turns_to_answer_are_printed_with_their_context_and_without_their_reply(capsys):
+    assert cli.main(["score", "--turns", "--profile", "smoke"]) == 0
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    asked = {turn.id: turn for turn in Book("smoke").steps["scoreboard"].turns.read()}
+    assert [set(line) for line in printed] == [{"id", "context"}] * len(asked)
+    for line in printed:
+        context = asked[line["id"]].context
+        assert [message["text"] for message in line["context"]] == [message.text for message in context]
+
+
 def test_a_file_that_is_not_there_is_one_line(tmp_path, capsys):
     assert cli.main(["score", str(tmp_path / "none.jsonl"), "--profile", "smoke"]) == 1
     assert "none.jsonl" in capsys.readouterr().err
@@ -178,7 +206,12 @@ def test_orders_that_differ_and_intervals_that_overlap_are_counted():
         }
 
     class Scores:
-        systems = {"a": system(10, 20, 1), "b": system(20, 10, 1), "c": system(10.5, 20.5, 1), board.HUMAN: system(99, 99, 0)}
+        systems = {
+            "a": system(10, 20, 1),
+            "b": system(20, 10, 1),
+            "c": system(10.5, 20.5, 1),
+            board.HUMAN: system(99, 99, 0),
+        }
 
     class Board:
         scores = {"set": Scores}
@@ -223,7 +256,9 @@ def test_the_table_of_offline_judges_has_a_row_per_system_and_no_difference_of_p
     table = Means(["a", "b"], **FEW).table(arrays, by_judges.COLUMNS, [("ours", board.HUMAN)])
     board_of = by_judges.JudgedScoreboard({"set": table}, "labels", {}, 4)
     shown = tables.judged(board_of)
-    assert shown.loc["ours", "minus human: words"].startswith("-2.0") and shown.loc["ours", "empathy, 0 to 6"].startswith("2.50")
+    assert shown.loc["ours", "minus human: words"].startswith("-2.0") and shown.loc[
+        "ours", "empathy, 0 to 6"
+    ].startswith("2.50")
     assert shown.loc[board.HUMAN, "minus human: words"] == "–"
     assert tables.judged(Missing("no data")) == Missing("no data") and tables.judged_gaps(Missing("no data")) == []
     (gap,) = tables.judged_gaps(board_of)
@@ -231,6 +266,8 @@ def test_the_table_of_offline_judges_has_a_row_per_system_and_no_difference_of_p
 
 
 def test_without_the_real_corpus_scoring_says_what_is_missing(monkeypatch, capsys):
-    monkeypatch.setattr("decoupled_esc.experiments.inputs.Turns.read", lambda _: [])  # none of the turns that were answered
+    monkeypatch.setattr(
+        "decoupled_esc.experiments.inputs.Turns.read", lambda _: []
+    )  # none of the turns that were answered
     assert cli.main(["score", "own.jsonl", "--profile", "laptop"]) != 0
     assert "scoring needs the real esconv" in capsys.readouterr().err.splitlines()[-1]

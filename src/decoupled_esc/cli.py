@@ -1,6 +1,7 @@
 """The command line: ``decoupled-esc run | status | plan | data | score | publish | human-eval | site``."""
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -69,7 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     score = command(
         "score", _score, "score a system of yours on the test turns, and say where it stands", profile=False
     )
-    score.add_argument("file", type=Path, help="JSON lines: id of the test turn (esconv/0012/05), strategy, reply")
+    what = score.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "file", type=Path, nargs="?", help="JSON lines: id of the test turn (esconv/0012/05), strategy, reply"
+    )
+    what.add_argument(
+        "--turns", action="store_true", help="print the test turns, a line of JSON each: id, and the context to answer"
+    )
     score.add_argument("--profile", default="laptop", help="whose systems it is put beside (default: laptop)")
     publish = command("publish", _publish, "replace the committed results and notebooks by those of a finished run")
     publish.add_argument("steps", nargs="*", metavar="step", help="replace the results of these alone (default: all)")
@@ -237,6 +244,11 @@ def _score(options) -> int:
 
     book = Book(options.profile)
     turns = book.steps["scoreboard"].turns.read()
+    if options.turns:
+        for turn in turns:
+            context = [{"role": message.role, "text": message.text} for message in turn.context]
+            print(json.dumps({"id": turn.id, "context": context}, ensure_ascii=False))
+        return 0
     stored = {name: book.stored(f"replies-{name}") for name in SCOREBOARD_SYSTEMS}
     stored = {name: found.result for name, found in stored.items() if found and not found.rows_left_out}
     gold = {turn.id: turn for turn in turns}

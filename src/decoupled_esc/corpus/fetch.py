@@ -219,7 +219,7 @@ def _find(dataset: Dataset, download: bool) -> tuple[Located | None, str]:
                     return _checked(dataset, form, folder, origin), ""
             gaps = " or ".join(", ".join(_missing(form, folder)) for form in dataset.forms)
             tried.append("the cache does not hold it" if origin == "cache" else f"the folder of {FOLDER} lacks {gaps}")
-            if origin == "environment":
+            if origin == "environment" and dataset.download == "automatic":
                 _notice(f"{dataset.name}: {tried[-1]}; looking elsewhere.")
         for form in dataset.forms if download else ():
             bring = _download_package if form.format == "package" else _download

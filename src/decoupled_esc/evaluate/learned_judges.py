@@ -24,11 +24,20 @@ GROUPS = ("words", "different words", "relevance", "empathy", "surface", "embedd
 CANDIDATES = (GROUPS[:1], GROUPS[1:2], *(GROUPS[1:last] for last in range(3, 7)))
 """Groups of features that a judge may read, the simplest first."""
 
+MODEL_GROUPS = ("likelihood", "hidden states")
+"""What a language model adds (`read_by_model`): how likely it finds the replies, and its hidden states over them."""
+
+MODEL_CANDIDATES = (
+    (*GROUPS[1:3], "likelihood"), (*GROUPS[1:], "likelihood"), (*GROUPS[1:5], *MODEL_GROUPS), (*GROUPS[1:], *MODEL_GROUPS),
+)  # fmt: skip
+"""What a judge may read beside `CANDIDATES` where a language model has read the conversations."""
+
 STRENGTHS = (0.1, 1.0)
 """Inverse of the penalty on a group's weights, each group scaled to variance 1 as a whole."""
 
 FOLDS, INNER = 5, 3
 JUDGE, LENGTH, TRANSFERRED = "learned judge", "length alone", "learned judge, groups chosen on experts' ratings"
+WITH_MODEL = "learned judge that may read with SmolLM2"
 _FEELING = frozenset("sorry feel feels feeling feelings understand hard difficult tough sounds".split())
 
 Features = Mapping[str, np.ndarray]
@@ -66,6 +75,11 @@ def features(
         "empathy": means(levels(texts)),
         "embedding": means(vectors),
     }
+
+
+def is_read_by_a_model(found: Features) -> bool:
+    """Whether ``found`` has what a language model adds."""
+    return set(MODEL_GROUPS) <= found.keys()
 
 
 def _words(text: str) -> list[str]:
@@ -126,9 +140,14 @@ def _right(scores: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     return (np.sign(np.round(scores[pairs[:, 0]] - scores[pairs[:, 1]], 12)) + 1) / 2
 
 
-def choose(found: Features, pairs: np.ndarray, splits: Sequence[tuple[np.ndarray, np.ndarray]]) -> PreferenceJudge:
+def choose(
+    found: Features,
+    pairs: np.ndarray,
+    splits: Sequence[tuple[np.ndarray, np.ndarray]],
+    candidates: Sequence[tuple[str, ...]],
+) -> PreferenceJudge:
     """The judge that is best on the test parts of ``splits`` (learned from, tested on; bool [pairs]), the simplest of equals; fitted to all."""
-    judges = [PreferenceJudge(groups, strength) for groups in CANDIDATES for strength in STRENGTHS]
+    judges = [PreferenceJudge(groups, strength) for groups in candidates for strength in STRENGTHS]
     worth = [
         np.mean([judge.fit(found, pairs[some]).right(found, pairs[others]).mean() for some, others in splits])
         for judge in judges
@@ -171,7 +190,7 @@ class LearnedPreferences:
     pairs: int
     rows: tuple[LearnedAccuracy, ...]
     chosen: dict[str, str]
-    """What `JUDGE` reads, by the bot that was left out; and `TRANSFERRED`, under its name."""
+    """What `JUDGE` reads, by the bot that was left out; and the other judges, under their names."""
 
 
 Chooser = Callable[[np.ndarray, list[tuple[np.ndarray, np.ndarray]]], PreferenceJudge]
@@ -262,17 +281,16 @@ def learned_preferences(
         )
 
     choosers: dict[str, Chooser] = {
-        JUDGE: lambda known, splits: choose(found, known, splits),
+        JUDGE: lambda known, splits: choose(found, known, splits, CANDIDATES),
         TRANSFERRED: lambda known, splits: PreferenceJudge(outside, 1.0).fit(found, known),
     }
+    if is_read_by_a_model(found):
+        choosers[WITH_MODEL] = lambda known, splits: choose(found, known, splits, CANDIDATES + MODEL_CANDIDATES)
     rows, chosen = [], {}
     for name, chooser in choosers.items():
         strange, reads = tested.by_bot(chooser)
-        chosen |= (
-            {bot: " / ".join(dict.fromkeys(own)) for bot, own in reads.items()}
-            if name == JUDGE
-            else {name: ", ".join(outside)}
-        )
+        told = {bot: " / ".join(dict.fromkeys(own)) for bot, own in reads.items()}
+        chosen |= told if name == JUDGE else {name: " / ".join(dict.fromkeys(told.values()))}
         rows.append(row(name, tested.by_person(chooser), strange))
     rows.append(row(LENGTH, length, {bot: length[tested.with_bot(bot)] for bot in tested.names}))
     return LearnedPreferences(tested.people, len(pairs), tuple(rows), chosen)
@@ -320,15 +338,17 @@ def groups_for_ratings(
 def predicted_ratings(
     ratings: Sequence[Rating], conversations: Sequence[tuple[str, str]], found: Features, seed: int
 ) -> list[Rating]:
-    """Ratings by `JUDGE`, and by `LENGTH`, of every dimension that ``experts`` rated, each from other conversations.
+    """Ratings by `JUDGE`, `LENGTH` and `WITH_MODEL` of every dimension that ``experts`` rated, each from other conversations.
 
     ``conversations``: (sample, id) of each row of ``found``.  Predictions are stretched to the spread of the ratings that were
     learned from: kappa punishes a rater that keeps to the middle.
     """
-    made = []
+    made, raters = [], {JUDGE: CANDIDATES, LENGTH: CANDIDATES[:1]}
+    if is_read_by_a_model(found):
+        raters[WITH_MODEL] = CANDIDATES + MODEL_CANDIDATES
     for (sample, dimension), (own, told) in _by_dimension(ratings, conversations).items():
         fold, mine = _parts(len(own), seed), {name: values[own] for name, values in found.items()}
-        for rater, candidates in ((JUDGE, CANDIDATES), (LENGTH, CANDIDATES[:1])):
+        for rater, candidates in raters.items():
             kernels = [_kernel(mine, groups) for groups in candidates]
             for part in np.unique(fold):
                 values = _rated(kernels, told, fold != part, fold)

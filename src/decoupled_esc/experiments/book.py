@@ -33,6 +33,7 @@ from decoupled_esc.experiments.profiles import Profile, ProfileError, nearest
 from decoupled_esc.experiments.replies import Reply
 from decoupled_esc.experiments.sampling import greedy
 from decoupled_esc.experiments.sft import layout_of
+from decoupled_esc.models import PackagedModel
 from decoupled_esc.pipeline import Step, closure
 
 SYSTEMS = (
@@ -55,8 +56,8 @@ SEEDED_SYSTEMS = (
 )  # fmt: skip
 """The systems of the research questions, which are made under every seed."""
 
-ERROR_SYSTEMS = ("vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo")
-"""Systems whose psychological errors are asked about under every seed (RQ4)."""
+ERROR_SYSTEMS = ("vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo", "gold-sft", "gold-dpo")
+"""Systems whose psychological errors are asked about under every seed (RQ4, and Table 4 by another judge than the paper's)."""
 
 ERROR_CONTRAST = ("decoupled-dpo", "vanilla-sft")
 """The gain of the paper's text: over the fine-tuned models of Observation 1, which are coupled."""
@@ -368,7 +369,12 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
     tested = [pair for pair in CSO_CONTRASTS if set(pair) <= set(STRATEGY_TESTED)]
     losses = tuple((f"decoupled-{loss}", "decoupled-sft") for loss in LOSSES)
     errors = {seed: rows.steps["counts-errors"] for seed, rows in by_seed.items()}
+    asked = (*between(own.replies(ERROR_SYSTEMS)), ERROR_CONTRAST)
     rates = corrected.MeasureErrorRates(own.labels, **resampling)
+    smollm2 = PackagedModel(kind="package", name="smollm2-135m")
+    read = learned_judges.ReadConversations(
+        base_of(smollm2, needs_gpu=False), *(inputs.files[name] for name in (smollm2.name, "ieval", "empathic_judges"))
+    )
     found = {
         "data": data.CountData(esconv, failed),
         "released": data.ScoreReleased(esconv, failed, release, **resampling),
@@ -379,8 +385,10 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
         ),
         "learned-judges": learned_judges.MeasureLearnedJudges(
             *(inputs.files[name] for name in ("ieval", "empathic_judges", "empathy_mental_health", "minilm-l6-v2")),
+            read=read,
             **resampling,
         ),
+        "judged-conversations": read,
         "judged-spread": agreement.MeasureJudgedSpread(inputs.files["mentalalign"], **resampling),
         "base-model": sft.DescribeBase(own.base, own.validation),
         "base-answers": sft.ReadAnswers(own.base, own.validation, "vanilla", profile.data.max_length),
@@ -394,11 +402,9 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
         "questions": over_seeds(SEEDED_SYSTEMS, between(SEEDED_SYSTEMS), "counts"),
         "metrics-cso": over_seeds(CSO_SYSTEMS, CSO_CONTRASTS, "counts", "counts-cso", "counts-cso-lora"),
         "metrics-strategy-test": over_seeds(STRATEGY_TESTED, tested, "strategy-test", strategy_test=True),
-        "errors": judging.EvaluateErrors(errors, (*between(ERROR_SYSTEMS), ERROR_CONTRAST), test, **resampling),
+        "errors": judging.EvaluateErrors(errors, asked, test, **resampling),
         "error-rates": rates,
-        "errors-corrected": corrected.CorrectErrors(
-            errors, rates, (*between(ERROR_SYSTEMS), ERROR_CONTRAST), test, **resampling
-        ),
+        "errors-corrected": corrected.CorrectErrors(errors, rates, asked, test, **resampling),
         "strategy-shares": scores.ShareStrategies(
             {seed: (rows.steps["counts"],) for seed, rows in by_seed.items()},
             LEANING,

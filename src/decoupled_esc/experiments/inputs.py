@@ -15,7 +15,7 @@ from decoupled_esc.train import Launch
 CORPORA = ("esconv", "failed_esconv")
 FILES = (
     "decoupledesc_release", "empathy_mental_health", "extes", "esc_pro", "ieval", "empathic_judges", "mentalalign",
-    "kang2024_replies", "cauesc_replies", "transesc_replies", "minilm-l6-v2",
+    "kang2024_replies", "cauesc_replies", "transesc_replies", "minilm-l6-v2", "smollm2-135m",
 )  # fmt: skip
 ABSENT = "absent"
 """Stands for the digest of files that are not on this machine: a step says what it lacks, and runs again once they have come."""

@@ -48,7 +48,7 @@ def summary(
 
 
 def _cso(book: Book, measured: Evaluation, prompted: Evaluation) -> list[ComparisonTable]:
-    tuning = "full" if book.profile.cso.training.lora is None else "lora"
+    tuning = cso_tables.tuning_of(book.profile)
     return [
         cso_tables.table_2(measured, prompted, tuning, book.backbone),
         cso_tables.table_4(measured, tuning, book.backbone),

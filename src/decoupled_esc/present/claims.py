@@ -27,16 +27,17 @@ def rows(
     cso: SeedEvaluation | None,
     controlled: Evaluation | None,
     errors: SeedMeans | Missing | None,
-    answers: tuple[str, str],
+    answers: tuple[str, str, str],
+    tuning: str = "full",
 ) -> tuple[ForestRow, ...]:
     """The claim board's rows for one backbone, by the rule and with the families of rows of chapters 07 and 09 to 13.
 
-    What is None was not measured on it, and has no row.  ``answers``: what chapter 12 says of *None*, and what the appendix on
-    judges says of the judged differences.
+    What is None was not measured on it, and has no row.  ``answers``: what chapter 12 says of *None*, and why; and what the appendix on
+    judges says of the judged differences.  ``tuning``: of its runs ``cso-*``.
     """
     return (
         *(() if controlled is None else (_observation(controlled),)), *_questions(asked),
-        *(() if errors is None else (_errors(errors, answers[0]),)), *(() if cso is None else _cso(cso)), _judged(answers[1]),
+        *(() if errors is None else (_errors(errors, *answers[:2]),)), *(() if cso is None else _cso(cso, tuning)), _judged(answers[2]),
     )  # fmt: skip
 
 
@@ -49,7 +50,7 @@ def counted_across(board: Sequence[ForestRow]) -> str:
 
 
 SHOWN = {
-    "RQ1": ("09_ask_rq1", {"F1": "DPO makes the coupled model's replies better"}),
+    "RQ1": ("09_ask_rq1", {"F1": "DPO makes the coupled model's replies better (the paper: by a judge)"}),
     "RQ2": ("10_ask_rq2", {"Q": "Decoupled, both after DPO: better strategies", "B": "Decoupled, both after DPO: less bias"}),
     "RQ3": ("11_ask_rq3", {"Q": "DPO makes the decoupled system's strategies better", "B": "DPO makes the planner less biased"}),
 }  # fmt: skip
@@ -70,7 +71,7 @@ def _questions(asked: SeedEvaluation) -> Iterator[ForestRow]:
                 yield replace(row, claim=shown[row.key], note=METRICS[row.key], about=about, page=page)
 
 
-def _errors(errors: SeedMeans | Missing, said: str) -> ForestRow:
+def _errors(errors: SeedMeans | Missing, said: str, why: str) -> ForestRow:
     printed = load_tables()["decoupledesc/in-text"].value("figure-7/no-error-gain", "value")
     contrast = "decoupled-dpo - decoupled-sft"
     absent = isinstance(errors, Missing)
@@ -78,16 +79,22 @@ def _errors(errors: SeedMeans | Missing, said: str) -> ForestRow:
     single = () if absent else tuple(by[contrast]["None"] for by in errors.by_seed.values())
     claim = "Decoupled-DPO makes fewer psychological errors"
     return ForestRow(
-        claim, 1, ours, single, said, {"both backbones": printed}, key="None", note=METRICS["None"], about="RQ4", page="12_ask_rq4"
+        claim, 1, ours, single, said, {"both backbones": printed}, key="None", note=METRICS["None"], about="RQ4", page="12_ask_rq4",
+        why=why,
     )  # fmt: skip
 
 
-def _cso(cso: SeedEvaluation) -> Iterator[ForestRow]:
-    for row in cso_tables.claim_rows(cso, cso_tables.verdict_claims(cso.together)):
-        if "adapters" not in row.claim:
-            about = "CSO, ablation" if "random" in row.claim else "CSO"
-            claim = row.claim[0].upper() + row.claim[1:]
-            yield replace(row, claim=claim, note=METRICS[row.key], about=about, page="13_optimise_strategy_chains")
+def _cso(cso: SeedEvaluation, tuning: str) -> Iterator[ForestRow]:
+    """With all weights and with adapters; the ablation with adapters where it was measured so, as in the paper."""
+    rows = cso_tables.claim_rows(cso, cso_tables.verdict_claims(cso.together, tuning))
+    ablation = [row for row in rows if "random" in row.claim]
+    adapters = [row for row in ablation if row.claim.startswith(cso_tables.ADAPTERS)]
+    for row in rows:
+        if row in ablation and row not in (adapters or ablation):
+            continue
+        about = "CSO, ablation" if row in ablation else "CSO"
+        claim = row.claim[0].upper() + row.claim[1:]
+        yield replace(row, claim=claim, note=METRICS[row.key], about=about, page="13_optimise_strategy_chains")
 
 
 def _judged(said: str) -> ForestRow:

@@ -10,13 +10,14 @@ from matplotlib.figure import Figure
 
 from decoupled_esc.evaluate import Estimate, Evaluation
 from decoupled_esc.evaluate.seeds import SeedEvaluation
+from decoupled_esc.experiments.profiles import Profile
 from decoupled_esc.experiments.searches import SearchedPairs
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import forest
 from decoupled_esc.present.figures import PALETTE, source_line
 from decoupled_esc.present.forest import ForestRow
 from decoupled_esc.present.paper import load_tables
-from decoupled_esc.present.questions import claim, decide
+from decoupled_esc.present.questions import claim, decide, reasons
 from decoupled_esc.present.replication import compare_systems
 from decoupled_esc.present.tables import ComparisonTable, compare, format_estimate, format_scores
 
@@ -163,9 +164,21 @@ def _table(
     profile: str,
 ) -> ComparisonTable:
     details = measured.details["vanilla-sft"]
-    n = f"{details.turns:,} replies per system, to the turns of {details.dialogues} test dialogues"
+    turns = min(measured.details[name].turns for name in systems.values() if name in measured.details)
+    most, once = details.turns // turns, [row for row, name in systems.items() if _turns(measured, name) == turns]
+    n = f"{turns:,} replies per seed and system, to the turns of {details.dialogues} test dialogues"
+    if most > 1:
+        n += (
+            f"; {most} seeds, but one for {', '.join(once)}, whose intervals know other dialogues alone"
+            if once
+            else f"; {most} seeds"
+        )
     said = {"profile": profile, "n": n, "backbones": backbones, "levels": LEVELS, "note": SETTING}
     return compare_systems(table, measured, systems, starts, **said)
+
+
+def _turns(measured: Evaluation, system: str) -> int | None:
+    return measured.details[system].turns if system in measured.details else None
 
 
 def table_5(pro: SearchedPairs | Missing, seeds_of: str, profile: str) -> ComparisonTable:
@@ -221,25 +234,38 @@ ABLATION_CLAIMS = {
 """Claim -> (difference, metric, the sign that it needs)."""
 
 
-def with_adapters(asked: Mapping[str, tuple[str, str, int]], measured: Evaluation) -> dict[str, tuple[str, str, int]]:
-    """``asked``, and the same of adapters where all that it compares was measured with them."""
+ADAPTERS = "with adapters, "
+
+
+def tuning_of(profile: Profile) -> str:
+    """The tuning of a profile's runs ``cso-*``: ``full``, or ``lora`` where it trains nothing but adapters."""
+    return "full" if profile.cso.training.lora is None else "lora"
+
+
+def tuned(
+    asked: Mapping[str, tuple[str, str, int]], measured: Evaluation, tuning: str
+) -> dict[str, tuple[str, str, int]]:
+    """``asked`` of the profile's ``tuning``; and the same of adapters where the profile has both and measured all that it compares."""
+    if tuning == "lora":
+        return {f"{ADAPTERS}{claim}": parts for claim, parts in asked.items()}
     more = {
-        f"with adapters, {claim}": (contrast.replace("cso-", "cso-lora-"), *rest)
+        f"{ADAPTERS}{claim}": (contrast.replace("cso-", "cso-lora-"), *rest)
         for claim, (contrast, *rest) in asked.items()
     }
     return dict(asked) | {claim: parts for claim, parts in more.items() if parts[0] in measured.contrasts}
 
 
-def verdict_claims(measured: Evaluation) -> dict[str, tuple[str, str, int]]:
-    """The claims of chapter 13's verdict, one family."""
-    return with_adapters(MAIN_CLAIMS, measured) | with_adapters(ABLATION_CLAIMS, measured)
+def verdict_claims(measured: Evaluation, tuning: str) -> dict[str, tuple[str, str, int]]:
+    """The claims of chapter 13's verdict, one family, of what was measured."""
+    asked = tuned(MAIN_CLAIMS, measured, tuning) | tuned(ABLATION_CLAIMS, measured, tuning)
+    return {claim: parts for claim, parts in asked.items() if parts[0] in measured.contrasts}
 
 
 def claim_rows(found: SeedEvaluation, asked: Mapping[str, tuple[str, str, int]]) -> tuple[ForestRow, ...]:
     """CSO's claims for a `Forest` and `questions.numbers`, one family of `questions.decide`.
 
-    ``found``: of ``metrics-cso`` or ``metrics-strategy-test``; ``asked``: claim -> (``a - b``, metric, the direction that it needs: 1 or
-    -1).  The paper's differences are those of Table 2 with all weights, and of Table 4, whose rows are of adapters.
+    ``found``: of ``metrics-cso`` or ``metrics-strategy-test``; ``asked``: claim, which says if it is of adapters (`tuned`) -> (``a - b``, metric,
+    the direction that it needs: 1 or -1).  The paper's differences are those of Table 2, and of Table 4, whose rows are of adapters alone.
     """
     family = [claim(found, *parts) for parts in asked.values()]
     return tuple(
@@ -249,26 +275,28 @@ def claim_rows(found: SeedEvaluation, asked: Mapping[str, tuple[str, str, int]])
             one.together,
             one.single,
             said,
-            _printed(contrast, key),
+            _printed(contrast.replace("-lora", ""), title.startswith(ADAPTERS), key),
             key=key,
             decimals=2 if key == "B" else 1,
+            why=why,
         )
-        for (title, (contrast, key, sign)), one, said in zip(asked.items(), family, decide(family), strict=True)
+        for (title, (contrast, key, sign)), one, said, why in zip(
+            asked.items(), family, decide(family), reasons(family), strict=True
+        )
     )
 
 
-def _printed(contrast: str, key: str) -> dict[str, float]:
+def _printed(contrast: str, adapters: bool, key: str) -> dict[str, float]:
     """The paper's difference of two of its systems, by backbone; nothing where it has none."""
     main, ablation = load_tables()["cso/table-2"], load_tables()["cso/table-4"]
     known = {
-        "cso-dpo - cso-sft": (main, "{}/full/cso", "{}/full/sft"),
-        "cso-lora-dpo - cso-lora-sft": (main, "{}/lora/cso", "{}/lora/sft"),
-        "cso-dpo - cso-random": (ablation, "{}/cso", "{}/cso-random"),
-        "cso-lora-dpo - cso-lora-random": (ablation, "{}/cso", "{}/cso-random"),
+        ("cso-dpo - cso-sft", False): (main, "{}/full/cso", "{}/full/sft"),
+        ("cso-dpo - cso-sft", True): (main, "{}/lora/cso", "{}/lora/sft"),
+        ("cso-dpo - cso-random", True): (ablation, "{}/cso", "{}/cso-random"),
     }
-    if contrast not in known:
+    if (contrast, adapters) not in known:
         return {}
-    table, first, second = known[contrast]
+    table, first, second = known[contrast, adapters]
     return {name: table.contrast(first.format(name), second.format(name), key) for name in forest.BACKBONES}
 
 

@@ -16,7 +16,7 @@ BACKBONES = {"qwen2.5-7b": "Qwen", "llama3.1-8b": "Llama", "gemma2-9b": "Gemma"}
 MARKS = (
     "hollow: the paper's backbones (circle Qwen2.5-7B, square Llama-3.1-8B, triangle Gemma-2-9B); below them ours with a 95% "
     "interval, small dots for single seeds; right of the line speaks for the claim; a band is what chance makes on the paper's test "
-    "set; every row has a scale of its own"
+    "set's turns; every row has a scale of its own"
 )
 """What a caption says of the marks."""
 
@@ -48,6 +48,8 @@ class ForestRow:
     """Where several backbones of ours were measured (`questions.side_by_side`): the same claim's row of each, this one's first."""
     across: str = ""
     """What their answers come to (`questions.answer_across`)."""
+    why: str = ""
+    """What the answer alone would not tell, in a few words (`questions.reasons`)."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,6 +89,7 @@ class Forest(WithRows):
         said = row.across or row.answer
         answer = f'<a href="{row.page}.html">{escape(said)}</a>' if row.page else escape(said)
         ours = f" <span>{format_estimate(row.ours, row.decimals, sign='+')}</span>" if row.ours else ""
+        ours += f" <span>{escape(row.why)}</span>" if row.why else ""
         if row.by_backbone:
             ours = "".join(f" <span>{escape(_told(name, one))}</span>" for name, one in row.by_backbone.items())
         return f'<tr id="{_anchor(row)}">{head}<td>{picture(row)}</td><td>{answer}{ours}</td></tr>'
@@ -102,12 +105,14 @@ def _row(row: ForestRow) -> dict:
     found = {"here": ours and ours.value, "low": ours and ours.low, "high": ours and ours.high}
     seeds = {f"here, seed {number}": value for number, value in enumerate(row.single, start=1)}
     should = {"about": row.about, "claim": row.claim, "metric": row.key, "sign": row.sign}
-    return {**should, **papers, "chance": row.chance, **found, **seeds, "answer": row.answer, "anchor": _anchor(row)}
+    said = {"answer": row.answer, "why": row.why, "anchor": _anchor(row)}
+    return {**should, **papers, "chance": row.chance, **found, **seeds, **said}
 
 
 def _told(name: str, row: ForestRow) -> str:
     """``esc-base +1.0 [+0.5, +1.5]: supported``, the numbers on one line."""
-    return f"{name} {format_estimate(row.ours, row.decimals, sign='+')}".replace(" ", NO_BREAK) + f": {row.answer}"
+    why = f" ({row.why})" if row.why else ""
+    return f"{name} {format_estimate(row.ours, row.decimals, sign='+')}".replace(" ", NO_BREAK) + f": {row.answer}{why}"
 
 
 NO_BREAK = "\N{NO-BREAK SPACE}"

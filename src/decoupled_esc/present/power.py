@@ -216,8 +216,13 @@ def runs_table(found: Mapping[str, Spread], turns: int = PAPER_TURNS) -> pd.Data
     return pd.DataFrame(rows).T
 
 
+MOST_RUNS = 50
+"""Where more are needed, the number hangs on digits that nobody knows."""
+
+
 def _runs(spread: Spread, change: float, turns: int) -> str:
     needed = spread.runs_needed(change, turns) if change else None
     if needed is None:
-        return "no number at these turns"
-    return "1 or more" if spread.runs is None else str(needed)
+        return "none: too few turns"
+    many = f"over {MOST_RUNS}" if needed > MOST_RUNS else str(needed)
+    return "1 or more" if spread.runs is None else many

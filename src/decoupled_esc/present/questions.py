@@ -21,12 +21,30 @@ LEVEL = 0.05
 
 
 BETTER = {"B-1": 1, "F1": 1, "R-L": 1, "Q_W": 1, "Q": 1, "B": -1}
-FIRST = {
-    "RQ1": ("vanilla-dpo - vanilla-sft", BETTER, ("vanilla/dpo", "vanilla/sft")),
-    "RQ2": ("decoupled-dpo - vanilla-dpo", {"D-1": 1} | BETTER, ("decoupled/dpo", "vanilla/dpo")),
-    "RQ3": ("decoupled-dpo - decoupled-sft", BETTER, ("decoupled/dpo", "decoupled/sft")),
+Asked = tuple[str, dict[str, int], tuple[str, str]]
+"""A difference, metric -> the sign that the claim needs, Table 3's rows."""
+
+_RQ1, _RQ2, _RQ3 = (
+    ("vanilla/dpo", "vanilla/sft"), ("decoupled/dpo", "vanilla/dpo"), ("decoupled/dpo", "decoupled/sft"),
+)  # fmt: skip
+TABLES: dict[str, dict[str, Asked]] = {
+    "RQ1": {
+        "sampled": ("vanilla-dpo - vanilla-sft", BETTER, _RQ1),
+        "greedy": ("vanilla-dpo-argmax - vanilla-sft-argmax", BETTER, _RQ1),
+    },
+    "RQ2": {
+        "after DPO, sampled": ("decoupled-dpo - vanilla-dpo", {"D-1": 1} | BETTER, _RQ2),
+        "after SFT, sampled": ("decoupled-sft - vanilla-sft", {"D-1": 1} | BETTER, ("decoupled/sft", "vanilla/sft")),
+        "after DPO, greedy": ("decoupled-dpo-argmax - vanilla-dpo-argmax", {"D-1": 1} | BETTER, _RQ2),
+    },
+    "RQ3": {
+        "sampled": ("decoupled-dpo - decoupled-sft", BETTER, _RQ3),
+        "greedy": ("decoupled-dpo-argmax - decoupled-sft-argmax", BETTER, _RQ3),
+    },
 }
-"""Question -> (difference, metric -> the sign that the claim needs, Table 3's rows): the first table of its chapter, one family."""
+"""Question -> the tables of its chapter, each one family of rows, the paper's own first."""
+
+FIRST = {name: next(iter(tables.values())) for name, tables in TABLES.items()}
 
 
 @dataclass(frozen=True)
@@ -69,11 +87,44 @@ def answer(
 
 def decide(family: Sequence[Claim]) -> list[str]:
     """`answer` to every row of one table, with p-values corrected for their number (Holm 1979) where all have one."""
+    return [answer(one.sign, one.together, one.single, p) for one, p in zip(family, _corrected(family), strict=True)]
+
+
+def _corrected(family: Sequence[Claim]) -> list[float | None]:
     from statsmodels.stats.multitest import multipletests
 
     p = [one.together.p for one in family]
-    corrected = p if None in p or not p else multipletests(p, method="holm")[1]
-    return [answer(one.sign, one.together, one.single, own) for one, own in zip(family, corrected, strict=True)]
+    return p if None in p or not p else multipletests(p, method="holm")[1].tolist()
+
+
+def reasons(family: Sequence[Claim]) -> list[str]:
+    """Why rows of one table are not decided although their intervals exclude 0, in a few words; else ""."""
+    found = []
+    for one, said, p in zip(family, decide(family), _corrected(family), strict=True):
+        excludes = one.together.low is not None and (one.together.low > 0 or one.together.high < 0)
+        if said != "not decided" or not excludes:
+            found.append("")
+        elif p is not None and p > LEVEL:
+            found.append(f"p = {p:.2f}, corrected for {len(family)} rows")
+        else:
+            found.append("one seed has the other sign")
+    return found
+
+
+def decided(every: SeedEvaluation, cso: Sequence[ForestRow] = ()) -> str:
+    """Which rows of all `TABLES`, and of ``cso``, are decided, each with its difference, in words."""
+    rows = [
+        (f"{name}, {title}: {row.claim}", row)
+        for name, tables in TABLES.items()
+        for title, asked in tables.items()
+        if asked[0] in every.together.contrasts
+        for row in question(every, asked[0], asked[2], asked[1])
+    ] + [(f"CSO: {row.claim}", row) for row in cso]
+    told = {
+        word: [f"{title} {format_estimate(row.ours, row.decimals, '+')}" for title, row in rows if row.answer == word]
+        for word in DECIDED
+    }
+    return "; ".join(f"{word}: {', '.join(some) or 'none'}" for word, some in told.items())
 
 
 def answer_across(answers: Mapping[str, str]) -> str:
@@ -145,7 +196,8 @@ def rule(asked: SeedEvaluation, several: bool = False) -> str:
         f"A row is supported or contradicted if the p-value of no effect, corrected for the number of rows in its table (Holm), "
         f"is at most {LEVEL} and the difference has the same sign under every one of at least {MIN_SEEDS} seeds; otherwise it is "
         f"not decided. Each table is a question of its own, the first of them the paper's. With fewer seeds it is at most a trend for or against the claim. How often this decides any "
-        f"row where nothing has an effect: {found}."
+        f"row where nothing has an effect: {found}. Beside the paper's differences stands how large a difference chance makes on its test set, in 95 cases of 100: what is smaller is no "
+        f"finding of the paper's. That counts test turns alone; a difference that one training run of each system would show in four cases of five is about twice as large (chapter 19, study 6)."
     ) + f" {RULE_ACROSS}" * several
 
 
@@ -159,14 +211,21 @@ def question(
     """
     table = load_tables()["decoupledesc/table-3"]
     family = [claim(asked, contrast, key, sign) for key, sign in better.items()]
-    return tuple(
-        ForestRow(
-            table.column(key).name, one.sign, one.together, one.single, said, key=key,
-            printed={name: table.contrast(*(f"{name}/{row}" for row in rows), key) for name in ("qwen2.5-7b", "llama3.1-8b")},
-            chance=table.noise.get(key), decimals=table.column(key).decimals, note="higher" if one.sign > 0 else "lower",
-        )
-        for key, one, said in zip(better, family, decide(family), strict=True)
-    )  # fmt: skip
+    found = []
+    for key, one, said, why in zip(better, family, decide(family), reasons(family), strict=True):
+        printed = {
+            name: table.contrast(*(f"{name}/{row}" for row in rows), key) for name in ("qwen2.5-7b", "llama3.1-8b")
+        }
+        chance = table.noise.get(key)
+        if said in DECIDED and chance and all(abs(value) <= chance for value in printed.values()):
+            why = "the paper's own differences are such as chance makes there"
+        found.append(
+            ForestRow(
+                table.column(key).name, one.sign, one.together, one.single, said, key=key, printed=printed, chance=chance,
+                decimals=table.column(key).decimals, note="higher" if one.sign > 0 else "lower", why=why,
+            )
+        )  # fmt: skip
+    return tuple(found)
 
 
 def by_backbone(
@@ -175,6 +234,11 @@ def by_backbone(
     """`question` to each backbone (``every``: backbone -> its results), `side_by_side`; one without that difference is left out."""
     measured = {name: asked for name, asked in every.items() if contrast in asked.together.contrasts}
     return side_by_side({name: question(asked, contrast, rows, better) for name, asked in measured.items()})
+
+
+def tables(every: Mapping[str, SeedEvaluation], name: str) -> list[tuple[ForestRow, ...]]:
+    """`by_backbone` of each of the `TABLES` of the question ``name``; empty where no backbone was asked."""
+    return [by_backbone(every, contrast, rows, better) for contrast, better, rows in TABLES[name].values()]
 
 
 def observation(controlled: Evaluation, keys: Sequence[str] = ("B", "Q_W", "Q")) -> tuple[ForestRow, ...]:
@@ -216,7 +280,8 @@ def _texts(row: ForestRow) -> dict[str, str]:
 
 def _ours(row: ForestRow) -> dict[str, str]:
     by_seed = ", ".join(f"{value:+.{row.decimals}f}" for value in row.single)
-    return {"ours": format_estimate(row.ours, row.decimals), "by seed": by_seed, "answer": row.answer}
+    said = f"{row.answer} ({row.why})" if row.why else row.answer
+    return {"ours": format_estimate(row.ours, row.decimals), "by seed": by_seed, "answer": said}
 
 
 def strategy_shares(shares: SeedMeans) -> pd.DataFrame:

@@ -97,14 +97,18 @@ def changed(tables: Mapping[str, Table], rows: Mapping[str, str], metrics: Mappi
 def order_changes(orders: Mapping[str, Mapping[str, Order]], metric: str) -> str:
     """Whether any pair of systems that is told apart stands the other way round under another definition."""
     found = {name: own[metric] for name, own in orders.items() if name != GOLD}
-    turned = [f"{'; '.join(order.reversed)} (not by: {name})" for name, order in found.items() if order.reversed]
+    turned = [
+        f"{'; '.join(order.reversed)}, and by {name} the other way round"
+        for name, order in found.items()
+        if order.reversed
+    ]
     swapped = ", ".join(f"{order.swapped} of {order.pairs} ({name})" for name, order in found.items())
     what = (
-        f"reversed and told apart both ways: {', '.join(turned)}"
+        f"the order changes: under gold alone {', '.join(turned)}"
         if turned
-        else "no pair that is told apart is reversed"
+        else "the order of pairs that are told apart never changes"
     )
-    return f"{what}; pairs in another order at all: {swapped}"
+    return f"{what} (pairs in another order at all, most by chance: {swapped})"
 
 
 def order_table(orders: Mapping[str, Mapping[str, Order]]) -> pd.DataFrame:
