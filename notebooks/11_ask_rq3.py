@@ -23,7 +23,7 @@ profile = "laptop"
 import pandas as pd
 
 from decoupled_esc.experiments.run import open_book
-from decoupled_esc.present import figures, judge_tables, questions, replication
+from decoupled_esc.present import figures, questions, replication
 from decoupled_esc.present.forest import Forest, in_words, marks
 from decoupled_esc.present.tables import format_scores, results_table
 
@@ -111,17 +111,6 @@ gold = pd.DataFrame(
     }
 ).T
 results_table(gold, f"The generator under the gold strategy, profile {book.label}; 95% intervals.")
-
-# %% [markdown]
-# And by the offline classifier of [chapter 12](12_ask_rq4.ipynb), another judge than the paper's, as judged and corrected in its two ways for what that judge gets wrong.
-# That DPO gives the generator more replies without an error under the gold strategy is by both corrections together: **{glue:text}`gold_errors`**.
-# Empathy has no correction: nobody rated it in replies of this kind, so that nothing can be said beyond the offline scale's own numbers ([chapter 08](08_evaluate_systems.ipynb)).
-
-# %% tags=["hide-input"]
-errors, fixed = book["errors"], book["errors-corrected"]
-GOLD = {"SFT": "gold-sft", "DPO": "gold-dpo", "DPO minus SFT": "gold-dpo - gold-sft"}
-figures.glue_numbers(gold_errors=judge_tables.corrected_answer(errors, fixed, GOLD["DPO minus SFT"], "None", 1))
-results_table(judge_tables.corrected_errors(errors, fixed, GOLD), f"Share of each error in replies under the gold strategy as judged and corrected, in per cent, and the difference in points; seed(s) {seeds}, profile {book.label}; 95% intervals. 'nothing': nothing can be said; 'impossible': below 0 or above 100.")
 
 # %% [markdown]
 # ## How it is decided

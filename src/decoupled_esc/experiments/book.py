@@ -56,8 +56,8 @@ SEEDED_SYSTEMS = (
 )  # fmt: skip
 """The systems of the research questions, which are made under every seed."""
 
-ERROR_SYSTEMS = ("vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo", "gold-sft", "gold-dpo")
-"""Systems whose psychological errors are asked about under every seed (RQ4, and Table 4 by another judge than the paper's)."""
+ERROR_SYSTEMS = ("vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo")
+"""Systems whose psychological errors are asked about under every seed (RQ4)."""
 
 ERROR_CONTRAST = ("decoupled-dpo", "vanilla-sft")
 """The gain of the paper's text: over the fine-tuned models of Observation 1, which are coupled."""
