@@ -22,13 +22,14 @@ profile = "laptop"
 # %% tags=["hide-input"]
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.pipeline import Missing
-from decoupled_esc.present import figures, judge_tables
+from decoupled_esc.present import figures, judge_tables, questions
 from decoupled_esc.present.forest import Forest, ForestRow
 from decoupled_esc.present.paper import load_tables
 from decoupled_esc.present.tables import format_estimate, results_table
 
 book = open_book(globals())
-offline = book["errors"]
+every = book.everywhere("errors")
+offline = every[book.backbone]
 classifier = book["error-classifier"]
 judged = book["judged"]
 seeds = str(book.profile.seed) if isinstance(offline, Missing) else ", ".join(str(seed) for seed in offline.seeds)
@@ -54,9 +55,12 @@ else:
 printed = {"both backbones": load_tables()["decoupledesc/in-text"].value("figure-7/no-error-gain", "value")}
 rows = []
 if not isinstance(offline, Missing):
-    by_seed = tuple(of[ASKED]["None"] for of in offline.by_seed.values())
-    said = judge_tables.answer_errors(offline, classifier, ASKED, "None", 1)
-    rows += [ForestRow("replies without error, as judged", 1, offline.contrasts[ASKED]["None"], by_seed, said, printed, note="points")]
+    judged_rows = {
+        name: [ForestRow("replies without error, as judged", 1, one.contrasts[ASKED]["None"], tuple(of[ASKED]["None"] for of in one.by_seed.values()),
+                         judge_tables.answer_errors(one, classifier, ASKED, "None", 1), printed, note="points")]
+        for name, one in every.items()
+    }  # fmt: skip
+    rows += questions.side_by_side(judged_rows)
 if not isinstance(corrected, Missing):
     for how, found in (("by the matrix", corrected.matrix), ("rectified", corrected.rectified)):
         one = found[ASKED]["None"]

@@ -245,7 +245,7 @@
 
   /* Boxes that scroll sideways can be reached and moved by the keyboard. */
   const tabStops = () => {
-    for (const box of document.querySelectorAll(".paper-table-wrap, .formula, .output.text_html")) {
+    for (const box of document.querySelectorAll(".paper-table-wrap, .formula, .output.text_html, .bd-article figure")) {
       if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
       else box.removeAttribute("tabindex");
     }
