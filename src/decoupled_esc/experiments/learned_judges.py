@@ -22,8 +22,8 @@ class ConversationsRead:
 
     conversations: int
     tokens: int
-    nats_per_token: dict[str, float]
-    """Data set -> the mean over conversations."""
+    logp: dict[str, float]
+    """Data set -> mean log-probability per token of the replies in nats, over conversations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +50,14 @@ class ReadConversations(Step):
         left = {id: one for id, one in said.items() if id not in rows.by_id}
         read = read_by_model.readings(models.load(weights), models.load_tokenizer(weights), list(left.values()))
         with progress.bar(len(said), work.name, initial=len(rows.by_id)) as bar:
-            for id, (tokens, nats, hidden) in zip(left, read, strict=True):
-                values = {"nats": round(nats, 4), "hidden": hidden.astype(float).round(3).tolist()}
+            for id, (tokens, logp, hidden) in zip(left, read, strict=True):
+                values = {"nats": round(logp, 4), "hidden": hidden.astype(float).round(3).tolist()}
                 rows.append([{"id": id, "tokens": tokens} | values])
                 bar.update()
         found = [rows.by_id[id] for id in said]
         work.tokens = sum(row["tokens"] for row in found)
-        nats = {part: float(np.mean([row["nats"] for row in found if row["id"].startswith(part)])) for part in PARTS}
-        return ConversationsRead(len(found), work.tokens, nats)
+        logp = {part: float(np.mean([row["nats"] for row in found if row["id"].startswith(part)])) for part in PARTS}
+        return ConversationsRead(len(found), work.tokens, logp)
 
     def features(self, work: Work, part: str) -> dict[str, np.ndarray]:
         """What `learned_judges.MODEL_GROUPS` are in the conversations of ``part`` of `PARTS`, in the order of its reader."""
