@@ -76,6 +76,11 @@ in_text = {name: format_estimate(with_each.get(rater), 2) for name, rater in {"e
 over_bots = outside and outside.over_writers()
 single = [] if isinstance(learned, Missing) else [row for row in learned.ratings.rows if row.raters == "learned judge–expert" and row.kappa]
 worst, best_of = (min(single, key=lambda row: row.kappa.value), max(single, key=lambda row: row.kappa.value)) if single else (None, None)
+by_model, readings = judge_tables.with_model(learned), book["judged-conversations"]
+figures.glue_numbers(
+    read_conversations="–" if isinstance(readings, Missing) else f"{readings.conversations:,}", model_kappa=format_estimate(by_rater[judge_tables.MODEL_READS].kappa if judge_tables.MODEL_READS in by_rater else None, 2),
+    model_person=format_estimate(by_model and by_model.by_person), model_bot=format_estimate(by_model and by_model.new_writer), model_gap=format_estimate(by_model and by_model.new_over_length, sign="+"),
+)  # fmt: skip
 figures.glue_numbers(
     **{f"{name}_here": text for name, text in in_text.items()}, llm=best_llm, conversations="–" if isinstance(learned, Missing) else learned.conversations,
     learned_kappa=format_estimate(mine, 2), aim_kappa="not measured" if mine is None else "met" if mine.value >= 0.4 else "not met",
@@ -195,7 +200,9 @@ figures.glue_numbers(
 #
 # Two small judges learn from these judgements: one which of two chats a person preferred (a Bradley–Terry model, logistic regression on the difference between two chats), one how experts rated a conversation (ridge regression).
 # They read a reply's length, its different words, its relevance (cosine of its sentence embedding {cite}`reimers2019sentence` with that of the message before), the levels of the empathy scale of [chapter 03](03_observe_errors.ipynb), a few counts, and the embedding itself.
-# How likely a language model finds the reply is not among them: asking even a small one takes longer here than everything else together, and what it would add is not measured.
+# A second judge of each kind may also read what SmolLM2-135M-Instruct {cite}`allal2025smollm2`, as it is, makes of the conversation: how likely it finds the replies, and its last hidden states over them (six minutes on one core for all {glue:text}`read_conversations` conversations).
+# It is chosen like the first, among more groups; that is a third way to choose, so that its numbers say whether such features help and no more: {glue:text}`model_person` per cent on new people, {glue:text}`model_bot` on a new bot ({glue:text}`model_gap` points from length), and kappa {glue:text}`model_kappa` with the experts' median.
+# Nothing is gained by them, at this size of a model.
 #
 # How many of these groups a judge reads is chosen in two ways: by cross-validation inside what it learns from, or on the experts' ratings of other writers' conversations, which hold nothing of iEval; the answer above is the latter's.
 # One thing about them is not new to the test: the list of groups was settled after single features had been looked at on all pairs.

@@ -10,7 +10,7 @@ from decoupled_esc.evaluate.agreement import agreed
 from decoupled_esc.evaluate.corrected import CorrectedShares
 from decoupled_esc.evaluate.errors import LABELS
 from decoupled_esc.evaluate.judges import Agreement
-from decoupled_esc.evaluate.learned_judges import JUDGE, LENGTH, TRANSFERRED, LearnedAccuracy
+from decoupled_esc.evaluate.learned_judges import JUDGE, LENGTH, TRANSFERRED, WITH_MODEL, LearnedAccuracy
 from decoupled_esc.evaluate.offline import OutOfSourceValidity
 from decoupled_esc.evaluate.published_judges import FIRST, LONGER, WHICH_BOT, PairAccuracy
 from decoupled_esc.experiments.agreement import JudgementAgreement
@@ -22,7 +22,8 @@ from decoupled_esc.present import questions
 from decoupled_esc.present.replication import JUDGED
 from decoupled_esc.present.tables import format_estimate
 
-LEARNED = tuple(f"{name}–expert" for name in (JUDGE, LENGTH))
+LEARNED = tuple(f"{name}–expert" for name in (JUDGE, LENGTH, WITH_MODEL))
+MODEL_READS = LEARNED[-1]
 
 
 def _by_judge(judged: Judged | Missing, rows: Callable[[JudgeScores], Iterable[dict]]) -> pd.DataFrame | Missing:
@@ -290,6 +291,12 @@ def learned_rows(found: LearnedJudges | Missing) -> tuple[LearnedAccuracy | None
     """What the judge of preference is worth whose features were chosen inside iEval, and on experts' ratings; None where there is none."""
     rows = {} if isinstance(found, Missing) else {row.judge: row for row in found.preferences.rows}
     return rows.get(JUDGE), rows.get(TRANSFERRED)
+
+
+def with_model(found: LearnedJudges | Missing) -> LearnedAccuracy | None:
+    """What the judge of preference is worth that may read with a language model; None where none did."""
+    rows = () if isinstance(found, Missing) else found.preferences.rows
+    return next((row for row in rows if row.judge == WITH_MODEL), None)
 
 
 def beats_length(gap: Estimate | None) -> str:
