@@ -135,7 +135,7 @@ assert stages.tolist() == [taxonomy.stage(turn, length) for turn in range(length
 print("stages:", *stages)
 
 # %% [markdown]
-# The first stage is narrower than the others, and so is every stage's claim on a short dialogue: with four turns, two stages stay empty.
+# The first stage and the last are half as wide as the others; and in a dialogue of four turns two stages stay empty.
 
 # %% tags=["hide-input", "remove-output"]
 by_stage = np.array(data.strategy_by_stage)

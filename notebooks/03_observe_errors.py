@@ -319,7 +319,8 @@ else:
 
 # %% [markdown]
 # {glue:text}`worth`
-# The labels set a ceiling: a copy of the judge that gave them would reach the {glue:text}`kappa` at which it agrees with itself.
+# For orientation: the judge that gave the labels agrees with itself at {glue:text}`kappa`.
+# That is no ceiling, since a predictor of its most frequent answer could agree with a single answer more often than two answers do with one another.
 # We had aimed at 0.45 on new dialogues and did not get there; fine-tuning the small language model of this book for the task did worse than the words in a trial, which is not repeated here.
 #
 # For a share of errors it does not matter which replies are misjudged, as long as the mistakes cancel.

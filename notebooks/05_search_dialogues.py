@@ -71,7 +71,6 @@ drawings.show("fig_phases", drawings.search_phases())
 # The mean of the path's rewards goes up to the root.
 # The gold dialogue is a path of the tree from the start.
 # In CSO its nodes have the best reward there is and a hundred visits, and the leaf's own turn earns nothing: $Q$ is the mean of what follows a turn.
-# That fits an LLM that looks ahead well.
 # With small models it finds next to nothing: few branches are worth as much as the gold path's fixed $Q$, and what follows a turn says little of the turn.
 # A profile with `own_turn` judges every turn that is said; with `gold_value: null` the gold dialogue earns what its own turns earn, as if one simulation had gone through it.
 #
@@ -135,7 +134,7 @@ stepper.search()
 # CSO asks an LLM behind a server for all four roles; a profile with a `roles` section does the same, with instructions of our own (`decoupled_esc.search.roles`), answers as JSON, and the end of a dialogue as a field of it.
 # Without such a section the profile's own models have the roles: the fine-tuned generator is the supporter, the planner's probabilities are the adviser's, a model fine-tuned on what seekers said in ESConv is the seeker, and the offline judges of [chapter 03](03_observe_errors.ipynb) are the reward.
 # The seeker learns every answer that people gave, the last one too, and that a conversation is over only where the supporter had the last word.
-# A reply's scores are then its percentiles among human references under the same strategy, times four; information and humanity, which these reward models don't see, are left out of {eq}`eq-reward`.
+# A reply's scores are then its percentiles among human references under the same strategy, times four; information and humanity, which these reward models don't see, are left out of {eq}`eq-reward`, whose denominator is then $1 + \alpha$; and $b$ is {glue:text}`own_bias` here, where CSO has $-3$ for an LLM's scores.
 #
 # What that can show: that the search, its data and the training from them work, and where they lead when the roles are weak.
 # What it can't show: that a search by good models finds better dialogues.
@@ -261,7 +260,7 @@ sides = {side: {s.abbreviation: f"{100 * count / max(1, sum(counts)):.1f}" for s
 results_table(pd.DataFrame(sides or {"–": {"strategies": "not searched"}}), f"Strategies of preferred turns (each once) and of rejected ones, per cent; profile {book.label}.")
 
 # %% [markdown]
-# A strategy with a larger share on the rejected side is one that the training will be taught to avoid: as in [chapter 04](04_mine_preferences.ipynb), part of the lesson is one of frequencies.
+# A strategy with a larger share on the rejected side is one that the training will be taught to avoid: as in [chapter 04](04_mine_preferences.ipynb), part of the lesson is one of frequencies, and a strategy that is hardly ever preferred may be unlearned altogether.
 #
 # ## Are the preferred turns better? (CSO Tables 1 and 6)
 #
@@ -275,7 +274,14 @@ if quality:
     shown = pd.DataFrame({name: {key: format_estimate(e, 2) for key, e in row.items()} for name, row in rows.items()}).T
 else:
     shown = pd.DataFrame({"pairs": {"–": "none to judge"}})
-results_table(shown, f"The reward of a turn, and the scores that it is made of (0 to 4, percentiles among human references), by the reward models of the search, profile {book.label}; 95% intervals by seed dialogue.")
+if quality:
+    gap, weight = quality.contrasts["preferred - rejected"], book.profile.search.constants.strategy_weight
+    share = 100 * weight * gap["strategy"].value / (gap["empathy"].value + weight * gap["strategy"].value)
+figures.glue_numbers(
+    own_bias=f"{book.profile.search.constants.bias:g}", strategy_share=f"{share:.0f}" if quality else "–",
+    other_gap="–" if missing or not pro.other else format_estimate(pro.other.contrasts["preferred - rejected"]["no error"]),
+)  # fmt: skip
+results_table(shown, f"The reward of a turn, and the scores that it is made of (0 to 4, percentiles among human references), by the reward models of the search; {0 if missing else pro.pairs:,} pairs, profile {book.label}; 95% intervals by seed dialogue.")
 
 # %% tags=["hide-input"]
 other = None if missing else pro.other
@@ -284,10 +290,13 @@ if other:
     shown = pd.DataFrame({name: {key: format_estimate(e, 1) for key, e in row.items()} for name, row in rows.items()}).T
 else:
     shown = pd.DataFrame({"pairs": {"–": "none to judge"}})
-results_table(shown, f"Probabilities, per cent, by a judge that did not reward the search: {'none' if missing else pro.other_judge}; profile {book.label}; 95% intervals by seed dialogue.")
+results_table(shown, f"Probabilities, per cent, by a judge that did not reward the search: {'none' if missing else pro.other_judge}; {0 if missing else pro.pairs:,} pairs, profile {book.label}; 95% intervals by seed dialogue.")
 
 # %% [markdown]
 # Where a pair is told apart by the rewards of its turns, the first table must show a difference: it is how the pairs were made.
+# Of the difference in reward the fit of the strategy makes {glue:text}`strategy_share`%: these pairs teach a choice of strategy more than a better reply.
+# By the other judge the preferred turns differ from the rejected ones by {glue:text}`other_gap` points of *no error*.
+# Whether a searched turn is better than the human one at its place was not measured.
 # The second one need not.
 # Where it shows none, the pairs teach what the reward models like and nothing that another judge would miss.
 # Where pairs are told apart by $Q$, a difference near zero is no error: a node's reward comes from what follows it, and the gold path is preferred whatever the reward models give it.

@@ -73,11 +73,12 @@ sliders.dpo_loss(book.source("a formula, no data", counted=True))
 # ## What was trained
 
 # %% tags=["hide-input"]
-def line(result, provenance) -> dict:
+def line(result, provenance, rate: float) -> dict:
     last = result.steps[-1] if result.steps else {}
     return {
         "pairs": f"{result.pairs:,}",
         "loss": f"{result.loss.loss}, beta {result.loss.beta:g}",
+        "learning rate": f"{rate:g}",
         "preference accuracy at the end, %": f"{100 * last['accuracy']:.0f}" if "accuracy" in last else "–",
         "KL from the reference, nats per token": f"{result.divergence:.3f}",
         "gold answer, nats per token": f"{result.held_out_loss_before:.3f} → {result.held_out_loss:.3f}",
@@ -86,12 +87,13 @@ def line(result, provenance) -> dict:
     }
 
 
-results_table(pd.DataFrame({f"SP-DPO ({name})" if name == "planner" else f"RG-DPO ({name})": line(r, made[name]) for name, r in trained.items()}).T, f"Preference optimisation of planner and generator, profile {book.label}.")
+results_table(pd.DataFrame({f"SP-DPO ({name})" if name == "planner" else f"RG-DPO ({name})": line(r, made[name], getattr(book.profile.preference, name).training.learning_rate) for name, r in trained.items()}).T, f"Preference optimisation of planner and generator, profile {book.label}.")
 
 # %% [markdown]
 # Two columns tell what the loss does not.
 # The {term}`KL divergence` from the reference says how far the policy moved, measured along the human references of unseen validation dialogues; and the nats of the gold answer say whether it has become better or worse at predicting them.
 # DPO promises neither: it is content if the rejected answer falls faster than the chosen one.
+# The accuracy is of training pairs: near 50% a model hardly learns to tell them apart, and near 100% it may have learned what need not be quality, such as the length of a reply ([chapter 04](04_mine_preferences.ipynb)).
 #
 # ## Rewards, margins, accuracy
 

@@ -61,6 +61,7 @@ Forest(observed, f"NsNr pairs minus PsNr pairs, after DecoupledESC Table 5; {mar
 # %% [markdown]
 # NsNr minus PsNr, with {glue:text}`pairs_controlled` pairs each: B {glue:text}`b_controlled`, weighted F1 {glue:text}`qw_controlled`.
 # The claim that B is lower after NsNr pairs: **{glue:text}`verdict_controlled`**.
+# After so few pairs the models have hardly moved ({glue:text}`moved_nsnr` and {glue:text}`moved_psnr` nats per token from where they started), so that little could be seen.
 #
 # ## Vanilla DPO
 #

@@ -53,6 +53,13 @@ else:
         judges_error="an unknown number of" if isinstance(classifier, Missing) else f"{classifier.difference_errors()['None']:.0f}",
     )  # fmt: skip
 printed = {"both backbones": load_tables()["decoupledesc/in-text"].value("figure-7/no-error-gain", "value")}
+people = book["judged-offline"]
+above = None if isinstance(people, Missing) or isinstance(people.errors, Missing) else people.errors.contrasts.get("decoupled-dpo - gold", {}).get("None")
+moved = {} if isinstance(offline, Missing) else offline.contrasts[ASKED]
+figures.glue_numbers(
+    over_people=format_estimate(above, sign="+"),
+    **{f"gap_{name}": format_estimate(moved.get(label), sign="+") for name, label in (("empathy", "Lack of Empathy"), ("template", "Template Response"), ("mismatch", "Strategy Mismatch"))},
+)  # fmt: skip
 rows = []
 if not isinstance(offline, Missing):
     judged_rows = {
@@ -61,17 +68,24 @@ if not isinstance(offline, Missing):
         for name, one in every.items()
     }  # fmt: skip
     rows += questions.side_by_side(judged_rows)
+rates = book["error-rates"]
+held = None if isinstance(rates, Missing) else judge_tables.covered(rates)
 if not isinstance(corrected, Missing):
     for how, found in (("by the matrix", corrected.matrix), ("rectified", corrected.rectified)):
         one = found[ASKED]["None"]
         sides = "excludes 0" if one.low > 0 or one.high < 0 else "includes 0"
-        rows += [ForestRow(f"corrected, {how}", 1, one, (), sides, note="points")]
+        why = f"such intervals hold {held[1]} of {held[0]} known shares" if held and how == "by the matrix" else ""
+        rows += [ForestRow(f"corrected, {how}", 1, one, (), sides, note="points", why=why)]
 Forest(tuple(rows), f"Decoupled-DPO minus Decoupled-SFT, share of replies without a psychological error, by the offline judge and corrected for what that judge gets wrong; hollow: the paper's 7 points, which hold decoupling as well; right of the line: fewer errors. Profile {book.label}, seed(s) {seeds}, 95% intervals.")
 
 # %% [markdown]
 # After Decoupled-DPO the share of *None* differs from that after SFT by {glue:text}`none` points, in brackets under each seed.
 # Between writers that it did not learn from, the classifier's difference in *None* has been off by up to {glue:text}`judges_error` points ([chapter 03](03_observe_errors.ipynb)), so a difference counts only if its whole interval lies beyond that: the claim is **{glue:text}`verdict`**.
 # The two corrections assume different things of the judge, and neither is believed alone: by both together the claim is **{glue:text}`corrected_verdict`** (below).
+#
+# *None* is what is left of five errors that move in different directions: Lack of Empathy {glue:text}`gap_empathy`, Template Response {glue:text}`gap_template`, Strategy Mismatch {glue:text}`gap_mismatch`.
+# The first two are errors by which the generator's pairs were mined.
+# And by the same judge Decoupled-DPO's replies have {glue:text}`over_people` points more of *None* than people's at the same turns ([chapter 18](18_compare_published_systems.ipynb)): a judge that prefers such replies to people's does not measure what we would like to know.
 #
 # What would change our mind: labels of our own replies, by a judge unrelated to the one that mined the pairs, best of all by human raters.
 #
@@ -127,7 +141,7 @@ results_table(differences, f"Differences in the share of each error, in points, 
 # * by the **matrix**, $(\bar f - m_0) / (m_1 - m_0)$: our replies with an error look to the judge like labelled replies with it, and the others like the others {cite}`rogan1978estimating`;
 # * **rectified**, $\bar f$ plus the mean difference between labels and probabilities: the judge is off by the same amount, give or take how much this amount differs between the three labelled writers, after prediction-powered inference {cite}`angelopoulos2023prediction`.
 #
-# The denominator $m_1 - m_0$ is sensitivity + specificity $-$ 1.
+# For a judge that answers yes or no, the denominator $m_1 - m_0$ is sensitivity + specificity $-$ 1.
 # Where it is small, little is divided by little.
 
 # %%
@@ -139,7 +153,6 @@ print(
 )
 
 # %% tags=["hide-input"]
-rates = book["error-rates"]
 known_share, in_interval, no_share = ("–",) * 3 if isinstance(rates, Missing) else judge_tables.covered(rates)
 off_judged, off_matrix = ("–",) * 2 if isinstance(rates, Missing) else (f"{points:.0f}" for points in judge_tables.off_by(rates))
 if isinstance(corrected, Missing):
@@ -153,7 +166,7 @@ figures.glue_numbers(
     known_shares=known_share, in_interval=in_interval, no_share=no_share, our_shares=6 * len(OURS), off_judged=off_judged, off_matrix=off_matrix,
     corrected_verdict=judge_tables.corrected_answer(offline, corrected, ASKED, "None", 1),
 )  # fmt: skip
-results_table(judge_tables.corrected_errors(offline, corrected, own), f"Share of each error as judged and corrected, in per cent; seed(s) {seeds}, profile {book.label}; 95% intervals over dialogues of systems and of labels, and over training runs. 'nothing': nothing can be said; 'impossible': below 0 or above 100.")
+results_table(judge_tables.corrected_errors(offline, corrected, own), f"Share of each error as judged and corrected, in per cent; seed(s) {seeds}, profile {book.label}; 95% intervals over dialogues of systems and of labels, and over training runs. 'nothing': nothing can be said, as the judge can't tell the error or the interval holds all that is possible; 'impossible': the whole interval is below 0 or above 100.")
 
 # %% tags=["hide-input"]
 results_table(judge_tables.corrected_errors(offline, corrected, contrasts), f"Differences in the share of each error as judged and corrected, in points; seed(s) {seeds}, profile {book.label}; 95% intervals as above.")
@@ -171,6 +184,7 @@ results_table(judge_tables.known_shares(rates, {"failed": "people (FailedESConv)
 # An impossible share refutes the assumption: the judge does not err on these replies as on the labelled ones.
 #
 # So a corrected difference is believed only where both corrections agree.
+# With three labelled writers that test can hardly decide anything: a rectified difference would have to be as large as half its interval, some tens of points.
 # The difference in *None* between Decoupled-DPO and SFT is {glue:text}`none_matrix` points by the matrix and {glue:text}`none_rectified` rectified: **{glue:text}`corrected_verdict`**.
 #
 # ## By an LLM judge

@@ -41,19 +41,18 @@ hardware = f"{bench['provenance']['hardware']['threads']} CPU threads, float32, 
 # %% [markdown]
 # ## What is read twice
 #
-# Let a dialogue have turns $1, \dots, n$ with contexts of $c_1 < c_2 < \dots < c_n$ tokens and answers of $a_1, \dots, a_n$.
-# One sequence per turn reads $\sum_k (c_k + a_k)$ tokens, which grows with the square of the dialogue's length.
+# Let a dialogue have turns $1, \dots, n$ with contexts of $c_1 < c_2 < \dots < c_n$ tokens, answers of which $a_1, \dots, a_n$ are read (all but the last token, which is only asked for), and between them the short end of the prompt, $e_k$: the marks that hand the word to the supporter, and in one layout the strategy.
+# One sequence per turn reads $\sum_k (c_k + e_k + a_k)$ tokens, which grows with the square of the dialogue's length.
 # But context $k$ is the beginning of context $k+1$, so that all of them together hold no more than $c_n$ different places; with the answers beside them it is
 #
 # $$
 # c_n + \sum_{k=1}^{n} (e_k + a_k),
 # $$ (eq-packed)
 #
-# where $e_k$ is the short end of prompt $k$ that the next prompt does not share: the marks that hand the word to the supporter, and in one layout the strategy.
+# since $e_k$ is what the next prompt does not share.
 
 # %% [markdown]
 # Counted by hand for three turns, a number standing for a token: a tree holds every beginning of a sequence once.
-# The last token of an answer is asked for and never read, so that it counts in neither sum.
 
 # %%
 # 90 hands the word to the supporter
@@ -149,7 +148,7 @@ GrowingTree(
 )
 
 # %% [markdown]
-# The tree as it grows: the first turn brings its prompt and its strategy, the second only what it adds.
+# The tree as it grows: the first turn brings its prompt and its strategy, the second only what it adds; ■, which ends an answer, is asked for and never read.
 # From a full dot a token of a strategy is predicted.
 # Point at the drawing, or touch it, to see it grow again.
 #
@@ -255,7 +254,7 @@ figures.glue_numbers(example_dialogue=one["dialogue"], example_turns=one["turns"
 # \end{aligned}
 # $$ (eq-preference)
 #
-# A bar divides by the answer's length, and $\ell_\theta$ is the policy's log-probability alone {cite}`rafailov2023dpo,azar2024ipo,meng2024simpo`.
+# A bar divides by the answer's length (IPO per token as in trl; its authors take sums), and $\ell_\theta$ is the policy's log-probability alone {cite}`rafailov2023dpo,azar2024ipo,meng2024simpo`.
 # KTO {cite}`ethayarajh2024kto` and ORPO {cite}`hong2024orpo` are there in the same form.
 # KTO has a third tail, an answer to some other turn, sampled at random, from which it estimates how far the policy has moved.
 #
@@ -396,8 +395,9 @@ figures.glue_numbers(
 # ````{exercise} compute
 # :label: ex-15-compute
 #
-# A dialogue has 14 turns; each adds 40 tokens to the context and has an answer of 5 tokens, asked for after one token that hands over the word.
-# How many tokens are read turn by turn, and how many in one tree? The last token of an answer is not read.
+# A dialogue has 14 turns; each adds 40 tokens to the context and has an answer of 5 tokens, of which the last is not read.
+# Before each answer stands one token that gives the supporter the word.
+# How many tokens are read turn by turn, and how many in one tree?
 #
 # ```python
 # import turn_trees

@@ -203,7 +203,7 @@ results_table(held, "Held-out text, each conversation read by itself, with the w
 # %% [markdown]
 # On ESConv's validation dialogues `esc-base` has a {term}`perplexity` of {glue:text}`base_esconv`: it is as unsure of the next token as among that many equally likely ones, out of {glue:text}`base_vocabulary`.
 # In bits per byte, where the vocabularies can be compared, it needs {glue:text}`base_bits` and `esc-nano` {glue:text}`nano_bits`.
-# The loss on them, {glue:text}`unseen` nats per token, stands against {glue:text}`base_last` at the end of training: the gap is what was learned by heart, together with what differs between the sources.
+# The loss on them, {glue:text}`unseen` nats per token, stands near the {glue:text}`base_last` at the end of training, which is over all four sources: no sign that much was learned by heart, though the two can't be compared closely.
 # Each run of the book measures the base that it starts from once more: profile {glue:text}`profile_name` starts from {glue:text}`run_name`, and its perplexity on the validation dialogues at hand was {glue:text}`run_perplexity`.
 
 # %% [markdown]

@@ -17,7 +17,7 @@
 # Our vanilla-sft has 4.5 million parameters under profile laptop, CauESC and TransESC are fine-tuned from a BlenderBot of 90 million, and DecoupledESC's models have 7 and 8 billion.
 # Their F1 is {glue:text}`sft_f1`; {glue:text}`cauesc_f1` and {glue:text}`trans_f1`; {glue:text}`qwen_f1` and {glue:text}`llama_f1`.
 # On the same turns ours differs from Qwen's by {glue:text}`sft_qwen` and from Llama's by {glue:text}`sft_llama`, and these two from each other by {glue:text}`llama_qwen`.
-# Of {glue:text}`pairs` pairs of systems, {glue:text}`blurred_f1` are told apart by F1 in neither variant.
+# Of {glue:text}`pairs` pairs of systems, {glue:text}`blurred_f1` are told apart by F1 in neither variant; most of these pairs answer different test sets, so that they differ in dialogues as well as in systems.
 #
 # **Muffin changes nothing that these metrics see.**
 # Its authors report fewer unhelpful replies; by these metrics TransESC with it differs from TransESC by {glue:text}`muffin_f1` in F1 and {glue:text}`muffin_q` in macro F1 of strategies.
