@@ -116,9 +116,15 @@ class Book:
         """The result of the step ``name`` by an LLM behind a server: this profile's own judge, or what is published of `SERVED`."""
         if self.profile.judge is not None:
             return self[name]
-        book = self.served_book
-        stored = book and book.published.read(book.published_steps[name])
-        return stored.result if stored else Missing(f"no result of profile {SERVED} is published")
+        stored = self.served_stored(name)
+        return stored.result if stored else Missing(f"no {name} of profile {SERVED} is published")
+
+    def served_stored(self, name: str) -> Stored | None:
+        """What `served` gives, with what is known of its making; None where there is nothing."""
+        book = self if self.profile.judge is not None else self.served_book
+        if book is None or book is self:
+            return book and book.stored(name)
+        return book.published.read(book.published_steps[name])
 
     def run(self, names: Sequence[str], workers=None, *, runs_only: bool = False) -> int:
         """Run the steps ``names`` and what they need where no result holds; returns how many were run.
