@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 
 from decoupled_esc import taxonomy
-from decoupled_esc.present import benchmarks, cso_tables, drawings, figures, stepper, trees
+from decoupled_esc.present import benchmarks, cso_tables, drawings, figures, judge_tables, stepper, trees
 from decoupled_esc.present.tables import format_estimate, results_table
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.pipeline import Missing
@@ -142,21 +142,9 @@ stepper.search()
 
 # %% tags=["hide-input"]
 seeker = book["sft-seeker"]
-sizes = pd.DataFrame({} if missing else {name: vars(size) for name, size in searched.trees.items()}).T
-tasks = {} if missing else searched.tasks
-calls = sum(tasks.values())
 pairs = 0 if missing else pro.pairs
 lines = {
-    "trees": f"{len(sizes):,}",
-    "iterations": f"{int(sizes['iterations'].sum()):,}" if len(sizes) else "0",
-    "nodes": f"{int(sizes['nodes'].sum()):,}" if len(sizes) else "0",
-    "expanded nodes": f"{int(sizes['spoken'].sum()):,}" if len(sizes) else "0",
-    "terminal dialogues, gold ones aside": f"{int(sizes['ends'].sum() - len(sizes)):,}" if len(sizes) else "0",
-    "rounds of the longest branch": f"{int(sizes['depth'].max())}" if len(sizes) else "–",
-    **{f"answers of the {name} role": f"{count:,}" for name, count in tasks.items() if name != "failed"},
-    "answers that could not be used": f"{tasks.get('failed', 0):,}",
-    "pairs": f"{pairs:,}",
-    "answers per pair": f"{calls / pairs:.0f}" if pairs else "–",
+    **({"trees": "0"} if missing else cso_tables.search_size(searched, pro)),
     "seeker, nats per token on unseen conversations": "behind a server" if isinstance(seeker, Missing) else f"{seeker.held_out_loss:.2f}",
 }
 results_table(pd.DataFrame({"": lines}), f"The search, profile {book.label}; roles: {'none' if missing else searched.roles}.")
@@ -330,6 +318,27 @@ examples = [
 ]
 results_table(pd.DataFrame(examples or [{"preferred": "–", "rejected": "no pair with two turns of models", "pair": "–"}]).set_index("pair"),
       f"Pairs whose two sides were both written by models, the first few by id; research output; profile {book.label}.")  # fmt: skip
+
+# %% [markdown]
+# ## The same search with an LLM in all four roles
+#
+# CSO's roles are an LLM's.
+# Profile `smollm2-135m-served` gives all four to SmolLM2-135M-Instruct behind a real server on the same two cores: a small model, asked as a large one would be.
+# The server holds every answer to the form that was asked for, so what can't be read is mostly what was cut at the limit of tokens; whether what can be read means anything, the rewards and the pairs have to show.
+# An answer that can't be read is asked for again, and so is a question that got none; after that a supporter or a seeker closes its branch, a reward is left out of its mean, and an adviser counts as one without a preference.
+
+# %% tags=["hide-input"]
+llm, llm_pairs, llm_made = book.served("search"), book.served("esc-pro"), book.served_stored("search")
+unasked = next((one for one in (llm, llm_pairs) if isinstance(one, Missing)), None)
+if unasked is None:
+    asked_in_all = sum(one.calls for one in llm.answers.values())
+    took = {"calls of the server": f"{asked_in_all:,}", "seconds of the last run": f"{llm_made.provenance['wall_seconds']:,.0f}"}
+    share = {"branches closed or answers left out, by reason": "; ".join(f"{why}: {n}" for why, n in llm.failures.items()) or "none"}
+    unasked = pd.DataFrame({"": {**cso_tables.search_size(llm, llm_pairs), **took, **share}})
+results_table(unasked, "The search with one LLM in all four roles, behind a server on two CPU cores; single run, other jobs may have run beside it.")
+
+# %% tags=["hide-input"]
+results_table(judge_tables.readable_answers(llm if isinstance(llm, Missing) else llm.answers), "What could be read of its answers, by role; the adviser's role is named strategies.")
 
 # %% [markdown]
 # ## Toxicity (CSO Table 7)

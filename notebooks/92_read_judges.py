@@ -90,7 +90,7 @@ figures.glue_numbers(
     outside_over_bots=format_estimate(over_bots, sign="+"), outside_beats_over_bots=judge_tables.beats_length(over_bots),
 )  # fmt: skip
 results_table(
-    judge_tables.learned_worth(learned, preferences),
+    judge_tables.learned_worth(learned, preferences, book.served("llm-judges")),
     "What judges are worth. Left: quadratic kappa with the experts' median (between experts: mean over pairs) and with each expert alone, and rank correlation; medians over dimensions, 95% intervals over conversations; ours has learned from other conversations. "
     "Right: how often the chat is picked that a person preferred, in per cent, ties counting half, 95% intervals over people; *new*: nothing was learned from these people, nor from this bot (mean over four).",
 )
@@ -287,6 +287,30 @@ figures.glue_numbers(
 # In Figure 6, 20 raters compared 20 replies of each system.
 # If the 20 raters were independent, 400 choices would see a lead (win minus lose) of {glue:text}`sharp` points; if they always agreed, only the 20 replies would count, and it would take a lead of {glue:text}`dull`.
 #
+# ## A small LLM as a judge
+#
+# The papers' judges are large models behind a paid service.
+# Here the same client puts questions of the same kind to the smallest model that follows instructions, SmolLM2-135M-Instruct behind a server on two CPU cores (profile `smollm2-135m-served`).
+# It rates the conversations that experts rated and whose text is published, one dimension at a time and on the experts' scales; it labels replies that DecoupledESC released, as many of each of GPT's labels; and it scores replies of that backbone's systems.
+# A judge that answers by chance has a kappa near 0 with experts and with GPT.
+# A rating that could not be read is missing; where there are any, another row takes the middle of the scale for it.
+
+# %% tags=["hide-input"]
+small, scored = book.served("llm-judges"), book.served("judged")
+results_table(
+    judge_tables.llm_judges(small),
+    "What an LLM judge is worth. With experts: quadratic kappa with their median and with each alone, rank correlation; medians over dimensions, 95% intervals over conversations. With GPT: unweighted kappa over six labels, 95% intervals over dialogues.",
+)
+
+# %% tags=["hide-input"]
+answers = {} if isinstance(small, Missing) else {f"conversations, {question}": one for worth in small.judges.values() for question, one in worth.answers.items()}
+answers |= {} if isinstance(scored, Missing) else {f"replies of systems, {question}": one for said in scored.judges.values() for question, one in said.answers.items()}
+results_table(judge_tables.readable_answers(answers), "What could be read of its answers, by question.")
+
+# %% tags=["hide-input"]
+results_table(judge_tables.judge_scores(scored), "What it says of the systems, 0 to 5; 95% intervals by dialogue. What such scores are worth, the tables above say.")
+
+# %% [markdown]
 # ## Which judges this profile has
 
 # %% tags=["hide-input"]

@@ -247,6 +247,25 @@ def test_the_backbone_of_135_million_is_asked_the_questions_at_a_reduced_size():
     assert {seed for step in steps.values() if (seed := getattr(step, "seed", None)) is not None} == {13}
 
 
+def test_the_model_behind_a_server_judges_replies_and_pairs_that_are_there_already():
+    own, served = (
+        table.steps(load_profile(name), inputs.as_published()) for name in ("smollm2-135m", "smollm2-135m-served")
+    )
+    judged = served["judged"]
+    assert (
+        judged.systems.keys() == {"vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo"}
+        and judged.judge.protocol.turns >= 50
+    )
+    shared = {step.key for step in own.values()}
+    assert all(step.key in shared for step in judged.upstream), "nothing is trained, sampled or mined for the judge"
+    made = {type(step).__name__ for step in closure([served["esc-pro"]]).values() if step.key not in shared}
+    assert made == {"FineTuneSeeker", "GrowTrees", "ExtractPairs"} and served["sft-seeker"].training is None
+    assert (
+        served["search"].roles.keys() == {"supporter", "seeker", "strategies", "reward"}
+        and served["llm-judges"].upstream == ()
+    )
+
+
 def test_other_data_changes_what_reads_it():
     own = inputs.as_published()
     other = inputs.Inputs({**own.corpora, "esconv": inputs.Source("esconv", "0" * 64)}, own.files)

@@ -282,7 +282,7 @@ def served(parsed, **to):
 
     async def ask(request):
         asked.append(request)
-        return SimpleNamespace(parsed=parsed, why="refused: no")
+        return SimpleNamespace(parsed=parsed, why="refused: no", tries=1)
 
     meanings = {"ask": "asks", "feel": "names the feeling", "tell": "gives facts"}
     roles = ServedRoles(dict.fromkeys(ROLES, ask), {"d/0": "my dog died"}, meanings)

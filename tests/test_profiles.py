@@ -208,14 +208,28 @@ def test_a_profile_says_what_it_has_otherwise(folder):
 
 @pytest.mark.parametrize(("base", "why"), [
     ("bass", "profiles/own.yaml: extends 'bass', which is no profile (did you mean 'base'?)"),
-    ("own", "profiles/own.yaml: extends own, which extends another one itself; extend that"),
+    ("own", "profiles/own.yaml: extends own, which extends this one"),
+    ("middle", "profiles/middle.yaml: extends own, which extends this one"),
 ])  # fmt: skip
 def test_a_profile_that_extends_what_it_cannot(folder, base, why):
     (folder / "base.yaml").write_text("seed: 13\n", encoding="utf-8")
+    (folder / "middle.yaml").write_text("extends: own\n", encoding="utf-8")
     (folder / "own.yaml").write_text(f"extends: {base}\n", encoding="utf-8")
     with pytest.raises(ProfileError) as caught:
         load_profile("own")
     assert str(caught.value) == why
+
+
+def test_what_a_profile_extends_may_extend_another(folder):
+    data = yaml.safe_dump({key: value for key, value in plain().items() if key != "name"})
+    (folder / "base.yaml").write_text(data, encoding="utf-8")
+    (folder / "middle.yaml").write_text("extends: base\nseed: 14\nmining: {samples: 3}\n", encoding="utf-8")
+    (folder / "own.yaml").write_text("extends: middle\nseed: 15\nmining: {as_in: middle}\n", encoding="utf-8")
+    own = load_profile("own")
+    assert (own.seed, own.mining.samples, own.mining.as_in, load_profile("middle").seed) == (15, 3, "middle", 14)
+    (folder / "own.yaml").write_text("extends: middle\nmining: {as_in: midle}\n", encoding="utf-8")
+    with pytest.raises(ProfileError, match=r"mining.as_in: .*no profile 'midle' \(did you mean 'middle'\?\)"):
+        load_profile("own")
 
 
 def test_a_wrong_key_may_stand_in_either_file(folder):

@@ -23,6 +23,7 @@ from decoupled_esc.evaluate.agreement import Undefined, weighted_kappa
 from decoupled_esc.evaluate.bootstrap import Estimate
 from decoupled_esc.evaluate.errors import LABELS
 from decoupled_esc.evaluate.judged import Means, Reply
+from decoupled_esc.generate.answers import Readable, readable
 from decoupled_esc.generate.client import Client, Request
 
 SCALE = range(6)
@@ -192,7 +193,7 @@ def choice(first: Reply, second: Reply, dimension: Dimension, protocol: Protocol
         f"Compare the {dimension.name} of two replies to the same message: {dimension.question}\n"
         f"The worst would be a reply of which one says: {dimension.levels[0]}. The best: {dimension.levels[-1]}."
     )
-    form, id = '"better": "first", "second" or "neither"', f"{first.id}>{second.id}/{dimension.key}"
+    form, id = '"better": "first", "second" or "neither"', f"{first.id}>{second.id}/{dimension.key} of two"
     return _request(id, question, form, _two(first, second, protocol), Choice, 16)
 
 
@@ -234,6 +235,7 @@ class LLMJudge:
         """What the servers said answered."""
         self.tokens = 0
         """In and out, of all answers so far, recorded ones included."""
+        self._tries: dict[str, list[tuple[bool, int]]] = {}
 
     def scores(self, replies: Sequence[Reply], repeat: int = 0) -> list[dict[str, int | None]]:
         """Dimension key -> score for each reply; None where no answer could be read."""
@@ -267,6 +269,14 @@ class LLMJudge:
             {key: (here, None if swapped is None else -swapped) for key, (here, swapped) in row.items()} for row in rows
         ]
 
+    def ratings(self, questions: Sequence[Request]) -> list[int | None]:
+        """The score that answers each of ``questions``; None where no answer could be read."""
+        return [answer and answer.score for answer in self._asked(list(questions))]
+
+    def readable(self) -> dict[str, Readable]:
+        """Question (the last part of its id) -> what of its answers so far could be read."""
+        return {question: readable(tries) for question, tries in self._tries.items()}
+
     def estimate(self, replies: Sequence[Reply], pairs: Sequence[tuple[Reply, Reply]]) -> str:
         """What scores with their repeats, errors and choices will take in all, if nothing of it is in the record."""
         scores = self._score_requests(replies) * self.protocol.repeats
@@ -286,6 +296,9 @@ class LLMJudge:
         answers = self.client.ask([replace(request, sample=repeat) for request in requests])
         self.resolved |= {answer.model for answer in answers}
         self.tokens += sum(answer.tokens_in + answer.tokens_out for answer in answers)
+        for answer in answers:
+            question = answer.id.rpartition("/")[2]
+            self._tries.setdefault(question, []).append((answer.parsed is not None, answer.tries))
         return [answer.parsed for answer in answers]
 
 

@@ -221,7 +221,8 @@ class Rows:
             )
         candidates = {role: self.steps[f"candidates-{role}"] for role in ROLES}
         self.steps["pairs"] = preferences.MinePairs(
-            **candidates, turns=self.mined, labels=self.training_labels, ratings=self.ratings, judge=self.judge, profile=self.profile.name,
+            **candidates, turns=self.mined, labels=self.training_labels, ratings=self.ratings,
+            judge=None if self.profile.mining.as_in else self.judge, profile=self.profile.mining.as_in or self.profile.name,
             **self.resampling,
         )  # fmt: skip
 
@@ -390,6 +391,9 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
         ),
         "judged-conversations": read,
         "judged-spread": agreement.MeasureJudgedSpread(inputs.files["mentalalign"], **resampling),
+        "llm-judges": agreement.MeasureLLMJudges(
+            own.judge, inputs.files["empathic_judges"], own.labels, profile.name, **resampling
+        ),
         "base-model": sft.DescribeBase(own.base, own.validation),
         "base-answers": sft.ReadAnswers(own.base, own.validation, "vanilla", profile.data.max_length),
         **own.steps,

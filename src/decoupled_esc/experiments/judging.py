@@ -3,7 +3,7 @@
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from decoupled_esc.experiments.labels import (
 from decoupled_esc.experiments.preferences import MinePairs
 from decoupled_esc.experiments.replies import Reply
 from decoupled_esc.experiments.scores import Contrast
+from decoupled_esc.generate.answers import Readable
 from decoupled_esc.pipeline import Missing, Step, Work, attempt
 
 PAIRED = (("decoupled-sft", "vanilla-sft"), ("decoupled-dpo", "vanilla-dpo"))
@@ -233,6 +234,8 @@ class JudgeScores:
     repeats: list[dict[str, judges.Agreement]]
     pairs: dict[str, dict[str, judges.Outcome]]
     orders: dict[str, dict[str, judges.Agreement]]
+    answers: dict[str, Readable] = field(default_factory=dict)
+    """By question: a dimension, one of two replies, or ``error``."""
 
 
 @dataclass(frozen=True)
@@ -333,6 +336,7 @@ class AskJudges(Measured):
                 name: judges.agreement(*_orders(choices), dialogues, (-1, 0, 1), **self.resampling)
                 for name, choices in chosen.items()
             },
+            answers=judge.readable(),
         )
         return (
             found,

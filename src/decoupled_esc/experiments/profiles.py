@@ -107,6 +107,15 @@ class Mining(Section):
     """Replies of the generator, and of the vanilla model, to each training turn."""
     dialogues: PositiveInt | None = None
     """Training dialogues whose turns are mined; null is all that are trained on."""
+    as_in: str | None = None
+    """A profile without LLM judges whose pairs these are, so that what is trained on them is shared; null: pairs of its own."""
+
+    @pydantic.field_validator("as_in")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None and name not in names():
+            raise ValueError(f"no profile {name!r}{nearest(name, names())}")
+        return name
 
 
 class Search(Section):
@@ -305,14 +314,12 @@ def load_profile(name: str) -> Profile:
         raise ProfileError(f"no profile {name!r}{nearest(name, names())}. Profiles: {', '.join(names())}")
     path = FOLDER / f"{name}.yaml"
     data, sources = _read(path), [f"profiles/{path.name}"]
-    base = data.pop("extends", None)
-    if base is not None:
+    while (base := data.pop("extends", None)) is not None:
         if base not in names():
-            raise ProfileError(f"{sources[0]}: extends {base!r}, which is no profile{nearest(base, names())}")
-        below = _read(FOLDER / f"{base}.yaml")
-        if "extends" in below:
-            raise ProfileError(f"{sources[0]}: extends {base}, which extends another one itself; extend that")
-        data, sources = _laid_over(below, data), [*sources, f"profiles/{base}.yaml"]
+            raise ProfileError(f"{sources[-1]}: extends {base!r}, which is no profile{nearest(base, names())}")
+        if f"profiles/{base}.yaml" in sources:
+            raise ProfileError(f"{sources[-1]}: extends {base}, which extends this one")
+        data, sources = _laid_over(_read(FOLDER / f"{base}.yaml"), data), [*sources, f"profiles/{base}.yaml"]
     return parse_profile({"name": name, **data}, ", which extends ".join(sources))
 
 

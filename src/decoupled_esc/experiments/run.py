@@ -36,6 +36,9 @@ PRELOAD = ("torch", "transformers.trainer", "peft", "sklearn.linear_model", "dec
 BACKBONES = ("laptop", "smollm2-135m")
 """Profiles, one per backbone, that the chapters show side by side once their results are published (`Book.everywhere`)."""
 
+SERVED = "smollm2-135m-served"
+"""The profile whose LLM behind a server the chapters show once its results are published (`Book.served`)."""
+
 TITLES = {"smollm2-135m": "SmolLM2-135M"}
 """Backbones that readers know under another name than the profiles'."""
 
@@ -101,6 +104,27 @@ class Book:
         return {self.backbone: self[name]} | {
             backbone: result for backbone, result in found.items() if not isinstance(result, Missing)
         }
+
+    @cached_property
+    def served_book(self) -> Book | None:
+        """The book of `SERVED`, where it has published results and this profile has no LLM judge of its own."""
+        results = self.published.folder.parent
+        here = self.profile.judge is None and any((results / SERVED).glob("*.json"))
+        return Book(SERVED, runs=self.runs.folder, published=results) if here else None
+
+    def served(self, name: str):
+        """The result of the step ``name`` by an LLM behind a server: this profile's own judge, or what is published of `SERVED`."""
+        if self.profile.judge is not None:
+            return self[name]
+        stored = self.served_stored(name)
+        return stored.result if stored else Missing(f"no {name} of profile {SERVED} is published")
+
+    def served_stored(self, name: str) -> Stored | None:
+        """What `served` gives, with what is known of its making; None where there is nothing."""
+        book = self if self.profile.judge is not None else self.served_book
+        if book is None or book is self:
+            return book and book.stored(name)
+        return book.published.read(book.published_steps[name])
 
     def run(self, names: Sequence[str], workers=None, *, runs_only: bool = False) -> int:
         """Run the steps ``names`` and what they need where no result holds; returns how many were run.

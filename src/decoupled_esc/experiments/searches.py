@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from decoupled_esc.experiments.labels import ErrorLabels, RewardModels, answers_
 from decoupled_esc.experiments.sampling import engine_of
 from decoupled_esc.experiments.sft import FineTune, FineTuneSeeker
 from decoupled_esc.files import file_digest, read_rows
+from decoupled_esc.generate.answers import Readable
 from decoupled_esc.generate.client import Endpoint
 from decoupled_esc.generate.engine import Sampling
 from decoupled_esc.pipeline import Missing, Step, Work, attempt, unkeyed
@@ -25,7 +26,7 @@ from decoupled_esc.search import embedded, escpro, pairs
 from decoupled_esc.search import tree as search_tree
 from decoupled_esc.search.export import SearchTree, TreeSize, counted, exported, summary, task_kind
 from decoupled_esc.search.grow import growing, replay
-from decoupled_esc.search.roles import grow_served
+from decoupled_esc.search.roles import grow_served, readable_answers
 from decoupled_esc.search.tree import Constants, Quality, Tree
 
 
@@ -60,6 +61,8 @@ class SearchSummary:
     roles: str | dict[str, str]
     constants: Constants
     rows: tuple[SearchTree, ...]
+    answers: dict[str, Readable] = field(default_factory=dict)
+    """Role -> what of its answers could be read, where servers have the roles and their record is here."""
 
 
 def _trees(seeds: list[Dialogue], constants: Constants) -> dict[str, Tree]:
@@ -94,7 +97,7 @@ class GrowTrees(Step):
     def run(self, work: Work) -> SearchSummary:
         seeds = self.seeds.read()
         trees = _trees(seeds, self.constants)
-        logs = {name: work.rows(_log_name(name)) for name in trees}
+        logs, answers = {name: work.rows(_log_name(name)) for name in trees}, {}
         if self.roles is None:
             reward = self.reward.fit()
             work[self.planner], work[self.generator], work[self.seeker]
@@ -102,7 +105,9 @@ class GrowTrees(Step):
         else:
             situations = {dialogue.id: dialogue.situation for dialogue in seeds}
             meanings = {strategy.name: strategy.meaning for strategy in taxonomy.ESCONV}
-            asyncio.run(grow_served(self.endpoints, answers_in(work), situations, meanings, trees, logs))
+            served = (self.endpoints, answers_in(work), situations, meanings)
+            asyncio.run(grow_served(trees, logs, *served))
+            answers = asyncio.run(readable_answers(_trees(seeds, self.constants), logs, *served))
         return SearchSummary(
             seeds=len(seeds),
             trees={name: summary(tree) for name, tree in trees.items()},
@@ -112,6 +117,7 @@ class GrowTrees(Step):
             roles=self.roles or "models of this profile",
             constants=self.constants,
             rows=tuple(exported(tree, name) for name, tree in trees.items()),
+            answers=answers,
         )
 
     def _grow_embedded(self, work: Work, trees: dict, logs: dict, reward) -> None:

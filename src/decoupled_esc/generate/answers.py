@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 
 from pydantic import BaseModel, ValidationError
@@ -18,6 +19,28 @@ _BEGUN = re.compile(r'\{\s*"[^"]*"\s*:')
 
 class Misshapen(Exception):
     """Not a chat completion."""
+
+
+@dataclass(frozen=True)
+class Readable:
+    """How many questions of one kind were answered in the form asked for."""
+
+    questions: int
+    first: int
+    """At the first try."""
+    read: int
+    """Within ``client.MAX_PARSE_ATTEMPTS``."""
+    calls: int
+    """Answers of the server, those among them that were asked for again."""
+    replaced: int = 0
+    """Questions without a readable answer that a fixed answer stands in for."""
+
+
+def readable(answers: Sequence[tuple[bool, int]], replaced: int = 0) -> Readable:
+    """Counts over questions, each (whether its answer was read, tries)."""
+    first = sum(was_read and tries == 1 for was_read, tries in answers)
+    read = sum(was_read for was_read, _ in answers)
+    return Readable(len(answers), first, read, sum(tries for _, tries in answers), replaced)
 
 
 def chat_completion(text: str, model: str, worst: tuple[int, int]) -> Stored:

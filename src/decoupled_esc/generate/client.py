@@ -121,6 +121,8 @@ class Answer:
     text: str
     tokens_in: int
     tokens_out: int
+    tries: int = 1
+    """How often it was asked for until it could be read, or was given up."""
 
 
 class EndpointError(KnownError, RuntimeError):
@@ -270,7 +272,7 @@ class _Run:
             parsed, why, text = read(stored, request.answer)
             if parsed is not None or stored.status != 200:
                 break
-        return Answer(request.id, parsed, why, stored.model, text, stored.tokens_in, stored.tokens_out)
+        return Answer(request.id, parsed, why, stored.model, text, stored.tokens_in, stored.tokens_out, attempt + 1)
 
     async def fetched(self, request: Request, attempt: int) -> Stored:
         """The answer from the server; the same question asked twice at once is sent once."""

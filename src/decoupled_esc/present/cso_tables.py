@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from decoupled_esc.evaluate import Estimate, Evaluation
 from decoupled_esc.evaluate.seeds import SeedEvaluation
 from decoupled_esc.experiments.profiles import Profile
-from decoupled_esc.experiments.searches import SearchedPairs
+from decoupled_esc.experiments.searches import SearchedPairs, SearchSummary
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import forest
 from decoupled_esc.present.figures import PALETTE, source_line
@@ -179,6 +179,25 @@ def _table(
 
 def _turns(measured: Evaluation, system: str) -> int | None:
     return measured.details[system].turns if system in measured.details else None
+
+
+def search_size(searched: SearchSummary, pro: SearchedPairs) -> dict[str, str]:
+    """How large a search was and what it gave, as text."""
+    sizes, answers = searched.trees.values(), sum(searched.tasks.values())
+    share = pro.statistics["released"].searched
+    return {
+        "trees": f"{len(sizes):,}",
+        "iterations": f"{sum(size.iterations for size in sizes):,}",
+        "nodes": f"{sum(size.nodes for size in sizes):,}",
+        "expanded nodes": f"{sum(size.spoken for size in sizes):,}",
+        "terminal dialogues, gold ones aside": f"{sum(size.ends for size in sizes) - len(sizes):,}",
+        "rounds of the longest branch": f"{max((size.depth for size in sizes), default=0)}",
+        **{f"answers of the {name} role": f"{count:,}" for name, count in searched.tasks.items() if name != "failed"},
+        "answers that could not be used": f"{searched.tasks.get('failed', 0):,}",
+        "pairs": f"{pro.pairs:,}",
+        "pairs whose preferred turn was searched, %": "–" if share is None else f"{100 * share:.0f}",
+        "answers per pair": f"{answers / pro.pairs:.0f}" if pro.pairs else "–",
+    }
 
 
 def table_5(pro: SearchedPairs | Missing, seeds_of: str, profile: str) -> ComparisonTable:

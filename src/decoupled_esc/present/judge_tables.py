@@ -13,10 +13,12 @@ from decoupled_esc.evaluate.judges import Agreement
 from decoupled_esc.evaluate.learned_judges import JUDGE, LENGTH, TRANSFERRED, WITH_MODEL, LearnedAccuracy
 from decoupled_esc.evaluate.offline import OutOfSourceValidity
 from decoupled_esc.evaluate.published_judges import FIRST, LONGER, WHICH_BOT, PairAccuracy
-from decoupled_esc.experiments.agreement import JudgementAgreement
+from decoupled_esc.evaluate.published_judges import Agreement as RatersAgreement
+from decoupled_esc.experiments.agreement import JudgementAgreement, LLMJudgesWorth, LLMJudgeWorth
 from decoupled_esc.experiments.corrected import ErrorRates
 from decoupled_esc.experiments.judging import ErrorClassifierWorth, ErrorsOverSeeds, Judged, JudgeScores
 from decoupled_esc.experiments.learned_judges import LearnedJudges
+from decoupled_esc.generate.answers import Readable
 from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import questions
 from decoupled_esc.present.replication import JUDGED
@@ -24,6 +26,7 @@ from decoupled_esc.present.tables import format_estimate
 
 LEARNED = tuple(f"{name}–expert" for name in (JUDGE, LENGTH, WITH_MODEL))
 MODEL_READS = LEARNED[-1]
+NOT_ASKED = Missing("no LLM was asked, or what it answered is not here")
 
 
 def _by_judge(judged: Judged | Missing, rows: Callable[[JudgeScores], Iterable[dict]]) -> pd.DataFrame | Missing:
@@ -249,18 +252,25 @@ def published_agreement(found: JudgementAgreement | Missing) -> pd.DataFrame | M
     return pd.DataFrame(rows).set_index("raters").fillna("–")
 
 
-def learned_worth(found: LearnedJudges | Missing, rules: PairAccuracy | Missing) -> pd.DataFrame | Missing:
+def _with_experts(row: RatersAgreement) -> dict[str, str]:
+    measures = {"kappa with experts' median": row.kappa, "with each expert": row.each, "rank correlation": row.rank}
+    return {name: format_estimate(value, 2) for name, value in measures.items()}
+
+
+def learned_worth(
+    found: LearnedJudges | Missing, rules: PairAccuracy | Missing, asked: LLMJudgesWorth | Missing = NOT_ASKED
+) -> pd.DataFrame | Missing:
     """What every judge is worth, a row each: agreement with experts, and how often it picks the chat that a person preferred; as text.
 
-    The learned judge of ratings and that of preferences share a row, as two uses of the same features.
+    The learned judge of ratings and that of preferences share a row, as two uses of the same features.  ``asked``: an LLM
+    behind a server, on the same conversations.
     """
     if isinstance(found, Missing):
         return found
     rows: dict[str, dict[str, str]] = {}
     for row in found.ratings.medians:
-        measures = {"kappa with experts' median": row.kappa, "with each expert": row.each, "rank correlation": row.rank}
-        own = {name: format_estimate(value, 2) for name, value in measures.items()}
-        rows[row.raters.removesuffix("–expert") if row.raters in LEARNED else row.raters] = own
+        rows[row.raters.removesuffix("–expert") if row.raters in LEARNED else row.raters] = _with_experts(row)
+    rows |= {row.raters: _with_experts(row) for worth in _judges(asked).values() for row in _medians(worth)}
     for row in found.preferences.rows:
         rows.setdefault(row.judge, {}).update({
             "preference, new people": format_estimate(row.by_person), "new bot": format_estimate(row.new_writer),
@@ -272,6 +282,51 @@ def learned_worth(found: LearnedJudges | Missing, rules: PairAccuracy | Missing)
         rows[WHICH_BOT] = {"preference, new people": by_rule[WHICH_BOT]}
         rows["people themselves"] = {"picks the longer": by_rule[LONGER], "picks the earlier": by_rule[FIRST]}
     return pd.DataFrame(rows).T.fillna("–")
+
+
+def _judges(asked: LLMJudgesWorth | Missing) -> dict[str, LLMJudgeWorth]:
+    return {} if isinstance(asked, Missing) else asked.judges
+
+
+def _medians(worth: LLMJudgeWorth) -> list[RatersAgreement]:
+    """Of a judge alone, and with its missing ratings as the middle of the scale where there are any."""
+    found = () if isinstance(worth.ratings, Missing) else worth.ratings.medians
+    return [row for row in found if row.raters != "expert–expert"]
+
+
+def llm_judges(asked: LLMJudgesWorth | Missing) -> pd.DataFrame | Missing:
+    """What every LLM judge is worth: with experts on conversations, and with GPT's labels of errors; a row each, as text."""
+    if isinstance(asked, Missing):
+        return asked
+    rows = {}
+    for judge, worth in asked.judges.items():
+        errors, unread = worth.errors, f"{worth.unread:,}"
+        for row in _medians(worth):
+            rows[row.raters] = {**_with_experts(row), "ratings": f"{row.items:,}", "ratings missing": unread}
+        rows.setdefault(f"{judge}–expert", {"ratings missing": unread})
+        rows[f"{judge}, errors"] = {"labels": errors.reason} if isinstance(errors, Missing) else {
+            "labels": f"{errors.replies - errors.unread:,}", "labels missing": f"{errors.unread:,}",
+            "equal to GPT's, %": "–" if errors.equal is None else f"{errors.equal:.0f}", "kappa with GPT": format_estimate(errors.kappa, 2),
+        }  # fmt: skip
+    return pd.DataFrame(rows).T.fillna("–")
+
+
+def readable_answers(found: Mapping[str, Readable] | Missing) -> pd.DataFrame | Missing:
+    """What could be read of an LLM's answers, a row per role or question, as text; `Missing` where nothing was asked."""
+    if isinstance(found, Missing) or not found:
+        return found or NOT_ASKED
+
+    def share(part: int, whole: int) -> str:
+        return f"{100 * part / whole:.1f}" if whole else "–"
+
+    return pd.DataFrame({
+        what: {
+            "questions": f"{one.questions:,}", "read at the first try, %": share(one.first, one.questions),
+            "read in the end, %": share(one.read, one.questions), "calls": f"{one.calls:,}",
+            "replaced by no preference": f"{one.replaced:,}",
+        }
+        for what, one in found.items()
+    }).T  # fmt: skip
 
 
 def learned_by_writer(found: LearnedJudges | Missing) -> pd.DataFrame | Missing:

@@ -43,17 +43,17 @@ def steps_read(source: Path) -> list[str]:
     return list(dict.fromkeys(name for *_, name in sorted(found)))  # the walk goes level by level
 
 
-def read_everywhere(source: Path) -> set[str]:
-    """The steps whose results a chapter reads under every published backbone."""
+def read_everywhere(source: Path, method: str = "everywhere") -> set[str]:
+    """The steps whose results a chapter reads under every published backbone; or by another ``method`` of the book."""
     nodes = ast.walk(ast.parse(source.read_text(encoding="utf-8")))
-    return {name for node in nodes if (name := _read_everywhere(node)) is not None}
+    return {name for node in nodes if (name := _read_everywhere(node, method)) is not None}
 
 
-def _read_everywhere(node: ast.AST) -> str | None:
+def _read_everywhere(node: ast.AST, method: str = "everywhere") -> str | None:
     match node:
         case ast.Call(
-            func=ast.Attribute(value=ast.Name(id="book"), attr="everywhere"), args=[ast.Constant(value=str(name))]
-        ):
+            func=ast.Attribute(value=ast.Name(id="book"), attr=called), args=[ast.Constant(value=str(name))]
+        ) if called == method:
             return name
     return None
 

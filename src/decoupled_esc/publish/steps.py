@@ -144,9 +144,10 @@ def _published(book: Book, name: str) -> str | None:
 
 
 def _beside(book: Book, source: Path) -> dict[str, str]:
-    """``<profile>/<step>`` -> the digest of what the chapter at ``source`` shows of other backbones."""
-    names = sorted(notebooks.read_everywhere(source))
-    found = {f"{one.profile.name}/{name}": _published(one, name) for one in book.beside for name in names}
+    """``<profile>/<step>`` -> the digest of what the chapter at ``source`` shows of other backbones, and of `SERVED`."""
+    shown = [(one, "everywhere") for one in book.beside] + [(book.served_book, "served")] * bool(book.served_book)
+    read = [(one, name) for one, method in shown for name in sorted(notebooks.read_everywhere(source, method))]
+    found = {f"{one.profile.name}/{name}": _published(one, name) for one, name in read}
     return {name: digest for name, digest in found.items() if digest is not None}
 
 

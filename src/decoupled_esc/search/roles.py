@@ -2,24 +2,30 @@
 
 Behind a server each role may have a model and a server of its own; answers are JSON in a fixed form, and a conversation
 ends by a field of it, not by a word in the text.  The wording is ours.
+
+What can't be read is asked for again, by the client and then by ``grow.answered``.  In the end a supporter or seeker that
+said nothing readable closes its branch, and a reward is left out of its mean; an adviser has preferred nothing.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, Field, create_model
 
 from decoupled_esc.corpus import Message, fold, tagged
-from decoupled_esc.generate.client import Answer, Client, Endpoint, Request
+from decoupled_esc.generate.answers import Readable, readable
+from decoupled_esc.generate.client import Answer, Client, Endpoint, Mode, ReplayMiss, Request
 from decoupled_esc.generate.record import Record
-from decoupled_esc.search.grow import Log, RoleError, growing
+from decoupled_esc.search.grow import ATTEMPTS, Log, RoleError, answered, from_row, growing
 from decoupled_esc.search.tree import Quality, SeekerTurn, Task, Tree
 
 MAX_REPLY_TOKENS = 160
 """About a hundred words, where CSO's utterances have 29 on average."""
+NO_PREFERENCE = 5.0
+"""Stands for each score of an adviser that can't be understood; its softmax over equal scores is the same for any."""
 Asked = tuple[str, Task, int]
 """(name of the tree, task, attempt)."""
 
@@ -92,6 +98,8 @@ class ServedRoles:
         meanings: Mapping[str, str],
     ):
         self.ask, self.situations, self.meanings = ask, situations, meanings
+        self._tries: dict[str, list[tuple[bool, int]]] = {kind: [] for kind in ask}
+        self._replaced = 0
         scores = create_model("StrategyScores", **{name: (int, Field(ge=0, le=10)) for name in meanings})
         self._forms = {
             "supporter": (Reply, MAX_REPLY_TOKENS),
@@ -101,11 +109,20 @@ class ServedRoles:
         }
 
     async def __call__(self, tree: str, task: Task, attempt: int):
-        """One answer; see ``grow.Role``."""
+        """One answer; see ``grow.Role``.  An adviser that was never understood finds all strategies equally good."""
         answer = await self.ask[task.kind](self.request(tree, task, attempt))
-        if answer.parsed is None:
-            raise RoleError(answer.why or "no answer")
-        return self._read(task, answer.parsed)
+        self._tries[task.kind].append((answer.parsed is not None, answer.tries))
+        if answer.parsed is not None:
+            return self._read(task, answer.parsed)
+        if task.kind == "strategies" and attempt == ATTEMPTS - 1:
+            # One such answer on the gold dialogue would end its tree before the first iteration.
+            self._replaced += 1
+            return [NO_PREFERENCE] * len(self.meanings)
+        raise RoleError(answer.why or "no answer")
+
+    def readable(self) -> dict[str, Readable]:
+        """Role -> what of its answers so far could be read."""
+        return {kind: readable(own, self._replaced * (kind == "strategies")) for kind, own in self._tries.items()}
 
     def request(self, tree: str, task: Task, attempt: int) -> Request:
         """What a role is asked; another attempt is another sample of the same request."""
@@ -197,21 +214,39 @@ class LocalRoles:
                 await asyncio.sleep(0)
 
 
-async def grow_served(
+@asynccontextmanager
+async def served_roles(
     endpoints: Mapping[str, Endpoint],
     answers: Path,
     situations: Mapping[str, str],
     meanings: Mapping[str, str],
-    trees: Mapping[str, Tree],
-    logs: Mapping[str, Log],
-) -> None:
-    """Grow ``trees`` by servers: ``endpoints`` by role; roles at one endpoint share its budget.
-
-    ``answers``: the record of what servers answered.  Raises as ``Client.ask`` and ``grow`` do.
-    """
+    mode: Mode = "record",
+) -> AsyncIterator[ServedRoles]:
+    """The roles at ``endpoints``, by role; roles at one endpoint share its budget.  ``answers``: the record."""
     async with AsyncExitStack() as stack:
         sessions = {}
         for endpoint in dict.fromkeys(endpoints.values()):
-            sessions[endpoint] = await stack.enter_async_context(Client(endpoint, Record(answers)).session())
-        ask = {kind: sessions[endpoint] for kind, endpoint in endpoints.items()}
-        await growing(trees, ServedRoles(ask, situations, meanings), logs)
+            sessions[endpoint] = await stack.enter_async_context(Client(endpoint, Record(answers), mode).session())
+        yield ServedRoles({kind: sessions[one] for kind, one in endpoints.items()}, situations, meanings)
+
+
+async def grow_served(trees: Mapping[str, Tree], logs: Mapping[str, Log], *served) -> None:
+    """Grow ``trees`` by `served_roles`.  Raises as ``Client.ask`` and ``grow`` do."""
+    async with served_roles(*served) as roles:
+        await growing(trees, roles, logs)
+
+
+async def readable_answers(trees: Mapping[str, Tree], logs: Mapping[str, Log], *served) -> dict[str, Readable]:
+    """Role of `served_roles` -> what could be read of all that the search behind ``logs`` asked; ``trees`` are new ones.
+
+    Every question of a log is put again, to the record alone, so a search that was stopped in between is counted whole.
+    Empty where the record lacks an answer.
+    """
+    async with served_roles(*served, mode="replay") as roles:
+        with suppress(ReplayMiss):
+            for name, tree in trees.items():
+                for row in logs[name].by_id.values():
+                    await answered(name, next(task for task in tree.ask() if task.id == row["id"]), roles)
+                    tree.tell(row["id"], from_row(row))
+            return roles.readable()
+    return {}
