@@ -33,7 +33,6 @@ from decoupled_esc.experiments.profiles import Profile, ProfileError, nearest
 from decoupled_esc.experiments.replies import Reply
 from decoupled_esc.experiments.sampling import greedy
 from decoupled_esc.experiments.sft import layout_of
-from decoupled_esc.models import PackagedModel
 from decoupled_esc.pipeline import Step, closure
 
 SYSTEMS = (
@@ -372,10 +371,6 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
     errors = {seed: rows.steps["counts-errors"] for seed, rows in by_seed.items()}
     asked = (*between(own.replies(ERROR_SYSTEMS)), ERROR_CONTRAST)
     rates = corrected.MeasureErrorRates(own.labels, **resampling)
-    smollm2 = PackagedModel(kind="package", name="smollm2-135m")
-    read = learned_judges.ReadConversations(
-        base_of(smollm2, needs_gpu=False), *(inputs.files[name] for name in (smollm2.name, "ieval", "empathic_judges"))
-    )
     found = {
         "data": data.CountData(esconv, failed),
         "released": data.ScoreReleased(esconv, failed, release, **resampling),
@@ -384,12 +379,7 @@ def steps(profile: Profile, inputs: Inputs) -> dict[str, Step]:
         "judgement-agreement": agreement.MeasureAgreement(
             *(inputs.files[name] for name in ("ieval", "empathic_judges", "mentalalign")), **resampling
         ),
-        "learned-judges": learned_judges.MeasureLearnedJudges(
-            *(inputs.files[name] for name in ("ieval", "empathic_judges", "empathy_mental_health", "minilm-l6-v2")),
-            read=read,
-            **resampling,
-        ),
-        "judged-conversations": read,
+        **learned_judges.learned(inputs.files, resampling),
         "judged-spread": agreement.MeasureJudgedSpread(inputs.files["mentalalign"], **resampling),
         "llm-judges": agreement.MeasureLLMJudges(
             own.judge, inputs.files["empathic_judges"], own.labels, profile.name, **resampling

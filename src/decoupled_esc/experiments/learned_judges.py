@@ -1,6 +1,6 @@
 """Judges that learn from published judgements, and what each is worth on people and writers that it has not learned from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from decoupled_esc.corpus.judgements import TEXTS, read_conversations, read_empa
 from decoupled_esc.evaluate import learned_judges, offline, read_by_model
 from decoupled_esc.evaluate.learned_judges import LearnedPreferences
 from decoupled_esc.evaluate.published_judges import AgreementTable, expert_agreement
-from decoupled_esc.experiments.inputs import Base, Files, Measured
+from decoupled_esc.experiments.inputs import Base, Files, Measured, base_of
 from decoupled_esc.files import read_rows
 from decoupled_esc.pipeline import Missing, Step, Work
 
@@ -118,3 +118,13 @@ class MeasureLearnedJudges(Measured):
             ratings=expert_agreement([*ratings, *made], {}, **self.resampling),
             conversations=len(said),
         )
+
+
+def learned(files: Mapping[str, Files], resampling: Mapping[str, int]) -> dict[str, Step]:
+    """The steps of this module, by name."""
+    model = models.PackagedModel(kind="package", name="smollm2-135m")
+    chats, ratings = files["ieval"], files["empathic_judges"]
+    read = ReadConversations(base_of(model, needs_gpu=False), files[model.name], chats, ratings)
+    rated, encoder = files["empathy_mental_health"], files["minilm-l6-v2"]
+    judges = MeasureLearnedJudges(chats, ratings, rated, encoder, read, **resampling)
+    return {"judged-conversations": read, "learned-judges": judges}
