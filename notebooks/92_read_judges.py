@@ -99,61 +99,6 @@ results_table(
 # People pick the longer chat as often as the last row says; a judge that picks it more often leans on length more than they do.
 # The learned judge scores each chat alone, so it has no bias to a position: it picks the same one whichever is shown first.
 # In iEval a chat's place is its bot's name, so how often the earlier one is picked, by people as by judges, can't be told from which bot it is.
-#
-# ## What an LLM judge is asked
-#
-# Figures 15 to 20 of DecoupledESC {cite}`zhang2025decoupledesc` show the prompts of its LLM judge.
-# Here are ours: the tasks and the scales follow the paper, the wording is our own, and the text below is printed by the very functions that ask.
-# The conversation in the examples is invented.
-#
-# ## Four scores (DecoupledESC Table 8)
-#
-# The {term}`Likert judge` is asked once per dimension, is shown the seeker's last words and the human reference, and answers with one number.
-# This is the question about empathy; the other three differ in the scale alone.
-
-# %% tags=["hide-input"]
-show(judges.likert(good, judges.DIMENSIONS[2], PAPER))
-
-# %% tags=["hide-input"]
-results_table(
-    pd.DataFrame({d.name: dict(enumerate(d.levels)) for d in judges.DIMENSIONS}),
-    "What each score stands for, after Table 8 of DecoupledESC, in our words.",
-)
-
-# %% [markdown]
-# The protocol of the paper has weak points, and each can be turned off in a profile's `judge` section:
-#
-# * a human reference beside the one to be scored pulls the score towards likeness (`gold: hidden`);
-# * {glue:text}`blank`% of the test turns follow a blank message, and then the judge sees nothing that was said (`context: whole`; scores without these turns are always computed beside the others);
-# * 100 turns leave wide intervals (`turns: null` takes all);
-# * four questions cost four times the money of one (`calls: joint`), which may or may not change the answers;
-# * one answer says nothing about how steady the judge is (`repeats: 2`);
-# * a score of a single reply is coarser than a choice between two (`pairs: true`, always asked in both orders; a win is one in both).
-#
-# Both sides of mined pairs (DecoupledESC Table 2) are always scored without the human reference, which is the chosen reply itself.
-#
-# ## The choice between two replies
-
-# %% tags=["hide-input"]
-show(judges.choice(good, poor, judges.DIMENSIONS[2], PAPER))
-
-# %% [markdown]
-# ## The five errors
-#
-# This is our version of the question that gave the labels of [chapter 03](03_observe_errors.ipynb).
-
-# %% tags=["hide-input"]
-show(judges.error(poor, PAPER))
-
-# %% [markdown]
-# ## The filter of preference pairs
-#
-# Inferential Preference Mining keeps a pair if the chosen reply has none of three errors and the rejected one has one of them.
-# The judge is asked for both replies at once, and neither the words nor the place tell which is to be chosen.
-
-# %% tags=["hide-input"]
-show(judges.filter_pair(good, poor, PAPER))
-print("would be kept if the first is called None and the second Early Emotion Shift:", judges.kept("None", "Early Emotion Shift"))
 
 # %% [markdown]
 # ## What published judges are worth
@@ -333,3 +278,58 @@ results_table(found, f"LLM judges of profile {book.label}.")
 # An LLM judge was not asked for the numbers in this book where this table names none: the paper's judge is a paid service.
 # The code is the same for a paid one and for a server of one's own, and is tested against a server that misbehaves on purpose and against a real one.
 # Every answer is kept in `runs/answers.sqlite` under the sha256 of its question, so that a stopped or repeated run pays for nothing twice.
+#
+# ## What an LLM judge is asked
+#
+# Figures 15 to 20 of DecoupledESC {cite}`zhang2025decoupledesc` show the prompts of its LLM judge.
+# Here are ours: the tasks and the scales follow the paper, the wording is our own, and the text below is printed by the very functions that ask.
+# The conversation in the examples is invented.
+#
+# ## Four scores (DecoupledESC Table 8)
+#
+# The {term}`Likert judge` is asked once per dimension, is shown the seeker's last words and the human reference, and answers with one number.
+# This is the question about empathy; the other three differ in the scale alone.
+
+# %% tags=["hide-input"]
+show(judges.likert(good, judges.DIMENSIONS[2], PAPER))
+
+# %% tags=["hide-input"]
+results_table(
+    pd.DataFrame({d.name: dict(enumerate(d.levels)) for d in judges.DIMENSIONS}),
+    "What each score stands for, after Table 8 of DecoupledESC, in our words.",
+)
+
+# %% [markdown]
+# The protocol of the paper has weak points, and each can be turned off in a profile's `judge` section:
+#
+# * a human reference beside the one to be scored pulls the score towards likeness (`gold: hidden`);
+# * {glue:text}`blank`% of the test turns follow a blank message, and then the judge sees nothing that was said (`context: whole`; scores without these turns are always computed beside the others);
+# * 100 turns leave wide intervals (`turns: null` takes all);
+# * four questions cost four times the money of one (`calls: joint`), which may or may not change the answers;
+# * one answer says nothing about how steady the judge is (`repeats: 2`);
+# * a score of a single reply is coarser than a choice between two (`pairs: true`, always asked in both orders; a win is one in both).
+#
+# Both sides of mined pairs (DecoupledESC Table 2) are always scored without the human reference, which is the chosen reply itself.
+#
+# ## The choice between two replies
+
+# %% tags=["hide-input"]
+show(judges.choice(good, poor, judges.DIMENSIONS[2], PAPER))
+
+# %% [markdown]
+# ## The five errors
+#
+# This is our version of the question that gave the labels of [chapter 03](03_observe_errors.ipynb).
+
+# %% tags=["hide-input"]
+show(judges.error(poor, PAPER))
+
+# %% [markdown]
+# ## The filter of preference pairs
+#
+# Inferential Preference Mining keeps a pair if the chosen reply has none of three errors and the rejected one has one of them.
+# The judge is asked for both replies at once, and neither the words nor the place tell which is to be chosen.
+
+# %% tags=["hide-input"]
+show(judges.filter_pair(good, poor, PAPER))
+print("would be kept if the first is called None and the second Early Emotion Shift:", judges.kept("None", "Early Emotion Shift"))
