@@ -181,14 +181,14 @@ CHANGES = [
     ("cso.lora.losses.kto.learning_rate", 1e-3, {"cso-lora-kto"}),
     ("cso.lora.sft.epochs", 2, {"cso-lora-sft"}),
     ("cso.sft.warmup_ratio", 0.2, {"cso-sft"}),
-    ("scale", "small", {"error-classifier", "empathy-scale", "pairs", "search", "esc-pro", "counts-errors", "judged-offline", "error-rates"}),
+    ("scale", "small", {"error-classifier", "empathy-scale", "pairs", "search", "esc-pro", "counts-errors", "judged-offline", "error-rates", "llm-judges"}),
     ("description", "another", set()),
     ("launch", {"processes": 1, "config": "cpu"}, set()),
 ]  # fmt: skip
 ENDPOINT = "judge.endpoints.0"
 JUDGED = [
-    (f"{ENDPOINT}.model", "another", {"pairs", "judged"}),
-    ("judge.protocol.turns", 50, {"pairs", "judged"}),
+    (f"{ENDPOINT}.model", "another", {"pairs", "judged", "llm-judges"}),
+    ("judge.protocol.turns", 50, {"pairs", "judged", "llm-judges"}),
     *((f"{ENDPOINT}.{field}", value, set()) for field, value in {
         "max_dollars": 99.0, "dollars_per_million_in": 7.0, "max_concurrency": 3, "attempts": 2, "base_url": "http://127.0.0.1/v1",
         "api_key_env": "MY_KEY", "timeout_seconds": 9.0}.items()),
@@ -271,7 +271,9 @@ def test_other_data_changes_what_reads_it():
     other = inputs.Inputs({**own.corpora, "esconv": inputs.Source("esconv", "0" * 64)}, own.files)
     before, after = (table.steps(load_profile("smoke"), one) for one in (own, other))
     same = {name for name in before if before[name].key == after[name].key}
-    assert same == {"judgement-agreement", "judged-spread", "learned-judges"}, "published judgements are not of ESConv"
+    assert same == {"judgement-agreement", "judged-spread", "judged-conversations", "learned-judges"}, (
+        "published judgements are not of ESConv"
+    )
     files = {**own.files, "extes": inputs.Files("extes", "1" * 64), "esc_pro": inputs.Files("esc_pro", "1" * 64)}
     after = table.steps(load_profile("smoke"), inputs.Inputs(own.corpora, files))
     assert all(before[name].key == after[name].key for name in before), "smoke reads none of them"
