@@ -92,9 +92,7 @@ def test_every_layout_fits_every_template(tokenizers, kind, layout):
     for role, content in prompt.messages:
         assert content.strip() in asked, f"{role} is not shown"
     assert "of my own" not in asked, "our prompts bring a system message, so the template adds none"
-    assert asked.endswith(
-        {"llama3.1": "<|end_header_id|>\n\n", "gemma2": "<start_of_turn>model\n"}.get(kind, "assistant\n")
-    )
+    assert asked.endswith({"llama3.1": "<|end_header_id|>\n\n", "gemma2": "<start_of_turn>model\n"}.get(kind, "assistant\n"))
 
 
 @KINDS

@@ -87,7 +87,9 @@ def test_the_strategies_names_are_words_of_the_vocabulary(passages):
 
 def made(passages, tokenizer, folder, sequences=None):
     made_by = recipe(repeats={"miniature": 2})
-    sequences = sequences or make.blocks(make.mixed(passages, made_by.repeats, made_by.seed), tokenizer, made_by.block)
+    sequences = sequences or make.blocks(
+        make.mixed(passages, made_by.repeats, made_by.seed), tokenizer, made_by.block
+    )
     log = make.pretrain(models.create(SHAPE, tokenizer, made_by.seed), tokenizer, sequences, made_by, folder)
     return sequences, log
 
@@ -132,9 +134,7 @@ def test_perplexity_is_that_of_the_models_own_loss(passages, tokenizer):
 def test_recipes_are_strict(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "EMBEDDED", tmp_path)
     (tmp_path / "esc-odd").mkdir()
-    (tmp_path / "esc-odd" / "recipe.yaml").write_text(
-        json.dumps({**recipe().model_dump(), "blok": 1, "batch_size": "2"})
-    )
+    (tmp_path / "esc-odd" / "recipe.yaml").write_text(json.dumps({**recipe().model_dump(), "blok": 1, "batch_size": "2"}))
     with pytest.raises(ValueError, match=r"(?s)batch_size\n  Input should be a valid integer.*blok\n  Extra inputs"):
         make.load_recipe("esc-odd")
 

@@ -68,9 +68,7 @@ def test_counsel_chat_keeps_each_answer_once_and_without_markup(tmp_path):
 
 def test_dailydialog_closes_the_blanks_of_tokenisation(tmp_path):
     path = tmp_path / "dailydialog_test.txt"
-    path.write_text(
-        "I ’ m fine , thanks ! __eou__ Isn ' t it ( a bit ) cold ? __eou__\n\nBye . __eou__ Bye . __eou__\n"
-    )
+    path.write_text("I ’ m fine , thanks ! __eou__ Isn ' t it ( a bit ) cold ? __eou__\n\nBye . __eou__ Bye . __eou__\n")
     first, second = texts.read_dailydialog([path])
     assert said(first) == [("seeker", "I'm fine, thanks!"), ("supporter", "Isn't it (a bit) cold?")]
     assert (first.id, second.id) == ("dailydialog/test-0001", "dailydialog/test-0003")
@@ -145,7 +143,9 @@ def test_a_contact_takes_its_sentence(contact):
 
 @CLEANS
 def test_profanity_takes_its_sentence_and_is_counted():
-    found = texts.clean([talk("See www.example.org now. I feel better.", "That is good. You are a fucking idiot.")], [])
+    found = texts.clean(
+        [talk("See www.example.org now. I feel better.", "That is good. You are a fucking idiot.")], []
+    )
     assert said(found.rows[0]) == [("seeker", "I feel better."), ("supporter", "That is good.")]
     count = found.counts["dailydialog"]
     assert count["sentences with a link, address or number"] == count["sentences with profanity"] == 1

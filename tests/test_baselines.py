@@ -40,9 +40,7 @@ def test_every_step_sees_the_talk_and_what_the_model_said_of_this_turn(baseline,
         assert "I can't sleep." in text and messages[0][0] == "system"
         roles = [role for role, _ in messages[1:]]
         assert roles == ["user", "assistant"] * (len(roles) // 2) + ["user"], "a chat template wants them to take turns"
-        assert (
-            all(f"{earlier} of d/2" in text for earlier in steps[:n] if earlier != "refined") and "of d/1" not in text
-        )
+        assert all(f"{earlier} of d/2" in text for earlier in steps[:n] if earlier != "refined") and "of d/1" not in text
         assert "What keeps you awake?" not in text, "the gold reply is not shown"
 
 
@@ -51,9 +49,7 @@ def test_the_example_stands_in_the_instruction():
     baselines.with_example(ask, lambda asked: turn(9, "My dog died." if asked.id == "d/1" else "I was fired."))
     assert "I was fired." in ask.shown["refined"]["d/2"][0][1], "each turn its own"
     (role, instruction), *rest = ask.shown["refined"]["d/1"]
-    assert (
-        role == "system" and "seeker: My dog died." in instruction and "[Question] What keeps you awake?" in instruction
-    )
+    assert role == "system" and "seeker: My dog died." in instruction and "[Question] What keeps you awake?" in instruction
     assert [content for _, content in rest] == ["Hello.", "[Others] Hi.", "I can't sleep."]
 
 
@@ -72,10 +68,7 @@ def test_a_shortened_context_shortens_the_talk_and_keeps_the_draft():
 
 
 def test_the_word_planner_learns_words_and_the_strategy_before():
-    train = [
-        turn(n, "why would you ask" if n % 2 else "what should i do", "Question" if n % 2 else "Providing Suggestions")
-        for n in range(40)
-    ]
+    train = [turn(n, "why would you ask" if n % 2 else "what should i do", "Question" if n % 2 else "Providing Suggestions") for n in range(40)]
     scores = baselines.word_planner(train, [turn(90, "why ask"), turn(91, "what should i do now")])
     assert scores.shape == (2, 8) and np.exp(scores).sum(axis=1) == pytest.approx(1)
     assert [STRATEGIES[k] for k in scores.argmax(axis=1)] == ["Question", "Providing Suggestions"]

@@ -48,11 +48,7 @@ def test_contenders_trained_on_the_same_turns_from_the_same_weights(bench):
 
 def test_the_readme_of_turn_trees_shows_what_was_measured(bench):
     text = (Path(__file__).parents[1] / "packages/turn_trees/README.md").read_text(encoding="utf-8")
-    table = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in text.splitlines()
-        if re.match(r"\| (SFT|DPO), ", line)
-    ]
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if re.match(r"\| (SFT|DPO), ", line)]
     tasks = {"SFT, short answers": "sft-planner", "DPO, short answers": "dpo-planner", "DPO, replies": "dpo-generator"}
     assert len(table) == 6
     for name, size, read, read_here, trl, llamafactory, here, times in table:

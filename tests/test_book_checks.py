@@ -189,22 +189,10 @@ SCRIPT, IMAGE = "<script>alert(1)</script>", "<img src=x onerror=alert(1)>"
 def shown() -> dict[str, str]:
     """Every way in which text of others reaches a page, given markup."""
     frame = pd.DataFrame({IMAGE: [SCRIPT, [IMAGE]], SCRIPT: [1.5, 2]}, index=pd.Index([SCRIPT, IMAGE], name=IMAGE))
-    tree = SearchTree(
-        IMAGE,
-        1,
-        None,
-        tuple(
-            ExpandedNode(id, SCRIPT, 1.0, 0.0, None, 1, False, False, IMAGE, SCRIPT, IMAGE)
-            for id in ("r", "r.0", "r.0.0")
-        ),
-    )
+    tree = SearchTree(IMAGE, 1, None, tuple(ExpandedNode(id, SCRIPT, 1.0, 0.0, None, 1, False, False, IMAGE, SCRIPT, IMAGE) for id in ("r", "r.0", "r.0.0")))
     table = next(table for table in load_tables().values() if table.kind == "numbers")
     compared = compare(table, Missing(SCRIPT), profile=IMAGE, n=SCRIPT, note=IMAGE)
-    tables = {
-        "frame": results_table(frame, SCRIPT),
-        "numbers": results_table(frame, IMAGE, "{:.1f}"),
-        "compared": compared,
-    }
+    tables = {"frame": results_table(frame, SCRIPT), "numbers": results_table(frame, IMAGE, "{:.1f}"), "compared": compared}
     replies = Replies(1, 0, 0, 0, (SystemReply("a/0/1", None, SCRIPT + IMAGE, 1, True),))
     views = {"trees": Explorer([tree]), "replies": explorers.replies({IMAGE: replies}, "0")}
     return {name: one._repr_html_() for name, one in (tables | views).items()}
@@ -285,8 +273,7 @@ def test_what_cannot_be_translated_is_refused(tex):
 # --- build_book ---
 
 EXERCISES = "".join(
-    f"\n```{{exercise}} read\n:label: ex-{n}\n\nWhy?\n```\n\n```{{solution}} ex-{n}\n:class: dropdown\n\nSo.\n```\n"
-    for n in "ab"
+    f"\n```{{exercise}} read\n:label: ex-{n}\n\nWhy?\n```\n\n```{{solution}} ex-{n}\n:class: dropdown\n\nSo.\n```\n" for n in "ab"
 )
 
 
@@ -330,10 +317,7 @@ def test_a_book_is_built_strictly_and_sound(tmp_path):
     (style,) = static.rglob("pydata-sphinx-theme.css")
     assert ".fa-magnifying-glass:before" in style.read_text() and ".fa-anchor:before" not in style.read_text()
     assert [path.name for path in static.rglob("webfonts/*")] == ["icons.woff"]  # a dozen signs
-    loaded = {
-        (index.parent / "book" / re.split("[?#]", url)[0]).resolve()
-        for url in re.findall(r'(?:src|href)="([^"]+\.(?:js|css)[^"]*)"', page)
-    }
+    loaded = {(index.parent / "book" / re.split("[?#]", url)[0]).resolve() for url in re.findall(r'(?:src|href)="([^"]+\.(?:js|css)[^"]*)"', page)}
     assert sum(path.stat().st_size for path in loaded) < 800e3
 
     book = publish.build_file("epub", root / "notebooks", tmp_path / "epub", root)

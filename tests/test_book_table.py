@@ -25,9 +25,7 @@ from tests.plain_data import plain, put
 from tests.small_steps import Here
 
 SEEDS = ("14", "15")
-PLANNED = {
-    f"replies-decoupled-{kind}" for kind in ("base", "sft", *table.LOSSES, "tags", "sft-validation", "dpo-validation")
-}
+PLANNED = {f"replies-decoupled-{kind}" for kind in ("base", "sft", *table.LOSSES, "tags", "sft-validation", "dpo-validation")}
 CONTROLLED = {role: {f"dpo-{role}-{kind}" for kind in ("matched", "fewer")} for role in ("planner", "generator")}
 PLANNED |= {f"replies-planner-{kind}" for kind in ("matched", "fewer", "chosen")}
 ALTERNATIVES = {f"{loss}-generator" for loss in table.LOSSES[1:]}
@@ -111,18 +109,14 @@ def test_the_systems_of_the_questions_exist_under_each_seed(seeded):
     assert own["14"].keys() == own["15"].keys()
     wanted = {*table.SEEDED_SYSTEMS, *table.CSO_MAIN, *table.STRATEGY_TESTED}
     assert {f"replies-{name}" for name in wanted} <= own["14"].keys() and "metrics" not in own["14"]
-    assert {n for n in own["14"] if n.startswith("cso-")} - {"cso-mined-pairs"} == set(table.CSO_MAIN), (
-        "the rest under one seed"
-    )
+    assert {n for n in own["14"] if n.startswith("cso-")} - {"cso-mined-pairs"} == set(table.CSO_MAIN), "the rest under one seed"
     for seed, steps in own.items():
         for name, step in steps.items():
             assert step.key != seeded[name].key and getattr(step, "seed", int(seed)) == int(seed)
         assert "sft-seeker" not in steps, "one seeker for all searches"
         assert steps["search"].seeker is seeded["sft-seeker"] and steps["search"].generator is steps["sft-generator"]
         assert steps["cso-dpo"].pairs is steps["cso-gold"].pairs is steps["esc-pro"] and steps["cso-gold"].gold
-        assert (
-            steps["cso-random"].pairs is steps["esc-pro-random"] and steps["esc-pro-random"].pairs is steps["esc-pro"]
-        )
+        assert steps["cso-random"].pairs is steps["esc-pro-random"] and steps["esc-pro-random"].pairs is steps["esc-pro"]
         mined = steps["cso-mined"].pairs
         assert mined is steps["cso-mined-pairs"] and mined.mined is steps["pairs"] and mined.like is steps["esc-pro"]
         assert steps["cso-dpo"].start is steps["sft-vanilla"] and steps["dpo-planner"].pairs is steps["pairs"]
@@ -149,10 +143,7 @@ def test_seeds_take_their_turn_of_the_searches():
     learned = [steps[name].pairs for name in ("cso-dpo", *(f"cso-dpo-seed{seed}" for seed in (14, 15, 16, 17)))]
     assert all(pairs is searched[n % 3] for n, pairs in enumerate(learned))
     assert steps["cso-random-seed16"].pairs is steps["esc-pro-random"]
-    assert (
-        steps["cso-mined-seed16"].pairs.mined is steps["pairs-seed16"]
-        and steps["cso-mined-seed16"].pairs.like is searched[0]
-    )
+    assert steps["cso-mined-seed16"].pairs.mined is steps["pairs-seed16"] and steps["cso-mined-seed16"].pairs.like is searched[0]
     assert list(steps["searches"].searches) == ["13", "14", "15"]
     once = build(put(data, "search.searches", 1))
     assert {once[f"cso-dpo-seed{seed}"].pairs for seed in (14, 17)} == {once["esc-pro"]}
@@ -219,9 +210,7 @@ def test_scores_do_without_the_systems_that_a_profile_leaves_out():
     assert before.keys() == after.keys()
     changed = {name for name in before if before[name].key != after[name].key}
     assert {"metrics", "counts", "counts-cso", "questions", "metrics-cso"} <= changed
-    assert not any(isinstance(before[name], Reply | Policy | MinePairs | GrowTrees) for name in changed), (
-        "nothing is made otherwise"
-    )
+    assert not any(isinstance(before[name], Reply | Policy | MinePairs | GrowTrees) for name in changed), "nothing is made otherwise"
     metrics = after["metrics"]
     assert metrics.systems.keys() == before["metrics"].systems.keys() - set(left)
     assert metrics.contrasts == tuple(pair for pair in before["metrics"].contrasts if not set(pair) & set(left))
@@ -234,36 +223,22 @@ def test_scores_do_without_the_systems_that_a_profile_leaves_out():
 def test_the_backbone_of_135_million_is_asked_the_questions_at_a_reduced_size():
     steps = table.steps(load_profile("smollm2-135m"), inputs.as_published())
     asked = {"vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo"}
-    assert steps["counts"].systems.keys() == asked and steps["metrics"].systems.keys() == asked | {
-        "vanilla-base",
-        "decoupled-base",
-    }
+    assert steps["counts"].systems.keys() == asked and steps["metrics"].systems.keys() == asked | {"vanilla-base", "decoupled-base"}
     trained = {name for name, step in steps["counts-cso"].systems.items() if step.policy.training is not None}
     assert trained == {"cso-sft", "cso-dpo", "cso-random"}
-    assert (
-        steps["candidates-vanilla"].turns.limit < steps["sft-vanilla"].turns.limit
-        and steps["counts"].turns.limit is None
-    )
+    assert steps["candidates-vanilla"].turns.limit < steps["sft-vanilla"].turns.limit and steps["counts"].turns.limit is None
     assert {seed for step in steps.values() if (seed := getattr(step, "seed", None)) is not None} == {13}
 
 
 def test_the_model_behind_a_server_judges_replies_and_pairs_that_are_there_already():
-    own, served = (
-        table.steps(load_profile(name), inputs.as_published()) for name in ("smollm2-135m", "smollm2-135m-served")
-    )
+    own, served = (table.steps(load_profile(name), inputs.as_published()) for name in ("smollm2-135m", "smollm2-135m-served"))
     judged = served["judged"]
-    assert (
-        judged.systems.keys() == {"vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo"}
-        and judged.judge.protocol.turns >= 50
-    )
+    assert judged.systems.keys() == {"vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo"} and judged.judge.protocol.turns >= 50
     shared = {step.key for step in own.values()}
     assert all(step.key in shared for step in judged.upstream), "nothing is trained, sampled or mined for the judge"
     made = {type(step).__name__ for step in closure([served["esc-pro"]]).values() if step.key not in shared}
     assert made == {"FineTuneSeeker", "GrowTrees", "ExtractPairs"} and served["sft-seeker"].training is None
-    assert (
-        served["search"].roles.keys() == {"supporter", "seeker", "strategies", "reward"}
-        and served["llm-judges"].upstream == ()
-    )
+    assert served["search"].roles.keys() == {"supporter", "seeker", "strategies", "reward"} and served["llm-judges"].upstream == ()
 
 
 def test_other_data_changes_what_reads_it():
@@ -367,9 +342,7 @@ def test_training_starts_from_a_copy_of_the_published_pairs(own_files):
     said = [(pair.turn.id, pair.strategy) for pair in found["random"]]
     assert len(set(said)) == len(said) == book["cso-random"].pairs == 9
     train = {turn.id: turn for turn in book.steps["pairs"].turns.read()}
-    assert len(found["mined"]) == min(9, book["pairs"].pairs["vanilla"]) and all(
-        p.turn == train[p.turn.id] for p in found["mined"]
-    )
+    assert len(found["mined"]) == min(9, book["pairs"].pairs["vanilla"]) and all(p.turn == train[p.turn.id] for p in found["mined"])
     book.run(["cso-gold"], Here(), runs_only=True)
     assert isinstance(book["cso-gold"], Missing)
     (own_files / "data" / "esc_pro" / "ESC-Pro.json").write_text('[{"messages": [{"role": "x"}]}]')
@@ -382,16 +355,8 @@ def test_what_the_papers_texts_claim_is_measured(laptop):
     assert ("decoupled-dpo", "vanilla-sft") in laptop["errors"].contrasts
     shares = laptop["strategy-shares"]
     assert set(shares.contrasts) == {("vanilla-dpo", "vanilla-sft"), ("vanilla-sft", "gold"), ("vanilla-dpo", "gold")}
-    assert {seed: counted for seed, (counted,) in shares.counts.items()} == {
-        seed: counted for seed, (counted,) in laptop["questions"].counts.items()
-    }
+    assert {seed: counted for seed, (counted,) in shares.counts.items()} == {seed: counted for seed, (counted,) in laptop["questions"].counts.items()}
     for name in ("random", "quarter", "half"):
         own, other = laptop[f"cso-lora-{name}"], laptop[f"cso-{name}"]
-        assert (own.pairs, own.share, own.preference) == (
-            other.pairs,
-            other.share,
-            other.preference,
-        ) and own.training.lora is not None
-    assert {("cso-lora-random", "cso-lora-sft"), ("cso-lora-dpo", "cso-lora-random")} <= set(
-        laptop["metrics-cso"].contrasts
-    )
+        assert (own.pairs, own.share, own.preference) == (other.pairs, other.share, other.preference) and own.training.lora is not None
+    assert {("cso-lora-random", "cso-lora-sft"), ("cso-lora-dpo", "cso-lora-random")} <= set(laptop["metrics-cso"].contrasts)

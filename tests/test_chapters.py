@@ -73,10 +73,7 @@ def test_another_profile_is_injected_below_the_default_and_nothing_else_changes(
 @pytest.mark.parametrize(
     ("code", "why"),
     [
-        (
-            "# a word\nraise ValueError(f'no\\n  {profile}')",
-            r"^01_a.py, cell 2 \(# a word raise .*ValueError: no smoke$",
-        ),
+        ("# a word\nraise ValueError(f'no\\n  {profile}')", r"^01_a.py, cell 2 \(# a word raise .*ValueError: no smoke$"),
         ("import os\nos._exit(1)", "^01_a.py: its kernel died"),
     ],
 )

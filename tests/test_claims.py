@@ -20,23 +20,17 @@ def evaluated(contrasts, value: float, width: float, p: float) -> SeedEvaluation
     keys = ("D-1", "B-1", "F1", "R-L", "Q_W", "Q", "B")
     one = Estimate(value, value - width, value + width, p)
     together = Evaluation({}, {name: {"paper": dict.fromkeys(keys, one)} for name in contrasts}, {}, [], 10, 1)
-    return SeedEvaluation(
-        SEEDS, together, {str(seed): {name: dict.fromkeys(keys, value) for name in contrasts} for seed in SEEDS}
-    )
+    return SeedEvaluation(SEEDS, together, {str(seed): {name: dict.fromkeys(keys, value) for name in contrasts} for seed in SEEDS})
 
 
 NO_EFFECT = (0.0, 1.0, 1.0)
 
 
-def board(
-    value: float = 0.0, width: float = 1.0, p: float = 1.0, errors=Missing("no labels"), said="not decided"
-) -> Forest:
+def board(value: float = 0.0, width: float = 1.0, p: float = 1.0, errors=Missing("no labels"), said="not decided") -> Forest:
     first = [contrast for contrast, *_ in questions.FIRST.values()]
     cso = [contrast for contrast, *_ in (cso_tables.MAIN_CLAIMS | cso_tables.ABLATION_CLAIMS).values()]
     controlled = evaluated(["vanilla-nsnr - vanilla-psnr", "vanilla-nsnr - vanilla-nspr"], value, width, p).together
-    rows = claims.rows(
-        evaluated(first, value, width, p), evaluated(cso, value, width, p), controlled, errors, (said, "", "not judged")
-    )
+    rows = claims.rows(evaluated(first, value, width, p), evaluated(cso, value, width, p), controlled, errors, (said, "", "not judged"))
     return Forest(rows, "caption")
 
 
@@ -54,21 +48,10 @@ def test_answers_are_those_of_the_rule_and_follow_the_sign_of_the_claim():
 
 def test_every_question_has_its_row_and_the_papers_differences():
     rows = board().rows
-    assert {row.about for row in rows} == {
-        "Observation 2",
-        "RQ1",
-        "RQ2",
-        "RQ3",
-        "RQ4",
-        "CSO",
-        "CSO, ablation",
-        "both papers",
-    }
+    assert {row.about for row in rows} == {"Observation 2", "RQ1", "RQ2", "RQ3", "RQ4", "CSO", "CSO, ablation", "both papers"}
     printed = {(row.about, row.key): row.printed for row in rows}
     assert printed["RQ4", "None"] == {"both backbones": 7}
-    assert list(printed["CSO", "Q"]) == list(forest.BACKBONES) and all(
-        value > 0 for value in printed["CSO", "Q"].values()
-    )
+    assert list(printed["CSO", "Q"]) == list(forest.BACKBONES) and all(value > 0 for value in printed["CSO", "Q"].values())
 
 
 def test_the_board_has_csos_claims_with_the_papers_numbers_of_the_same_tuning():
@@ -133,9 +116,7 @@ def test_right_of_the_line_speaks_for_the_claim(sign):
     assert (ours > forest.WIDTH / 2) == (sign == 1)
     ends = [float(x) for x in re.findall(r'x[12]="([\d.]+)" y[12]="24"', picture)]
     assert len(ends) == 2 and all(forest.EDGE <= x <= forest.WIDTH - forest.EDGE for x in ends)
-    assert (
-        "papers: Qwen +0.50, chance there ±0.25; here +1.00 [+0.50, +2.00]" in picture and picture.count('r="2.2"') == 2
-    )
+    assert "papers: Qwen +0.50, chance there ±0.25; here +1.00 [+0.50, +2.00]" in picture and picture.count('r="2.2"') == 2
 
 
 def test_differences_of_zero_are_drawn_in_the_middle():
@@ -151,9 +132,7 @@ def test_what_is_shown_is_text():
 
 def test_the_fourth_question_shows_what_chapter_12_says():
     contrast = "decoupled-dpo - decoupled-sft"
-    errors = SeedMeans(
-        {}, {contrast: {"None": Estimate(3.0, 2.0, 4.0)}}, SEEDS, {str(s): {contrast: {"None": 3.0}} for s in SEEDS}
-    )
+    errors = SeedMeans({}, {contrast: {"None": Estimate(3.0, 2.0, 4.0)}}, SEEDS, {str(s): {contrast: {"None": 3.0}} for s in SEEDS})
     row = next(row for row in board(errors=errors, said="supported").rows if row.about == "RQ4")
     assert (row.ours.value, row.single, row.answer) == (3.0, (3.0,) * 3, "supported")
 
@@ -165,12 +144,8 @@ def test_an_unmeasured_judge_decides_nothing():
 def test_the_band_of_chance_lies_around_the_middle_on_either_side():
     for sign in (1, -1):
         row = ForestRow("y", sign, Estimate(1.0, 0.5, 2.0), (1.0,), "a", chance=1.0)
-        x, width = map(
-            float, re.search(r'class="chance" x="([\d.]+)" y="3" width="([\d.]+)"', forest.picture(row)).groups()
-        )
-        assert x + width / 2 == pytest.approx(forest.WIDTH / 2) and width == pytest.approx(
-            (forest.WIDTH / 2 - forest.EDGE), abs=0.2
-        )
+        x, width = map(float, re.search(r'class="chance" x="([\d.]+)" y="3" width="([\d.]+)"', forest.picture(row)).groups())
+        assert x + width / 2 == pytest.approx(forest.WIDTH / 2) and width == pytest.approx((forest.WIDTH / 2 - forest.EDGE), abs=0.2)
 
 
 def test_the_answer_in_words_names_what_is_decided_and_counts_the_rest():

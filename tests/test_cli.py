@@ -66,11 +66,7 @@ def test_what_changed_is_advice_of_a_few_lines_by_room():
 
 
 def test_status_prints_advice_once_for_all_results(monkeypatch, capsys):
-    monkeypatch.setattr(
-        run,
-        "_changed_files",
-        lambda commit: [f"{room}/{n}.py" for room in ("corpus", "train", "search") for n in range(20)],
-    )
+    monkeypatch.setattr(run, "_changed_files", lambda commit: [f"{room}/{n}.py" for room in ("corpus", "train", "search") for n in range(20)])
     assert main(["status", "--profile", "laptop"]) == 0
     advice = [line for line in capsys.readouterr().out.splitlines() if line.startswith("advice: ")]
     assert 1 <= len(advice) <= 5 and max(map(len, advice)) < 250
@@ -108,9 +104,7 @@ def test_a_plan_is_printed_for_a_backbone(capsys):
     assert "sft-planner" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("raised", "code"), [(KeyboardInterrupt(), 130), (OSError(28, "No space left on device", "x"), 1)]
-)
+@pytest.mark.parametrize(("raised", "code"), [(KeyboardInterrupt(), 130), (OSError(28, "No space left on device", "x"), 1)])
 def test_exit_codes(monkeypatch, capsys, raised, code):
     def command(options):
         raise raised
@@ -160,9 +154,7 @@ def test_a_run_that_is_terminated_says_so_and_leaves_nothing_running(tmp_path):
         f"run.PRELOAD, run.Book = (), partial(run.Book, runs=Path({str(tmp_path / 'runs')!r}))\nsys.exit(cli.main(['run', 'sft-planner', 'data']))\n"
     )
     environment = {**os.environ, fetch.CACHE: str(tmp_path / "cache")}
-    process = subprocess.Popen(
-        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     while "[1/2" not in (line := process.stdout.readline()):
         assert line, process.stderr.read()
     process.send_signal(signal.SIGTERM)

@@ -136,9 +136,7 @@ def test_what_is_known_of_a_writer_is_found_by_the_labels_of_the_others():
     for one in found.values():
         known = one[LABELS[0]]
         assert holds(known.matrix, known.labelled) and abs(known.matrix.value - known.labelled) < 5
-    assert (
-        abs(found["w2"][LABELS[0]].judged - found["w2"][LABELS[0]].labelled) > 5 or found["w0"][LABELS[0]].judged > 25
-    )
+    assert abs(found["w2"][LABELS[0]].judged - found["w2"][LABELS[0]].labelled) > 5 or found["w0"][LABELS[0]].judged > 25
 
 
 # --- As the chapter shows it ---
@@ -152,9 +150,7 @@ def over_seeds(*single):
     raw = {"a": cells(Estimate(30.0, 29.0, 31.0)), "b": cells(Estimate(20.0, 19.0, 21.0))}
     gap = {"a - b": cells(Estimate(10.0, 9.0, 11.0))}
     by_seed = {str(k): {"a - b": cells(value)} for k, value in enumerate(single)}
-    return ErrorsOverSeeds(
-        systems=raw, contrasts=gap, seeds=tuple(range(len(single))), by_seed=by_seed, learned_from="labels"
-    )
+    return ErrorsOverSeeds(systems=raw, contrasts=gap, seeds=tuple(range(len(single))), by_seed=by_seed, learned_from="labels")
 
 
 def shares(matrix, rectified, level=Estimate(-16.0, -21.0, -11.0)):
@@ -170,14 +166,8 @@ def shares(matrix, rectified, level=Estimate(-16.0, -21.0, -11.0)):
 def test_a_corrected_difference_decides_only_where_both_corrections_and_all_seeds_agree(matrix, rectified, says):
     judged = over_seeds(9.0, 10.0, 11.0)
     assert judge_tables.corrected_answer(judged, shares(matrix, rectified), "a - b", LABELS[0], 1) == says
-    assert (
-        judge_tables.corrected_answer(over_seeds(9.0, -1.0, 11.0), shares(matrix, rectified), "a - b", LABELS[0], 1)
-        == "not decided"
-    )
-    assert (
-        judge_tables.corrected_answer(Missing("none"), shares(matrix, rectified), "a - b", LABELS[0], 1)
-        == "not decided"
-    )
+    assert judge_tables.corrected_answer(over_seeds(9.0, -1.0, 11.0), shares(matrix, rectified), "a - b", LABELS[0], 1) == "not decided"
+    assert judge_tables.corrected_answer(Missing("none"), shares(matrix, rectified), "a - b", LABELS[0], 1) == "not decided"
     assert judge_tables.decided(judged, shares(matrix, rectified), "a - b") == list(LABELS) * (says == "supported")
     assert judge_tables.decided(judged, Missing("none"), "a - b") is None
 
@@ -189,10 +179,7 @@ def test_the_table_says_what_is_impossible_and_where_nothing_can_be_said():
     assert first["A: by the matrix"] == "impossible: -16.0 [-21.0, -11.0]" and first["B: rectified"] == "nothing"
     assert first["A minus B: by the matrix"] == "-32.0 [-38.0, -27.0]", "a difference may be negative"
     assert judge_tables.corrected_errors(over_seeds(1.0), Missing("none"), {}) == Missing("none")
-    known = [
-        KnownShare(20.0, 15.0, Estimate(22.0, 18.0, 26.0), None),
-        KnownShare(20.0, 25.0, Estimate(-5.0, -9.0, -1.0), None),
-    ]
+    known = [KnownShare(20.0, 15.0, Estimate(22.0, 18.0, 26.0), None), KnownShare(20.0, 25.0, Estimate(-5.0, -9.0, -1.0), None)]
     rates = ErrorRates({f"w{k}": {LABELS[0]: one} for k, one in enumerate(known)}, ())
     assert judge_tables.covered(rates) == (2, 1, 1) and judge_tables.off_by(rates) == (5.0, 13.5)
 
@@ -203,18 +190,14 @@ def test_how_many_both_marked_follows_from_kappa_and_the_margins():
         a, b = rng.random((2, 50)) < rng.uniform(0.2, 0.8, (2, 1))
         kappa = cohen_kappa_score(a, b)
         assert agreement.agreed(kappa, int(a.sum()), int(b.sum()), 50) == pytest.approx((a & b).sum())
-    assert agreement.agreed(0.0, 20, 10, 50) / 10 == pytest.approx(20 / 50), (
-        "by chance a marked item is as often marked by the other"
-    )
+    assert agreement.agreed(0.0, 20, 10, 50) / 10 == pytest.approx(20 / 50), "by chance a marked item is as often marked by the other"
 
 
 def test_what_a_picking_judge_is_worth_stands_beside_what_it_picked():
     kappa = LabelValidity(100, Estimate(50), Estimate(50), Estimate(0.2, 0.1, 0.3))
     errors = {name: FoundError(40, 20, Estimate(0.0, -0.1, 0.5)) for name in (*taxonomy.ERRORS, "any", "any of three")}
     worth = SimpleNamespace(training=OutOfSourceValidity({"all": kappa}, errors))
-    table = judge_tables.selected_shares(
-        worth, {"response": {"Lack of Empathy": 3, "Emotion Misread": 1}}, {"response": "pairs"}
-    )
+    table = judge_tables.selected_shares(worth, {"response": {"Lack of Empathy": 3, "Emotion Misread": 1}}, {"response": "pairs"})
     assert table.loc["Lack of Empathy", "pairs"] == "75.0" and table.loc["Strategy Mismatch", "pairs"] == "0.0"
     found = judge_tables.precision(worth.training, "any of three")
     assert found.value == pytest.approx(40) and found.low < 40 < found.high, "a judge without effect picks as by chance"

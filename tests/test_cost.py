@@ -39,9 +39,7 @@ def test_the_arithmetic_of_a_training_by_hand(found):
 
 def test_the_papers_generator_reads_every_turns_context_anew(found):
     trained = {"tokens": 1_000_000, "unpacked_tokens": 9_000_000}
-    assert lines("qwen2.5-7b", found, sft_generator=trained)["sft-generator"].read == pytest.approx(
-        3 * 0.72 * 9_000_000
-    )
+    assert lines("qwen2.5-7b", found, sft_generator=trained)["sft-generator"].read == pytest.approx(3 * 0.72 * 9_000_000)
 
 
 def test_all_weights_take_more_than_adapters_and_generating_least():

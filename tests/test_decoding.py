@@ -51,8 +51,7 @@ def test_sampling_hides_a_favourite_and_costs_accuracy():
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.lists(st.floats(-5, 5, width=16), min_size=8, max_size=8), min_size=1, max_size=6),
-    st.sampled_from(decoding.TEMPERATURES),
-    st.sampled_from([1.0, 0.9]),
+    st.sampled_from(decoding.TEMPERATURES), st.sampled_from([1.0, 0.9]),
 )
 def test_probabilities_are_probabilities_and_keep_the_order(rows, temperature, top_p):
     scores = np.array(rows)
@@ -85,10 +84,7 @@ def test_counts_are_those_of_the_probabilities():
     assert (counts.sum(axis=1) == 20_000).all() and (counts[p == 0] == 0).all()
     np.testing.assert_allclose(counts / 20_000, p, atol=0.02)
     again = strategy.shuffled(counts[:, :], 3)
-    assert (
-        again.shape == (20_000, 5)
-        and (np.array([np.bincount(column, minlength=8) for column in again.T]) == counts).all()
-    )
+    assert again.shape == (20_000, 5) and (np.array([np.bincount(column, minlength=8) for column in again.T]) == counts).all()
 
 
 def test_calibration_by_hand():

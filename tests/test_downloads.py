@@ -25,10 +25,7 @@ from decoupled_esc.present.tables import compare, results_table
 from decoupled_esc.publish.downloads import add_downloads, how_made, read_csv
 from decoupled_esc.publish.site import check_site
 
-SCORES = {
-    "B": {"SFT": Estimate(0.28, 0.2, 0.35), "DPO, greedy": Estimate(-0.1, -0.3, 0.1)},
-    "F1": {"SFT": Estimate(21.5), "DPO, greedy": Estimate(20.25)},
-}
+SCORES = {"B": {"SFT": Estimate(0.28, 0.2, 0.35), "DPO, greedy": Estimate(-0.1, -0.3, 0.1)}, "F1": {"SFT": Estimate(21.5), "DPO, greedy": Estimate(20.25)}}
 
 
 @pytest.fixture(autouse=True)
@@ -50,10 +47,7 @@ def test_points_and_intervals_with_the_words_of_their_ticks():
 
 
 def test_bars_lie_at_their_tick_and_have_their_length():
-    values = {
-        "ours": {"Question": Estimate(12.5, 10, 15), "Others": Estimate(3)},
-        "theirs": {"Question": Estimate(0), "Others": Estimate(40)},
-    }
+    values = {"ours": {"Question": Estimate(12.5, 10, 15), "Others": Estimate(3)}, "theirs": {"Question": Estimate(0), "Others": Estimate(40)}}
     rows = marks(figures.shares(values, "smoke"))
     bars = rows[rows.mark == "bar"]
     found = {(row.series, row["x label"]): row.y for _, row in bars.iterrows()}
@@ -76,10 +70,7 @@ def test_lines_bands_and_levels_but_no_guides():
     sweep = [StrategyScores(t, *[Estimate(t + 1, t, t + 2)] * 3) for t in (0.0, 0.7)]
     rows = marks(figures.over_temperatures({"planner": sweep}, {"B": "B"}, "smoke"))
     assert rows[rows.mark == "line"][["x", "y"]].values.tolist() == [[0.0, 1.0], [0.7, 1.7]]
-    assert rows[rows.mark == "band"][["x", "low", "high"]].round(6).values.tolist() == [
-        [0.0, 0.0, 2.0],
-        [0.7, 0.7, 2.7],
-    ]
+    assert rows[rows.mark == "band"][["x", "low", "high"]].round(6).values.tolist() == [[0.0, 0.0, 2.0], [0.7, 0.7, 2.7]]
     assert set(rows.mark) == {"line", "band"}, "the dotted line at 0.7 is no number"
     values = {"F1": {"full": ({50: Estimate(3.0), 100: Estimate(4.0)}, Estimate(2.5))}}
     printed = {"F1": {"full": ({100: Estimate(6.0)}, Estimate(5.5))}}
@@ -93,9 +84,7 @@ def test_a_figure_without_numbers_carries_why():
 
 
 def test_numbers_survive_as_csv_and_words_stay_words():
-    frame = pd.DataFrame(
-        {"n": [1, 2], "share": [1 / 3, np.nan], "said": ["a, b", "None"]}, index=pd.Index(["x", "y"], name="system")
-    )
+    frame = pd.DataFrame({"n": [1, 2], "share": [1 / 3, np.nan], "said": ["a, b", "None"]}, index=pd.Index(["x", "y"], name="system"))
     back = read_csv(as_csv(frame))
     assert back.columns.tolist() == ["system", "n", "share", "said"] and back.said.tolist() == ["a, b", "None"]
     assert back.share[0] == 0.333333 and np.isnan(back.share[1])
@@ -116,9 +105,7 @@ def bundle(shown) -> Mapping[str, str]:
 def carried() -> dict[str, Mapping[str, str]]:
     """What cells show, as Jupyter stores it."""
     table = next(table for table in load_tables().values() if table.kind == "numbers")
-    row = ForestRow(
-        "bias falls", -1, Estimate(-0.1, -0.2, -0.05), (-0.08, -0.12), "supported", {"qwen2.5-7b": -0.3}, key="B"
-    )
+    row = ForestRow("bias falls", -1, Estimate(-0.1, -0.2, -0.05), (-0.08, -0.12), "supported", {"qwen2.5-7b": -0.3}, key="B")
     shown = {
         "table-our-numbers": results_table(pd.DataFrame({"a": [0.123456789, 2]}, index=["x", "y"]), "Our numbers; profile smoke."),
         "table-ours": compare(table, Missing("not here"), profile="smoke", n="0"),
@@ -148,9 +135,7 @@ def page(tmp_path):
         else:
             body += f'<div class="cell_output">{data["text/html"]}</div>'
     made = how_made([stored(60.0)], [stored(3000.0, "2026-11-27"), stored(600.0)])
-    notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell("1", outputs=outputs)], metadata={"decoupled_esc": {"made": made}}
-    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=outputs)], metadata={"decoupled_esc": {"made": made}})
     source = tmp_path / "source" / "01_a.ipynb"
     source.parent.mkdir()
     nbformat.write(notebook, source)
@@ -216,11 +201,7 @@ def test_what_carries_no_rows_gets_no_link(tmp_path):
 def test_the_figures_of_the_book_carry_their_rows():
     """Of every chapter that was executed since figures carry rows."""
     for path in sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9][0-9]_*.ipynb")):
-        outputs = [
-            output.get("data", {})
-            for cell in json.loads(path.read_text())["cells"]
-            for output in cell.get("outputs", [])
-        ]
+        outputs = [output.get("data", {}) for cell in json.loads(path.read_text())["cells"] for output in cell.get("outputs", [])]
         if any(MIME in data for data in outputs):
             bare = [data for data in outputs if "image/svg+xml" in data and MIME not in data]
             assert not bare, f"{path.name} has a figure that figures.show did not show"

@@ -20,14 +20,10 @@ def mined(turns, plans, replies, coupled):
     """What the step ``pairs`` leaves of samples with their labels, as far as a drawing reads it."""
     of_plans, left_plans = mining.strategy_pairs(turns, [plans])
     of_replies, left_replies = mining.response_pairs(
-        turns,
-        [{id: text for id, (text, _) in replies.items()}],
-        [{id: ("None", seen) for id, (_, seen) in replies.items()}],
+        turns, [{id: text for id, (text, _) in replies.items()}], [{id: ("None", seen) for id, (_, seen) in replies.items()}]
     )
     of_turns, left_turns = mining.vanilla_pairs(
-        turns,
-        [{id: (plan, text) for id, (plan, text, _) in coupled.items()}],
-        [{id: ("None", seen) for id, (*_, seen) in coupled.items()}],
+        turns, [{id: (plan, text) for id, (plan, text, _) in coupled.items()}], [{id: ("None", seen) for id, (*_, seen) in coupled.items()}]
     )
     return SimpleNamespace(
         turns=len(turns), samples={"planner": 1, "generator": 1, "vanilla": 1},
@@ -44,25 +40,9 @@ PAIRS = mined(
     TURNS,
     dict(zip(IDS, ("Question", "Others", "Others", "Information"), strict=True)),
     dict(zip(IDS, (("a", "Lack of Empathy"), ("b", "None"), ("c", "Template Response"), ("", "None")), strict=True)),
-    dict(
-        zip(
-            IDS,
-            (
-                ("Question", "a", "None"),
-                ("Others", "b", "None"),
-                ("Question", "c", "Early Emotion Shift"),
-                ("Others", "d", "Lack of Empathy"),
-            ),
-            strict=True,
-        )
-    ),
+    dict(zip(IDS, (("Question", "a", "None"), ("Others", "b", "None"), ("Question", "c", "Early Emotion Shift"), ("Others", "d", "Lack of Empathy")), strict=True)),
 )
-NO_PAIR = mined(
-    TURNS,
-    dict.fromkeys(IDS, "Question"),
-    dict.fromkeys(IDS, ("a", "None")),
-    dict.fromkeys(IDS, ("Question", "a", "None")),
-)
+NO_PAIR = mined(TURNS, dict.fromkeys(IDS, "Question"), dict.fromkeys(IDS, ("a", "None")), dict.fromkeys(IDS, ("Question", "a", "None")))
 ALL = {
     "pipeline": drawings.pipeline(DIALOGUES, 1792, {"strategy": 10885, "response": 5568, "vanilla": 15941}, 590),
     "nothing searched": drawings.pipeline(DIALOGUES, 1792, PAIRS.pairs, None),
@@ -91,16 +71,7 @@ def test_every_word_fits_and_is_large_enough_on_a_phone(svg):
     for group in [svg, *svg.iter(f"{SVG}g")]:
         left, top = map(float, re.findall(r"[\d.]+", group.get("transform", "translate(0 0)")))
         for text in group.findall(f"{SVG}text"):
-            wide = (
-                TextPath(
-                    (0, 0),
-                    text.text,
-                    letters,
-                    prop=FontProperties(family="DejaVu Sans", weight=int(text.get("font-weight", 400))),
-                )
-                .get_extents()
-                .x1
-            )
+            wide = TextPath((0, 0), text.text, letters, prop=FontProperties(family="DejaVu Sans", weight=int(text.get("font-weight", 400)))).get_extents().x1
             x = left + float(text.get("x")) - (wide / 2 if text.get("text-anchor") == "middle" else 0)
             assert x >= 0 and x + wide <= width and 10 <= top + float(text.get("y")) <= height - 2, text.text
 
@@ -108,9 +79,7 @@ def test_every_word_fits_and_is_large_enough_on_a_phone(svg):
 @pytest.mark.parametrize("pairs", [PAIRS, NO_PAIR], ids=["pairs", "no pair"])
 def test_every_sample_ends_somewhere_once(pairs):
     found = drawings.flows(pairs)
-    assert {role: sum(flow.count for flow in ends) for role, ends in found.items()} == dict.fromkeys(
-        pairs.samples, pairs.turns
-    )
+    assert {role: sum(flow.count for flow in ends) for role, ends in found.items()} == dict.fromkeys(pairs.samples, pairs.turns)
     taught = {role: sum(flow.count for flow in ends if flow.learns) for role, ends in found.items()}
     assert taught == dict(zip(pairs.samples, pairs.pairs.values(), strict=True))
     assert {flow.learns for flow in found["vanilla"]} <= {None, "coupled model"}
@@ -124,16 +93,5 @@ def test_bands_are_as_wide_as_their_counts_at_one_scale():
 
 
 def test_reasons_of_less_than_a_hundredth_stand_together():
-    many = SimpleNamespace(
-        **vars(PAIRS)
-        | {
-            "turns": 1000,
-            "left": PAIRS.left | {"strategy": {"as gold": 995, "no strategy": 2}},
-            "pairs": PAIRS.pairs | {"strategy": 3},
-        }
-    )
-    assert [(flow.label, flow.count) for flow in drawings.flows(many)["planner"]] == [
-        ("not the gold strategy", 3),
-        ("as gold", 995),
-        ("other reasons", 2),
-    ]
+    many = SimpleNamespace(**vars(PAIRS) | {"turns": 1000, "left": PAIRS.left | {"strategy": {"as gold": 995, "no strategy": 2}}, "pairs": PAIRS.pairs | {"strategy": 3}})
+    assert [(flow.label, flow.count) for flow in drawings.flows(many)["planner"]] == [("not the gold strategy", 3), ("as gold", 995), ("other reasons", 2)]

@@ -23,9 +23,7 @@ TREES = tomllib.loads((ROOT / "packages/turn_trees/pyproject.toml").read_text(en
 EXTRAS = {name: [Requirement(text) for text in texts] for name, texts in PROJECT["optional-dependencies"].items()}
 
 
-@pytest.mark.parametrize(
-    "text", [*PROJECT["dependencies"], *TREES["dependencies"], *TREES["optional-dependencies"]["test"]]
-)
+@pytest.mark.parametrize("text", [*PROJECT["dependencies"], *TREES["dependencies"], *TREES["optional-dependencies"]["test"]])
 def test_the_lock_pins_what_the_project_asks_for(text):
     asked = Requirement(text)
     if asked.name == TREES["name"]:  # comes from this repository
@@ -36,9 +34,7 @@ def test_the_lock_pins_what_the_project_asks_for(text):
 
 
 def test_the_gpu_box_has_the_lock_and_the_extras_with_the_projects_pins():
-    assert (
-        "--requirement requirements.lock" in PIP and "--editable ." in PIP and "--editable packages/turn_trees" in PIP
-    )
+    assert "--requirement requirements.lock" in PIP and "--editable ." in PIP and "--editable packages/turn_trees" in PIP
     own = {canonicalize_name(r.name): r for text in PIP if not text.startswith("--") for r in [Requirement(text)]}
     for extra in ("vllm", "deepspeed", "slurm"):
         for asked in EXTRAS[extra]:
@@ -58,6 +54,4 @@ def test_turn_trees_stays_small_and_knows_nothing_of_the_library():
 
 
 def test_vllm_stays_out_of_the_default_install():
-    assert not {"vllm", "deepspeed"} & set(LOCK) and not {"vllm", "deepspeed"} & {
-        canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]
-    }
+    assert not {"vllm", "deepspeed"} & set(LOCK) and not {"vllm", "deepspeed"} & {canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]}

@@ -88,29 +88,14 @@ def test_the_seekers_turns_answer_the_supporters():
     found = embedded.seeker_turns(dialogue)
     assert [turn.reply for turn in found] == ["My dog.", "[ends]"], "where nobody answered there is nothing to learn"
     prompt = embedded.seeker(found[0])
-    assert prompt.messages[1:] == (
-        ("assistant", "I'm sad."),
-        ("user", "Why?"),
-        ("assistant", " "),
-        ("user", "Tell me."),
-    )
+    assert prompt.messages[1:] == (("assistant", "I'm sad."), ("user", "Why?"), ("assistant", " "), ("user", "Tell me."))
     assert prompt.target == "My dog."
 
 
 def test_a_seeker_who_has_the_last_word_has_not_ended_the_talk_before():
     """The answer that the chat form drops is learned; the end only where the dialogue ends with the supporter."""
-    said = [
-        ("seeker", "I'm sad."),
-        ("supporter", "Why?"),
-        ("seeker", "My dog."),
-        ("supporter", "Oh."),
-        ("seeker", "Thanks."),
-        ("seeker", "Bye."),
-    ]
-    said = tuple(
-        Utterance(f"d/{n}", role, text, "Question" if role == "supporter" else None)
-        for n, (role, text) in enumerate(said)
-    )
+    said = [("seeker", "I'm sad."), ("supporter", "Why?"), ("seeker", "My dog."), ("supporter", "Oh."), ("seeker", "Thanks."), ("seeker", "Bye.")]
+    said = tuple(Utterance(f"d/{n}", role, text, "Question" if role == "supporter" else None) for n, (role, text) in enumerate(said))
     assert [turn.reply for turn in embedded.seeker_turns(Dialogue("d", said))] == ["My dog.", "Thanks. Bye."]
     assert [turn.reply for turn in embedded.seeker_turns(Dialogue("d", said[:4]))] == ["My dog.", embedded.ENDS]
 
@@ -133,9 +118,7 @@ def test_whatever_a_seeker_model_prints_is_read_or_refused(text):
     except RoleError:
         assert not text.strip()
     else:
-        assert said == SeekerTurn(
-            corpus.fold(text.strip().removeprefix("[ends]")) or None, text.strip().startswith("[ends]")
-        )
+        assert said == SeekerTurn(corpus.fold(text.strip().removeprefix("[ends]")) or None, text.strip().startswith("[ends]"))
 
 
 # --- The roles ---

@@ -51,9 +51,7 @@ def test_solutions_print_what_they_say(source, capsys):
 
 def test_the_profile_of_an_exercise_changes_the_step_that_it_runs(tmp_path, monkeypatch):
     run = re.compile("decoupled-esc run --profile mine ([a-z-]+)")
-    found = [
-        (run.search(body)[1], body) for source in CHAPTERS for _, _, body in directives(source) if run.search(body)
-    ]
+    found = [(run.search(body)[1], body) for source in CHAPTERS for _, _, body in directives(source) if run.search(body)]
     assert found
     (tmp_path / "smoke.yaml").write_bytes((profiles.FOLDER / "smoke.yaml").read_bytes())
     monkeypatch.setattr(profiles, "FOLDER", tmp_path)

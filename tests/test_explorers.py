@@ -45,19 +45,7 @@ def lines() -> pd.DataFrame:
     rows = [
         (table, "qwen2.5-7b/vanilla/sft", "B-1", 15.61, 12.345, 11.9, 12.71, "differs", "same direction", MARKUP, "a"),
         (table, "llama3.1-8b/vanilla/sft", "B-1", 15.75, 12.345, 11.9, 12.71, "within the interval", None, None, "a"),
-        (
-            table,
-            "qwen2.5-7b/vanilla/sft",
-            "Emp",
-            2.29,
-            None,
-            None,
-            None,
-            "not attempted",
-            None,
-            "needs an LLM judge",
-            "b",
-        ),
+        (table, "qwen2.5-7b/vanilla/sft", "Emp", 2.29, None, None, None, "not attempted", None, "needs an LLM judge", "b"),
         ("decoupledesc/table-6", "Overall", "number", 14763, 828, None, None, "differs", None, None, "c"),
         (settings, "qwen2.5-7b/vanilla-dpo", "lr", 5e-7, None, None, None, "taken from the paper", None, None, "d"),
         ("cso/table-1", "empathy", "win", 1.0, None, None, None, "not attempted", None, "people's judgements", "e"),
@@ -184,9 +172,7 @@ def test_the_drawing_has_a_group_for_every_node_and_no_colour_of_its_own():
 def page(tmp_path_factory):
     """Address of a page with all explorers."""
     style, script = ((STATIC / name).as_uri() for name in ("book.css", "explorers.js"))
-    boxes = "".join(
-        f'<h2>{kind}</h2><div class="output text_html">{one._repr_html_()}</div>' for kind, one in shown().items()
-    )
+    boxes = "".join(f'<h2>{kind}</h2><div class="output text_html">{one._repr_html_()}</div>' for kind, one in shown().items())
     path = tmp_path_factory.mktemp("explorers") / "page.html"
     path.write_text(
         f'<!doctype html><html lang="en" data-theme="light"><head><meta charset="utf-8"><title>x</title>'
@@ -244,10 +230,7 @@ def test_replies_are_filtered_and_turned_over_by_keyboard(driver, opened):
     assert choose(driver, "replies", "system", "asker") == "6 of 6 turns"
     assert choose(driver, "replies", "agrees", "agree") == f"{len(asked)} of 6 turns"
     run("document.querySelector('[data-explorer=replies] form').reset()")
-    assert (
-        choose(driver, "replies", "gold", STRATEGIES[turns[2][1]])
-        == f"{sum(t[1] == turns[2][1] for t in turns)} of 6 turns"
-    )
+    assert choose(driver, "replies", "gold", STRATEGIES[turns[2][1]]) == f"{sum(t[1] == turns[2][1] for t in turns)} of 6 turns"
     assert choose(driver, "replies", "differ", "one") == "0 of 6 turns"
     assert run("return document.querySelector('[data-explorer=replies] table')") is None
 

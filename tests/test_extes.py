@@ -130,9 +130,7 @@ def test_another_form_is_an_error_that_names_the_place(tmp_path, name, place, va
 
 
 @pytest.mark.parametrize("name", READERS)
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"{}", b"1" * 10_000, b"[" * 100_000, b"\xff\xfe[", bytes(60), None, "folder"]
-)
+@pytest.mark.parametrize("content", [b"", b"{", b"{}", b"1" * 10_000, b"[" * 100_000, b"\xff\xfe[", bytes(60), None, "folder"])
 def test_a_file_that_is_no_list(tmp_path, name, content):
     path = tmp_path / "x.json"
     if content == "folder":

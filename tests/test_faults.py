@@ -215,11 +215,7 @@ def test_a_growing_file_is_cut_before_its_damage_which_is_named(tmp_path, capsys
     assert list(opened.by_id.values()) == WHOLE[:left]
     assert f"samples.jsonl: row {left + 1} of " in capsys.readouterr().err
     opened.append([*WHOLE, {"id": "9", "value": "a\u2028b"}])
-    assert (
-        read_rows(path, "samples")
-        == [*Rows(path, "a key").by_id.values()]
-        == [*WHOLE, {"id": "9", "value": "a\u2028b"}]
-    )
+    assert read_rows(path, "samples") == [*Rows(path, "a key").by_id.values()] == [*WHOLE, {"id": "9", "value": "a\u2028b"}]
 
 
 def test_rows_of_another_key_are_not_used(tmp_path):

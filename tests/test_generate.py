@@ -219,9 +219,7 @@ def test_a_plan_and_its_reply_share_no_random_numbers(engine, prompts):
 
 def drawn_by_hand(model, tokens: list[int], sampling: Sampling, seed: int, id: str) -> list[int]:
     """Token after token from the whole sequence, without a cache; it goes on beyond an end of turn."""
-    chance = np.random.default_rng(
-        int.from_bytes(hashlib.sha256(json.dumps([seed, "t", id]).encode()).digest()[:8], "big")
-    )
+    chance = np.random.default_rng(int.from_bytes(hashlib.sha256(json.dumps([seed, "t", id]).encode()).digest()[:8], "big"))
     row: list[int] = []
     for u in chance.random(sampling.max_new_tokens):
         with torch.no_grad():

@@ -12,12 +12,7 @@ from decoupled_esc.experiments import run
 from tests.small_steps import Here
 
 ROOT = Path(__file__).parents[1]
-QUIET = {
-    "CUDA_VISIBLE_DEVICES": "",
-    "DECOUPLED_ESC_VLLM": "",
-    "OMP_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
+QUIET = {"CUDA_VISIBLE_DEVICES": "", "DECOUPLED_ESC_VLLM": "", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +61,7 @@ def test_packed_gradients_are_those_of_one_pass_per_turn_and_a_tree_that_is_none
 
 def test_both_trainers_learn_the_same_answers_from_the_same_weights(parts):
     rows = parts["training-tiny"]["rows"]
-    assert [(row["task"], row["contender"]) for row in rows] == [
-        (t, c) for t in ("sft", "dpo") for c in ("ours", "trl")
-    ]
+    assert [(row["task"], row["contender"]) for row in rows] == [(t, c) for t in ("sft", "dpo") for c in ("ours", "trl")]
     for ours, theirs in (rows[:2], rows[2:]):
         assert ours["target_tokens"] == theirs["target_tokens"] and ours["tokens"] < theirs["tokens"]
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)

@@ -57,20 +57,7 @@ def test_the_second_turn_brings_only_what_the_first_has_not_brought(svg):
     order = reading_order(tree, branches(tree)[0])
     assert sorted(order) == list(range(len(tree)))
     came = [WORDS[tree.tokens[order.index(n)]] for n in range(len(tree))]
-    assert came == [
-        "word0",
-        "word1",
-        "word2",
-        "→",
-        "Question",
-        "word3",
-        "word4",
-        "word5",
-        "<b>&",
-        "→",
-        "Question",
-        "Question",
-    ]
+    assert came == ["word0", "word1", "word2", "→", "Question", "word3", "word4", "word5", "<b>&", "→", "Question", "Question"]
     delays = [int(group.get("style").removeprefix("--n:")) for group in svg.findall(f"{SVG}g")]
     assert delays == [*order, len(tree)] and max(delays) * 0.12 < 5, "what moves for longer needs a way to stop it"
     assert svg.findall(f"{SVG}g")[-1].find(f"{SVG}text").text == "12 tokens are read here; 15 in a row for each turn"

@@ -78,12 +78,7 @@ def test_a_file_of_another_form_is_refused(tmp_path, people):
 
 # --- Empathic judges ---
 
-DIMENSIONS = {
-    "Lend an Ear": ["advice"],
-    "Perceived Empathy": ["seen", "heard"],
-    "EmpatheticDialogues": ["empathy"],
-    "EPITOME": ["level"],
-}
+DIMENSIONS = {"Lend an Ear": ["advice"], "Perceived Empathy": ["seen", "heard"], "EmpatheticDialogues": ["empathy"], "EPITOME": ["level"]}
 
 
 def empathic(folder, change=lambda table: None, header=None):
@@ -92,12 +87,7 @@ def empathic(folder, change=lambda table: None, header=None):
     for sample, dimensions in DIMENSIONS.items():
         own += [SAMPLES[sample][0], *dimensions, "annotation_method", "Unnamed: 0"]
         for number, line in enumerate(table):
-            line += [
-                f"{sample[0]}{number % 2}",
-                *["1.0"] * len(dimensions),
-                ["expert1", "llm", "experts"][number // 2],
-                "",
-            ]
+            line += [f"{sample[0]}{number % 2}", *["1.0"] * len(dimensions), ["expert1", "llm", "experts"][number // 2], ""]
     change(table)
     path = folder / "combined.csv"
     with path.open("w", newline="") as file:
@@ -108,9 +98,7 @@ def empathic(folder, change=lambda table: None, header=None):
 def test_annotations_side_by_side_are_taken_apart(tmp_path):
     found = judgements.read_empathic(empathic(tmp_path, lambda table: table[2].__setitem__(1, "")))
     assert len(found.rows) == 6 * 5 - 1 and found.left_out == {"empty cell": 1}
-    assert {row.rater for row in found.rows} == {"expert1", "Gemini", "experts"} and {
-        row.value for row in found.rows
-    } == {1}
+    assert {row.rater for row in found.rows} == {"expert1", "Gemini", "experts"} and {row.value for row in found.rows} == {1}
     assert {(row.sample, row.dimension) for row in found.rows} == {(s, d) for s, ds in DIMENSIONS.items() for d in ds}
     assert found.rows[0] == Rating("Lend an Ear", "L0", "", "advice", "expert1", 1.0)
 
@@ -171,9 +159,7 @@ def test_replies_of_all_writers_are_read_and_what_is_left_out_is_counted(tmp_pat
     assert len(found.rows) == 5 * 2 * 10 * 7 and found.left_out == {}
     assert found.rows[0] == Rating("MentalAlign", "1", "human", "Guidance", "experts", 3.0)
     assert {row.writer for row in found.rows} == {*WRITERS.values()} and {row.rater for row in found.rows} == {*JUDGES}
-    fenced = (
-        "Here:\n```json\n" + json.dumps(ALL | {"Safety": 5, "Explanation": 'a "Safety" issue: 1'}, indent=2) + "\n```"
-    )
+    fenced = "Here:\n```json\n" + json.dumps(ALL | {"Safety": 5, "Explanation": 'a "Safety" issue: 1'}, indent=2) + "\n```"
     curly = re.sub(r'"(\w+)"', "“\\1”", json.dumps(ALL))
     found = judgements.read_mentalalign(mentalalign(
         tmp_path, experts=rows_of(C2=json.dumps(ALL | {"Empathy": None, "Safety": 6}), D3=""),
@@ -185,11 +171,7 @@ def test_replies_of_all_writers_are_read_and_what_is_left_out_is_counted(tmp_pat
         "Gemini: another post than the experts'": 70,
     }  # fmt: skip
     assert len(found.rows) == 700 - sum(found.left_out.values())
-    [safety] = [
-        r.value
-        for r in found.rows
-        if (r.rater, r.conversation, r.writer, r.dimension) == ("Claude", "1", "human", "Safety")
-    ]
+    [safety] = [r.value for r in found.rows if (r.rater, r.conversation, r.writer, r.dimension) == ("Claude", "1", "human", "Safety")]
     assert safety == 5
 
 
@@ -274,9 +256,7 @@ def test_equal_raters_agree_and_random_ones_do_not():
                  "kind": lambda n, rng: min(5, n % 5 + 2)}), {"empty": 2}, **FEW,
     )  # fmt: skip
     medians = by_raters(table.medians)
-    assert [*medians] == ["expert–expert", "copy–expert", "random–expert", "kind–expert"] and table.left_out == {
-        "empty": 2
-    }
+    assert [*medians] == ["expert–expert", "copy–expert", "random–expert", "kind–expert"] and table.left_out == {"empty": 2}
     for found in (medians["copy–expert"].kappa, medians["copy–expert"].rank, medians["expert–expert"].each):
         assert (found.value, found.low, found.high) == pytest.approx((1, 1, 1))
     assert medians["copy–expert"].items == 80 and medians["copy–expert"].dimension == "median of 2"
@@ -326,9 +306,7 @@ def test_only_what_both_rated_counts_and_what_is_undefined_is_none():
     assert table.medians[0].dimension == "median of 0, 2 undefined"
     with pytest.raises(ValueError, match="rated c0  twice on one"):
         judged.expert_agreement([*rows, rows[0]], {}, **FEW)
-    apart = [r for r in rows if r.rater == "experts" and r.conversation == "c0"] + [
-        r for r in rows if r.rater == "half"
-    ]
+    apart = [r for r in rows if r.rater == "experts" and r.conversation == "c0"] + [r for r in rows if r.rater == "half"]
     with pytest.raises(ValueError, match="half and experts rated nothing in common"):
         judged.expert_agreement(apart, {}, **FEW)
 
@@ -343,19 +321,13 @@ def chat(person, bot, words, rank, situation="positive", own=1):
 def test_rules_are_scored_on_untied_pairs_by_hand():
     chats = []
     for person in "ab":  # the longer chat wins 2 of 3 untied pairs of a, and all of b's
-        chats += [
-            chat(person, "Pink", 5, 1),
-            chat(person, "Purple", 9, 3),
-            chat(person, "Green", 3 if person == "b" else 9, 1 if person == "b" else 2),
-        ]
+        chats += [chat(person, "Pink", 5, 1), chat(person, "Purple", 9, 3), chat(person, "Green", 3 if person == "b" else 9, 1 if person == "b" else 2)]
     chats += [chat("a", "Pink", 1, 3, "negative"), chat("a", "Purple", 2, 3, "negative")]
     found = judged.pair_accuracy(chats, **FEW)
     assert (found.people, found.pairs, found.untied, found.best) == (2, 7, 5, "Purple")
     rules = {rule.rule: rule for rule in found.rules}
     words = rules["more words by the bot"]
-    assert words.accuracy.value == pytest.approx(100 * 4.5 / 5) and words.ties == 1, (
-        "Purple against Green of a is a tie"
-    )
+    assert words.accuracy.value == pytest.approx(100 * 4.5 / 5) and words.ties == 1, "Purple against Green of a is a tie"
     assert words.without_best.value == pytest.approx(100), "Green against Pink of a"
     # pairs with Pink: 3 of 3; with Purple: 3.5 of 4; with Green: 2.5 of 3
     assert words.new_bot.value == pytest.approx(100 * (1 + 3.5 / 4 + 2.5 / 3) / 3)
@@ -378,9 +350,7 @@ def people(number, better, rng):
 
 def test_which_bot_it_was_is_learned_from_other_people():
     rng = np.random.default_rng(7)
-    liked = judged.pair_accuracy(
-        people(60, lambda bot, words, rng: 3 if bot == "Green" else int(rng.integers(1, 3)), rng), **FEW
-    )
+    liked = judged.pair_accuracy(people(60, lambda bot, words, rng: 3 if bot == "Green" else int(rng.integers(1, 3)), rng), **FEW)
     rules = {rule.rule: rule for rule in liked.rules}
     assert liked.best == "Green" and rules[judged.WHICH_BOT].accuracy.low > 65
     # Everyone has a favourite of their own: a rule that had seen the person would be right, others' means say nothing.

@@ -54,9 +54,7 @@ def chats_of(people, rank, rng):
     for person in range(people):
         for bot in BOTS:
             quality, length = rng.normal(), int(rng.integers(3, 30))
-            found.append(
-                (Chat(str(person), "positive", bot, ("x", " ".join(["w"] * length)), rank(quality)), quality, length)
-            )
+            found.append((Chat(str(person), "positive", bot, ("x", " ".join(["w"] * length)), rank(quality)), quality, length))
     return found
 
 
@@ -80,11 +78,7 @@ def test_what_people_prefer_is_learned_for_new_people_and_for_a_new_bot():
     chats = [row[0] for row in rows]
     found = learned.learned_preferences(chats, made(rows, rng), learned.GROUPS[1:3], **FEW)
     judge, transferred, length = found.rows
-    assert [row.judge for row in found.rows] == [
-        learned.JUDGE,
-        learned.TRANSFERRED,
-        learned.LENGTH,
-    ] and found.people == 40
+    assert [row.judge for row in found.rows] == [learned.JUDGE, learned.TRANSFERRED, learned.LENGTH] and found.people == 40
     for row in (judge, transferred):
         assert row.by_person.value > 80 and row.new_over_length.low > 0 and row.over_length.low > 0
         gaps = [gap.value for gap in row.by_writer_over_length.values()]
@@ -94,10 +88,7 @@ def test_what_people_prefer_is_learned_for_new_people_and_for_a_new_bot():
         assert row.new_over_length.value == pytest.approx(np.mean(gaps))
     assert length.over_length.value == length.new_over_length.value == 0
     assert length.longer.value > 95, "but for ties"
-    assert all("relevance" in reads for reads in found.chosen.values()) and set(found.chosen) == {
-        *BOTS,
-        learned.TRANSFERRED,
-    }
+    assert all("relevance" in reads for reads in found.chosen.values()) and set(found.chosen) == {*BOTS, learned.TRANSFERRED}
 
 
 def test_preferences_by_chance_are_not_learned():
@@ -110,9 +101,7 @@ def test_preferences_by_chance_are_not_learned():
         people.append(tested.by_person(chooser).mean())
         bots.append(np.mean([right.mean() for right in tested.by_bot(chooser)[0].values()]))
     for shares in (people, bots):
-        assert abs(np.mean(shares) - 0.5) < 3 * np.std(shares, ddof=1) / np.sqrt(6) + 0.01, (
-            "nothing of a known chat's rank is learned"
-        )
+        assert abs(np.mean(shares) - 0.5) < 3 * np.std(shares, ddof=1) / np.sqrt(6) + 0.01, "nothing of a known chat's rank is learned"
 
 
 def test_what_a_language_model_reads_is_taken_where_it_tells_and_gains_nothing_where_it_does_not():
@@ -194,10 +183,7 @@ def test_the_table_has_every_judge_beside_ours_and_what_people_themselves_pick()
     by_writer = judge_tables.learned_by_writer(worth)
     assert set(by_writer.columns) == set(BOTS) and len(by_writer) == 5
     judge, beyond = judge_tables.learned_rows(worth)[0], Missing("no data")
-    assert (
-        judge_tables.beats_length(judge.new_over_length) == "beats"
-        and judge_tables.beats_length(None) == "was not measured against"
-    )
+    assert judge_tables.beats_length(judge.new_over_length) == "beats" and judge_tables.beats_length(None) == "was not measured against"
     assert judge_tables.learned_worth(beyond, beyond) == judge_tables.learned_by_writer(beyond) == beyond
     assert judge_tables.learned_rows(beyond) == (None, None)
 
@@ -208,14 +194,8 @@ def test_ratings_are_predicted_from_other_conversations_and_a_dimension_by_chanc
     hidden = rng.normal(size=50)
     found = {name: rng.normal(size=(50, 2)) for name in learned.GROUPS} | {"relevance": hidden[:, None]}
     told = {"seen": np.clip(np.round(3 + hidden), 1, 5), "chance": rng.integers(1, 6, 50)}
-    ratings = [
-        Rating(*key, "", name, "experts", float(v))
-        for name, values in told.items()
-        for key, v in zip(keys, values, strict=True)
-    ]
-    made_up = learned.predicted_ratings(
-        [*ratings, Rating("S", "elsewhere", "", "seen", "experts", 3.0)], keys, found, seed=1
-    )
+    ratings = [Rating(*key, "", name, "experts", float(v)) for name, values in told.items() for key, v in zip(keys, values, strict=True)]
+    made_up = learned.predicted_ratings([*ratings, Rating("S", "elsewhere", "", "seen", "experts", 3.0)], keys, found, seed=1)
     assert len(made_up) == 2 * 2 * 50 and {row.rater for row in made_up} == {learned.JUDGE, learned.LENGTH}
     by = {(row.dimension, row.rater, row.conversation): row.value for row in made_up}
 
@@ -224,9 +204,7 @@ def test_ratings_are_predicted_from_other_conversations_and_a_dimension_by_chanc
 
     assert correlation("seen", learned.JUDGE) > 0.8 > 0.5 > correlation("chance", learned.JUDGE)
     assert correlation("seen", learned.LENGTH) < 0.5
-    assert "relevance" in learned.groups_for_ratings(
-        [row for row in ratings if row.dimension == "seen"], keys, found, seed=1
-    )
+    assert "relevance" in learned.groups_for_ratings([row for row in ratings if row.dimension == "seen"], keys, found, seed=1)
     spread = np.std([by["seen", learned.JUDGE, id] for _, id in keys])
     assert 0.75 < spread / told["seen"].std() < 1.25, "it does not keep to the middle"
 

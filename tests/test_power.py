@@ -29,11 +29,7 @@ def test_four_times_the_turns_see_half_the_difference():
 
 def ratings(first, second, rater="experts", dimension="Empathy") -> list[Rating]:
     both = {"A": first, "B": second, "C": [9.0] * len(first)}
-    return [
-        Rating("MentalAlign", str(n), writer, dimension, rater, value)
-        for writer, own in both.items()
-        for n, value in enumerate(own)
-    ]
+    return [Rating("MentalAlign", str(n), writer, dimension, rater, value) for writer, own in both.items() for n, value in enumerate(own)]
 
 
 def test_spreads_are_of_paired_differences_and_posts_of_one_writer_are_left_out():
@@ -50,9 +46,7 @@ def test_equal_writers_differ_by_nothing():
 
 
 def spread(*sds: float) -> JudgedSpread:
-    wide = [
-        ratings([3 + sd, 3 - sd] * 50, [3, 3] * 50, dimension=f"{n}" if n else "Empathy") for n, sd in enumerate(sds)
-    ]
+    wide = [ratings([3 + sd, 3 - sd] * 50, [3, 3] * 50, dimension=f"{n}" if n else "Empathy") for n, sd in enumerate(sds)]
     return JudgedSpread("A", "B", 4.0, paired_spreads([row for rows in wide for row in rows], "A", "B", **FEW))
 
 
@@ -60,9 +54,7 @@ def test_the_papers_differences_are_held_against_what_can_be_seen():
     assert len(list(power.printed())) == 32
     assert power.seen(spread(0.0), "experts") == list(power.printed())  # ratings without any spread see everything
     assert power.seen(spread(100.0), "experts") == []
-    assert power.detectable(spread(1.0), "experts") == pytest.approx(
-        smallest_detectable(np.std([1, -1] * 50, ddof=1), 100) * 5 / 4
-    )
+    assert power.detectable(spread(1.0), "experts") == pytest.approx(smallest_detectable(np.std([1, -1] * 50, ddof=1), 100) * 5 / 4)
 
 
 def test_what_is_missing_says_why():

@@ -98,14 +98,7 @@ def test_csos_adapters_are_csos(name):
 
 
 def test_backbones_search_as_cso_does_and_small_models_so_that_something_is_found():
-    said = {
-        "exploration": 1.0,
-        "rollout": 4,
-        "own_turn": False,
-        "gold_value": 1.0,
-        "gold_visits": 100,
-        "min_iterations": 100,
-    }
+    said = {"exploration": 1.0, "rollout": 4, "own_turn": False, "gold_value": 1.0, "gold_visits": 100, "min_iterations": 100}
     for name in PAPER:
         search = load_profile(name).search
         assert said.items() <= search.constants.model_dump().items() and search.searches == 1
@@ -300,9 +293,7 @@ def test_every_problem_is_told_at_once():
 # --- Files ---
 
 
-@pytest.mark.parametrize(
-    ("name", "near"), [("labtop", " (did you mean 'laptop'?)"), ("../profiles/smoke", ""), ("", "")]
-)
+@pytest.mark.parametrize(("name", "near"), [("labtop", " (did you mean 'laptop'?)"), ("../profiles/smoke", ""), ("", "")])
 def test_an_unknown_profile_lists_those_that_exist_and_names_the_nearest(name, near):
     with pytest.raises(ProfileError) as caught:
         load_profile(name)

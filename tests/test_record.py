@@ -14,10 +14,7 @@ def test_the_key_depends_on_what_is_asked_and_on_nothing_else():
     (one,) = requests(1)
     assert key(one.body("judge")) == key(dict(reversed(one.body("judge").items())))
     others = [requests(2)[1], *requests(1, answer=Two), *requests(1, temperature=0.5)]
-    assert (
-        len({key(body) for body in [one.body("judge"), one.body("other"), *(other.body("judge") for other in others)]})
-        == 5
-    )
+    assert len({key(body) for body in [one.body("judge"), one.body("other"), *(other.body("judge") for other in others)]}) == 5
 
 
 def test_a_stored_answer_stays_as_it_is(tmp_path):

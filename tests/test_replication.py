@@ -36,11 +36,7 @@ DATA = SimpleNamespace(
 
 def shares(excess=3.0, seeds=(13, 14, 15)):
     """The coupled models' shares of strategies, at 8 dialogues of 16 turns; SFT is right, and Vanilla-DPO turns ``excess`` of the 16 into Question."""
-    gold = [
-        SimpleNamespace(id=f"d{d}/{t:02d}", dialogue=f"d{d}", strategy=STRATEGIES[t % 8])
-        for d in range(8)
-        for t in range(16)
-    ]
+    gold = [SimpleNamespace(id=f"d{d}/{t:02d}", dialogue=f"d{d}", strategy=STRATEGIES[t % 8]) for d in range(8) for t in range(16)]
 
     def counts(seed, more):
         said = [0 if 1 <= t <= more + (d + seed) % 2 else t % 8 for d in range(8) for t in range(16)]
@@ -57,7 +53,6 @@ NOBODY = Missing("profile smoke has no LLM judge")
 
 def evaluation(invalid_base: bool):
     """Two paradigms on 8 dialogues of 8 turns; SFT is right more often than Base."""
-
     def turns(right, strategy=True):
         rows = []
         for d in range(8):
@@ -65,16 +60,12 @@ def evaluation(invalid_base: bool):
                 gold, index = STRATEGIES[t], 8 * d + t
                 said = gold if index % 4 < right else STRATEGIES[(t + 1 + d % 3) % 8]
                 reply = "i hear you and that is hard" if index % 4 < right else "maybe tomorrow"
-                rows.append(
-                    EvaluatedTurn(f"d/{d}/{t}", f"d/{d}", gold, "i hear you", said if strategy else None, reply)
-                )
+                rows.append(EvaluatedTurn(f"d/{d}/{t}", f"d/{d}", gold, "i hear you", said if strategy else None, reply))
         return rows
 
     systems = {f"{p}-{m}": turns(1 if m == "base" else 3, not (invalid_base and m == "base"))
                for p in ("vanilla", "decoupled") for m in ("base", "sft", "dpo", "sft-argmax", *PROMPTED)}  # fmt: skip
-    contrasts = [
-        (f"{p}-{m}", f"{p}-{start}") for p in ("vanilla", "decoupled") for m, start in (("sft", "base"), ("dpo", "sft"))
-    ]
+    contrasts = [(f"{p}-{m}", f"{p}-{start}") for p in ("vanilla", "decoupled") for m, start in (("sft", "base"), ("dpo", "sft"))]
     return evaluate_systems(systems, contrasts=contrasts, replicates=200, seed=0)
 
 
@@ -128,10 +119,7 @@ def test_a_base_that_follows_no_instruction_compares_with_nothing():
         base, sft = (frame[frame.row.str.endswith(f"/{method}")] for method in ("base", "sft"))
         if methods != PROMPTED:
             assert len(base) and (base.status == "not comparable").all()
-            assert (sft.direction == "not comparable").all() and set(sft.status) <= {
-                "not comparable",
-                "within the interval",
-            }
+            assert (sft.direction == "not comparable").all() and set(sft.status) <= {"not comparable", "within the interval"}
             assert sft.why.str.contains("vanilla-base follows no instruction: 0% of its answers").all()
             assert "not comparable" not in set(frame[frame.row.str.endswith("/dpo")].direction)
         assert frame[frame.direction.isin(["same direction", "opposite"])].row.str.endswith("/dpo").all()
@@ -150,9 +138,7 @@ def test_decoding_shows_the_papers_rows_beside_both_of_ours():
     result = evaluation(invalid_base=False)
     shown = replication.decoding(result, "vanilla")
     assert list(shown.columns) == ["paper, qwen2.5-7b", "paper, llama3.1-8b", "ours, sampled", "ours, argmax"]
-    assert (
-        shown.loc["BLEU-1", "paper, qwen2.5-7b"] == "15.61" and len(shown) == 7
-    )  # eleven columns, four of them judged
+    assert shown.loc["BLEU-1", "paper, qwen2.5-7b"] == "15.61" and len(shown) == 7  # eleven columns, four of them judged
     score = result.systems["vanilla-sft-argmax"]["paper"]["Q"]
     assert shown.loc["Macro strategy F1", "ours, argmax"] == f"{score.value:.2f} [{score.low:.2f}, {score.high:.2f}]"
     assert shown.loc["Preference bias", "ours, argmax"] == "–", "64 turns are too few to set beside the paper's 1,792"
@@ -184,11 +170,7 @@ def test_measurements_are_counted_once_however_many_numbers_stand_beside_them():
     # One that stands in two tables is counted in both, and once in all.
     assert replication.measurements(report) <= whole.measurements.sum() < report.measured.notna().sum()
     turned = replication.summary(report, "direction").loc["decoupledesc/table-3"]
-    assert (
-        turned["cells"]
-        == report[report.table == "decoupledesc/table-3"].direction.notna().sum()
-        == 2 * turned["measurements"]
-    )
+    assert turned["cells"] == report[report.table == "decoupledesc/table-3"].direction.notna().sum() == 2 * turned["measurements"]
 
 
 def test_settings_are_taken_from_the_paper_or_changed_with_a_reason():
@@ -197,18 +179,11 @@ def test_settings_are_taken_from_the_paper_or_changed_with_a_reason():
     assert len(found) == 96 and set(found.status) == {"taken from the paper", "changed"} and found.measured.isna().all()
     assert replication.measurements(found) == 0 and found.source.is_unique
     changed = found[found.status == "changed"].set_index(["row", "column"]).why
-    assert (
-        changed["gemma2-9b/lora/cso", "batch"]
-        == "profile gemma2-9b, cso.training.batch_size is 1: " + settings.CHANGED["cso.training.batch_size"]
-    )
-    assert all(changed.str.contains(why).any() for why in settings.CHANGED.values()), (
-        "no reason for what is as in the paper"
-    )
+    assert changed["gemma2-9b/lora/cso", "batch"] == "profile gemma2-9b, cso.training.batch_size is 1: " + settings.CHANGED["cso.training.batch_size"]
+    assert all(changed.str.contains(why).any() for why in settings.CHANGED.values()), "no reason for what is as in the paper"
 
 
-@pytest.mark.parametrize(
-    "key", ["preference.planner.loss.beta", "cso.losses.kto.loss.rejected_weight", "cso.losses.dpo.learning_rate"]
-)
+@pytest.mark.parametrize("key", ["preference.planner.loss.beta", "cso.losses.kto.loss.rejected_weight", "cso.losses.dpo.learning_rate"])
 def test_a_setting_changed_without_a_reason_fails(key):
     def load(name):
         section, last = key.rsplit(".", 1)
@@ -232,16 +207,12 @@ def test_mined_pairs_stand_beside_both_backbones_with_their_judge():
 
 def controlled():
     rows = {}
-    for name, right in zip(
-        ("vanilla-sft", "vanilla-psnr", "vanilla-nspr", "vanilla-nsnr", "vanilla-dpo"), (1, 1, 2, 3, 2), strict=True
-    ):
+    for name, right in zip(("vanilla-sft", "vanilla-psnr", "vanilla-nspr", "vanilla-nsnr", "vanilla-dpo"), (1, 1, 2, 3, 2), strict=True):
         rows[name] = [
             EvaluatedTurn(f"d/{d}/{t}", f"d/{d}", STRATEGIES[t], "i hear you", STRATEGIES[t if (8 * d + t) % 4 < right else (t + 1) % 8], "i hear")
             for d in range(8) for t in range(8)
         ]  # fmt: skip
-    return evaluate_systems(
-        rows, contrasts=[("vanilla-nsnr", "vanilla-psnr"), ("vanilla-nspr", "vanilla-psnr")], replicates=100, seed=0
-    )
+    return evaluate_systems(rows, contrasts=[("vanilla-nsnr", "vanilla-psnr"), ("vanilla-nspr", "vanilla-psnr")], replicates=100, seed=0)
 
 
 def test_table_5_compares_kinds_of_pairs_and_gives_every_cell_a_status():
@@ -286,14 +257,8 @@ def seeds(contrast, together, by_seed):
 
 def test_a_question_shows_both_papers_differences_ours_and_every_seed():
     own = {"B": Estimate(-0.05, -0.08, -0.02), "F1": Estimate(0.5, -0.2, 1.2)}
-    asked = seeds(
-        "decoupled-dpo - decoupled-sft",
-        own,
-        {13: {"B": -0.04, "F1": 0.5}, 14: {"B": -0.06, "F1": 0.5}, 15: {"B": -0.05, "F1": 0.5}},
-    )
-    rows = questions.question(
-        asked, "decoupled-dpo - decoupled-sft", ("decoupled/dpo", "decoupled/sft"), {"B": -1, "F1": 1}
-    )
+    asked = seeds("decoupled-dpo - decoupled-sft", own, {13: {"B": -0.04, "F1": 0.5}, 14: {"B": -0.06, "F1": 0.5}, 15: {"B": -0.05, "F1": 0.5}})
+    rows = questions.question(asked, "decoupled-dpo - decoupled-sft", ("decoupled/dpo", "decoupled/sft"), {"B": -1, "F1": 1})
     table = questions.numbers(rows)
     assert table.loc["Preference bias"].to_dict() == {
         "claim": "lower", "paper, Qwen": "-0.05", "paper, Llama": "-0.08", "chance there": "±0.09", "ours": "-0.05 [-0.08, -0.02]",
@@ -307,26 +272,16 @@ def null_question(rng, rows=6, seeds=3):
     single = rng.normal(0, 1, (rows, seeds))
     mean, error = single.mean(1), single.std(1, ddof=1) / seeds**0.5
     margin, p = stats.t.isf(0.025, seeds - 1) * error, 2 * stats.t.sf(abs(mean) / error, seeds - 1)
-    return [
-        questions.Claim(1, Estimate(*each), tuple(own))
-        for *each, own in zip(mean, mean - margin, mean + margin, p, single)
-    ]
+    return [questions.Claim(1, Estimate(*each), tuple(own)) for *each, own in zip(mean, mean - margin, mean + margin, p, single)]
 
 
 def test_without_any_effect_a_question_is_left_undecided_in_19_of_20(monkeypatch):
     rng = np.random.default_rng(0)
     asked = [null_question(rng) for _ in range(2000)]
     assert Counter(questions.decide(asked[0])) == {"not decided": 6}
-    monkeypatch.setattr(
-        gc, "collect", lambda: 0
-    )  # statsmodels collects in every call, which takes a fifth of a second beside torch
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # statsmodels collects in every call, which takes a fifth of a second beside torch
     wrong = np.mean([set(questions.decide(family)) != {"not decided"} for family in asked])
-    alone = np.mean(
-        [
-            {questions.answer(one.sign, one.together, one.single) for one in family} != {"not decided"}
-            for family in asked
-        ]
-    )
+    alone = np.mean([{questions.answer(one.sign, one.together, one.single) for one in family} != {"not decided"} for family in asked])
     assert wrong < 0.055 and alone > 0.15, (wrong, alone)
 
 
@@ -352,34 +307,23 @@ def test_the_rule_says_how_often_it_is_wrong(tmp_path, monkeypatch):
     assert "not simulated for 3 seeds." in questions.rule(asked)
     cases = [{"trainings": 3, "question": 0.02}, {"trainings": 3, "question": 0.04}, {"trainings": 5, "question": 0.2}]
     (tmp_path / "coverage.json").write_text(json.dumps({"rows": cases}), encoding="utf-8")
-    assert questions.rule_error_rate(3) == 0.04 and "in up to 4.0% of simulated tables of three rows" in questions.rule(
-        asked
-    )
+    assert questions.rule_error_rate(3) == 0.04 and "in up to 4.0% of simulated tables of three rows" in questions.rule(asked)
 
 
 def test_csos_claims_are_answered_over_seeds():
     own = {"Q": Estimate(1.0, 0.4, 1.6), "B": Estimate(0.1, 0.02, 0.2)}
     found = seeds("cso-dpo - cso-sft", own, {seed: {"Q": q, "B": 0.1} for seed, q in ((13, 0.8), (14, 1.0), (15, 1.2))})
-    rows = cso_tables.claim_rows(
-        found, {"higher F1": ("cso-dpo - cso-sft", "Q", 1), "lower bias": ("cso-dpo - cso-sft", "B", -1)}
-    )
+    rows = cso_tables.claim_rows(found, {"higher F1": ("cso-dpo - cso-sft", "Q", 1), "lower bias": ("cso-dpo - cso-sft", "B", -1)})
     table = questions.numbers(rows)
     assert table.loc["higher F1"].to_dict() == {
         "claim": "higher", "paper, Qwen": "+7.0", "paper, Llama": "+2.8", "paper, Gemma": "+3.1",
         "ours": "1.0 [0.4, 1.6]", "by seed": "+0.8, +1.0, +1.2", "answer": "supported",
     }  # fmt: skip
-    assert (
-        table.loc["lower bias", "answer"] == "contradicted"
-        and table.loc["lower bias", "by seed"] == "+0.10, +0.10, +0.10"
-    )
+    assert table.loc["lower bias", "answer"] == "contradicted" and table.loc["lower bias", "by seed"] == "+0.10, +0.10, +0.10"
 
 
 def test_csos_tables_have_both_tunings_where_both_were_trained():
-    names = (
-        "vanilla-base",
-        "vanilla-sft",
-        *(f"{own}-{kind}" for own in ("cso", "cso-lora") for kind in ("sft", *cso_tables.LOSSES)),
-    )
+    names = ("vanilla-base", "vanilla-sft", *(f"{own}-{kind}" for own in ("cso", "cso-lora") for kind in ("sft", *cso_tables.LOSSES)))
     own = {name: turns for name, turns in zip(names, (system(n) for n in range(len(names))), strict=True)}
     pairs = [(f"{start}-{loss}", f"{start}-sft") for start in ("cso", "cso-lora") for loss in cso_tables.LOSSES]
     both = evaluate_systems(own, contrasts=pairs, replicates=50, seed=0)
@@ -388,16 +332,9 @@ def test_csos_tables_have_both_tunings_where_both_were_trained():
     rows, measured = set(frame.row), frame.dropna(subset=["measured"])
     assert not set(measured.status) & {"exact", "within the interval", "differs"}, "CSO's levels are of other test sets"
     assert set(measured[measured.direction.isna()].status) == {"not comparable"}
-    assert {
-        f"llama3.1-8b/{tuning}/{kind}" for tuning in ("full", "lora") for kind in ("sft", *cso_tables.LOSSES)
-    } <= rows
-    one = evaluate_systems(
-        {name: own[name] for name in names if "lora" not in name}, contrasts=pairs[:5], replicates=50, seed=0
-    )
-    assert not any(
-        "lora" in row
-        for row in cso_tables.losses(one, "cso/table-9", "full", "test").to_frame().dropna(subset=["measured"]).row
-    )
+    assert {f"llama3.1-8b/{tuning}/{kind}" for tuning in ("full", "lora") for kind in ("sft", *cso_tables.LOSSES)} <= rows
+    one = evaluate_systems({name: own[name] for name in names if "lora" not in name}, contrasts=pairs[:5], replicates=50, seed=0)
+    assert not any("lora" in row for row in cso_tables.losses(one, "cso/table-9", "full", "test").to_frame().dropna(subset=["measured"]).row)
 
 
 # --- LLM judges ---
@@ -406,59 +343,30 @@ def test_csos_tables_have_both_tunings_where_both_were_trained():
 def judged(**changes):
     """Two judges, one of them the paper's, asked as in the paper."""
     systems = [f"{paradigm}-{method}" for paradigm in ("vanilla", "decoupled") for method in ("base", "sft", "dpo")]
-    scores = {
-        name: {"Flu": Estimate(3.0, 2.5, 3.5), "Emp": Estimate(2.0)} for name in (*systems, "gold-sft", "gold-dpo")
-    }
-    names = [
-        f"{p}-{a} - {p}-{b}" for p in ("vanilla", "decoupled", "gold") for a, b in (("sft", "base"), ("dpo", "sft"))
-    ]
+    scores = {name: {"Flu": Estimate(3.0, 2.5, 3.5), "Emp": Estimate(2.0)} for name in (*systems, "gold-sft", "gold-dpo")}
+    names = [f"{p}-{a} - {p}-{b}" for p in ("vanilla", "decoupled", "gold") for a, b in (("sft", "base"), ("dpo", "sft"))]
     table = ScoreTable(scores, {name: {"Flu": Estimate(0.5, 0.1, 0.9)} for name in names})
     outcome = Outcome(10, *[Estimate(50.0)] * 6)
     agreed = {"Flu": Agreement(10, 80.0, Estimate(0.5, 0.1, 0.9)), "Emp": Agreement(0, None, None)}
     own = {
-        name: JudgeScores(
-            [name],
-            table,
-            None,
-            ScoreTable({"gold-sft": {"None": Estimate(40.0)}}, {}),
-            {},
-            [agreed],
-            {"a - b": {"Flu": outcome}},
-            {"a - b": agreed},
-        )
+        name: JudgeScores([name], table, None, ScoreTable({"gold-sft": {"None": Estimate(40.0)}}, {}), {}, [agreed], {"a - b": {"Flu": outcome}}, {"a - b": agreed})
         for name in (replication.PAPER_JUDGE, "other")
     }
     protocol = Protocol(**replication.PAPER_PROTOCOL, repeats=2, pairs=True)
     blind = protocol.model_copy(update={"gold": "hidden"})
-    quality = PairQuality(
-        {"chosen": {"Emp": Estimate(3.0)}, "rejected": {"Emp": Estimate(2.0)}}, {}, 100, replication.PAPER_JUDGE, blind
-    )
-    fields = {
-        "turns": 100,
-        "after_blank": 3,
-        "protocol": protocol,
-        "judges": own,
-        "mined_pairs": quality,
-        "between": {"x ~ y": agreed},
-    }
+    quality = PairQuality({"chosen": {"Emp": Estimate(3.0)}, "rejected": {"Emp": Estimate(2.0)}}, {}, 100, replication.PAPER_JUDGE, blind)
+    fields = {"turns": 100, "after_blank": 3, "protocol": protocol, "judges": own, "mined_pairs": quality, "between": {"x ~ y": agreed}}
     return Judged(**fields | {"rows": ()} | changes)
 
 
 def test_only_the_papers_judge_asked_as_in_the_paper_stands_beside_it():
-    frame = (
-        replication.table_3(evaluation(invalid_base=False), judged(), "vanilla", "smoke")
-        .to_frame()
-        .set_index(["row", "column"])
-    )
+    frame = replication.table_3(evaluation(invalid_base=False), judged(), "vanilla", "smoke").to_frame().set_index(["row", "column"])
     assert frame.loc[("qwen2.5-7b/vanilla/sft", "Flu"), "measured"] == 3.0
     assert frame.loc[("qwen2.5-7b/vanilla/sft", "Pro"), "why"] == "no answer of the judge could be read"
     assert set(replication.table_4(judged(), "smoke").to_frame().dropna().column) == {"Flu"}
     others = {name: found for name, found in judged().judges.items() if name == "other"}
     found = replication.table_3(evaluation(invalid_base=False), judged(judges=others), "vanilla", "smoke").to_frame()
-    assert (
-        found[found.column == "Emp"].why.str.contains("scores by other are not comparable").all()
-        and found[found.column == "Emp"].measured.isna().all()
-    )
+    assert found[found.column == "Emp"].why.str.contains("scores by other are not comparable").all() and found[found.column == "Emp"].measured.isna().all()
 
 
 def test_a_table_under_another_protocol_says_so_and_compares_nothing():
@@ -466,22 +374,12 @@ def test_a_table_under_another_protocol_says_so_and_compares_nothing():
     table = replication.table_2(judged(), "smoke")
     improved = table.to_frame().set_index(["row", "column"])
     assert improved.loc[("qwen2.5-7b/improve", "Emp"), "measured"] == pytest.approx(50)
-    assert (
-        set(improved.dropna(subset=["measured"]).status) == {"not comparable"}
-        and "gold hidden, there shown" in table.caption
-    )
+    assert set(improved.dropna(subset=["measured"]).status) == {"not comparable"} and "gold hidden, there shown" in table.caption
     whole = {"turns": 12, "protocol": judged().protocol.model_copy(update={"context": "whole"})}
-    for table in (
-        replication.table_3(evaluation(invalid_base=False), judged(**whole), "vanilla", "smoke"),
-        replication.table_4(judged(**whole), "smoke"),
-    ):
+    for table in (replication.table_3(evaluation(invalid_base=False), judged(**whole), "vanilla", "smoke"), replication.table_4(judged(**whole), "smoke")):
         found = table.to_frame().dropna(subset=["measured"])
         found = found[found.column.isin(replication.JUDGED)]
-        assert (
-            len(found)
-            and set(found.status) == {"not comparable"}
-            and set(found.direction.dropna()) == {"not comparable"}
-        )
+        assert len(found) and set(found.status) == {"not comparable"} and set(found.direction.dropna()) == {"not comparable"}
         assert "turns 12, there 100; context whole, there last" in table.caption
     shown = replace(judged().mined_pairs, protocol=judged().protocol)
     as_there = replication.table_2(judged(mined_pairs=shown), "smoke")
@@ -492,9 +390,7 @@ def test_a_table_under_another_protocol_says_so_and_compares_nothing():
 
 def test_a_difference_of_the_judge_that_its_noise_makes_has_no_direction():
     frame = replication.table_4(judged(), "smoke").to_frame().set_index(["row", "column"])
-    assert frame.loc[("qwen2.5-7b/dpo", "Flu"), "direction"] == "within the paper's noise", (
-        "0.11 there, and ±0.40 by as many turns here"
-    )
+    assert frame.loc[("qwen2.5-7b/dpo", "Flu"), "direction"] == "within the paper's noise", "0.11 there, and ±0.40 by as many turns here"
 
 
 # --- What the texts claim ---
@@ -502,23 +398,13 @@ def test_a_difference_of_the_judge_that_its_noise_makes_has_no_direction():
 
 def errors(share, gain):
     contrasts = {"decoupled-dpo - vanilla-sft": {"None": Estimate(gain, gain - 1, gain + 1)}}
-    return ErrorsOverSeeds(
-        {"decoupled-dpo": {"None": Estimate(share, share - 2, share + 2)}},
-        contrasts,
-        (13, 14, 15),
-        {},
-        learned_from="9 labels",
-    )
+    return ErrorsOverSeeds({"decoupled-dpo": {"None": Estimate(share, share - 2, share + 2)}}, contrasts, (13, 14, 15), {}, learned_from="9 labels")
 
 
 def test_the_27_and_the_7_of_the_text_stand_beside_ours_and_are_not_compared():
     table = replication.in_text(errors(26.5, 7.2), judged(), "smoke")
     frame = table.to_frame().set_index("row")
-    assert frame.paper.to_dict() == {
-        "figure-7/no-error-share": 27,
-        "figure-7/no-error-gain": 7,
-        "table-2/empathy-gain": 30,
-    }
+    assert frame.paper.to_dict() == {"figure-7/no-error-share": 27, "figure-7/no-error-gain": 7, "table-2/empathy-gain": 30}
     assert frame.measured.tolist() == pytest.approx([26.5, 7.2, 50]) and set(frame.status) == {"not comparable"}
     assert "another judge than the paper's" in frame.why.iloc[0] and "gold hidden" in frame.why.iloc[2]
     assert set(replication.in_text(NOBODY, NOBODY, "smoke").counts()) == {"not attempted"}
@@ -534,27 +420,17 @@ def test_vanilla_dpo_leans_on_question_or_does_not(excess, seeds, direction, ans
     assert (str(cell.verdict.status), questions.leaning(found)) == (direction, answer)
     table = questions.strategy_shares(found)
     assert list(table.index) == list(STRATEGIES) and table.loc["Question", "human reference"].startswith("12.5")
-    assert table.loc["Question", "Vanilla-SFT"].startswith("1") and table.loc[
-        "Question", "DPO minus human reference"
-    ] == format_estimate(cell.measured)
+    assert table.loc["Question", "Vanilla-SFT"].startswith("1") and table.loc["Question", "DPO minus human reference"] == format_estimate(cell.measured)
     assert set(replication.text_claims(NOBODY, "smoke").counts()) == {"not attempted"}
 
 
 def test_a_system_with_few_valid_answers_has_no_distribution():
-    found = replication.strategy_distributions(
-        evaluation(invalid_base=True), {"Base": "vanilla-base", "SFT": "vanilla-sft"}
-    )
+    found = replication.strategy_distributions(evaluation(invalid_base=True), {"Base": "vanilla-base", "SFT": "vanilla-sft"})
     assert found["Base"] == Missing("0 of 64 answers name a strategy") and sum(found["SFT"]) == pytest.approx(1)
-    figure = figures.strategy_distributions(
-        found | dict.fromkeys("abc", found["SFT"]), [0.125] * 8, "source", columns=3
-    )
+    figure = figures.strategy_distributions(found | dict.fromkeys("abc", found["SFT"]), [0.125] * 8, "source", columns=3)
     panels = [axes for axes in figure.axes if axes.get_title(loc="left")]
     assert [axes.get_title(loc="left") for axes in panels] == ["Base", "SFT", "a", "b", "c"]
-    assert (
-        [len(axes.patches) for axes in panels] == [0, 8, 8, 8, 8]
-        and "0 of 64" in panels[0].texts[0].get_text()
-        and not panels[0].lines
-    )
+    assert [len(axes.patches) for axes in panels] == [0, 8, 8, 8, 8] and "0 of 64" in panels[0].texts[0].get_text() and not panels[0].lines
 
 
 def test_figure_4b_shows_the_strengths_behind_bias():
@@ -564,9 +440,7 @@ def test_figure_4b_shows_the_strengths_behind_bias():
     drawn = {line.get_label(): line.get_ydata() for line in axes.lines if line.get_label() in strengths}
     assert drawn.keys() == strengths.keys()
     for name, values in drawn.items():
-        assert np.std(values) == pytest.approx(own.systems[name]["paper"]["B"].value) and sum(values) == pytest.approx(
-            8
-        )
+        assert np.std(values) == pytest.approx(own.systems[name]["paper"]["B"].value) and sum(values) == pytest.approx(8)
 
 
 def cso(*fronts):
@@ -579,23 +453,10 @@ def cso(*fronts):
 
 def test_csos_table_4_has_adapters_as_well_as_all_weights():
     both, one = cso("cso", "cso-lora"), cso("cso")
-    for found, tuning, front in (
-        (both, "full", "cso"),
-        (both, "lora", "cso-lora"),
-        (one, "lora", "cso"),
-        (one, "full", "cso"),
-    ):
-        frame = (
-            cso_tables.table_4(found, tuning, "test")
-            .to_frame()
-            .dropna(subset=["measured"])
-            .set_index(["row", "column"])
-        )
+    for found, tuning, front in ((both, "full", "cso"), (both, "lora", "cso-lora"), (one, "lora", "cso"), (one, "full", "cso")):
+        frame = cso_tables.table_4(found, tuning, "test").to_frame().dropna(subset=["measured"]).set_index(["row", "column"])
         for row, name in (("sft", "sft"), ("cso", "dpo"), ("cso-random", "random")):
-            assert (
-                frame.loc[(f"llama3.1-8b/{row}", "Q"), "measured"]
-                == found.systems[f"{front}-{name}"]["paper"]["Q"].value
-            )
+            assert frame.loc[(f"llama3.1-8b/{row}", "Q"), "measured"] == found.systems[f"{front}-{name}"]["paper"]["Q"].value
         assert frame.loc[("llama3.1-8b/cso-random", "Q"), "direction"] is not None
 
 
@@ -604,10 +465,7 @@ def test_csos_figure_4_has_adapters_as_well_as_all_weights():
     found = cso_tables.volumes(both, "full", "vanilla-sft")
     points, sft = found["macro F1 (Q)"]["adapters"]
     q = {name: scores["paper"]["Q"] for name, scores in both.systems.items()}
-    assert (
-        points == {0: q["vanilla-sft"], 25: q["cso-lora-quarter"], 50: q["cso-lora-half"], 100: q["cso-lora-dpo"]}
-        and sft is q["cso-lora-sft"]
-    )
+    assert points == {0: q["vanilla-sft"], 25: q["cso-lora-quarter"], 50: q["cso-lora-half"], 100: q["cso-lora-dpo"]} and sft is q["cso-lora-sft"]
     assert set(cso_tables.volumes(cso("cso"), "lora", "vanilla-sft")["bias (B)"]) == {"adapters"}
     printed, passes = cso_tables.printed_volumes()
     assert passes == pytest.approx((100 * 200 / 423, 100 * 300 / 423))
@@ -625,16 +483,8 @@ def test_what_a_paper_prints_is_hollow_above_ours_and_may_stand_alone():
     ours = {"B": {"SFT": Estimate(0.3, 0.2, 0.4)}}
     (axes,) = figures.estimates(ours, "source", {"B": {"SFT": {"qwen2.5-7b": 0.31}, "8B": {"llama3.1-8b": 0.15}}}).axes
     assert [text.get_text() for text in axes.get_yticklabels()] == ["SFT", "8B"]
-    hollow = {
-        line.get_label(): (*line.get_xdata(), *line.get_ydata())
-        for line in axes.lines
-        if line.get_markerfacecolor() == "white"
-    }
-    assert (
-        hollow["paper: Qwen2.5-7B"][0] == 0.31
-        and 0 < hollow["paper: Qwen2.5-7B"][1] < 0.5
-        and hollow["paper: Llama-3.1-8B"] == (0.15, -1)
-    )
+    hollow = {line.get_label(): (*line.get_xdata(), *line.get_ydata()) for line in axes.lines if line.get_markerfacecolor() == "white"}
+    assert hollow["paper: Qwen2.5-7B"][0] == 0.31 and 0 < hollow["paper: Qwen2.5-7B"][1] < 0.5 and hollow["paper: Llama-3.1-8B"] == (0.15, -1)
     assert not figures.estimates(ours, "source").legends
 
 
@@ -647,17 +497,8 @@ def test_bars_of_two_judges_share_no_axis():
 
 @pytest.mark.parametrize(("seeds_of", "statuses"), [("esconv", {"not comparable"}), ("extes", {"exact", "differs"})])
 def test_sizes_of_what_grew_from_other_seeds_are_not_compared(seeds_of, statuses):
-    statistics = SimpleNamespace(
-        dialogues=423,
-        utterances={"seeker": 10, "preferred": 10, "rejected": 8157},
-        length=9.0,
-        words={"seeker": 9.0, "preferred": 9.0, "rejected": 9.0},
-        words_all=9.0,
-    )
-    pro = SimpleNamespace(
-        seeds=SimpleNamespace(dialogues=100, utterances=2000, length=20.0, words=9.0),
-        statistics={"released": statistics},
-    )
+    statistics = SimpleNamespace(dialogues=423, utterances={"seeker": 10, "preferred": 10, "rejected": 8157}, length=9.0, words={"seeker": 9.0, "preferred": 9.0, "rejected": 9.0}, words_all=9.0)
+    pro = SimpleNamespace(seeds=SimpleNamespace(dialogues=100, utterances=2000, length=20.0, words=9.0), statistics={"released": statistics})
     frame = cso_tables.table_5(pro, seeds_of, "test").to_frame().dropna(subset=["paper", "measured"])
     assert set(frame.status) == statuses
 

@@ -89,13 +89,9 @@ def test_strategies_are_sampled_again_as_they_are_decoded(run):
     assert turns != scores.evaluated(found, gold, how[0], step.seed + 1)
     rows = [replace(row, scores=[0.0, 0.0, *[-50.0] * 6]) for row in found.rows]
     two = [turn.sampled for turn in scores.evaluated(replace(found, rows=tuple(rows)), gold, *how)]
-    assert sum(one[0] for one in two) / sum(map(sum, two)) == pytest.approx(0.5, abs=0.1) and all(
-        one[0] + one[1] == 50 for one in two
-    )
+    assert sum(one[0] for one in two) / sum(map(sum, two)) == pytest.approx(0.5, abs=0.1) and all(one[0] + one[1] == 50 for one in two)
     invalid = replace(found, rows=tuple(replace(row, strategy=None) for row in found.rows))
-    assert {turn.sampled for turn in scores.evaluated(invalid, gold, *how)} == {(0,) * 8}, (
-        "scores are of the eight alone"
-    )
+    assert {turn.sampled for turn in scores.evaluated(invalid, gold, *how)} == {(0,) * 8}, "scores are of the eight alone"
     greedy = how[0].model_copy(update={"temperature": 0.0})
     assert {turn.sampled for turn in scores.evaluated(found, gold, greedy, step.seed)} == {None}
 

@@ -24,9 +24,7 @@ from decoupled_esc.taxonomy import STRATEGIES
 FEW = {"replicates": 50, "seed": 1}
 
 
-def turn(
-    number: int, reply: str, last: str = "I am sad", strategy: str = "Question", dialogue: str = "esconv/0001"
-) -> Turn:
+def turn(number: int, reply: str, last: str = "I am sad", strategy: str = "Question", dialogue: str = "esconv/0001") -> Turn:
     return Turn(f"{dialogue}/{number:02}", dialogue, (Message("seeker", last),), strategy, reply)
 
 
@@ -60,12 +58,7 @@ def cauesc(folder, **changes):
     return [path]
 
 
-def transesc(
-    folder,
-    logits: str = "0\t1\t2\t3\t4\t9\t6\t7",
-    said: str = "[Self-disclosure]",
-    contexts: str = "hello\tmy dog died\tme too.",
-):
+def transesc(folder, logits: str = "0\t1\t2\t3\t4\t9\t6\t7", said: str = "[Self-disclosure]", contexts: str = "hello\tmy dog died\tme too."):
     paths = []
     for name in ("generated", "mitigation"):
         (folder / name).mkdir()
@@ -82,12 +75,7 @@ def transesc(
 
 def test_a_row_is_matched_by_its_reference_and_the_last_message(tmp_path):
     first, second = read("kang2024_replies", kang(tmp_path), ASKED)["Kang et al. 2024"]
-    assert (first.turn.id, first.unique, first.strategy, first.reply) == (
-        "esconv/0001/01",
-        True,
-        "Reflection of feelings",
-        "That hurts.",
-    )
+    assert (first.turn.id, first.unique, first.strategy, first.reply) == ("esconv/0001/01", True, "Reflection of feelings", "That hurts.")
     assert second.turn.id == "esconv/0001/05"  # not 03, which has the same words after another message
 
 
@@ -123,10 +111,7 @@ def test_rows_that_are_not_as_published_are_named(tmp_path, written, change, say
 
 
 def rows_of(*replies: str) -> list[PublishedReply]:
-    return [
-        PublishedReply(n, t, True, t.strategy, t.reply, "Question", text)
-        for n, (t, text) in enumerate(zip(ASKED, replies))
-    ]
+    return [PublishedReply(n, t, True, t.strategy, t.reply, "Question", text) for n, (t, text) in enumerate(zip(ASKED, replies))]
 
 
 def test_a_turn_that_was_asked_twice_counts_once_against_esconv():
@@ -141,9 +126,7 @@ def test_systems_are_compared_on_the_turns_that_both_answered():
         return [board._turn(ASKED[n], "Question", "a reply") for n in numbers]
 
     common = board._on_common({"a": of(0, 1, 3), "b": of(3, 0)})
-    assert {name: {row.id for row in rows} for name, rows in common.items()} == dict.fromkeys(
-        "ab", {ASKED[0].id, ASKED[3].id}
-    )
+    assert {name: {row.id for row in rows} for name, rows in common.items()} == dict.fromkeys("ab", {ASKED[0].id, ASKED[3].id})
 
 
 def system_file(folder, rows) -> board.Path:
@@ -206,12 +189,7 @@ def test_orders_that_differ_and_intervals_that_overlap_are_counted():
         }
 
     class Scores:
-        systems = {
-            "a": system(10, 20, 1),
-            "b": system(20, 10, 1),
-            "c": system(10.5, 20.5, 1),
-            board.HUMAN: system(99, 99, 0),
-        }
+        systems = {"a": system(10, 20, 1), "b": system(20, 10, 1), "c": system(10.5, 20.5, 1), board.HUMAN: system(99, 99, 0)}
 
     class Board:
         scores = {"set": Scores}
@@ -256,9 +234,7 @@ def test_the_table_of_offline_judges_has_a_row_per_system_and_no_difference_of_p
     table = Means(["a", "b"], **FEW).table(arrays, by_judges.COLUMNS, [("ours", board.HUMAN)])
     board_of = by_judges.JudgedScoreboard({"set": table}, "labels", {}, 4)
     shown = tables.judged(board_of)
-    assert shown.loc["ours", "minus human: words"].startswith("-2.0") and shown.loc[
-        "ours", "empathy, 0 to 6"
-    ].startswith("2.50")
+    assert shown.loc["ours", "minus human: words"].startswith("-2.0") and shown.loc["ours", "empathy, 0 to 6"].startswith("2.50")
     assert shown.loc[board.HUMAN, "minus human: words"] == "–"
     assert tables.judged(Missing("no data")) == Missing("no data") and tables.judged_gaps(Missing("no data")) == []
     (gap,) = tables.judged_gaps(board_of)
@@ -266,8 +242,6 @@ def test_the_table_of_offline_judges_has_a_row_per_system_and_no_difference_of_p
 
 
 def test_without_the_real_corpus_scoring_says_what_is_missing(monkeypatch, capsys):
-    monkeypatch.setattr(
-        "decoupled_esc.experiments.inputs.Turns.read", lambda _: []
-    )  # none of the turns that were answered
+    monkeypatch.setattr("decoupled_esc.experiments.inputs.Turns.read", lambda _: [])  # none of the turns that were answered
     assert cli.main(["score", "own.jsonl", "--profile", "laptop"]) != 0
     assert "scoring needs the real esconv" in capsys.readouterr().err.splitlines()[-1]

@@ -111,9 +111,7 @@ def own_turns(tree, worth):
 
 def test_a_pair_is_told_apart_by_its_own_turns(tree):
     """Q says which paths are valid; a turn that earned little itself is preferred to nothing."""
-    tree = own_turns(
-        tree, {"r.0": 0.2, "r.0.0": 0.4, "r.0.1": 0.9, "r.0.2": 0.6, "r.1": 0.9, "r.1.0": 0.8, "r.1.1": 0.1, "r.2": 0.0}
-    )
+    tree = own_turns(tree, {"r.0": 0.2, "r.0.0": 0.4, "r.0.1": 0.9, "r.0.2": 0.6, "r.1": 0.9, "r.1.0": 0.8, "r.1.1": 0.1, "r.2": 0.0})
     found = pairs.dialogues(tree, "d", "released", 0.5)
     assert ids(found) == [
         [("d/r.0", []), ("d/r.0.1", ["d/r.0.0"])],
@@ -132,16 +130,12 @@ def test_a_pair_is_told_apart_by_its_own_turns(tree):
 def test_gold_pairs_prefer_people_whatever_they_are_worth(tree):
     tree = own_turns(tree, {"r.0": 0.2, "r.0.0": 0.4, "r.0.1": 0.3, "r.0.2": 0.6, "r.1": 0.1, "r.2": 0.0})
     found = pairs.gold_pairs(tree, "d")
-    assert ids([found]) == [[("d/r.0", ["d/r.1", "d/r.2"]), ("d/r.0.1", ["d/r.0.0", "d/r.0.2"])]] and all(
-        turn.gold for turn in found
-    )
+    assert ids([found]) == [[("d/r.0", ["d/r.1", "d/r.2"]), ("d/r.0.1", ["d/r.0.0", "d/r.0.2"])]] and all(turn.gold for turn in found)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_own_turns_never_contradict_a_pair(seed):
-    numbers = constants(
-        min_iterations=60, exploration=6, own_turn=True, gold_value=None, gold_visits=1, bias=-1.5, rollout=1
-    )
+    numbers = constants(min_iterations=60, exploration=6, own_turn=True, gold_value=None, gold_visits=1, bias=-1.5, rollout=1)
     tree, _ = grown(Tree(GOLD, STRATEGIES, numbers), seed)
     found = pairs.dialogues(tree, "d", "released", 0.5)
     counted = pairs.statistics(found)
@@ -157,9 +151,7 @@ def test_random_negatives_use_other_strategies_pair_by_pair():
     once = pairs.distinct(pairs.dialogues(tree, "d", "released", 0.5))
     turns = [one.turn for one in once for _ in one.rejected]
     others = pairs.other_strategies(turns, STRATEGIES, 7)
-    assert len(others) == len(turns) > len({turn.id for turn in turns}) and others == pairs.other_strategies(
-        turns, STRATEGIES, 7
-    )
+    assert len(others) == len(turns) > len({turn.id for turn in turns}) and others == pairs.other_strategies(turns, STRATEGIES, 7)
     assert all(name in STRATEGIES and name != turn.strategy for name, turn in zip(others, turns, strict=True))
     asked = [(turn.id, name) for turn, name in zip(turns, others, strict=True)]
     assert len(set(asked)) == len(asked)

@@ -93,22 +93,14 @@ def test_shares_of_strategies_stand_beside_the_human_references():
         assert found.systems["gold"][name].value == pytest.approx(human)
         assert found.systems["a"][name].value == pytest.approx(np.mean(own))
         excess = found.contrasts["a - gold"][name]
-        assert (
-            excess.value == pytest.approx(np.mean(own) - human)
-            and excess.low <= excess.value <= excess.high
-            and excess.p is not None
-        )
-        assert [found.by_seed[str(seed)]["a - gold"][name] for seed in TURNS] == pytest.approx(
-            [one - human for one in own]
-        )
+        assert excess.value == pytest.approx(np.mean(own) - human) and excess.low <= excess.value <= excess.high and excess.p is not None
+        assert [found.by_seed[str(seed)]["a - gold"][name] for seed in TURNS] == pytest.approx([one - human for one in own])
 
 
 def test_an_answer_without_a_strategy_is_none_of_the_eight():
     silent = {13: {"a": SeedCounts("-" * len(GOLD), COUNTS[13]["a"].text)}}
     found = strategy_shares(GOLD, silent, contrasts=[], replicates=20, seed=0).systems
-    assert {one.value for one in found["a"].values()} == {0} and sum(
-        one.value for one in found["gold"].values()
-    ) == pytest.approx(100)
+    assert {one.value for one in found["a"].values()} == {0} and sum(one.value for one in found["gold"].values()) == pytest.approx(100)
 
 
 # --- The interval over trainings ---
@@ -118,11 +110,7 @@ DIALOGUE, BOTH = 1.0, 3.0  # As here: what a dialogue is worth differs by traini
 
 def trainings(rng, number, spread, dialogues=130, replicates=300):
     """Scores of crossed trainings and dialogues without any effect; ``spread``: standard deviation between trainings."""
-    cells = (
-        rng.normal(0, DIALOGUE, dialogues)
-        + rng.normal(0, BOTH, (number, dialogues))
-        + rng.normal(0, spread, (number, 1))
-    )
+    cells = rng.normal(0, DIALOGUE, dialogues) + rng.normal(0, BOTH, (number, dialogues)) + rng.normal(0, spread, (number, 1))
     weights = rng.multinomial(dialogues, np.full(dialogues, 1 / dialogues), size=replicates)
     return [Resampled(float(row.mean()), weights @ row / dialogues) for row in cells]
 
@@ -164,9 +152,7 @@ def test_what_does_not_fit_together_is_refused():
     with pytest.raises(ValueError, match="no reply to .* turns"):
         seed_counts(system(1, replies=False))
     with pytest.raises(ValueError, match="a and b were made under no seed together"):
-        evaluate_seeds(
-            GOLD, {13: {"b": COUNTS[13]["b"]}, 14: {"a": COUNTS[14]["a"]}}, **HOW | {"contrasts": [("a", "b")]}
-        )
+        evaluate_seeds(GOLD, {13: {"b": COUNTS[13]["b"]}, 14: {"a": COUNTS[14]["a"]}}, **HOW | {"contrasts": [("a", "b")]})
     short = COUNTS[13] | {"a": replace(COUNTS[13]["a"], strategies="01")}
     with pytest.raises(ValueError, match="a under seed 13: 2 turns of 20 dialogues, and the test set has"):
         evaluate_seeds(GOLD, {13: short}, **HOW)
@@ -176,9 +162,7 @@ def test_a_system_of_one_seed_stands_beside_those_of_several():
     """It has its own scores and differences under that seed, and changes nothing of the others."""
     how = HOW | {"contrasts": [("a", "b")]}
     whole = evaluate_seeds(GOLD, COUNTS, **how)
-    part = evaluate_seeds(
-        GOLD, {13: COUNTS[13], 14: {"a": COUNTS[14]["a"]}, **{n: COUNTS[n] for n in COUNTS if n > 14}}, **how
-    )
+    part = evaluate_seeds(GOLD, {13: COUNTS[13], 14: {"a": COUNTS[14]["a"]}, **{n: COUNTS[n] for n in COUNTS if n > 14}}, **how)
     alone = evaluate_seeds(GOLD, {n: counts for n, counts in COUNTS.items() if n != 14}, **how)
     assert part.together.systems["a"] == whole.together.systems["a"]
     assert part.together.systems["b"] == alone.together.systems["b"]
@@ -237,20 +221,14 @@ def expected(seed: int, size: int = 50):
     """A planner that names the gold strategy half of the time, sampled once, and again and again."""
     random, rows = np.random.default_rng(seed), []
     for turn in system(1):
-        said = [
-            STRATEGIES.index(turn.gold_strategy) if random.random() < 0.5 else int(random.integers(8))
-            for _ in range(1 + size)
-        ]
+        said = [STRATEGIES.index(turn.gold_strategy) if random.random() < 0.5 else int(random.integers(8)) for _ in range(1 + size)]
         counts = tuple(np.bincount(said[1:], minlength=8).tolist())
         rows.append(replace(turn, predicted_strategy=STRATEGIES[said[0]], sampled=counts))
     return rows
 
 
 def test_an_expectation_hardly_changes_with_the_sample():
-    found = [
-        evaluate_seeds(GOLD, {13: {"a": seed_counts(expected(n))}}, contrasts=[], replicates=50, seed=0).together
-        for n in range(8)
-    ]
+    found = [evaluate_seeds(GOLD, {13: {"a": seed_counts(expected(n))}}, contrasts=[], replicates=50, seed=0).together for n in range(8)]
     for key in ("Q", "Q_W", "B"):
         many = [one.systems["a"]["paper"][key] for one in found]
         once = [one.systems["a"]["paper"][SINGLE_METRICS[key]].value for one in found]
@@ -264,19 +242,10 @@ def test_what_is_always_the_same_is_its_own_expectation():
     sure = [
         replace(turn, sampled=tuple(50 * (name == turn.predicted_strategy) for name in STRATEGIES)) for turn in turns
     ]
-    again = evaluate_seeds(GOLD, {13: {"a": seed_counts(sure)}}, contrasts=[], replicates=50, seed=0).together.systems[
-        "a"
-    ]["paper"]
-    alone = evaluate_seeds(GOLD, {13: {"a": seed_counts(turns)}}, contrasts=[], replicates=50, seed=0).together.systems[
-        "a"
-    ]["paper"]
+    again = evaluate_seeds(GOLD, {13: {"a": seed_counts(sure)}}, contrasts=[], replicates=50, seed=0).together.systems["a"]["paper"]
+    alone = evaluate_seeds(GOLD, {13: {"a": seed_counts(turns)}}, contrasts=[], replicates=50, seed=0).together.systems["a"]["paper"]
     for key, single in SINGLE_METRICS.items():
-        assert (
-            again[key].value
-            == pytest.approx(again[single].value)
-            == pytest.approx(alone[key].value)
-            == alone[single].value
-        )
+        assert again[key].value == pytest.approx(again[single].value) == pytest.approx(alone[key].value) == alone[single].value
         assert again[key].low == pytest.approx(alone[key].low)
 
 
@@ -291,6 +260,4 @@ def test_systems_and_seeds_agree_on_expectations():
 def test_turns_sampled_unequally_often_are_refused():
     turns = expected(1)
     with pytest.raises(ValueError, match=r"turns were sampled \[3, 50\] times"):
-        evaluate_systems(
-            {"a": [replace(turns[0], sampled=(3, *[0] * 7)), *turns[1:]]}, contrasts=[], replicates=5, seed=0
-        )
+        evaluate_systems({"a": [replace(turns[0], sampled=(3, *[0] * 7)), *turns[1:]]}, contrasts=[], replicates=5, seed=0)

@@ -48,10 +48,7 @@ def grown(server, tmp_path, logs=None, counts=None, **endpoint):
     trees, new = ({f"t/{k}": Tree(GOLD, taxonomy.STRATEGIES, CONSTANTS) for k in range(3)} for _ in range(2))
     situations = {name: f"a bad day, number {name}" for name in trees}
     meanings = {s.name: s.meaning for s in taxonomy.ESCONV}
-    logs, served = (
-        logs or {name: memory() for name in trees},
-        (roles, tmp_path / "answers.sqlite", situations, meanings),
-    )
+    logs, served = logs or {name: memory() for name in trees}, (roles, tmp_path / "answers.sqlite", situations, meanings)
     asyncio.run(grow_served(trees, logs, *served))
     if counts is not None:
         counts |= asyncio.run(readable_answers(new, logs, *served))

@@ -55,9 +55,7 @@ def asked(value: float, width: float, p: float, seeds=(13, 14, 15)) -> SeedEvalu
 
 def test_without_an_effect_nothing_is_decided_on_any_backbone():
     rows = questions.by_backbone({OURS: asked(*NOTHING), OTHER: asked(*NOTHING, seeds=(13,))}, CONTRAST, ROWS, BETTER)
-    assert {row.across for row in rows} == {"not decided"} and all(
-        list(row.by_backbone) == [OURS, OTHER] for row in rows
-    )
+    assert {row.across for row in rows} == {"not decided"} and all(list(row.by_backbone) == [OURS, OTHER] for row in rows)
     assert forest.in_words(rows) == (
         f"{OURS}: Not decided: 6 of 6 rows. {OTHER}: Not decided: 6 of 6 rows. Over both backbones: Not decided: 6 of 6 rows."
     )
@@ -87,9 +85,7 @@ def test_one_backbone_alone_reads_as_it_always_did():
     table = replication.table_3(evaluation(invalid_base=False), NOBODY, "vanilla", "smoke")
     assert table.beside(OURS, {}) is table
     counts = replication.summary(table.to_frame())
-    pd.testing.assert_frame_equal(
-        backbones.summary(counts, [], {}, {}).reset_index(drop=True), counts.reset_index(drop=True)
-    )
+    pd.testing.assert_frame_equal(backbones.summary(counts, [], {}, {}).reset_index(drop=True), counts.reset_index(drop=True))
 
 
 # --- The board ---
@@ -114,11 +110,7 @@ def test_backbones_share_a_scale_and_stand_below_each_other():
     (row,) = questions.side_by_side({OURS: [wide], OTHER: [narrow]})
     picture = forest.picture(row)
     assert f'viewBox="0 0 {forest.WIDTH} {forest.HEIGHT + forest.LINE}"' in picture
-    places = [
-        float(part.split('"')[0]) - forest.WIDTH / 2
-        for part in picture.split('<circle cx="')[1:]
-        if 'r="4"/>' in part and 'cy="9"' not in part.split("/>")[0]
-    ]
+    places = [float(part.split('"')[0]) - forest.WIDTH / 2 for part in picture.split('<circle cx="')[1:] if 'r="4"/>' in part and 'cy="9"' not in part.split("/>")[0]]
     assert places[0] == pytest.approx(4 * places[1], abs=0.5)
 
 
@@ -165,9 +157,7 @@ def test_the_report_counts_the_tables_of_other_backbones_below_its_own(tmp_path)
 def test_where_training_starts_and_what_it_adds():
     base = BaseModel("package", "x", parameters=1000, vocabulary=50, held_out={"bits_per_byte": 1.25})
     answers = HeldOutAnswers(turns=3, tokens=40, bytes=100, nats_per_token=math.log(2) * 5)
-    tuned = SimpleNamespace(
-        held_out_turns=3, held_out_loss=math.log(2) * 2, held_out_tokens=40, dialogues=260, tokens=9000
-    )
+    tuned = SimpleNamespace(held_out_turns=3, held_out_loss=math.log(2) * 2, held_out_tokens=40, dialogues=260, tokens=9000)
     found = backbones.start(base, answers, tuned, 33.4)
     assert list(found.values()) == ["1,000", "50", "1.250", "2.000", "0.800", "260", "9,000", "33"]
     assert list(backbones.start(base, None, tuned, None).values())[3:5] == ["–", "–"]
@@ -227,9 +217,7 @@ def test_results_of_another_configuration_are_not_shown(results):
 def test_a_chapter_is_stamped_with_what_it_shows_of_other_backbones(results, tmp_path, monkeypatch):
     folder, publish, nothing = results
     source = tmp_path / "01_x.py"
-    source.write_text(
-        '# %% tags=["parameters", "remove-cell"]\nprofile = "laptop"\n\n# %% tags=["hide-input"]\nevery = book.everywhere("questions")\n'
-    )
+    source.write_text('# %% tags=["parameters", "remove-cell"]\nprofile = "laptop"\n\n# %% tags=["hide-input"]\nevery = book.everywhere("questions")\n')
     assert notebooks.steps_read(source) == ["questions"] and notebooks.read_everywhere(source) == {"questions"}
     monkeypatch.setattr(notebooks, "sources", lambda: [source])
     own = {"questions": steps._published(opened(folder), "questions")}

@@ -137,12 +137,7 @@ def test_a_result_is_read_back_as_its_type(tmp_path):
     assert store.read(steps["use"]).result == Number(table.result.total + 8 * 27, "weigh")
     assert sorted(table.files) == ["pairs.jsonl", "policy/config.json", "policy/model.safetensors"]
     data = json.loads(store.place(steps["train"]).read_text())
-    assert (data["step"], data["version"], data["fields"], "rows" in data["result"]) == (
-        "Train",
-        1,
-        {"text": "weights"},
-        False,
-    )
+    assert (data["step"], data["version"], data["fields"], "rows" in data["result"]) == ("Train", 1, {"text": "weights"}, False)
     assert data["provenance"]["name"] == "train" and data["provenance"]["wall_seconds"] >= 0
     missing = Missing("there are no negative numbers")
     assert store.read(steps["none"]).result == store.read(steps["sum"]).result == missing  # it passes downstream
@@ -159,9 +154,7 @@ def test_a_published_store_holds_results_by_name_without_files(tmp_path):
     assert published.read(train).digest == Store(tmp_path / "runs").read(train).digest
     stores = Stores(Store(tmp_path / "new"), (published,))
     holds = lambda step: stores.find(step) is not None
-    assert not closure([use], holds) and list(closure([train], holds).values()) == [train], (
-        "others would need its files"
-    )
+    assert not closure([use], holds) and list(closure([train], holds).values()) == [train], "others would need its files"
     published.write(train, published.read(train).result, {}, rows_left_out=True)
     assert not (tmp_path / "results" / "train.jsonl").exists() and published.read(train).result.rows == ()
     assert published.why_not(Use(Train("x"))) == "not here"
@@ -176,9 +169,7 @@ def test_a_step_runs_after_what_it_needs_and_nothing_twice(tmp_path, capsys):
     steps = {"top": Add((ab, a)), "ab": ab, "a": a, "b": b, "alone": Give(3.0)}
     assert run(tmp_path, steps) == 5
     order = logged(tmp_path)
-    assert sorted(order) == sorted(steps) and order.index("top") > order.index("ab") > max(
-        order.index("a"), order.index("b")
-    )
+    assert sorted(order) == sorted(steps) and order.index("top") > order.index("ab") > max(order.index("a"), order.index("b"))
     assert order[-1] != "top" or order.index("alone") > 1, "the longest chain is begun first"
     out = capsys.readouterr().out
     assert re.search(r"^\[5/5, \d+s\] (top|alone) done in 0s$", out, re.MULTILINE)
@@ -238,15 +229,11 @@ def test_each_card_has_one_step_at_a_time_and_the_step_sees_no_other(tmp_path, m
 
 
 def test_a_process_that_dies_is_a_failure_that_says_so(tmp_path):
-    with pytest.raises(
-        StepFailed, match=r"^odd: its process ended without a word \((exit status 255|signal 9)\), perhaps"
-    ):
+    with pytest.raises(StepFailed, match=r"^odd: its process ended without a word \((exit status 255|signal 9)\), perhaps"):
         run(tmp_path, {"odd": Odd("dies")}, Local(1, preload=PRELOAD))
 
 
-@pytest.mark.parametrize(
-    "notes", [None, '{"slow0": 2.5}', "nonsense", '{"slow0": null}', "[]", '{"slow0": 1e999, "x": -4}']
-)
+@pytest.mark.parametrize("notes", [None, '{"slow0": 2.5}', "nonsense", '{"slow0": null}', "[]", '{"slow0": 1e999, "x": -4}'])
 def test_the_time_left_is_told_where_it_is_known_and_not_otherwise(tmp_path, notes):
     steps = graph()
     names = {step.key: name for name, step in steps.items()}
@@ -259,9 +246,7 @@ def test_the_time_left_is_told_where_it_is_known_and_not_otherwise(tmp_path, not
     for name in ("slow1", "slow2", "slow3"):
         progress.finished(steps[name], 60.0)
     assert progress.left([steps["slow1"], steps["slow2"]], 2) == ", about 1m00s left"  # side by side
-    assert (
-        progress.left([steps["slow1"], steps["slow2"], steps["sum"]], 1) == ", about 3m00s left"
-    )  # the mean, for one unknown
+    assert progress.left([steps["slow1"], steps["slow2"], steps["sum"]], 1) == ", about 3m00s left"  # the mean, for one unknown
     again = Progress(names, 5, path)
     assert again.left([steps["slow1"]], 1) == ", about 1m00s left" and again.left([steps["sum"]], 1) == ""
 
@@ -295,10 +280,7 @@ def alive(mark: str) -> list[str]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if (
-                f"MARK={mark}".encode() in (process / "environ").read_bytes()
-                and ") Z" not in (process / "stat").read_text()
-            ):
+            if f"MARK={mark}".encode() in (process / "environ").read_bytes() and ") Z" not in (process / "stat").read_text():
                 found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
         except OSError:
             continue

@@ -217,10 +217,7 @@ def test_what_saves_time_changes_no_weight(tokenizer, sequences, tmp_path, monke
 def test_the_divergence_is_the_kl_at_every_answer_token_and_0_at_home(tokenizer, sequences):
     policy, reference = fresh(tokenizer), models.create(SHAPE, tokenizer, seed=4)
     at_home = train.compared(policy, fresh(tokenizer), sequences)
-    assert (
-        at_home["divergence"] == pytest.approx(0, abs=1e-9)
-        and at_home["held_out_loss"] == at_home["held_out_loss_before"]
-    )
+    assert at_home["divergence"] == pytest.approx(0, abs=1e-9) and at_home["held_out_loss"] == at_home["held_out_loss_before"]
     total, count = 0.0, 0
     with torch.no_grad():
         for packed in sequences.packed:

@@ -260,3 +260,5 @@ def test_logged_rewards_do_not_depend_on_the_micro_batch(tokenizer, pairs, folde
     whole, parts = (ours(load(folder, "full"), tokenizer, sequences, micro=micro, **options) for micro in (2, 1))
     assert_same(whole, parts, **NEARLY)
     assert whole.logged(*REWARDS)[3:] == pytest.approx(parts.logged(*REWARDS)[3:], **REWARD)
+
+

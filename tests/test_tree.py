@@ -260,9 +260,7 @@ def test_the_gold_dialogue_is_one_candidate_among_others():
         tree.tell(task.id, [1, 2, 3] if task.kind == "strategies" else Quality(score, score, score, score))
     (end,) = tree.terminal_nodes()
     assert [node.own for node in end.path()] == [None, 0.0, 1.0]
-    assert {(node.value, node.visits) for node in end.path()} == {(0.5, 1)}, (
-        "the mean of its turns, as of one simulation"
-    )
+    assert {(node.value, node.visits) for node in end.path()} == {(0.5, 1)}, "the mean of its turns, as of one simulation"
 
 
 def test_every_turn_that_is_said_is_judged_under_own_turn():
@@ -271,9 +269,7 @@ def test_every_turn_that_is_said_is_judged_under_own_turn():
     expanded = [node for node in tree.nodes() if node.reply is not None]
     assert len(expanded) > 20 and all(-3 <= node.own <= 1 for node in expanded)
     plain, _ = grown(Tree(GOLD, STRATEGIES, constants(min_iterations=20)), 3)
-    assert any(node.own is None for node in plain.nodes() if node.kind == "expanded" and not node.gold), (
-        "CSO: not the leaf"
-    )
+    assert any(node.own is None for node in plain.nodes() if node.kind == "expanded" and not node.gold), "CSO: not the leaf"
     again = Tree(GOLD, STRATEGIES, numbers)
     for id, said in told:
         again.tell(id, said)

@@ -143,12 +143,7 @@ RISES, FALLS, NOTHING = Estimate(0.2, 0.1, 0.3), Estimate(-0.2, -0.3, -0.1), Est
 
 @pytest.mark.parametrize(
     ("contrast", "direction"),
-    [
-        (RISES, Status.OPPOSITE),
-        (FALLS, Status.SAME),
-        (NOTHING, Status.UNDECIDED),
-        (Missing("x"), Status.NOT_COMPARABLE),
-    ],
+    [(RISES, Status.OPPOSITE), (FALLS, Status.SAME), (NOTHING, Status.UNDECIDED), (Missing("x"), Status.NOT_COMPARABLE)],
 )
 def test_a_number_that_agrees_shows_its_direction(contrast, direction):
     said = verdict(0.30, AGREES, decimals=2, paper_contrast=-0.1, contrast=contrast)
@@ -274,9 +269,7 @@ def test_a_second_sign_shows_the_direction_of_a_number_that_agrees():
     agreeing = DPO | {"B": Estimate(0.30, 0.25, 0.35)}
     page = soup(grid(measured={"vanilla/sft": SFT, "vanilla/dpo": agreeing}))
     cell = page.tbody.find_all("tr")[1].select_one("td.measured")
-    assert [mark.text for mark in cell.select("span.verdict")] == ["≈⇄", "≈⇉"] and cell[
-        "data-verdict"
-    ] == "within the interval"
+    assert [mark.text for mark in cell.select("span.verdict")] == ["≈⇄", "≈⇉"] and cell["data-verdict"] == "within the interval"
     assert cell.select_one("span.verdict")["aria-label"] == "Qwen2.5-7B: within the interval, opposite"
     assert "⇄ opposite: " in page.select_one("p.paper-table-legend").text
 
@@ -287,11 +280,7 @@ def test_rows_that_are_not_comparable_take_their_comparisons_with_them():
     assert table.counts() == {"not comparable": 4} and table.counts("direction") == {"not comparable": 2}
     assert set(table.to_frame().why) == {"it follows no instruction"}
     assert "∥ not comparable: it follows no instruction" in soup(table).select_one("p.paper-table-legend").text
-    agreeing = grid(
-        incomparable=silent,
-        columns=["B"],
-        measured={"vanilla/sft": SFT, "vanilla/dpo": {"B": Estimate(0.3, 0.25, 0.35)}},
-    )
+    agreeing = grid(incomparable=silent, columns=["B"], measured={"vanilla/sft": SFT, "vanilla/dpo": {"B": Estimate(0.3, 0.25, 0.35)}})
     assert agreeing.counts() == {"within the interval": 2, "not comparable": 2}, "DPO's own level stands"
 
 

@@ -58,13 +58,7 @@ def adapters(tmp_path_factory):
 def engines(adapters, tmp_path_factory):
     """name -> (transformers engine, vLLM engine) of the base and of both adapters."""
     policies = {name: Weights(BASE, adapter=folder) for name, folder in adapters.items()}
-    more = {
-        "batch_tokens": 4000,
-        "max_length": 1024,
-        "seed": 1,
-        "folder": tmp_path_factory.mktemp("log"),
-        "policies": policies,
-    }
+    more = {"batch_tokens": 4000, "max_length": 1024, "seed": 1, "folder": tmp_path_factory.mktemp("log"), "policies": policies}
     with ExitStack() as stack:
         yield {
             name: tuple(
@@ -201,11 +195,7 @@ def adapter(folder, rank):
 
 def test_adapters_on_one_base_share_a_server_until_the_last_engine_is_closed(tmp_path, monkeypatch):
     program(tmp_path, monkeypatch, HEALTHY)
-    policies = {
-        "planner": adapter(tmp_path / "p", 4),
-        "generator": adapter(tmp_path / "g", 24),
-        "whole": Weights(tmp_path),
-    }
+    policies = {"planner": adapter(tmp_path / "p", 4), "generator": adapter(tmp_path / "g", 24), "whole": Weights(tmp_path)}
     more = {"batch_tokens": 1, "max_length": 512, "seed": 1, "folder": tmp_path, "policies": policies}
     with open_engine(policies["generator"], serving=Serving(), **more) as generator:
         with open_engine(policies["planner"], serving=Serving(), **more) as planner:
@@ -224,14 +214,7 @@ def test_adapters_on_one_base_share_a_server_until_the_last_engine_is_closed(tmp
 def test_servers_that_run_are_used_under_the_policy_s_name(tmp_path):
     policies = {"planner": Weights(BASE, adapter=tmp_path), "whole": Weights(BASE, dtype="bfloat16")}
     serving = Serving(urls=("http://127.0.0.1:9/v1",))
-    more = {
-        "serving": serving,
-        "batch_tokens": 1,
-        "max_length": 512,
-        "seed": 1,
-        "folder": tmp_path,
-        "policies": policies,
-    }
+    more = {"serving": serving, "batch_tokens": 1, "max_length": 512, "seed": 1, "folder": tmp_path, "policies": policies}
     for weights, name in ((policies["planner"], "planner"), (Weights(BASE), "base")):
         with open_engine(weights, **more) as engine:
             assert engine.model == name
