@@ -41,7 +41,7 @@ rows = questions.side_by_side({
     name: claims.rows(one, cso.get(name), controlled.get(name), errors.get(name), (said.get(name, ""), bar, f"not judged here{seen}"), tunings[name])
     for name, one in every.items()
 })  # fmt: skip
-board = Forest(rows, f"One or two measures for each main claim, {marks(rows)}. Profile {book.label}, {len(asked.seeds)} seed(s).{claims.counted_across(rows)}")
+board = Forest(rows, f"One or two measures for each main claim, {marks(rows)}. Profile {book.label}, {len(asked.seeds)} seed(s).{claims.counted_across(rows)}{book.caveats}")
 further = {
     name: questions.decided(one, [] if name not in cso else cso_tables.claim_rows(cso[name], cso_tables.verdict_claims(cso[name].together, tunings[name])))
     for name, one in every.items()

@@ -45,7 +45,7 @@ figures.glue_numbers(
     answer=in_words(sampled), rule=questions.rule(asked, len(every) > 1), drawn=questions.answers(sampled), best=questions.answers(best),
     b=questions.numbers([bias])["ours"].item(), b_answer=bias.answer, greedy_q=questions.numbers([greedy])["ours"].item(), greedy_q_answer=questions.numbers([greedy])["answer"].item(),
 )  # fmt: skip
-Forest(sampled, f"Vanilla-DPO minus Vanilla-SFT, sampled as in DecoupledESC Table 3; {marks(sampled)}. Profile {book.label}, seed(s) {seeds}, {n_turns} replies per system.")
+Forest(sampled, f"Vanilla-DPO minus Vanilla-SFT, sampled as in DecoupledESC Table 3; {marks(sampled)}. Profile {book.label}, seed(s) {seeds}, {n_turns} replies per system.{book.caveats}")
 
 # %% [markdown]
 # "DPO improves this" is, sampled: {glue:text}`drawn`; greedy: {glue:text}`best`, where the largest difference of the strategies is {glue:text}`greedy_q` of macro F1 ({glue:text}`greedy_q_answer`).

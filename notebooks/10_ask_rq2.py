@@ -46,7 +46,7 @@ figures.glue_numbers(
     argmax=questions.answers(best), b=ours([bias])["ours"].item(), b_answer=bias.answer,
     b_best=ours([best_bias])["ours"].item(), b_best_answer=best_bias.answer,
 )  # fmt: skip
-Forest(after_dpo, f"Decoupled-DPO minus Vanilla-DPO, sampled as in DecoupledESC Table 3; {marks(after_dpo)}. Profile {book.label}, seed(s) {seeds}, {n_turns} replies per system.")
+Forest(after_dpo, f"Decoupled-DPO minus Vanilla-DPO, sampled as in DecoupledESC Table 3; {marks(after_dpo)}. Profile {book.label}, seed(s) {seeds}, {n_turns} replies per system.{book.caveats}")
 
 # %% [markdown]
 # "Decoupling improves this" is, after DPO: {glue:text}`dpo`; after SFT: {glue:text}`sft`; after DPO with greedy decoding: {glue:text}`argmax`.

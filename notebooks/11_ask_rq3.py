@@ -48,7 +48,7 @@ figures.glue_numbers(
     b=ours([bias])["ours"].item(), b_answer=bias.answer, b_best=ours([best_bias])["ours"].item(), b_best_answer=best_bias.answer,
     **{name: ours([row])["ours"].item() for name, rows in (("qw", sampled), ("qw_best", best)) for row in rows if row.key == "Q_W"},
 )  # fmt: skip
-Forest(sampled, f"Decoupled-DPO minus Decoupled-SFT, sampled as in DecoupledESC Table 3; {marks(sampled)}. Profile {book.label}, seed(s) {seeds}, {n_turns} replies per system.")
+Forest(sampled, f"Decoupled-DPO minus Decoupled-SFT, sampled as in DecoupledESC Table 3; {marks(sampled)}. Profile {book.label}, seed(s) {seeds}, {n_turns} replies per system.{book.caveats}")
 
 # %% [markdown]
 # "DPO improves this" is, sampled: {glue:text}`drawn`; greedy: {glue:text}`best`.

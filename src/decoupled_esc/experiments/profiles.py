@@ -194,6 +194,8 @@ class Profile(Section):
 
     name: str
     description: str
+    caveats: tuple[str, ...] = ()
+    """What a reader of its numbers has to know beside `deviations`, a sentence each."""
     seed: Seed
     other_seeds: list[Seed]
     """Further seeds under which the systems of the questions are trained and sampled again."""
@@ -300,7 +302,7 @@ class Profile(Section):
                 f"Our base, {self.backbone.name}, is an instruction-tuned model of 135 million parameters that was stored in 4 bits; "
                 "the paper's has seven or eight billion, in full precision."
             )
-        return tuple(found)
+        return (*found, *self.caveats)
 
 
 def names() -> list[str]:

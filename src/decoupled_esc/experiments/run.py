@@ -126,6 +126,11 @@ class Book:
             return book and book.stored(name)
         return book.published.read(book.published_steps[name])
 
+    @property
+    def caveats(self) -> str:
+        """What a reader has to know of the backbones `beside` this one, as the end of a caption; empty where there is nothing."""
+        return "".join(f" {one.backbone}: {said}" for one in self.beside for said in one.profile.caveats)
+
     def run(self, names: Sequence[str], workers=None, *, runs_only: bool = False) -> int:
         """Run the steps ``names`` and what they need where no result holds; returns how many were run.
 
