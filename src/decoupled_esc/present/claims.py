@@ -66,7 +66,8 @@ def _observation(controlled: Evaluation) -> ForestRow:
 def _questions(asked: SeedEvaluation) -> Iterator[ForestRow]:
     for about, (page, shown) in SHOWN.items():
         contrast, better, rows = questions.FIRST[about]
-        for row in questions.question(asked, contrast, rows, better):
+        found = questions.question(asked, contrast, rows, better) if contrast in asked.together.contrasts else ()
+        for row in found:
             if row.key in shown:
                 yield replace(row, claim=shown[row.key], note=METRICS[row.key], about=about, page=page)
 
