@@ -1,16 +1,19 @@
 """The book as a built site: each rule passes a sound example and speaks up on a broken one; nothing runs in it but ours."""
 
+import posixpath
 import re
 import shutil
 import sys
 import zipfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import jupytext
 import nbformat
 import pandas as pd
 import pytest
 from justhtml import JustHTML
+from lxml import etree
 
 from decoupled_esc.experiments.replies import Replies, SystemReply
 from decoupled_esc.pipeline import Missing
@@ -20,6 +23,7 @@ from decoupled_esc.present.rows import with_rows
 from decoupled_esc.present.sliders import MOVE
 from decoupled_esc.present.tables import compare, results_table
 from decoupled_esc.present.trees import Explorer
+from decoupled_esc.publish import epub
 from decoupled_esc.publish import site as publish
 from decoupled_esc.search.export import ExpandedNode, SearchTree
 
@@ -322,7 +326,20 @@ def test_a_book_is_built_strictly_and_sound(tmp_path):
 
     book = publish.build_file("epub", root / "notebooks", tmp_path / "epub", root)
     with zipfile.ZipFile(book) as pages:
-        assert "<mfrac>" in pages.read("book/welcome.xhtml").decode() and "notebooks/01_a.xhtml" in pages.namelist()
+        assert pages.namelist()[0] == "mimetype" and pages.getinfo("mimetype").compress_type == zipfile.ZIP_STORED
+        shown = {name: ElementTree.fromstring(pages.read(name)) for name in pages.namelist() if name.endswith((".xhtml", ".opf"))}
+        kept = set(pages.namelist())
+    page, package = shown["book/welcome.xhtml"], shown["content.opf"]
+    assert page.find(".//{*}mfrac") is not None and {"notebooks/01_a.xhtml", "nav.xhtml"} <= shown.keys()
+    items = {one.get("id"): one for one in package.iterfind(".//{*}item")}
+    assert {one.get("href") for one in items.values()} == {name for name in kept if not name.startswith(("META-INF", "mimetype", "content.opf"))}
+    assert [items[one.get("idref")].get("href") for one in package.iterfind(".//{*}itemref")][:2] == ["book/welcome.xhtml", "notebooks/01_a.xhtml"]
+    assert {one.get("href"): one.get("properties") for one in items.values()}["book/welcome.xhtml"] == "mathml"
+    assert [one.get("href") for one in shown["nav.xhtml"].iterfind(".//{*}a")] == ["book/welcome.xhtml", "notebooks/01_a.xhtml"]
+    for name in shown.keys() - {"content.opf"}:  # every link leads to a file of the book
+        for one in [*shown[name].iterfind(".//{*}link"), *shown[name].iterfind(".//{*}a")]:
+            path = (one.get("href") or "").partition("#")[0]
+            assert not path or ":" in path or posixpath.normpath(posixpath.join(posixpath.dirname(name), path)) in kept, (name, path)
 
     welcome.write_text("# Welcome back\n")
     publish.build_book(tmp_path / "notebooks", tmp_path / "out", root)
@@ -333,6 +350,17 @@ def test_a_book_is_built_strictly_and_sound(tmp_path):
     with pytest.raises(publish.BookError, match="gone.md") as error:
         publish.build_book(root / "notebooks", tmp_path / "out", root)
     assert "foo" in str(error.value) and "Traceback" not in str(error.value)
+
+
+def test_a_page_that_is_html_becomes_one_that_is_xml():
+    page = epub.as_xhtml(
+        '<html><body>a<style>b { c: d }</style>&nbsp;e<br><svg viewBox="0 0 1 1"><use xlink:href="#g"/></svg>'
+        '<details><summary><p>f</p><p class="expanded">j</p></summary></details><div id="table-x">h</div><div id="table-x">i</div><input disabled></body></html>'
+    )
+    xml = etree.tostring(page).decode()
+    assert ElementTree.fromstring(xml) is not None and "a&#160;e<br/>" in xml and "<head><style>b { c: d }</style></head>" in xml
+    assert '<summary><span>f</span></summary>' in xml and '<div id="table-x-2">i</div>' in xml and 'viewBox="0 0 1 1"' in xml
+    assert '="#g"' in xml and '<input disabled=""/>' in xml
 
 
 def test_a_pdf_without_chromium_says_what_is_missing(tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ def add_downloads(html: Path, notebooks: Iterable[Path]) -> None:
             continue
         notebook = nbformat.read(path, as_version=4)
         carried = dict(_carried(notebook))
-        text = _once(page.read_text(encoding="utf-8"))
+        text = once(page.read_text(encoding="utf-8"))
         for place in (TABLE, FIGURE):
             text = place.sub(lambda found: found[0] + _links(found[1], carried.get(found[2]), path.stem, html), text)
         if made := notebook.metadata.get("decoupled_esc", {}).get("made"):
@@ -54,7 +54,7 @@ def _carried(notebook: nbformat.NotebookNode) -> Iterator[tuple[str, str]]:
                 yield hashlib.sha256(picture.encode()).hexdigest(), data[MIME]
 
 
-def _once(text: str) -> str:
+def once(text: str) -> str:
     """`text` with a number behind the second and later anchors of one name; a section keeps its own."""
     seen = dict.fromkeys(re.findall(r'<section id="([^"]+)"', text), 1)
 

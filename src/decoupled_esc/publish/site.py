@@ -51,7 +51,10 @@ def build_file(kind: str, notebooks: Path, target: Path, root: Path = ROOT) -> P
     A PDF is the book as one page, printed by Chromium. Raises BookError as `build_book` does, and where there is no Chromium.
     """
     if kind == "epub":
-        (book,) = _sphinx("epub", notebooks, target, root).glob("*.epub")
+        from decoupled_esc.publish import epub  # here, as above
+
+        (book,) = (folder := _sphinx("epub", notebooks, target, root)).glob("*.epub")
+        epub.mend(book, folder)
         return book
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
