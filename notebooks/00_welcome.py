@@ -217,7 +217,7 @@ drawings.show("fig_pipeline", drawings.pipeline(counts.dialogues, counts.turns["
 # | [19 Why](19_ask_why.ipynb) | Is it the plans or the words, does a better plan give a better reply, is gold the only right strategy, where does B come from, is it the preference optimisation, and how small an effect could have been seen? |
 # | [Reproduction report](90_report_reproduction.ipynb) | What is the status of every number of both papers? |
 # | [Judges](92_read_judges.ipynb) (appendix) | What are judges worth beside experts, and beside a count of words? What is an LLM judge shown? |
-# | [All search trees](93_open_trees.ipynb) (appendix) | What did the search try? |
+# | [Search trees](93_open_trees.ipynb) (appendix) | What did the search try? |
 # | [Replies side by side](94_explore_replies.ipynb) (appendix) | What does each system answer at the same turn, and under which strategy? |
 #
 # New words are explained in the [glossary](../book/glossary.md).

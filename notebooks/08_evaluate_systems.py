@@ -26,10 +26,12 @@ profile = "laptop"
 # %% tags=["hide-input"]
 import numpy as np
 import pandas as pd
+from IPython.display import display
 
 from decoupled_esc import taxonomy
 from decoupled_esc.evaluate import SINGLE_METRICS, strategy
 from decoupled_esc.experiments.run import open_book
+from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import backbones, figures, judge_tables, replication
 from decoupled_esc.present.tables import format_estimate, format_scores, results_table
 
@@ -202,18 +204,19 @@ figures.glue_numbers(
 # They are asked for where the profile has a judge ([what it is shown](92_read_judges.ipynb)), and stand in the tables above only if the paper's judge gave them.
 # Where it was asked under another protocol than the paper's, the caption says so, and no cell is compared.
 # No score of another judge, and none of the offline judges of [chapter 03](03_observe_errors.ipynb), is put in their place.
+# In profile {glue:text}`profile` an LLM judge {glue:text}`llm_judge`.
 
 # %% tags=["hide-input"]
-results_table(judge_tables.judge_scores(judged), f"Mean scores by LLM judges, 0 to 5, profile {book.label}; 95% intervals.")
-
-# %% tags=["hide-input"]
-results_table(judge_tables.judge_errors(judged), f"Share of each psychological error by LLM judges, in per cent, profile {book.label}; 95% intervals.")
-
-# %% tags=["hide-input"]
-results_table(judge_tables.judge_pairs(judged), f"Pairs of systems by LLM judges, each in both orders, in per cent; profile {book.label}; 95% intervals.")
-
-# %% tags=["hide-input"]
-results_table(judge_tables.judge_agreement(judged), "Agreement: a judge with itself, in both orders, and with other judges; quadratically weighted kappa with 95% intervals.")
+asked = not isinstance(judged, Missing)
+figures.glue_numbers(profile=book.label, llm_judge="was asked; this is what it said" if asked else "was not asked")
+for said, caption in (
+    (judge_tables.judge_scores, "Mean scores by LLM judges, 0 to 5"),
+    (judge_tables.judge_errors, "Share of each psychological error by LLM judges, in per cent"),
+    (judge_tables.judge_pairs, "Pairs of systems by LLM judges, each in both orders, in per cent"),
+    (judge_tables.judge_agreement, "Agreement: a judge with itself, in both orders, and with other judges; quadratically weighted kappa"),
+):
+    if asked:
+        display(results_table(said(judged), f"{caption}; profile {book.label}; 95% intervals."))
 
 # %% [markdown]
 # ## The same numbers as a picture

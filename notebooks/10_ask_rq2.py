@@ -21,7 +21,7 @@ profile = "laptop"
 
 # %% tags=["hide-input"]
 from decoupled_esc.experiments.run import open_book
-from decoupled_esc.present import figures, judge_tables, questions
+from decoupled_esc.present import figures, questions
 from decoupled_esc.present.forest import Forest, in_words, marks
 from decoupled_esc.present.tables import results_table
 
@@ -82,10 +82,7 @@ results_table(ours(best), f"Decoupled-DPO minus Vanilla-DPO, greedy decoding and
 # In the paper, 20 students of psychology compared 20 replies of each system.
 # We ran no human evaluation.
 # `decoupled-esc human-eval export runs/study --profile laptop --systems decoupled-dpo vanilla-dpo` writes the forms for such a study: blinded, balanced, with attention items, to be filled in offline; `human-eval report runs/study` reads the answers and gives win, tie and lose with intervals, and how far raters agree.
-# Where the profile has an LLM judge, it compares the same two systems in both orders; its choices are a judge's, and are never shown as raters'.
-
-# %% tags=["hide-input"]
-results_table(judge_tables.judge_pairs(book["judged"]), f"Pairs of systems by LLM judges, each in both orders, in per cent; profile {book.label}; 95% intervals.")
+# Where the profile has an LLM judge, it compares the same two systems in both orders ([chapter 08](08_evaluate_systems.ipynb#what-a-judge-says-columns-of-decoupledesc-table-3)); its choices are a judge's, and are never shown as raters'.
 
 # %% [markdown]
 # ## How it is decided

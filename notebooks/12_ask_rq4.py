@@ -92,7 +92,7 @@ Forest(tuple(rows), f"Decoupled-DPO minus Decoupled-SFT, share of replies withou
 # ## DecoupledESC Figure 7 for our models
 #
 # Shares are means over the seed(s) {glue:text}`seeds`, with 95% intervals for other dialogues and other training runs ([chapter 09](09_ask_rq1.ipynb) says how).
-# The judge here is the offline error classifier, unless the profile has an LLM judge, whose shares follow below.
+# The judge here is the offline error classifier, unless the profile has an LLM judge, whose shares stand in [chapter 08](08_evaluate_systems.ipynb#what-a-judge-says-columns-of-decoupledesc-table-3).
 # It learned from GPT's labels of other systems' replies, and what it says of a reply comes from the fold of dialogues that holds no label at that reply's dialogue.
 # It is not the judge that mined the pairs: where no LLM did, that one learned from the labels of FailedESConv alone ([chapter 03](03_observe_errors.ipynb)).
 
@@ -187,12 +187,6 @@ results_table(judge_tables.known_shares(rates, {"failed": "people (FailedESConv)
 # With three labelled writers that test can hardly decide anything: a rectified difference would have to be as large as half its interval, some tens of points.
 # The difference in *None* between Decoupled-DPO and SFT is {glue:text}`none_matrix` points by the matrix and {glue:text}`none_rectified` rectified: **{glue:text}`corrected_verdict`**.
 #
-# ## By an LLM judge
-
-# %% tags=["hide-input"]
-results_table(judge_tables.judge_errors(judged), f"Share of each psychological error by LLM judges, in per cent, profile {book.label}; 95% intervals.")
-
-# %% [markdown]
 # ## The 27% and the +7 of the text
 #
 # The paper's text says that 27% of Decoupled-DPO's replies have no error, and that this is 7 points more than its two models after SFT have on average.

@@ -187,14 +187,14 @@ cso_tables.table_4(measured, "lora", book.label) if len(cso_tables.tunings(measu
 # %% tags=["hide-input"]
 cso_tables.losses(measured, "cso/table-9", tuning, book.label)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-cell"]
 cso_tables.losses(measured, "cso/table-10", tuning, book.label)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-cell"]
 cso_tables.losses(measured, "cso/table-11", tuning, book.label)
 
 # %% [markdown]
-# Ours are the same numbers in the three tables; the paper's backbones differ.
+# Ours are the same numbers in the three tables; the paper's backbones differ, and two of the tables are folded.
 # Note how little the paper's three backbones agree on which loss is best.
 #
 # In ROUGE-L the paper's CSO gains over SFT nearly everywhere, and ours does not: CSO-DPO minus SFT on ESC-Pro is {glue:text}`rouge`.

@@ -7,9 +7,10 @@
 # ---
 
 # %% [markdown]
-# # All search trees
+# # Search trees, branch by branch
 #
-# The trees of [chapter 05](05_search_dialogues.ipynb), branch by branch: click to open.
+# The trees of [chapter 05](05_search_dialogues.ipynb): all as numbers, and the first 30 to open by a click, since a page of all weighs twice as much as a page should.
+# `decoupled-esc run` leaves every one in the results of its search.
 # A line is a round of the dialogue: strategy, mean reward $Q$, visits $N$ and what its own turn earned where that was judged, what the supporter says and the seeker answers.
 # Rounds of the gold dialogue belong to ESConv and show numbers only.
 #
@@ -59,4 +60,4 @@ lines = {name: {"rounds": f"{len(values):,}", "mean Q": f"{sum(values) / len(val
 results_table(pd.DataFrame(lines or {"–": {"rounds": "0"}}).T, f"What the search tried, by strategy; profile {book.label}; without intervals.")
 
 # %% tags=["hide-input"]
-trees.Explorer(grown)
+trees.Explorer(grown[:30])
