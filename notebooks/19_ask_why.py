@@ -55,6 +55,19 @@ def models(seeds: tuple[int, ...]) -> str:
 figures.glue_numbers(profile_name=book.label)
 
 # %% [markdown]
+# ## The answers
+#
+# Each backbone on its own; a dash stands where a study was not made for it.
+
+# %% tags=["hide-input"]
+everywhere = {
+    "plans-and-words": book.everywhere("plans-and-words"), "given-strategies": book.everywhere("given-strategies"),
+    "accepted-strategies": book.everywhere("accepted-strategies"), "bias-sources": book.everywhere("bias-sources"),
+}  # fmt: skip
+trained = "; ".join(f"{name}: seed(s) {', '.join(map(str, found.seeds))}" for name, found in everywhere["bias-sources"].items())
+results_table(why.by_backbone(everywhere), f"Studies 1 to 4, a number or a clause each, by backbone; profile {book.label}, {trained}; 95% intervals by dialogue.{book.caveats}")
+
+# %% [markdown]
 # (plans-or-words)=
 # ## 1. Is it the decoupling: the plans, or the words?
 #

@@ -1,5 +1,7 @@
 """Why systems differ: crossed factors, sources of bias, acceptable strategies; each with a case without effect."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from decoupled_esc.evaluate import acceptable, bias_sources, crossed, strategy
 from decoupled_esc.evaluate.bootstrap import Estimate, cluster_weights, numbered
 from decoupled_esc.evaluate.decoding import probabilities
 from decoupled_esc.experiments.why import _shown, _where
+from decoupled_esc.pipeline import Missing
 from decoupled_esc.present import why
 from decoupled_esc.taxonomy import STRATEGIES
 
@@ -267,3 +270,17 @@ def test_a_planner_that_names_no_strategy_is_right_in_none():
     weights = np.ones((3, 2))
     scores = bias_sources.scores_of(np.zeros((2, 8, 8)), weights)
     assert scores["accuracy"].value == 0 and np.all(scores["accuracy"].copies == 0)
+
+
+def test_a_backbone_without_a_study_has_a_dash_and_takes_no_answer_from_another():
+    there = SimpleNamespace(effects={row: {"F1": UP} for row in ("total", "plans", "words")})
+    orders = {acceptable.GOLD: {"accuracy": acceptable.Order(6, 4, 0, ("a before b",))}, "x": {"accuracy": acceptable.Order(6, 4, 2, ())}}
+    everywhere = {
+        "plans-and-words": {"ours": there, "theirs": Missing("not made")}, "given-strategies": {"ours": Missing("not made")},
+        "accepted-strategies": {"theirs": SimpleNamespace(orders=orders)}, "bias-sources": {},
+    }
+    table = why.by_backbone(everywhere)
+    assert list(table) == ["ours", "theirs"] and set(table.loc["2. F1, gold in place of a wrong plan"]) == {"–"}
+    assert table["ours"]["1. of this, the words"] == why.format_estimate(UP, 1, "+") and table["theirs"]["1. of this, the words"] == "–"
+    turned = table.loc["3. pairs of systems that turn round, by accuracy"]
+    assert (turned["ours"], turned["theirs"]) == ("–", "none"), "gold alone turns no pair round"

@@ -9,6 +9,7 @@ import pandas as pd
 from decoupled_esc.evaluate import bias_sources
 from decoupled_esc.evaluate.acceptable import GOLD, Order
 from decoupled_esc.evaluate.bootstrap import Estimate
+from decoupled_esc.pipeline import Missing
 from decoupled_esc.present.tables import format_estimate, format_scores
 
 Table = Mapping[str, Mapping[str, Estimate]]
@@ -168,3 +169,37 @@ def panels(scores: Mapping[str, Table], conditions: Mapping[str, str], metric: s
     return {
         title: {name: own[condition][metric] for name, own in scores.items()} for title, condition in conditions.items()
     }
+
+
+AS_SCORED = f"{bias_sources.OWN}, {bias_sources.ARGMAX}"
+RECALIBRATED = f"{bias_sources.FITTED}, {bias_sources.ARGMAX}"
+DPO = "decoupled-dpo - decoupled-sft"
+
+
+def _turned(found) -> str:
+    """The pairs of systems that stand the other way round by accuracy, told apart under both definitions."""
+    pairs = {pair for name, own in found.orders.items() if name != GOLD for pair in own["accuracy"].reversed}
+    return "; ".join(sorted(pairs)) or "none"
+
+
+ANSWERS = (
+    ("1. F1, decoupled minus coupled, after SFT", "plans-and-words", lambda of: format_estimate(of.effects["total"]["F1"], 1, "+")),
+    ("1. of this, the plans", "plans-and-words", lambda of: format_estimate(of.effects["plans"]["F1"], 1, "+")),
+    ("1. of this, the words", "plans-and-words", lambda of: format_estimate(of.effects["words"]["F1"], 1, "+")),
+    ("2. F1, gold in place of a wrong plan", "given-strategies", lambda of: better_plan(of.differences, "F1")),
+    ("3. pairs of systems that turn round, by accuracy", "accepted-strategies", _turned),
+    ("4. B of the planner after SFT, by argmax", "bias-sources", lambda of: format_estimate(of.scores["decoupled-sft"][AS_SCORED]["B"], 2)),
+    ("4. where it comes from", "bias-sources", lambda of: sources_of(of.parts["decoupled-sft"])),
+    ("4. SP-DPO minus SFT in B, by argmax", "bias-sources", lambda of: format_estimate(of.contrasts[DPO][AS_SCORED]["B"], 2, "+")),
+    ("4. the same, both recalibrated", "bias-sources", lambda of: format_estimate(of.contrasts[DPO][RECALIBRATED]["B"], 2, "+")),
+)  # fmt: skip
+"""The answers of studies 1 to 4: what a row shows, the step that it reads, and how."""
+
+
+def by_backbone(everywhere: Mapping[str, Mapping[str, object]]) -> pd.DataFrame:
+    """`ANSWERS` as text, a column per backbone; ``everywhere``: step -> backbone -> its result, or `Missing`."""
+    found: dict[str, dict[str, str]] = {}
+    for title, step, text in ANSWERS:
+        for backbone, result in everywhere[step].items():
+            found.setdefault(backbone, {})[title] = "–" if isinstance(result, Missing) else text(result)
+    return pd.DataFrame(found, index=[title for title, *_ in ANSWERS]).fillna("–")
