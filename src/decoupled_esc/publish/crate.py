@@ -18,6 +18,7 @@ NAME = "ro-crate-metadata.json"
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 CRATE = "https://w3id.org/ro/crate/1.1"
 TERMS = "https://w3id.org/ro/terms/workflow-run/context"
+FORMATS = {".json": "application/json", ".jsonl": "application/jsonl"}
 STEP = re.compile(r"[A-Z]\w+-[0-9a-f]{16}")
 LICENCES = {
     "MIT": ("https://spdx.org/licenses/MIT", "MIT License"),
@@ -75,7 +76,7 @@ def _action(path: Path, found: Mapping, places: Mapping[str, str], root: Path) -
     said, name = found["provenance"], f"{path.parent.name}/{path.stem}"
     files = {"result": path, "rows": path.with_suffix(".jsonl")}
     result = [
-        {"@id": _place(one, root), "@type": "File", "name": f"{what} of {name}"}
+        {"@id": _place(one, root), "@type": "File", "name": f"{what} of {name}", "encodingFormat": FORMATS[one.suffix]}
         for what, one in files.items()
         if one.exists()
     ]
@@ -97,7 +98,7 @@ def _objects(value, places: Mapping[str, str], root: Path) -> Iterator[dict]:
     """The results, data and start models among a step's fields."""
     match value:
         case str() if STEP.fullmatch(value) and value in places:
-            yield {"@id": places[value], "@type": "File"}
+            yield {"@id": places[value], "@type": "File", "encodingFormat": FORMATS[Path(places[value]).suffix]}
         case str() if STEP.fullmatch(value):
             yield {"@id": f"#{value}", "@type": "CreativeWork", "name": f"{value}, a result that is not published"}
         case {"kind": str(kind), "name": str(name)} if (root / "data" / name).is_dir():
