@@ -63,11 +63,13 @@ report = replication.report(measured)
 # ## Every cell
 #
 # Each tile is a number of the papers, its sign the verdict; a second sign is the direction where that says more.
-# Point at a tile, or go from tile to tile with the arrow keys, to read the numbers, the interval and the reason.
+# Point at a tile, or go from tile to tile with the arrow keys, to read the numbers, the interval and the reason, and what other backbones measured of the same cell.
 # What the filters leave can be read as a table or saved as CSV.
 
 # %% tags=["hide-input"]
-explorers.report(report, f"All cells with a measurement, profile {name}; low and high are the ends of 95% intervals.")
+every = {of: one.together for of, one in book.everywhere("questions").items()} | book.everywhere("metrics")
+beside = backbones.cells(book.beside, every, book.everywhere("metrics-cso"))
+explorers.report(report, f"All cells with a measurement, profile {name}; low and high are the ends of 95% intervals.", beside)
 
 # %% [markdown]
 # ## By table
@@ -97,9 +99,8 @@ figures.glue_numbers(
 )  # fmt: skip
 
 # %% tags=["hide-cell"]
-every = {of: one.together for of, one in book.everywhere("questions").items()} | book.everywhere("metrics")
-below = "".join(f"; below, of the tables with systems, {one.backbone}" for one in book.beside if one.backbone in every)
-results_table(backbones.summary(counts, book.beside, every, book.everywhere("metrics-cso")), f"Status of every number of both papers, profile {name}{below}.")
+below = "".join(f"; below, of the tables with systems, {one.backbone}" for one in book.beside if one.backbone in beside)
+results_table(backbones.summary(counts, beside), f"Status of every number of both papers, profile {name}{below}.")
 
 # %% [markdown]
 # Where a number depends on training, this profile departs from the papers in what follows.

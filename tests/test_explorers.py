@@ -108,6 +108,10 @@ def test_the_report_prints_at_the_papers_precision_and_falls_back_on_what_was_me
     body = BeautifulSoup(one.fallback, "html.parser").tbody
     assert [row.find_all("td")[-2].text for row in body.find_all("tr")] == ["differs", "within the interval", "differs"]
     assert repr(one) == "<Explorer of 6 cells, 3 of them measured>"
+    both = explorers.report(lines(), "Measured cells.", {"Other": lines().iloc[:2].assign(measured=[13.0, None], low=[12.5, None], high=[13.5, None])})
+    told = [cell[10:] for _, _, _, rows in both.data["tables"] for cell in rows]
+    assert told[0] == ["Other 13.00 [12.50, 13.50], differs"] and not any(told[1:]), "told of the cell that it measured alone"
+    assert both.fallback == one.fallback
 
 
 # --- The search, step by step ---

@@ -85,7 +85,7 @@ def test_one_backbone_alone_reads_as_it_always_did():
     table = replication.table_3(evaluation(invalid_base=False), NOBODY, "vanilla", "smoke")
     assert table.beside(OURS, {}) is table
     counts = replication.summary(table.to_frame())
-    pd.testing.assert_frame_equal(backbones.summary(counts, [], {}, {}).reset_index(drop=True), counts.reset_index(drop=True))
+    pd.testing.assert_frame_equal(backbones.summary(counts, {}).reset_index(drop=True), counts.reset_index(drop=True))
 
 
 # --- The board ---
@@ -144,14 +144,15 @@ def test_the_report_counts_the_tables_of_other_backbones_below_its_own(tmp_path)
     own = Book("laptop", runs=tmp_path)
     counts = replication.summary(replication.table_3(own["metrics"], NOBODY, "vanilla", "laptop").to_frame())
     other = SimpleNamespace(backbone=OTHER, profile=load_profile("smollm2-135m"))
-    found = backbones.summary(counts, [other], {OTHER: own["metrics"]}, {OTHER: own["metrics-cso"]})
+    cells = backbones.cells([other], {OTHER: own["metrics"]}, {OTHER: own["metrics-cso"]})
+    found = backbones.summary(counts, cells)
     names = [name for name in found.index if name.endswith(OTHER)]
     assert len(found) == len(counts) + len(names) and f"Table 3 of DecoupledESC, {OTHER}" in names and len(names) == 6
     assert (found.drop(columns=["cells", "measurements"]).sum(axis=1) == found["cells"]).all()
     assert (found.loc[names[0], "cells"] > counts["cells"]).all(), "both paradigms and the prompting baselines"
-    few = backbones.summary(counts, [other], {OTHER: own["questions"].together}, {})
+    few = backbones.summary(counts, backbones.cells([other], {OTHER: own["questions"].together}, {}))
     assert len(few) == len(counts) + 1 and few["not attempted"].iloc[-1] > found.loc[names[0], "not attempted"]
-    assert backbones.summary(counts, [other], {}, {}).equals(backbones.summary(counts, [], {}, {}))
+    assert backbones.cells([other], {}, {}) == {}
 
 
 def test_where_training_starts_and_what_it_adds():

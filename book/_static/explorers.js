@@ -114,12 +114,12 @@
     form.reset();
   };
 
-  const COLUMNS = ["paper", "table", "backbone", "row", "metric", "reported", "ours", "low", "high", "verdict", "direction", "reason"];
+  const COLUMNS = ["paper", "table", "backbone", "row", "metric", "reported", "ours", "low", "high", "verdict", "direction", "reason", "others"];
 
   const report = (box, { signs, why, tables }) => {
     const cells = tables.flatMap(([paper, name, , lines]) =>
-      lines.map(([backbone, row, metric, reported, ours, low, high, verdict, direction, reason]) => ({
-        paper, table: name, backbone, row, metric, reported, ours, low, high, verdict, direction, reason: why[reason] || "",
+      lines.map(([backbone, row, metric, reported, ours, low, high, verdict, direction, reason, others = ""]) => ({
+        paper, table: name, backbone, row, metric, reported, ours, low, high, verdict, direction, reason: why[reason] || "", others,
       })));
     const status = make("span", { role: "status" });
     const said = make("p", { class: "explorer-said" });
@@ -130,7 +130,7 @@
     const where = (cell) => [cell.table, cell.backbone, cell.row, cell.metric].filter(Boolean).join(" · ");
     const ours = (cell) => (cell.ours || "–") + (cell.low && ` [${cell.low}, ${cell.high}]`);
     const found = (cell) => cell.verdict + (cell.direction && cell.direction !== cell.verdict ? `, direction: ${cell.direction}` : "");
-    const sentence = (cell) => `${where(cell)}: reported ${cell.reported}, ours ${ours(cell)}; ${found(cell)}`;
+    const sentence = (cell) => `${where(cell)}: reported ${cell.reported}, ours ${ours(cell)}; ${found(cell)}${cell.others && `; ${cell.others}`}`;
     const choose = (tile) => {
       tiles.querySelectorAll("[tabindex='0']").forEach((other) => other.setAttribute("tabindex", "-1"));
       tile.setAttribute("tabindex", "0");
@@ -177,8 +177,8 @@
     const list = () => {
       rows.querySelector("table")?.remove();
       if (!rows.open) return;
-      const lines = shown.map((cell) => [where(cell), cell.reported, ours(cell), `${signs[cell.verdict]} ${found(cell)}`, cell.reason || "–"]);
-      rows.append(table(["cell", "reported", "ours", "verdict", "reason"], lines, `${shown.length} cells; brackets: 95% intervals.`));
+      const lines = shown.map((cell) => [where(cell), cell.reported, ours(cell), `${signs[cell.verdict]} ${found(cell)}`, cell.reason || "–", cell.others || "–"]);
+      rows.append(table(["cell", "reported", "ours", "verdict", "reason", "other backbones"], lines, `${shown.length} cells; brackets: 95% intervals.`));
     };
     const save = () => {
       const quoted = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);

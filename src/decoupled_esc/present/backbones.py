@@ -28,12 +28,11 @@ def tables_3(
     }
 
 
-def summary(
-    own: pd.DataFrame, books: Sequence[Book], every: Mapping[str, Evaluation], cso: Mapping[str, SeedEvaluation]
-) -> pd.DataFrame:
-    """`replication.summary` of the report by the papers' names of tables, and below it of each other backbone's tables."""
-    names = {key: table.name for key, table in load_tables().items()}
-    frames = [own.rename(index=names)]
+def cells(
+    books: Sequence[Book], every: Mapping[str, Evaluation], cso: Mapping[str, SeedEvaluation]
+) -> dict[str, pd.DataFrame]:
+    """Backbone of ``books`` -> a line per cell of the papers' tables that its systems are compared with (`ComparisonTable.to_frame`)."""
+    found = {}
     for book in books:
         tables = [one[book.backbone] for one in (
             *(tables_3([book], every, paradigm) for paradigm in ("vanilla", "decoupled")),
@@ -42,8 +41,17 @@ def summary(
         if book.backbone in cso and book.backbone in every:
             tables += _cso(book, cso[book.backbone].together, every[book.backbone])
         if tables:
-            found = replication.summary(pd.concat([table.to_frame() for table in tables], ignore_index=True))
-            frames.append(found.rename(index={key: f"{name}, {book.backbone}" for key, name in names.items()}))
+            found[book.backbone] = pd.concat([table.to_frame() for table in tables], ignore_index=True)
+    return found
+
+
+def summary(own: pd.DataFrame, beside: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """`replication.summary` of the report by the papers' names of tables, and below it of each other backbone's `cells`."""
+    names = {key: table.name for key, table in load_tables().items()}
+    frames = [own.rename(index=names)]
+    for backbone, lines in beside.items():
+        found = replication.summary(lines)
+        frames.append(found.rename(index={key: f"{name}, {backbone}" for key, name in names.items()}))
     return pd.concat(frames).fillna(0).astype(int) if len(frames) > 1 else frames[0]
 
 

@@ -89,12 +89,17 @@ def _reply(row) -> list:
     return [int(place), row.reply, np.rint(shares).astype(int).tolist()]
 
 
-def report(frame: pd.DataFrame, caption: str) -> Explorer:
+def report(frame: pd.DataFrame, caption: str, beside: Mapping[str, pd.DataFrame] | None = None) -> Explorer:
     """Every line of `replication.report`, to be filtered, read cell by cell, and saved as CSV.
 
-    The fallback is a table of the measured cells.
+    ``beside``: what other backbones measured of the same cells (`backbones.cells`), told after ours.
+    The fallback is a table of the cells that ours measured.
     """
     rows, frame = frame, frame.fillna({"direction": "", "why": ""})
+    others: dict[tuple[str, str, str], list[str]] = {}
+    for name, lines in (beside or {}).items():
+        for line in lines[lines.measured.notna()].itertuples():
+            others.setdefault((line.table, line.row, line.column), []).append(_told(name, line))
     reasons = {reason: place for place, reason in enumerate(dict.fromkeys(filter(None, frame.why)))}
     tables = []
     for id, table in load_tables().items():
@@ -106,12 +111,21 @@ def report(frame: pd.DataFrame, caption: str) -> Explorer:
             label = " · ".join(text for name, text in labels.items() if name != "backbone")
             numbers = [_text(number, decimals) for number in (line.paper, line.measured, line.low, line.high)]
             cells.append([backbone, label, column, *numbers, line.status, line.direction, reasons.get(line.why, -1)])
+            if told := others.get((id, line.row, line.column)):
+                cells[-1].append("; ".join(told))
         if cells:
             tables.append([table.short, table.name, table.title, cells])
     data = {"signs": {str(status): sign for status, sign in SYMBOL.items()}, "why": list(reasons), "tables": tables}
-    measured = [(name, *cell[:-1]) for _, name, _, cells in tables for cell in cells if cell[4]]
+    measured = [(name, *cell[:9]) for _, name, _, cells in tables for cell in cells if cell[4]]
     text = f"{len(frame)} cells, {len(measured)} of them measured"
     return Explorer("report", data, text, plain_table(("table", *REPORT_COLUMNS), measured, caption), rows)
+
+
+def _told(backbone: str, line) -> str:
+    """What another backbone measured of a cell, in words."""
+    decimals = load_tables()[line.table].decimals(line.row, line.column)
+    value, low, high = (_text(number, decimals) for number in (line.measured, line.low, line.high))
+    return f"{backbone} {value}{f' [{low}, {high}]' if low else ''}, {line.status}"
 
 
 REPORT_COLUMNS = ("backbone", "row", "metric", "paper", "ours", "low", "high", "verdict", "direction")
