@@ -169,7 +169,7 @@ drawings.show("fig_pipeline", drawings.pipeline(counts.dialogues, counts.turns["
 # |---|---|---|
 # | `smoke` | [a model of one million parameters](16_make_a_base_model.ipynb), on a slice of the data | showing in minutes that every step works |
 # | `laptop` | our larger base model, on the whole data, without a GPU; the chapters as printed here | learning, and looking at real trends in small |
-# | `smollm2-135m` | SmolLM2-135M-Instruct with LoRA, on a quarter of the training data, without a GPU | a second backbone, beside ours where its results are published: after fine-tuning, in chapters 08, 10, 14 and 16 |
+# | `smollm2-135m` | SmolLM2-135M-Instruct with LoRA, on a quarter of the training data, without a GPU | a second backbone, beside ours where its results are published: RQ1 to RQ4 in chapters 08 to 12, and in 14, 16 and 19 |
 # | `smollm2-135m-served` | the same model untrained, behind a server on the same machine | an LLM as judge and in all roles of the search (chapter 05, the page on judges), once its results are published |
 # | `qwen2.5-7b` | Qwen2.5-7B-Instruct with LoRA and the paper's settings | the paper's first backbone, on a GPU |
 # | `llama3.1-8b` | Llama-3.1-8B-Instruct with LoRA and the paper's settings | the paper's second backbone, on a GPU |

@@ -222,7 +222,7 @@ def test_scores_do_without_the_systems_that_a_profile_leaves_out():
 
 def test_the_backbone_of_135_million_is_asked_the_questions_at_a_reduced_size():
     steps = table.steps(load_profile("smollm2-135m"), inputs.as_published())
-    asked = {"vanilla-sft", "decoupled-sft"}
+    asked = {"vanilla-sft", "vanilla-dpo", "decoupled-sft", "decoupled-dpo"}
     assert steps["counts"].systems.keys() == asked and steps["metrics"].systems.keys() == asked | {"vanilla-base", "decoupled-base"}
     trained = {name for name, step in steps["counts-cso"].systems.items() if step.policy.training is not None}
     assert trained == {"cso-sft", "cso-dpo", "cso-random"}
