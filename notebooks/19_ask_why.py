@@ -124,11 +124,11 @@ figures.glue_numbers(
 # Beside who plans, two things change with the planner: it has weights of its own, and it doesn't see the strategies of earlier turns, which the coupled model reads in its context.
 # This study doesn't part these two, and it is about the systems after SFT: what DPO adds to either is asked in chapters [09](09_ask_rq1.ipynb) and [11](11_ask_rq3.ipynb).
 
-# %% tags=["hide-input"]
+# %% tags=["hide-cell"]
 CELLS = {"vanilla/vanilla": "coupled plans, coupled words", "planner/vanilla": "planner's plans, coupled words", "vanilla/generator": "coupled plans, generator's words", "planner/generator": "planner's plans, generator's words"}
 results_table(parts if lost else why.frame(parts.cells, tuple(TEXT), CELLS), f"The four cells, variant paper; profile {book.label}; 95% intervals by dialogue.")
 
-# %% tags=["hide-input"]
+# %% tags=["hide-cell"]
 results_table(parts if lost else why.frame(parts.effects, tuple(TEXT), ROWS), f"Their effects, in points of the metric; profile {book.label}; 95% intervals by dialogue.")
 
 # %% [markdown]
@@ -142,7 +142,7 @@ results_table(parts if lost else why.frame(parts.effects, tuple(TEXT), ROWS), f"
 #
 # **Rule.** A better plan gives a better reply if, at the turns where the plan is wrong, F1 under the gold strategy is higher and the interval of the paired difference excludes 0.
 # And a plan can only help a reply that follows it: a classifier that reads the strategy from the words, trained on the human replies of the training split, says how often the given strategy is the one that shows.
-# It errs on people's replies, too, and that is the first line of the table.
+# It errs on people's replies, too, and that is the first line of the folded table below.
 
 # %% tags=["hide-input", "remove-output"]
 given = book["given-strategies"]
@@ -183,10 +183,10 @@ figures.glue_numbers(
 # Profile {glue:text}`profile_name`, {glue:text}`given_models`; n = {glue:text}`given_turns` turns.
 # ```
 
-# %% tags=["hide-input"]
+# %% tags=["hide-cell"]
 results_table(given if lost else why.frame(given.shown, ("shown", "by chance")), f"How often the strategy read from the words is the given one, in per cent; profile {book.label}; 95% intervals by dialogue.")
 
-# %% tags=["hide-input"]
+# %% tags=["hide-cell"]
 results_table(given if lost else why.frame(given.replies, (*TEXT, "words")), f"Replies under the planned and the gold strategy, by whether the plan is right; variant paper; profile {book.label}; 95% intervals by dialogue.")
 
 # %% [markdown]
@@ -262,16 +262,16 @@ figures.glue_numbers(
 # Does GPT find fewer errors where the strategy is acceptable? Not here: where the strategy is neither gold nor acceptable, the share with an error label differs by {glue:text}`label_near` points from where it is acceptable by similar contexts, and by {glue:text}`label_moment` points by the same moment of the talk.
 # The labels are one model's, and [chapter 03](03_observe_errors.ipynb) says how far they repeat.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-cell"]
 results_table(why.order_table(accepted.orders), f"Pairs of systems under each definition; profile {book.label}.")
 
-# %% tags=["hide-input"]
+# %% tags=["hide-cell"]
 results_table(why.bias_frame(accepted.scores, "accuracy"), f"Accuracy in per cent; profile {book.label}; 95% intervals by dialogue.")
 
-# %% tags=["hide-input"]
+# %% tags=["hide-cell"]
 results_table(why.bias_frame(accepted.scores, "Q"), f"Macro F1, an acceptable prediction counted as if it were gold; profile {book.label}; 95% intervals by dialogue.")
 
-# %% tags=["hide-input"]
+# %% tags=["hide-cell"]
 ERRORS = ("any", "Strategy Mismatch", "Lack of Empathy", "Early Emotion Shift", "Template Response", "Emotion Misread")
 results_table(labels if isinstance(labels, Missing) else why.frame(labels, ERRORS), "Error labels by GPT in the released replies of Qwen2.5-7B and Llama-3.1-8B after SFT, in per cent; 95% intervals by dialogue.")
 
@@ -373,14 +373,14 @@ figures.glue_numbers(
 # Profile {glue:text}`profile_name`, {glue:text}`bias_models`.
 # ```
 
-# %% tags=["hide-input"]
+# %% tags=["hide-cell"]
 PARTS = ("decoding, argmax", "decoding, T = 0.7", "confidence", "shares", "base rates, argmax")
 results_table(why.bias_parts({NAMES.get(name, name): own for name, own in found.parts.items()}, PARTS), f"What B loses as each source is taken away; argmax: decoding + confidence + shares; profile {book.label}; 95% intervals by dialogue.")
 
-# %% tags=["hide-input"]
+# %% tags=["hide-cell"]
 results_table(why.bias_frame(scores, "B"), f"B under every condition; profile {book.label}; 95% intervals by dialogue.")
 
-# %% tags=["hide-input"]
+# %% tags=["hide-cell"]
 results_table(why.bias_frame(scores, "Q_W"), f"Weighted F1 under every condition; profile {book.label}; 95% intervals by dialogue.")
 
 # %% [markdown]
