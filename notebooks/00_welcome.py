@@ -17,7 +17,7 @@
 #
 # ## Which claims hold here?
 #
-# In each row: hollow what the papers report, blue what we measured with small models of our own and its 95% interval; right of the dotted line speaks for the claim, and the grey band is what chance makes on the papers' test set.
+# In each row: hollow what the papers report, in colour what we measured with small models and its 95% interval; right of the dotted line speaks for the claim, and the grey band is what chance makes on the papers' test set.
 
 # %% tags=["parameters", "remove-cell"]
 profile = "laptop"
@@ -99,7 +99,7 @@ figures.glue_numbers(
 # Left: one set of weights, many biases. Middle: overlap with a reference over model size, 95% intervals. Right: agreement with experts on supportive conversations. Profile {glue:text}`profile_name`.
 # ```
 #
-# 1. **Preference bias is decoding as much as it is a model.** TransESC, as published, goes from B {glue:text}`trans_argmax` to {glue:text}`trans_one` by sampling instead of argmax, and a regression on words from {glue:text}`words_argmax` to {glue:text}`words_one` ([chapters 14](14_measure_preference_bias.ipynb) and [18](18_compare_published_systems.ipynb)).
+# 1. **Preference bias is decoding as much as it is a model.** TransESC, as published, goes from B {glue:text}`trans_argmax` to {glue:text}`trans_one` by sampling instead of argmax, and a regression on words from {glue:text}`words_argmax` to {glue:text}`words_one` ([chapters 14](14_measure_preference_bias.ipynb) and [18](18_compare_published_systems.ipynb)). And it is a matter of the learning rate: with the same pairs and loss, DPO of SmolLM2's planner lowers it at the share of the SFT rate that the paper takes and raises it at ten times that ([chapter 06](06_train_decoupled_dpo.ipynb)).
 # 2. **The text metrics hardly see a model's size.** Our {glue:text}`millions` million parameters have F1 {glue:text}`ours_f1`, Llama-3.1-8B {glue:text}`large` ([chapter 18](18_compare_published_systems.ipynb) has the paired difference; [chapter 14](14_measure_preference_bias.ipynb) has the same for strategies).
 # 3. **Judges need judging.** Experts agree with one another at kappa {glue:text}`experts`, LLMs with a single expert at {glue:text}`llms`, a crowd at {glue:text}`crowd`; most claims about replies rest on judges ([Judges](92_read_judges.ipynb); of 200 conversations, where its first answer counts the 150 whose text is published).
 #

@@ -57,6 +57,8 @@ Forest(sampled, f"Decoupled-DPO minus Decoupled-SFT, sampled as in DecoupledESC 
 # Sampled and greedy answers can point in different directions because DPO also changes how sure a planner is, and sampling turns sureness into bias.
 # Weighted F1 of the strategies is an example: {glue:text}`qw` sampled, {glue:text}`qw_best` greedy.
 #
+# The learning rate decides as well: [chapter 06](06_train_decoupled_dpo.ipynb) has, on validation turns, B of SmolLM2's planner after DPO at three rates, below and above what it is after SFT.
+#
 # What would change our mind: judge's scores for Table 4; the same pairs, but the rates of Table 7 on the backbones of the paper.
 #
 # ## Greedy decoding, and all numbers
