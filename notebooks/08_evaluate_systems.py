@@ -198,6 +198,7 @@ figures.glue_numbers(
 # The other thing to look at is the distance between the paper's columns and ours, and to hold it against the difference in size.
 # These metrics count words and names that are the same as a person's, and which of them are common can be learned without understanding much.
 #
+# (what-a-judge-says)=
 # ## What a judge says (columns of DecoupledESC Table 3)
 #
 # Four columns of Table 3 are scores by an LLM: {term}`fluency, professionalism, empathy and helpfulness <Likert judge>`, 0 to 5.

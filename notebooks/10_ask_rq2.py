@@ -82,7 +82,7 @@ results_table(ours(best), f"Decoupled-DPO minus Vanilla-DPO, greedy decoding and
 # In the paper, 20 students of psychology compared 20 replies of each system.
 # We ran no human evaluation.
 # `decoupled-esc human-eval export runs/study --profile laptop --systems decoupled-dpo vanilla-dpo` writes the forms for such a study: blinded, balanced, with attention items, to be filled in offline; `human-eval report runs/study` reads the answers and gives win, tie and lose with intervals, and how far raters agree.
-# Where the profile has an LLM judge, it compares the same two systems in both orders ([chapter 08](08_evaluate_systems.ipynb#what-a-judge-says-columns-of-decoupledesc-table-3)); its choices are a judge's, and are never shown as raters'.
+# Where the profile has an LLM judge, it compares the same two systems in both orders ([chapter 08](what-a-judge-says)); its choices are a judge's, and are never shown as raters'.
 
 # %% [markdown]
 # ## How it is decided

@@ -92,7 +92,7 @@ Forest(tuple(rows), f"Decoupled-DPO minus Decoupled-SFT, share of replies withou
 # ## DecoupledESC Figure 7 for our models
 #
 # Shares are means over the seed(s) {glue:text}`seeds`, with 95% intervals for other dialogues and other training runs ([chapter 09](09_ask_rq1.ipynb) says how).
-# The judge here is the offline error classifier, unless the profile has an LLM judge, whose shares stand in [chapter 08](08_evaluate_systems.ipynb#what-a-judge-says-columns-of-decoupledesc-table-3).
+# The judge here is the offline error classifier, unless the profile has an LLM judge, whose shares stand in [chapter 08](what-a-judge-says).
 # It learned from GPT's labels of other systems' replies, and what it says of a reply comes from the fold of dialogues that holds no label at that reply's dialogue.
 # It is not the judge that mined the pairs: where no LLM did, that one learned from the labels of FailedESConv alone ([chapter 03](03_observe_errors.ipynb)).
 
