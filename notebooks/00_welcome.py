@@ -25,7 +25,7 @@ profile = "laptop"
 # %% tags=["hide-input"]
 from decoupled_esc.experiments.run import open_book
 from decoupled_esc.pipeline import Missing
-from decoupled_esc.present import claims, cso_tables, figures, judge_tables, power, questions
+from decoupled_esc.present import benchmarks, claims, cso_tables, figures, judge_tables, power, questions
 from decoupled_esc.present.forest import Forest, marks
 from decoupled_esc.present.tables import format_estimate
 
@@ -46,7 +46,10 @@ further = {
     name: questions.decided(one, [] if name not in cso else cso_tables.claim_rows(cso[name], cso_tables.verdict_claims(cso[name].together, tunings[name])))
     for name, one in every.items()
 }  # fmt: skip
+planner = [entry for entry in benchmarks.load("preference_search-smollm2-135m") if entry["role"] == "planner"]
 figures.glue_numbers(
+    rates_before=next(f"{entry['before']['B, drawn']:.2f}" for entry in planner if "before" in entry),
+    rates_after=", ".join(f"{entry['after']['B, drawn']:.2f} after DPO at a rate of {entry['learning_rate']:.0e}" for entry in sorted(planner, key=lambda entry: entry["learning_rate"])),
     profile_name=book.label, n_seeds=len(asked.seeds), rows=len(board.rows),
     supported=sum(row.answer == "supported" for row in board.rows), contradicted=sum(row.answer == "contradicted" for row in board.rows),
     undecided=sum(row.answer not in ("supported", "contradicted") for row in board.rows),
@@ -55,8 +58,8 @@ figures.glue_numbers(
 board
 
 # %% [markdown]
-# The first backbone is a model of {glue:text}`small` million parameters; the papers' have seven billion and more, and have not been run.
-# Of {glue:text}`rows` rows, {glue:text}`supported` are supported, {glue:text}`contradicted` contradicted, and {glue:text}`undecided` can't be decided with a model of this size, this many training runs, or without judges that people have checked.
+# Two small models stand in for the papers' of seven billion parameters and more, which have not been run: one of {glue:text}`small` million made for this book, trained under {glue:text}`n_seeds` seeds; and, where it is shown, SmolLM2 with 135 million, published, trained under one seed on a quarter of the dialogues, which can show a trend and decide nothing.
+# Of {glue:text}`rows` rows, {glue:text}`supported` are supported, {glue:text}`contradicted` contradicted, and {glue:text}`undecided` can't be decided with models of these sizes, this many training runs, or without judges that people have checked.
 # A row is decided by one rule, with a correction for the number of rows in its table; [chapter 09](09_ask_rq1.ipynb) states it.
 #
 # The chapters ask for more measures, and under greedy decoding. Of all rows of chapters 09 to 11 and 13 there are decided, {glue:text}`decided`.
@@ -99,7 +102,7 @@ figures.glue_numbers(
 # Left: one set of weights, many biases. Middle: overlap with a reference over model size, 95% intervals. Right: agreement with experts on supportive conversations. Profile {glue:text}`profile_name`.
 # ```
 #
-# 1. **Preference bias is decoding as much as it is a model.** TransESC, as published, goes from B {glue:text}`trans_argmax` to {glue:text}`trans_one` by sampling instead of argmax, and a regression on words from {glue:text}`words_argmax` to {glue:text}`words_one` ([chapters 14](14_measure_preference_bias.ipynb) and [18](18_compare_published_systems.ipynb)). And it is a matter of the learning rate: with the same pairs and loss, DPO of SmolLM2's planner lowers it at the share of the SFT rate that the paper takes and raises it at ten times that ([chapter 06](06_train_decoupled_dpo.ipynb)).
+# 1. **Preference bias is decoding as much as it is a model.** TransESC, as published, goes from B {glue:text}`trans_argmax` to {glue:text}`trans_one` by sampling instead of argmax, and a regression on words from {glue:text}`words_argmax` to {glue:text}`words_one` ([chapters 14](14_measure_preference_bias.ipynb) and [18](18_compare_published_systems.ipynb)). Sampled, B hangs on DPO's learning rate as well: on validation turns SmolLM2's planner has B {glue:text}`rates_before` after SFT and, with the same pairs and loss, {glue:text}`rates_after` ([chapter 06](06_train_decoupled_dpo.ipynb); one training run each, no intervals). The paper's planner has a sixth to a fourteenth of the coupled model's rate, so that less bias by decoupling may be less bias by a lower rate ([chapter 10](10_ask_rq2.ipynb)).
 # 2. **The text metrics hardly see a model's size.** Our {glue:text}`millions` million parameters have F1 {glue:text}`ours_f1`, Llama-3.1-8B {glue:text}`large` ([chapter 18](18_compare_published_systems.ipynb) has the paired difference; [chapter 14](14_measure_preference_bias.ipynb) has the same for strategies).
 # 3. **Judges need judging.** Experts agree with one another at kappa {glue:text}`experts`, LLMs with a single expert at {glue:text}`llms`, a crowd at {glue:text}`crowd`; most claims about replies rest on judges ([Judges](92_read_judges.ipynb); of 200 conversations, where its first answer counts the 150 whose text is published).
 #
@@ -169,7 +172,7 @@ drawings.show("fig_pipeline", drawings.pipeline(counts.dialogues, counts.turns["
 # |---|---|---|
 # | `smoke` | [a model of one million parameters](16_make_a_base_model.ipynb), on a slice of the data | showing in minutes that every step works |
 # | `laptop` | our larger base model, on the whole data, without a GPU; the chapters as printed here | learning, and looking at real trends in small |
-# | `smollm2-135m` | SmolLM2-135M-Instruct with LoRA, on a quarter of the training data, without a GPU | a second backbone, beside ours where its results are published: RQ1 to RQ4 in chapters 08 to 12, and in 14, 16 and 19 |
+# | `smollm2-135m` | SmolLM2-135M-Instruct with LoRA, on a quarter of the training data, without a GPU | a second backbone, beside ours where its results are published: RQ1 to RQ4 in chapters 08 to 12, and in 06, 14, 16, 19 and the report |
 # | `smollm2-135m-served` | the same model untrained, behind a server on the same machine | an LLM as judge and in all roles of the search (chapter 05, the page on judges), once its results are published |
 # | `qwen2.5-7b` | Qwen2.5-7B-Instruct with LoRA and the paper's settings | the paper's first backbone, on a GPU |
 # | `llama3.1-8b` | Llama-3.1-8B-Instruct with LoRA and the paper's settings | the paper's second backbone, on a GPU |

@@ -117,14 +117,14 @@ figures.show("fig_dpo_curves", figures.preference_curves(trained, book.source("m
 # ## How the settings were found
 #
 # The paper's learning rates (Table 7, between 5e-8 and 7e-7) belong to adapters on large models.
-# For the small one, rates were tried on validation dialogues; nothing here was chosen on the test set.
+# For the first backbone, rates were tried on validation dialogues; nothing here was chosen on the test set.
 # Of four rates the planner took the one with the best macro F1 when sampled, as the paper decodes, and the generator the one with the best unigram F1; the coupled model of [chapter 07](07_train_vanilla_baselines.ipynb) took, of three, the one with the best macro F1.
-# Compare each with its first line, the fine-tuned model: no rate improves the F1 of the sampled plans, and by argmax another rate would have been chosen.
+# Compare each with its first line, the fine-tuned model: for this planner no rate improves the F1 of the sampled plans, and by argmax another rate would have been chosen.
 # The coupled model collapses at a learning rate that planner and generator bear well; without this search, that would have passed for a finding about coupling.
 #
-# SmolLM2's rates were not chosen by its lines: they are the shares of the SFT rate that Table 7 takes, 0.06 for coupled model and generator, 0.006 for the planner.
+# SmolLM2's rates were not chosen by its lines: they are the shares of the SFT rate of 5e-4 that Table 7 takes, 0.06 for coupled model and generator, 0.006 for the planner: 3e-5 and 3e-6.
 # The lines say what other rates would have shown: {term}`B <preference bias B>` of its sampled plans, {glue:text}`smol_before` after SFT, is {glue:text}`smol_b`; of the coupled model, {glue:text}`coupled_before` after SFT, it is {glue:text}`coupled_b`.
-# **In these lines the learning rate decides whether DPO lowers or raises preference bias**, with the same pairs and the same loss; one training run each.
+# **For sampled plans the learning rate decides whether DPO lowers or raises preference bias**, with the same pairs and the same loss: one training run each, without intervals. By argmax the planner's is lower at the two smaller rates.
 
 # %% tags=["hide-input"]
 searches = {"": "preference_search", "SmolLM2-135M, ": "preference_search-smollm2-135m"}

@@ -21,7 +21,7 @@ profile = "laptop"
 
 # %% tags=["hide-input"]
 from decoupled_esc.experiments.run import open_book
-from decoupled_esc.present import figures, questions
+from decoupled_esc.present import benchmarks, figures, questions
 from decoupled_esc.present.forest import Forest, in_words, marks
 from decoupled_esc.present.tables import results_table
 
@@ -41,22 +41,26 @@ figures.glue_numbers(profile_name=book.label, seeds=seeds, n_seeds=len(asked.see
 sampled, best = questions.tables(every, "RQ1")
 bias = next(row for row in sampled if row.key == "B")
 greedy = next((row for row in best if row.key == "Q"), bias)
+tried = [entry for entry in benchmarks.load("preference_search-smollm2-135m") if entry["role"] == "vanilla"]
 figures.glue_numbers(
-    answer=in_words(sampled), rule=questions.rule(asked, len(every) > 1), drawn=questions.answers(sampled), best=questions.answers(best),
+    smol_before=next(f"{entry['before']['B']:.2f}" for entry in tried if "before" in entry),
+    smol_rates=", ".join(f"{entry['after']['B']:.2f} at {entry['learning_rate']:.0e}" for entry in sorted(tried, key=lambda entry: entry["learning_rate"])),
+    answer=in_words(sampled), rule=questions.rule(asked, len(every) > 1), backbone=book.backbone, best=questions.answers(best),
     b=questions.numbers([bias])["ours"].item(), b_answer=bias.answer, greedy_q=questions.numbers([greedy])["ours"].item(), greedy_q_answer=questions.numbers([greedy])["answer"].item(),
 )  # fmt: skip
 Forest(sampled, f"Vanilla-DPO minus Vanilla-SFT, sampled as in DecoupledESC Table 3; {marks(sampled)}. Profile {book.label}, seed(s) {seeds}, {n_turns} replies per system.{book.caveats}")
 
 # %% [markdown]
-# "DPO improves this" is, sampled: {glue:text}`drawn`; greedy: {glue:text}`best`, where the largest difference of the strategies is {glue:text}`greedy_q` of macro F1 ({glue:text}`greedy_q_answer`).
-# For {term}`preference bias B` as the paper measures it, the difference is {glue:text}`b`; that DPO lowers it: **{glue:text}`b_answer`**.
+# For {term}`preference bias B` as the paper measures it, the difference is {glue:text}`b` on {glue:text}`backbone`; that DPO lowers it: **{glue:text}`b_answer`**.
+# By greedy decoding, of {glue:text}`backbone` alone: {glue:text}`best`, where the largest difference of the strategies is {glue:text}`greedy_q` of macro F1 ({glue:text}`greedy_q_answer`).
 #
 # The paper's claim has two parts.
 # That strategies do not reliably get better is what its own two backbones show, and a row *contradicted*, or with a *trend against* an improvement, agrees with it.
 # That replies get better rests on a judge's scores, which are not in this picture ([chapter 08](08_evaluate_systems.ipynb) says whether this profile has a judge); BLEU, F1 and ROUGE reward likeness to what one person said, and BLEU can rise because replies grow longer.
 #
 # Much hangs on the learning rate: [chapter 06](06_train_decoupled_dpo.ipynb) shows the search on validation dialogues, without intervals, in which preference bias changes much with the rate.
-# The claim that strategies don't get better is easily "confirmed" by a rate that is too large; what stands here was made with the best of those tried.
+# The claim that strategies don't get better is easily "confirmed" by a rate that is too large.
+# The first backbone has the best of three rates; SmolLM2 has the share of its SFT rate that the paper's Table 7 takes, on validation turns B of its coupled model is, from {glue:text}`smol_before` after SFT, {glue:text}`smol_rates`.
 #
 # What would change our mind: an LLM judge's scores under three seeds; pairs mined with a judge that agrees with GPT or with people; the same under the large backbones.
 #
@@ -68,7 +72,7 @@ Forest(sampled, f"Vanilla-DPO minus Vanilla-SFT, sampled as in DecoupledESC Tabl
 Forest(best, f"Vanilla-DPO minus Vanilla-SFT, greedy decoding and argmax; the paper's columns are sampled. Profile {book.label}, seed(s) {seeds}.")
 
 # %% tags=["hide-cell"]
-results_table(questions.numbers(sampled), f"Vanilla-DPO minus Vanilla-SFT, sampled at T = 0.7; {n_turns} replies per system; profile {book.label}; 95% intervals.")
+results_table(questions.numbers(sampled), f"Vanilla-DPO minus Vanilla-SFT, sampled at T = 0.7; {n_turns} replies per system; profile {book.label}; 95% intervals.{book.caveats}")
 
 # %% tags=["hide-cell"]
 results_table(questions.numbers(best), f"Vanilla-DPO minus Vanilla-SFT, greedy decoding and argmax (the paper's columns are sampled); profile {book.label}; 95% intervals.")
@@ -76,7 +80,7 @@ results_table(questions.numbers(best), f"Vanilla-DPO minus Vanilla-SFT, greedy d
 # %% [markdown]
 # ## How it is decided
 #
-# All systems answer the same test turns, trained and sampled under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
+# All systems answer the same test turns; those of profile {glue:text}`profile_name` were trained and sampled under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
 # *Ours* is the mean of the differences under them, with a 95% interval for other dialogues and other training runs: the variance between dialogues and the variance between trainings are added, each at its own degrees of freedom {cite}`graybill1980confidence`, so that three trainings that differ much have a wide one.
 #
 # {glue:text}`rule`

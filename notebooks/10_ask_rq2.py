@@ -21,7 +21,7 @@ profile = "laptop"
 
 # %% tags=["hide-input"]
 from decoupled_esc.experiments.run import open_book
-from decoupled_esc.present import figures, questions
+from decoupled_esc.present import benchmarks, figures, questions
 from decoupled_esc.present.forest import Forest, in_words, marks
 from decoupled_esc.present.tables import results_table
 
@@ -41,20 +41,31 @@ figures.glue_numbers(profile_name=book.label, seeds=seeds, n_seeds=len(asked.see
 after_dpo, after_sft, best = questions.tables(every, "RQ2")
 bias, best_bias = (next(row for row in rows if row.key == "B") for rows in (after_dpo, best))
 ours = questions.numbers
+tried = {role: [entry for entry in benchmarks.load("preference_search-smollm2-135m") if entry["role"] == role] for role in ("planner", "vanilla")}
+KEY = {"planner": "B, drawn", "vanilla": "B"}
+rates = {role: {entry["learning_rate"]: entry["after"][KEY[role]] for entry in found} for role, found in tried.items()}
+before = {role: next(entry["before"][KEY[role]] for entry in found if "before" in entry) for role, found in tried.items()}
 figures.glue_numbers(
-    answer=in_words(after_dpo), rule=questions.rule(asked, len(every) > 1), dpo=questions.answers(after_dpo), sft=questions.answers(after_sft),
+    equal_rates="; ".join(f"at {rate:.0e} {rates['planner'][rate]:.2f} (planner) and {rates['vanilla'][rate]:.2f} (coupled)" for rate in sorted(rates["planner"])),
+    before_rates=f"{before['planner']:.2f} and {before['vanilla']:.2f}",
+    answer=in_words(after_dpo), rule=questions.rule(asked, len(every) > 1), backbone=book.backbone, sft=in_words(after_sft),
     argmax=questions.answers(best), b=ours([bias])["ours"].item(), b_answer=bias.answer,
     b_best=ours([best_bias])["ours"].item(), b_best_answer=best_bias.answer,
 )  # fmt: skip
 Forest(after_dpo, f"Decoupled-DPO minus Vanilla-DPO, sampled as in DecoupledESC Table 3; {marks(after_dpo)}. Profile {book.label}, seed(s) {seeds}, {n_turns} replies per system.{book.caveats}")
 
 # %% [markdown]
-# "Decoupling improves this" is, after DPO: {glue:text}`dpo`; after SFT: {glue:text}`sft`; after DPO with greedy decoding: {glue:text}`argmax`.
+# After SFT: {glue:text}`sft`
+# After DPO by greedy decoding, of {glue:text}`backbone` alone: {glue:text}`argmax`.
 # Distinct-1 counts different words within a reply, so that it falls as replies grow longer ([chapter 08](08_evaluate_systems.ipynb) has their lengths); on one of the paper's two backbones, Llama, it falls as well.
-# {term}`Preference bias B` differs by {glue:text}`b` sampled (**{glue:text}`b_answer`**) and by {glue:text}`b_best` greedy (**{glue:text}`b_best_answer`**).
+# On {glue:text}`backbone` {term}`preference bias B` differs by {glue:text}`b` sampled (**{glue:text}`b_answer`**) and by {glue:text}`b_best` greedy (**{glue:text}`b_best_answer`**).
 #
-# Each side has a learning rate of its own, searched on validation dialogues ([chapter 06](06_train_decoupled_dpo.ipynb)); at the decoupled models' rate the coupled one would collapse, and the comparison decided by that alone.
-# Two things are unequal, in the paper as well: the decoupled system has twice the weights, and its planner may be sampled more evenly because it prints a name on its own.
+# Each side has a learning rate of its own ([chapter 06](06_train_decoupled_dpo.ipynb)).
+# The first backbone's were searched on validation dialogues; at the decoupled models' rate its coupled one would collapse, and the comparison be decided by that alone.
+# SmolLM2's are the shares of the SFT rate that Table 7 takes, where the coupled model's is six or fourteen times the planner's; here it is ten times.
+# At equal rates B was, on validation turns, {glue:text}`equal_rates`, from {glue:text}`before_rates` after SFT (one training run each, no intervals; the planner's on all those turns, the coupled model's on 40 dialogues).
+# **So most of what SmolLM2 shows in the figure may be the two rates, and Table 3 can't tell the two apart either.**
+# Two more things are unequal, in the paper as well: the decoupled system has twice the trained weights (with adapters, two of them on one backbone), and its planner may be sampled more evenly because it prints a name on its own.
 # [Chapter 14](14_measure_preference_bias.ipynb) takes the second apart.
 #
 # What would change our mind: raters, or a judge that agrees with them; a coupled model of twice the size; the large backbones.
@@ -62,16 +73,16 @@ Forest(after_dpo, f"Decoupled-DPO minus Vanilla-DPO, sampled as in DecoupledESC 
 # ## After SFT, and by greedy decoding
 
 # %% tags=["hide-input"]
-Forest(after_sft, f"Decoupled-SFT minus Vanilla-SFT, sampled at T = 0.7. Profile {book.label}, seed(s) {seeds}.")
+Forest(after_sft, f"Decoupled-SFT minus Vanilla-SFT, sampled at T = 0.7. Profile {book.label}, seed(s) {seeds}, {n_turns} replies per system.{book.caveats}")
 
 # %% tags=["hide-input"]
 Forest(best, f"Decoupled-DPO minus Vanilla-DPO, greedy decoding and argmax; the paper's columns are sampled. Profile {book.label}, seed(s) {seeds}.")
 
 # %% tags=["hide-cell"]
-results_table(ours(after_dpo), f"Decoupled-DPO minus Vanilla-DPO, sampled at T = 0.7; {n_turns} replies per system; profile {book.label}; 95% intervals.")
+results_table(ours(after_dpo), f"Decoupled-DPO minus Vanilla-DPO, sampled at T = 0.7; {n_turns} replies per system; profile {book.label}; 95% intervals.{book.caveats}")
 
 # %% tags=["hide-cell"]
-results_table(ours(after_sft), f"Decoupled-SFT minus Vanilla-SFT, sampled at T = 0.7; profile {book.label}; 95% intervals.")
+results_table(ours(after_sft), f"Decoupled-SFT minus Vanilla-SFT, sampled at T = 0.7; {n_turns} replies per system; profile {book.label}; 95% intervals.{book.caveats}")
 
 # %% tags=["hide-cell"]
 results_table(ours(best), f"Decoupled-DPO minus Vanilla-DPO, greedy decoding and argmax (the paper's columns are sampled); profile {book.label}; 95% intervals.")
@@ -87,7 +98,7 @@ results_table(ours(best), f"Decoupled-DPO minus Vanilla-DPO, greedy decoding and
 # %% [markdown]
 # ## How it is decided
 #
-# All systems answer the same test turns, trained and sampled under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
+# All systems answer the same test turns; those of profile {glue:text}`profile_name` were trained and sampled under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
 # *Ours* is the mean of the differences under them, with a 95% interval for other dialogues and other training runs ([chapter 09](09_ask_rq1.ipynb) says how).
 #
 # {glue:text}`rule`

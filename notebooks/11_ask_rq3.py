@@ -44,15 +44,15 @@ sampled, best = questions.tables(every, "RQ3")
 bias, best_bias = (next(row for row in rows if row.key == "B") for rows in (sampled, best))
 ours = questions.numbers
 figures.glue_numbers(
-    answer=in_words(sampled), rule=questions.rule(asked, len(every) > 1), drawn=questions.answers(sampled), best=questions.answers(best),
+    answer=in_words(sampled), rule=questions.rule(asked, len(every) > 1), backbone=book.backbone, best=questions.answers(best),
     b=ours([bias])["ours"].item(), b_answer=bias.answer, b_best=ours([best_bias])["ours"].item(), b_best_answer=best_bias.answer,
     **{name: ours([row])["ours"].item() for name, rows in (("qw", sampled), ("qw_best", best)) for row in rows if row.key == "Q_W"},
 )  # fmt: skip
 Forest(sampled, f"Decoupled-DPO minus Decoupled-SFT, sampled as in DecoupledESC Table 3; {marks(sampled)}. Profile {book.label}, seed(s) {seeds}, {n_turns} replies per system.{book.caveats}")
 
 # %% [markdown]
-# "DPO improves this" is, sampled: {glue:text}`drawn`; greedy: {glue:text}`best`.
-# {term}`Preference bias B` changes by {glue:text}`b` sampled (**{glue:text}`b_answer`**) and by {glue:text}`b_best` greedy (**{glue:text}`b_best_answer`**).
+# By greedy decoding, of {glue:text}`backbone` alone: {glue:text}`best`.
+# There {term}`preference bias B` changes by {glue:text}`b` sampled (**{glue:text}`b_answer`**) and by {glue:text}`b_best` greedy (**{glue:text}`b_best_answer`**).
 #
 # Sampled and greedy answers can point in different directions because DPO also changes how sure a planner is, and sampling turns sureness into bias.
 # Weighted F1 of the strategies is an example: {glue:text}`qw` sampled, {glue:text}`qw_best` greedy.
@@ -67,7 +67,7 @@ Forest(sampled, f"Decoupled-DPO minus Decoupled-SFT, sampled as in DecoupledESC 
 Forest(best, f"Decoupled-DPO minus Decoupled-SFT, greedy decoding and argmax; the paper's columns are sampled. Profile {book.label}, seed(s) {seeds}.")
 
 # %% tags=["hide-cell"]
-results_table(ours(sampled), f"Decoupled-DPO minus Decoupled-SFT, sampled at T = 0.7; {n_turns} replies per system; profile {book.label}; 95% intervals.")
+results_table(ours(sampled), f"Decoupled-DPO minus Decoupled-SFT, sampled at T = 0.7; {n_turns} replies per system; profile {book.label}; 95% intervals.{book.caveats}")
 
 # %% tags=["hide-cell"]
 results_table(ours(best), f"Decoupled-DPO minus Decoupled-SFT, greedy decoding and argmax (the paper's columns are sampled); profile {book.label}; 95% intervals.")
@@ -82,14 +82,17 @@ results_table(ours(best), f"Decoupled-DPO minus Decoupled-SFT, greedy decoding a
 together = asked.together.contrasts
 gains = pd.DataFrame(
     {
-        title: format_scores(together[contrast]["paper"], ("Q_W", "Q", "B"))
-        for title, contrast in (
+        f"{name}, {title}": format_scores(found.together.contrasts[contrast]["paper"], ("Q_W", "Q", "B"))
+        for name, found in every.items() for title, contrast in (
             ("coupled, sampled", "vanilla-dpo - vanilla-sft"), ("decoupled, sampled", "decoupled-dpo - decoupled-sft"),
             ("coupled, greedy", "vanilla-dpo-argmax - vanilla-sft-argmax"), ("decoupled, greedy", "decoupled-dpo-argmax - decoupled-sft-argmax"),
-        )
+        ) if contrast in found.together.contrasts
     }
 ).T  # fmt: skip
-results_table(gains, f"What DPO adds to SFT, profile {book.label}; 95% intervals.")
+results_table(gains, f"What DPO adds to SFT, profile {book.label}, seed(s) {seeds}; {n_turns} replies per system; 95% intervals.{book.caveats}")
+
+# %% [markdown]
+# Neither backbone has an interval of sampled strategy F1 in which DPO gains; that the decoupled system's bias falls where the coupled one's does not is a trend at most, and at unequal learning rates ([chapter 10](10_ask_rq2.ipynb)).
 
 # %% [markdown]
 # ## DecoupledESC Table 4: the generator under the gold strategy
@@ -112,12 +115,12 @@ gold = pd.DataFrame(
         "DPO minus SFT": format_scores(together["gold-dpo - gold-sft"]["paper"], KEYS),
     }
 ).T
-results_table(gold, f"The generator under the gold strategy, profile {book.label}; 95% intervals.")
+results_table(gold, f"The generator under the gold strategy, profile {book.label}, seed(s) {seeds}; {n_turns} replies per system; 95% intervals.")
 
 # %% [markdown]
 # ## How it is decided
 #
-# All systems answer the same test turns, trained and sampled under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
+# All systems answer the same test turns; those of profile {glue:text}`profile_name` were trained and sampled under {glue:text}`n_seeds` seed(s): {glue:text}`seeds`.
 # *Ours* is the mean of the differences under them, with a 95% interval for other dialogues and other training runs ([chapter 09](09_ask_rq1.ipynb) says how).
 #
 # {glue:text}`rule`

@@ -57,6 +57,8 @@ people = book["judged-offline"]
 above = None if isinstance(people, Missing) or isinstance(people.errors, Missing) else people.errors.contrasts.get("decoupled-dpo - gold", {}).get("None")
 moved = {} if isinstance(offline, Missing) else offline.contrasts[ASKED]
 figures.glue_numbers(
+    backbone=book.backbone,
+    none_others="; ".join(f"{name} {format_estimate(one.contrasts[ASKED]['None'], sign='+')}" for name, one in list(every.items())[1:] if ASKED in one.contrasts) or "none",
     over_people=format_estimate(above, sign="+"),
     **{f"gap_{name}": format_estimate(moved.get(label), sign="+") for name, label in (("empathy", "Lack of Empathy"), ("template", "Template Response"), ("mismatch", "Strategy Mismatch"))},
 )  # fmt: skip
@@ -76,10 +78,10 @@ if not isinstance(corrected, Missing):
         sides = "excludes 0" if one.low > 0 or one.high < 0 else "includes 0"
         why = f"such intervals hold {held[1]} of {held[0]} known shares" if held and how == "by the matrix" else ""
         rows += [ForestRow(f"corrected, {how}", 1, one, (), sides, note="points", why=why)]
-Forest(tuple(rows), f"Decoupled-DPO minus Decoupled-SFT, share of replies without a psychological error, by the offline judge and corrected for what that judge gets wrong; hollow: the paper's 7 points, which hold decoupling as well; right of the line: fewer errors. Profile {book.label}, seed(s) {seeds}, 95% intervals.")
+Forest(tuple(rows), f"Decoupled-DPO minus Decoupled-SFT, share of replies without a psychological error, by the offline judge and corrected for what that judge gets wrong; hollow: the paper's 7 points, which hold decoupling as well; right of the line: fewer errors. Profile {book.label}, seed(s) {seeds}, 95% intervals; the two corrected rows are of {book.backbone} alone.{book.caveats}")
 
 # %% [markdown]
-# After Decoupled-DPO the share of *None* differs from that after SFT by {glue:text}`none` points, in brackets under each seed.
+# On {glue:text}`backbone` the share of *None* after Decoupled-DPO differs from that after SFT by {glue:text}`none` points, in brackets under each seed; other backbones: {glue:text}`none_others`.
 # Between writers that it did not learn from, the classifier's difference in *None* has been off by up to {glue:text}`judges_error` points ([chapter 03](03_observe_errors.ipynb)), so a difference counts only if its whole interval lies beyond that: the claim is **{glue:text}`verdict`**.
 # The two corrections assume different things of the judge, and neither is believed alone: by both together the claim is **{glue:text}`corrected_verdict`** (below).
 #

@@ -55,7 +55,9 @@ def at(name: str, temperature: float, key: str) -> Estimate:
 table = load_tables()["decoupledesc/table-3"]
 printed = [table.value(row.key, "B") for row in table.rows if row.key.split("/")[2] in ("sft", "dpo")]
 spans = {name: (at(name, 0.0, "B"), at(name, 0.7, "B"), at(name, 1.0, "B")) for name in NAMES}
+by_argmax = [of["decoupled-dpo-argmax - decoupled-sft-argmax"]["B"] for of in list(book["questions"].by_seed.values())[1:]]
 figures.glue_numbers(
+    other_argmax=", ".join(f"{one:+.2f}" for one in by_argmax) or "nothing: there are none",
     sft_argmax=format_estimate(spans["decoupled-sft"][0], 2), sft_sampled=format_estimate(spans["decoupled-sft"][1], 2), sft_one=format_estimate(spans["decoupled-sft"][2], 2),
     words_argmax=format_estimate(spans["word planner"][0], 2), words_sampled=format_estimate(spans["word planner"][1], 2), words_one=format_estimate(spans["word planner"][2], 2),
     paper_low=f"{min(printed):.2f}", paper_high=f"{max(printed):.2f}",
@@ -64,7 +66,7 @@ figures.glue_numbers(
 # %% [markdown]
 # ## What can these metrics tell apart?
 #
-# From knowing nothing of the turn to eight billion parameters, all sampled at T = 0.7: weighted F1 is {glue:text}`ladder_nothing` for the gold frequencies, {glue:text}`ladder_words` for a regression on words, {glue:text}`ladder_own` for our planner after SFT, and {glue:text}`ladder_qwen` and {glue:text}`ladder_llama` in the paper for those on Qwen2.5-7B and Llama-3.1-8B.
+# From knowing nothing of the turn to eight billion parameters, all sampled at T = 0.7: weighted F1 is {glue:text}`ladder_nothing` for the gold frequencies, {glue:text}`ladder_words` for a regression on words, {glue:text}`ladder_own`, and {glue:text}`ladder_qwen` and {glue:text}`ladder_llama` in the paper for those on Qwen2.5-7B and Llama-3.1-8B.
 # Look at how much of the way the regression has gone.
 
 # %% tags=["hide-input", "remove-output"]
@@ -76,8 +78,9 @@ for backbone, asked in every.items():
 LARGE = {"qwen2.5-7b": "planner after SFT,\nQwen2.5-7B", "llama3.1-8b": "planner after SFT,\nLlama-3.1-8B"}
 of_paper = {title: {system: {of: table.value(f"{of}/decoupled/sft", key)} for of, system in LARGE.items()} for key, title in METRICS.items()}
 figures.glue_numbers(
+    caveats=book.caveats,
     ladder_nothing=format_estimate(at("gold frequencies", 0.7, "Q_W")), ladder_words=format_estimate(at("word planner", 0.7, "Q_W")),
-    ladder_own=format_estimate(next(iter(every.values())).together.systems["decoupled-sft"]["paper"]["Q_W"]),
+    ladder_own="; ".join(f"{format_estimate(one.together.systems['decoupled-sft']['paper']['Q_W'])} for the planner after SFT of {name}" for name, one in every.items()),
     **{name: f"{table.value(f'{of}/decoupled/sft', 'Q_W'):.1f}" for name, of in (("ladder_qwen", "qwen2.5-7b"), ("ladder_llama", "llama3.1-8b"))},
 )  # fmt: skip
 figures.show("fig_ladder", figures.estimates(ladder, book.source(f"n = {curves.turns:,} turns, 95% intervals"), of_paper))
@@ -88,7 +91,7 @@ figures.show("fig_ladder", figures.estimates(ladder, book.source(f"n = {curves.t
 # :alt: Preference bias, weighted F1 and macro F1 of planners sampled at T = 0.7, from gold frequencies over a regression on words and our planner to those of the paper on Qwen and Llama, which are hollow marks.
 #
 # Planners from none to eight billion parameters, sampled at T = 0.7; hollow marks: DecoupledESC Table 3, printed without intervals.
-# Profile {glue:text}`profile_name`, n = {glue:text}`turns` turns, 95% intervals; the first two rows are means of ten samples, the others expectations over 50 samples of each training run.
+# Profile {glue:text}`profile_name`, n = {glue:text}`turns` turns, 95% intervals.{glue:text}`caveats` The first two rows are means of ten samples, the others expectations over 50 samples of each training run.
 # ```
 #
 # ## One decoding step
@@ -175,7 +178,7 @@ results_table(both, f"The planner before and after SP-DPO, at every temperature;
 # From SFT to SP-DPO, B goes from {glue:text}`b_argmax_sft` to {glue:text}`b_argmax_dpo` by argmax, from {glue:text}`b_sampled_sft` to {glue:text}`b_sampled_dpo` at T = 0.7, and from {glue:text}`b_one_sft` to {glue:text}`b_one_dpo` at T = 1.
 # Over the temperatures of the table, with the weights of the first seed, SP-DPO minus SFT has these signs: B {glue:text}`signs_b`; weighted F1 {glue:text}`signs_q_w`; macro F1 {glue:text}`signs_q`.
 # Where a sign changes, a conclusion drawn at one temperature is a conclusion about that temperature: training has then done, in part, what a higher temperature does.
-# [Chapter 11](11_ask_rq3.ipynb) has the other seeds, of which not all agree by argmax.
+# [Chapter 11](11_ask_rq3.ipynb) has the other seeds; by argmax B changes under them by {glue:text}`other_argmax`.
 #
 # ## Are the probabilities worth sampling from?
 #

@@ -34,7 +34,7 @@ import pandas as pd
 
 from decoupled_esc import models, prompts, taxonomy
 from decoupled_esc.present import backbones, figures
-from decoupled_esc.present.tables import results_table
+from decoupled_esc.present.tables import format_estimate, results_table
 from decoupled_esc.experiments.run import PUBLISHED, open_book
 
 book = open_book(globals())
@@ -209,19 +209,21 @@ results_table(held, "Held-out text, each conversation read by itself, with the w
 # %% [markdown]
 # ## Made from scratch against pre-trained
 #
-# A published model has read millions of times more text than ours.
+# A published model has read far more text than ours.
 # What that is worth on ESConv, and what is left of it once both have been fine-tuned on the same task, the table below says in bits per byte, which models with different tokenizers share.
-# A backbone stands there once its results are published ([profiles](00_welcome.ipynb)).
 
 # %% tags=["hide-input"]
 talk, before, after = book.everywhere("base-model"), book.everywhere("base-answers"), book.everywhere("sft-vanilla")
 minutes = {one.backbone: one.stored("sft-vanilla").provenance["wall_seconds"] / 60 for one in (book, *book.beside) if one.backbone in after}
+replied = {name: one.together.systems["vanilla-sft"]["paper"]["F1"] for name, one in book.everywhere("questions").items()}
+figures.glue_numbers(f1_each=" and ".join(f"{format_estimate(one)} ({name})" for name, one in replied.items()))
 compared = {name: backbones.start(talk[name], before.get(name), after.get(name), minutes.get(name)) for name in talk}
-results_table(pd.DataFrame(compared), f"Base models on ESConv's validation dialogues, before and after fine-tuning as the coupled model of chapter 02; bits per byte of text, lower is better. Single runs, profile {book.label}{''.join(f' and {one.profile.name}' for one in book.beside if one.backbone in talk)}.")
+results_table(pd.DataFrame(compared), f"Base models on ESConv's validation dialogues, before and after fine-tuning as the coupled model of chapter 02; bits per byte of text, lower is better. Single runs, profile {book.label}{''.join(f' and {one.profile.name}' for one in book.beside if one.backbone in talk)}.{book.caveats}")
 
 # %% [markdown]
 # The first row of bits counts whole conversations, without a strategy or an instruction; the next two the answers that fine-tuning learns, tag and text, after the prompt that it shows.
 # A base of ours has never seen a tag, so that the tags alone cost it much before fine-tuning.
+# What pre-training wins in bits, the metrics of overlap hardly see: F1 of the coupled model's replies after SFT is {glue:text}`f1_each` ([chapter 08](08_evaluate_systems.ipynb)).
 #
 # ## What they say
 #

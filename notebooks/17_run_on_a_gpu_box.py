@@ -9,7 +9,7 @@
 # %% [markdown]
 # # 17 On a GPU box
 #
-# Everything in this book runs on two CPU cores with a small model.
+# Everything in this book runs on two CPU cores with small models.
 # The same chapters are written for models of seven to nine billion parameters; this one says how to run them, what it will take, and what of that was tried where the book was made.
 #
 # :::{admonition} What was not run

@@ -23,7 +23,7 @@
 # | [6](how-small-an-effect) | How small an effect could the papers have seen? |
 #
 # **How far they reach.**
-# The models are small ones of our own, trained once for each seed that a caption names.
+# The models are small, trained once for each seed that a caption names: the first backbone, and in the first table SmolLM2 as well; figures and texts below are of the first.
 # Under one seed an interval covers other dialogues, not other training runs: it says how *these* models differ.
 #
 # :::{admonition} Research output
@@ -327,7 +327,14 @@ def at(planner: str, condition: str = "as scored, argmax", metric: str = "B") ->
     return format_estimate(found.scores[planner][condition][metric], 2 if metric == "B" else 1) if planner in found.scores else "–"
 
 
+others = {
+    name: (one.contrasts[why.DPO][why.AS_SCORED]["B"], one.contrasts[why.DPO][why.RECALIBRATED]["B"])
+    for name, one in list(everywhere["bias-sources"].items())[1:]
+}  # fmt: skip
+single = [of["decoupled-dpo-argmax - decoupled-sft-argmax"]["B"] for of in list(book["questions"].by_seed.values())[1:]]
 figures.glue_numbers(
+    others_b="; ".join(f"on {name} {format_estimate(own, 2, '+')}, and {format_estimate(fitted, 2, '+')} recalibrated" for name, (own, fitted) in others.items()) or "no other backbone was asked",
+    other_seeds=", ".join(f"{one:+.2f}" for one in single) or "none",
     bias_models=models(found.seeds), bias_turns=f"{found.turns['decoupled-sft']:,}", sft_argmax=at("decoupled-sft"), sft_parts=why.sources_of(found.parts["decoupled-sft"]),
     sft_base=format_estimate(found.parts["decoupled-sft"]["base rates, argmax"], 2), trans_argmax=at("TransESC"),
     trans_parts=why.sources_of(found.parts["TransESC"]) if "TransESC" in found.parts else "–", words_argmax=at("word planner"), words_parts=why.sources_of(found.parts["word planner"]),
@@ -360,6 +367,8 @@ figures.glue_numbers(
 #
 # **What does DPO change?**
 # For the planner, SP-DPO minus SFT: {glue:text}`dpo_survives`.
+# That is one training run: by argmax the other seeds have {glue:text}`other_seeds` ([chapter 11](11_ask_rq3.ipynb)).
+# By argmax, other backbones: {glue:text}`others_b`.
 # For the coupled model: {glue:text}`coupled_survives`.
 # A recalibration without any preference, a temperature and a constant per strategy fitted on other dialogues, takes the planner after SFT by argmax from B {glue:text}`sft_argmax` to {glue:text}`sft_fitted_b`, with macro F1 {glue:text}`sft_fitted_q`; SP-DPO's planner has {glue:text}`dpo_b` and {glue:text}`dpo_q`.
 # Weighted F1 of the planner changes from SFT to SP-DPO by {glue:text}`dpo_qw_argmax` by argmax and by {glue:text}`dpo_qw_paper` at T = 0.7.
@@ -496,7 +505,7 @@ results_table(power.runs_table(varied["DecoupledESC"]), f"Training runs needed a
 # %% [markdown]
 # ## What these studies leave open
 #
-# One model family of a few million parameters, and metrics of overlap: none of this says how a reply would help a person.
+# Two small models, and metrics of overlap: none of this says how a reply would help a person.
 # A planner that sees the strategies of earlier turns and a coupled model trained for longer were not trained, so what context and training each add is not known; neither were SP-DPO and RG-DPO on pairs matched for frequency and for length.
 # The interval of a recalibrated or re-weighted score leaves out the noise of the fit, and a variance between training runs that comes from a few seeds is itself uncertain: a 95% interval of one from three seeds reaches to forty times its value.
 # What would change our mind: the same studies under further seeds, on the backbones of the paper, and with several annotators at the same turns.

@@ -267,7 +267,7 @@ def test_the_profile_has_the_digests_in_its_keys_without_the_weights(registry, o
 def test_the_profile_says_what_it_is():
     profile = load_profile(NAME)
     said = " ".join(profile.deviations)
-    assert "4 bits" in said and "One seed" in said
+    assert "4 bits" in said and "a quarter of the training dialogues" in said
     assert {one.precision for one in profile.trainings().values()} == {"bfloat16"}
     assert {one.lora and one.lora.rank for one in profile.trainings().values()} == {16, 8}, "CSO's adapters have rank 8"
     line = {"kind": "hub", "name": "HuggingFaceTB/SmolLM2-135M-Instruct", "revision": "12fd25f77366fa6b3b4b768ec3050bf629380bac", "dtype": "bfloat16"}

@@ -128,8 +128,14 @@ class Book:
 
     @property
     def caveats(self) -> str:
-        """What a reader has to know of the backbones `beside` this one, as the end of a caption; empty where there is nothing."""
-        return "".join(f" {one.backbone}: {said}" for one in self.beside for said in one.profile.caveats)
+        """What a reader has to know of the backbones `beside` this one, as the end of a caption; empty where there are none."""
+        said = ""
+        for one in self.beside:
+            seeds = (one.profile.seed, *one.profile.other_seeds)
+            alone = " (intervals for other dialogues alone)" if len(seeds) == 1 else ""
+            words = [f"profile {one.profile.name}, seed(s) {', '.join(map(str, seeds))}{alone}", *one.profile.caveats]
+            said += f" {one.backbone}: {'; '.join(words)}."
+        return said and f" Ours: {self.backbone}.{said}"
 
     def run(self, names: Sequence[str], workers=None, *, runs_only: bool = False) -> int:
         """Run the steps ``names`` and what they need where no result holds; returns how many were run.

@@ -151,7 +151,9 @@ RULE_ACROSS = (
     "Over several backbones each is asked by itself, and a trend decides nothing: a claim is supported, or contradicted, on every "
     "backbone where all decide alike; it depends on the backbone where one supports and another contradicts; where some alone decide, "
     "these are named; and otherwise it is not decided. Where nothing has an effect, any of two backbones decides a row up to "
-    "twice as often as one."
+    "twice as often as one. A backbone of one seed has intervals for other dialogues alone: narrower for that reason, not because it is surer. "
+    "Where backbones differ, nothing here says why: they differ in size, pre-training, tuning (all weights, adapters), data, seeds, and in how "
+    "their learning rates were set."
 )
 """`answer_across` in words."""
 

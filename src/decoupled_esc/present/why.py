@@ -178,8 +178,15 @@ DPO = "decoupled-dpo - decoupled-sft"
 
 def _turned(found) -> str:
     """The pairs of systems that stand the other way round by accuracy, told apart under both definitions."""
-    pairs = {pair for name, own in found.orders.items() if name != GOLD for pair in own["accuracy"].reversed}
-    return "; ".join(sorted(pairs)) or "none"
+    pairs = {name: own["accuracy"].reversed for name, own in found.orders.items() if name != GOLD}
+    return (
+        "; ".join(
+            f"{'; '.join(turned)} under gold alone, the other way round by {name}"
+            for name, turned in pairs.items()
+            if turned
+        )
+        or "none"
+    )
 
 
 ANSWERS = (
