@@ -15,11 +15,11 @@
 #
 # | study | question |
 # |---|---|
-# | [1](plans-or-words) | Is it the decoupling: the plans, or the words? |
+# | [1](plans-or-words) | Is it the decoupling: the plans, or the words? And if the plans, [what of them](what-the-planner-sees)? |
 # | [2](a-better-plan) | Does a better plan give a reply closer to the human one? |
 # | [3](several-right-strategies) | Is the gold strategy the only right one? |
 # | [4](where-b-comes-from) | Where does preference bias B come from? |
-# | [5](is-it-the-preference) | Is it the search, or would other pairs do? |
+# | [5](is-it-the-preference) | Is it the preference optimisation, or would other pairs and no rejected side do? |
 # | [6](how-small-an-effect) | How small an effect could the papers have seen? |
 #
 # **How far they reach.**
@@ -122,7 +122,7 @@ figures.glue_numbers(
 # ```
 #
 # Beside who plans, two things change with the planner: it has weights of its own, and it doesn't see the strategies of earlier turns, which the coupled model reads in its context.
-# This study doesn't part these two, and it is about the systems after SFT: what DPO adds to either is asked in chapters [09](09_ask_rq1.ipynb) and [11](11_ask_rq3.ipynb).
+# [Below](what-the-planner-sees) these two are parted; this is about the systems after SFT, and what DPO adds to either is asked in chapters [09](09_ask_rq1.ipynb) and [11](11_ask_rq3.ipynb).
 
 # %% tags=["hide-cell"]
 CELLS = {"vanilla/vanilla": "coupled plans, coupled words", "planner/vanilla": "planner's plans, coupled words", "vanilla/generator": "coupled plans, generator's words", "planner/generator": "planner's plans, generator's words"}
@@ -130,6 +130,57 @@ results_table(parts if lost else why.frame(parts.cells, tuple(TEXT), CELLS), f"T
 
 # %% tags=["hide-cell"]
 results_table(parts if lost else why.frame(parts.effects, tuple(TEXT), ROWS), f"Their effects, in points of the metric; profile {book.label}; 95% intervals by dialogue.")
+
+# %% [markdown]
+# (what-the-planner-sees)=
+# ### Is it information, training, or the separation?
+#
+# **Question.** A decoupled system hides the strategies of earlier turns from its planner, trains twice, and separates planning from wording. Which of the three moves its scores?
+#
+# **Contrast.** Three more systems: a planner that sees the earlier strategies, a coupled model that doesn't, and a coupled model trained for twice as many epochs.
+# Hiding the earlier strategies is then measured twice, in the coupled model and in the planner; so is a planner of its own, with and without them.
+#
+# **Rule.** A part changes a metric if every difference in which it alone changes has one sign and an interval that excludes 0; the first metrics are macro F1 and B of the strategies.
+# Trained twice as long is not twice as many parameters, which the decoupled system has as well.
+
+# %% tags=["hide-input", "remove-output"]
+info = book["metrics-information"]
+lost = isinstance(info, Missing)
+informed = {} if lost else {name: own["paper"] for name, own in info.contrasts.items()}
+STRATEGIC, SEEN = {"Q": "macro F1", "Q_W": "weighted F1", "B": "B", "F1": "F1 of replies"}, {
+    "decoupled-sft - vanilla-sft": "decoupled, against coupled", "vanilla-no-tags - vanilla-sft": "strategies hidden, coupled", "decoupled-sft - decoupled-tags": "strategies hidden, planner",
+    "decoupled-tags - vanilla-sft": "own planner, both see them", "decoupled-sft - vanilla-no-tags": "own planner, neither sees them", "vanilla-long - vanilla-sft": "coupled, trained twice as long",
+    "decoupled-sft - vanilla-long": "decoupled, against that",
+}  # fmt: skip
+source = book.source("paired differences after SFT, 95% intervals by dialogue")
+figures.show("fig_information", figures.nothing_here(info.reason, source) if lost else figures.estimates(why.changed({"": informed}, SEEN, STRATEGIC), source))
+single = models((book.profile.seed,))
+test_turns = f"{next(iter(book['questions'].together.details.values())).turns:,}"
+figures.glue_numbers(
+    info_models=single, test_turns=test_turns,
+    **{f"info_{key.lower()}": "–" if lost else why.carried(informed, key, 2 if key == "B" else 1) for key in ("Q", "B", "F1")},
+    **{f"info_all_{key.lower()}": "–" if lost else why.told(informed["decoupled-sft - vanilla-sft"][key], 2 if key == "B" else 1) for key in ("Q", "B", "F1")},
+    info_long_q="–" if lost else why.told(informed["decoupled-sft - vanilla-long"]["Q"]),
+)  # fmt: skip
+
+# %% [markdown]
+# **Answer.** In macro F1, {glue:text}`info_q`; in B, {glue:text}`info_b`.
+#
+# That is to be held against the whole difference between the decoupled and the coupled system: {glue:text}`info_all_q` in macro F1, {glue:text}`info_all_b` in B.
+# In F1 of the replies, {glue:text}`info_f1`; the whole difference: {glue:text}`info_all_f1`.
+# Against a coupled model that was trained as long as planner and generator together, macro F1 of the decoupled system changes by {glue:text}`info_long_q`.
+# This touches DecoupledESC's answer to RQ2 ([chapter 10](10_ask_rq2.ipynb)), which credits the separation with what the decoupled system gains.
+#
+# ```{glue:figure} fig_information
+# :name: fig-information
+# :alt: Differences in macro F1, weighted F1, B and F1 of replies, in seven rows: the decoupled against the coupled system, and what hiding earlier strategies, a separate planner and longer training change.
+#
+# What changes with one thing changed at a time, with 95% intervals by dialogue; strategy metrics are expectations over samples.
+# Profile {glue:text}`profile_name`, {glue:text}`info_models`; n = {glue:text}`test_turns` turns.
+# ```
+
+# %% tags=["hide-cell"]
+results_table(info if lost else why.frame({name: own["paper"] for name, own in info.systems.items()}, tuple(STRATEGIC)), f"The five systems, variant paper; profile {book.label}; 95% intervals by dialogue.")
 
 # %% [markdown]
 # (a-better-plan)=
@@ -394,7 +445,80 @@ results_table(why.bias_frame(scores, "Q_W"), f"Weighted F1 under every condition
 
 # %% [markdown]
 # (is-it-the-preference)=
-# ## 5. Is it the search, or would other pairs do?
+# ## 5. Is it the preference optimisation?
+#
+# A preference loss does more than prefer: it makes some strategies rarer and replies longer, and it trains further on what people did.
+# Two comparisons, for two of the papers' three methods; that of RG-DPO (pairs matched for length, replies cut to one length) is not trained yet.
+#
+# ### SP-DPO
+#
+# **Question.** Does the planner learn anything from SP-DPO that its bias doesn't show?
+#
+# **Contrast.** The planner after SFT with the B that SP-DPO has, by what needs no training: another temperature, or each strategy's odds multiplied by a power of (its share in what people did / its share in what the planner samples) {cite}`saerens2002adjusting`; both are chosen on validation turns.
+# And three trainings in place of SP-DPO: on pairs of which each strategy is chosen as often as it is rejected; on as many pairs at random; on the chosen sides alone, by cross-entropy, in as many steps.
+#
+# **Rule.** SP-DPO is more than a change of bias if its weighted F1 exceeds that of the re-weighted planner and the interval excludes 0.
+# The frequency of strategies in its pairs carries its effect on B if B after the matched pairs exceeds B after as many pairs at random; the rejected side does anything if SP-DPO differs from the chosen sides alone.
+
+# %%
+from decoupled_esc.mining import balanced
+
+sides = [("Question", "Others"), ("Question", "Others"), ("Others", "Question"), ("Others", "Others")]
+kept = [sides[n] for n in balanced(sides, seed=13)]  # chosen, rejected
+chosen, rejected = (sorted(side) for side in zip(*kept, strict=True))
+print(kept)
+assert chosen == rejected and len(kept) == 3
+
+# %% tags=["hide-input", "remove-output"]
+biased, trained, pairs = book["matched-bias"], book["metrics-planner-pairs"], book["pairs-matched"]
+lost = isinstance(biased, Missing) or isinstance(trained, Missing) or isinstance(pairs, Missing)
+learned = {} if lost else {name: own["paper"] for name, own in trained.contrasts.items()}
+PLANNER = {"Q": "macro F1", "Q_W": "weighted F1", "B": "B"}
+WAYS = {"SP-DPO - SFT": "SP-DPO", "SFT, another temperature - SFT": "another temperature", "SFT, strategies re-weighted - SFT": "strategies re-weighted"}
+KINDS = {"planner-matched - decoupled-sft": "pairs matched for frequency", "planner-fewer - decoupled-sft": "as many pairs at random", "planner-chosen - decoupled-sft": "chosen sides alone"}
+source = book.source("planners minus the planner after SFT, 95% intervals by dialogue")
+if lost:
+    drawn = figures.nothing_here(next(one.reason for one in (biased, trained, pairs) if isinstance(one, Missing)), source)
+else:
+    untrained, after = why.changed({"": biased.differences}, WAYS, PLANNER), why.changed({"": learned}, KINDS, PLANNER)
+    drawn = figures.estimates({title: untrained[title] | after[title] for title in untrained}, source)
+figures.show("fig_sp_dpo", drawn)
+
+
+def sp(name: str, key: str) -> str:
+    """A difference of the planner in words."""
+    return "–" if lost else why.told((biased.differences if name in biased.differences else learned)[name][key], 2 if key == "B" else 1)
+
+
+figures.glue_numbers(
+    sp_more="–" if lost else why.answer([biased.differences["SP-DPO - SFT, strategies re-weighted"]["Q_W"]], 1), sp_frequency="–" if lost else why.answer([learned["planner-matched - planner-fewer"]["B"]], 1),
+    sp_reweighted=sp("SP-DPO - SFT, strategies re-weighted", "Q_W"), sp_temperature=sp("SP-DPO - SFT, another temperature", "Q_W"),
+    sp_left=sp("SP-DPO - SFT, strategies re-weighted", "B"), sp_left_temperature=sp("SP-DPO - SFT, another temperature", "B"),
+    sp_b=sp("SP-DPO - SFT", "B"), sp_qw=sp("SP-DPO - SFT", "Q_W"), sp_matched=sp("planner-matched - planner-fewer", "B"), sp_matched_q=sp("planner-matched - planner-fewer", "Q"),
+    sp_chosen_b=sp("decoupled-dpo - planner-chosen", "B"), sp_chosen_q=sp("decoupled-dpo - planner-chosen", "Q"),
+    sp_kept="–" if lost else f"{pairs.pairs['strategy']:,} of {pairs.of['strategy']:,}",
+    **{key: "–" if lost else f"{biased.settings[way]:.2f}" for key, way in (("sp_t", "another temperature"), ("sp_power", "strategies re-weighted"))},
+)  # fmt: skip
+
+# %% [markdown]
+# **Answer.** Is SP-DPO more than a change of bias? {glue:text}`sp_more`: against the re-weighted planner its weighted F1 changes by {glue:text}`sp_reweighted`; against the planner at another temperature, by {glue:text}`sp_temperature`.
+#
+# On validation turns a temperature of {glue:text}`sp_t` and a power of {glue:text}`sp_power` came nearest to SP-DPO's bias; what is left between them and SP-DPO at the test turns is {glue:text}`sp_left_temperature` and {glue:text}`sp_left` in B.
+# Against the planner after SFT as it is, SP-DPO changes B by {glue:text}`sp_b` and weighted F1 by {glue:text}`sp_qw`.
+# Does the frequency of strategies in its pairs carry its effect on B? {glue:text}`sp_frequency`: with pairs matched for frequency ({glue:text}`sp_kept` are kept) in place of as many at random, B changes by {glue:text}`sp_matched` and macro F1 by {glue:text}`sp_matched_q`.
+# With SP-DPO in place of the chosen sides alone, B changes by {glue:text}`sp_chosen_b` and macro F1 by {glue:text}`sp_chosen_q`; its learning rate was chosen for the preference loss.
+# This touches DecoupledESC's answer to RQ3 ([chapter 11](11_ask_rq3.ipynb)), which credits SP-DPO with less bias and better strategies.
+#
+# ```{glue:figure} fig_sp_dpo
+# :name: fig-sp-dpo
+# :alt: Differences from the planner after SFT in macro F1, weighted F1 and B, of SP-DPO, of another temperature, of re-weighted strategies, of matched and of random pairs, and of training on the chosen sides alone.
+#
+# The planner after SFT, changed in six ways at DecoupledESC's decoding, with 95% intervals by dialogue.
+# Profile {glue:text}`profile_name`, {glue:text}`info_models`; n = {glue:text}`test_turns` turns, in expectation over samples.
+# ```
+
+# %% [markdown]
+# ### CSO
 #
 # **Question.** Does what the search finds matter, or would other pairs do as well?
 #
@@ -406,13 +530,11 @@ results_table(why.bias_frame(scores, "Q_W"), f"Weighted F1 under every condition
 searched = book["metrics-cso"]
 ran = {name: own["paper"] for name, own in searched.together.contrasts.items()}
 OTHERS = {"gold": "gold pairs", "random": "random rejected", "mined": "mined pairs"}
-STRATEGIC = {"Q": "macro F1", "Q_W": "weighted F1", "B": "B", "F1": "F1 of replies"}
 ROWS = {f"cso-dpo - cso-{kind}": f"searched minus {title}" for kind, title in OTHERS.items()}
 ROWS |= {"cso-dpo - vanilla-sft": "searched pairs, minus SFT"} | {f"cso-{kind} - vanilla-sft": f"{title}, minus SFT" for kind, title in OTHERS.items()}
 figures.show("fig_cso_pairs", figures.estimates(why.changed({"": ran}, ROWS, STRATEGIC), book.source("DPO of the coupled model, 95% intervals")))
-test_turns = f"{next(iter(book['questions'].together.details.values())).turns:,}"
 figures.glue_numbers(
-    test_turns=test_turns, cso_seeds=", ".join(map(str, searched.seeds)), cso_pairs=f"{book['cso-dpo'].pairs:,}",
+    cso_seeds=", ".join(map(str, searched.seeds)), cso_pairs=f"{book['cso-dpo'].pairs:,}",
     **{f"cso_{kind}_{key.lower()}": why.told(ran[f"cso-dpo - cso-{kind}"][key], decimals) for kind in OTHERS for key, decimals in (("Q", 1), ("B", 2))},
     cso_answer=why.answer([ran[f"cso-dpo - cso-{kind}"]["Q"] for kind in OTHERS], 1),
     cso_alone_q=why.told(ran["cso-dpo - vanilla-sft"]["Q"]), cso_alone_b=why.told(ran["cso-dpo - vanilla-sft"]["B"], 2),
@@ -506,6 +628,6 @@ results_table(power.runs_table(varied["DecoupledESC"]), f"Training runs needed a
 # ## What these studies leave open
 #
 # Two small models, and metrics of overlap: none of this says how a reply would help a person.
-# A planner that sees the strategies of earlier turns and a coupled model trained for longer were not trained, so what context and training each add is not known; neither were SP-DPO and RG-DPO on pairs matched for frequency and for length.
+# The controls of studies 1 and 5 were trained under one seed, and with the learning rates of the systems that they stand beside; RG-DPO's are not trained yet, so what length carries of its gain is not known.
 # The interval of a recalibrated or re-weighted score leaves out the noise of the fit, and a variance between training runs that comes from a few seeds is itself uncertain: a 95% interval of one from three seeds reaches to forty times its value.
 # What would change our mind: the same studies under further seeds, on the backbones of the paper, and with several annotators at the same turns.
