@@ -58,7 +58,7 @@ Forest(sampled, f"Decoupled-DPO minus Decoupled-SFT, sampled as in DecoupledESC 
 # Weighted F1 of the strategies is an example: {glue:text}`qw` sampled, {glue:text}`qw_best` greedy.
 #
 # The learning rate decides as well: [chapter 06](06_train_decoupled_dpo.ipynb) has, on validation turns, B of SmolLM2's planner after DPO at three rates, below and above what it is after SFT.
-# Whether SP-DPO does more than change the bias is asked in [chapter 19](is-it-the-preference), against re-weighted strategies that need no preference at all.
+# Whether SP-DPO does more than change the bias is asked in [chapter 19](is-it-the-preference), against re-weighted strategies that need no preference at all, and so is whether longer replies carry the gain in F1.
 #
 # What would change our mind: judge's scores for Table 4; the same pairs, but the rates of Table 7 on the backbones of the paper.
 #
