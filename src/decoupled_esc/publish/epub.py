@@ -4,7 +4,7 @@ The pages hold output of other libraries (tables of pandas, figures of matplotli
 and names of characters are used, at which a strict reader shows nothing of the page.
 """
 
-import html
+import mimetypes
 import posixpath
 import re
 import zipfile
@@ -25,7 +25,6 @@ SPACES = {
 }
 XHTML = f"{{{SPACES['html']}}}"
 OPF = "{http://www.idpf.org/2007/opf}"
-TYPES = {".css": "text/css", ".svg": "image/svg+xml", ".png": "image/png", ".js": "text/javascript"}
 # What the manifest says of a page that has one of these elements.
 PROPERTIES = {
     "mathml": [f"{{{SPACES['math']}}}math"],
@@ -65,8 +64,8 @@ def mend(book: Path, folder: Path) -> None:
 
 def as_xhtml(page: str) -> etree._Element:
     """The page as a tree, read as browsers read HTML; what XHTML does not allow where it stands is moved or renamed."""
-    (html_,) = JustHTML(once(page), sanitize=False).query("html")
-    root = _tree(html_)
+    (whole,) = JustHTML(once(page), sanitize=False).query("html")
+    root = _tree(whole)
     head = root.find(f"{XHTML}head")
     for style in list(root.iterfind(f"{XHTML}body//{XHTML}style")):
         _lift(style)
@@ -115,10 +114,9 @@ def _manifest(opf: bytes, properties: dict[str, str], added: list[str], contents
     root = etree.fromstring(opf)
     manifest, spine = root.find(f"{OPF}manifest"), root.find(f"{OPF}spine")
     for i, name in enumerate(added):
-        etree.SubElement(
-            manifest, f"{OPF}item", id=f"added-{i}", href=name, attrib={"media-type": TYPES[Path(name).suffix]}
-        )
-    ids = {html.unescape(item.get("href")): item for item in manifest}
+        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        etree.SubElement(manifest, f"{OPF}item", id=f"added-{i}", href=name, attrib={"media-type": kind})
+    ids = {item.get("href"): item for item in manifest}
     for name, words in properties.items():
         ids[name].attrib.pop("properties", None)
         if words:
