@@ -46,10 +46,9 @@ further = {
     name: questions.decided(one, [] if name not in cso else cso_tables.claim_rows(cso[name], cso_tables.verdict_claims(cso[name].together, tunings[name])))
     for name, one in every.items()
 }  # fmt: skip
-planner = [entry for entry in benchmarks.load("preference_search-smollm2-135m") if entry["role"] == "planner"]
+rates_before, rates_after = benchmarks.bias_by_rate("smollm2-135m", "planner")
 figures.glue_numbers(
-    rates_before=next(f"{entry['before']['B, drawn']:.2f}" for entry in planner if "before" in entry),
-    rates_after=", ".join(f"{entry['after']['B, drawn']:.2f} after DPO at a rate of {entry['learning_rate']:.0e}" for entry in sorted(planner, key=lambda entry: entry["learning_rate"])),
+    rates_before=f"{rates_before:.2f}", rates_after=", ".join(f"{b:.2f} after DPO at a rate of {rate:.0e}" for rate, b in rates_after.items()),
     profile_name=book.label, n_seeds=len(asked.seeds), rows=len(board.rows),
     supported=sum(row.answer == "supported" for row in board.rows), contradicted=sum(row.answer == "contradicted" for row in board.rows),
     undecided=sum(row.answer not in ("supported", "contradicted") for row in board.rows),

@@ -137,11 +137,9 @@ for role in ("planner", "generator", "vanilla"):
         lines[f"{name}SFT, before"] = next(entry["before"] for entry in own if "before" in entry)
         lines |= {f"{name}DPO at {entry['learning_rate']:.0e}": {**entry["after"], "KL": entry["divergence"]} for entry in own}
     searched[role] = pd.DataFrame({name: {key: f"{value:.3g}" for key, value in line.items()} for name, line in lines.items()}).T
-tried = {role: [entry for entry in found["SmolLM2-135M, "] if entry["role"] == role] for role in searched}
-biases = {"planner": "B, drawn", "vanilla": "B"}
-before = {role: next(entry["before"][key] for entry in tried[role] if "before" in entry) for role, key in biases.items()}
-after = {role: ", ".join(f"{entry['after'][key]:.2f} at {entry['learning_rate']:.0e}" for entry in tried[role]) for role, key in biases.items()}
-figures.glue_numbers(smol_before=f"{before['planner']:.2f}", smol_b=after["planner"], coupled_before=f"{before['vanilla']:.2f}", coupled_b=after["vanilla"])
+for name, role in (("smol", "planner"), ("coupled", "vanilla")):
+    before, after = benchmarks.bias_by_rate("smollm2-135m", role)
+    figures.glue_numbers(**{f"{name}_before": f"{before:.2f}", f"{name}_b": ", ".join(f"{b:.2f} at {rate:.0e}" for rate, b in after.items())})
 results_table(searched["planner"], "Planner: settings tried on all validation turns (profiles laptop and smollm2-135m, seed 13).")
 
 # %% tags=["hide-input"]

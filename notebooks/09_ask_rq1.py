@@ -41,10 +41,9 @@ figures.glue_numbers(profile_name=book.label, seeds=seeds, n_seeds=len(asked.see
 sampled, best = questions.tables(every, "RQ1")
 bias = next(row for row in sampled if row.key == "B")
 greedy = next((row for row in best if row.key == "Q"), bias)
-tried = [entry for entry in benchmarks.load("preference_search-smollm2-135m") if entry["role"] == "vanilla"]
+smol_before, smol_rates = benchmarks.bias_by_rate("smollm2-135m", "vanilla")
 figures.glue_numbers(
-    smol_before=next(f"{entry['before']['B']:.2f}" for entry in tried if "before" in entry),
-    smol_rates=", ".join(f"{entry['after']['B']:.2f} at {entry['learning_rate']:.0e}" for entry in sorted(tried, key=lambda entry: entry["learning_rate"])),
+    smol_before=f"{smol_before:.2f}", smol_rates=", ".join(f"{b:.2f} at {rate:.0e}" for rate, b in smol_rates.items()),
     answer=in_words(sampled), rule=questions.rule(asked, len(every) > 1), backbone=book.backbone, best=questions.answers(best),
     b=questions.numbers([bias])["ours"].item(), b_answer=bias.answer, greedy_q=questions.numbers([greedy])["ours"].item(), greedy_q_answer=questions.numbers([greedy])["answer"].item(),
 )  # fmt: skip

@@ -41,13 +41,10 @@ figures.glue_numbers(profile_name=book.label, seeds=seeds, n_seeds=len(asked.see
 after_dpo, after_sft, best = questions.tables(every, "RQ2")
 bias, best_bias = (next(row for row in rows if row.key == "B") for rows in (after_dpo, best))
 ours = questions.numbers
-tried = {role: [entry for entry in benchmarks.load("preference_search-smollm2-135m") if entry["role"] == role] for role in ("planner", "vanilla")}
-KEY = {"planner": "B, drawn", "vanilla": "B"}
-rates = {role: {entry["learning_rate"]: entry["after"][KEY[role]] for entry in found} for role, found in tried.items()}
-before = {role: next(entry["before"][KEY[role]] for entry in found if "before" in entry) for role, found in tried.items()}
+(planner_before, planner), (coupled_before, coupled) = (benchmarks.bias_by_rate("smollm2-135m", role) for role in ("planner", "vanilla"))
 figures.glue_numbers(
-    equal_rates="; ".join(f"at {rate:.0e} {rates['planner'][rate]:.2f} (planner) and {rates['vanilla'][rate]:.2f} (coupled)" for rate in sorted(rates["planner"])),
-    before_rates=f"{before['planner']:.2f} and {before['vanilla']:.2f}",
+    equal_rates="; ".join(f"at {rate:.0e} {b:.2f} (planner) and {coupled[rate]:.2f} (coupled)" for rate, b in planner.items() if rate in coupled),
+    before_rates=f"{planner_before:.2f} and {coupled_before:.2f}",
     answer=in_words(after_dpo), rule=questions.rule(asked, len(every) > 1), backbone=book.backbone, sft=in_words(after_sft),
     argmax=questions.answers(best), b=ours([bias])["ours"].item(), b_answer=bias.answer,
     b_best=ours([best_bias])["ours"].item(), b_best_answer=best_bias.answer,

@@ -97,6 +97,19 @@ def test_a_missing_file_names_the_command(monkeypatch, tmp_path):
         benchmarks.load("turn_training")
 
 
+def test_bias_by_rate_is_of_one_role_smallest_rate_first(monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmarks, "FOLDER", tmp_path)
+    lines = [
+        {"role": "planner", "learning_rate": 3e-5, "before": {"B, drawn": 0.3}, "after": {"B, drawn": 0.6, "B, argmax": 9}},
+        {"role": "planner", "learning_rate": 3e-6, "after": {"B, drawn": 0.2}},
+        {"role": "vanilla", "learning_rate": 1e-4, "before": {"B": 0.5}, "after": {"B": 1.0}},
+    ]
+    (tmp_path / "preference_search-x.json").write_text(json.dumps(lines))
+    before, after = benchmarks.bias_by_rate("x", "planner")
+    assert before == 0.3 and list(after.items()) == [(3e-6, 0.2), (3e-5, 0.6)]
+    assert benchmarks.bias_by_rate("x", "vanilla") == (0.5, {1e-4: 1.0})
+
+
 def test_every_trial_of_the_base_models_is_kept():
     found = json.loads(trials.TARGET.read_text(encoding="utf-8"))
     assert [(row["name"], row["differs"]) for row in found["trials"]] == [

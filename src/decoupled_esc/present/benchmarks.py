@@ -14,6 +14,19 @@ def load(name: str) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def bias_by_rate(profile: str, role: str) -> tuple[float, dict[float, float]]:
+    """B of sampled strategies on validation turns after SFT, and after DPO at each learning rate tried, smallest first.
+
+    ``role``: "planner" or "vanilla" (the coupled model); read from the search of ``profile``, another than laptop.
+    """
+    tried = [entry for entry in load(f"preference_search-{profile}") if entry["role"] == role]
+    key = "B, drawn" if role == "planner" else "B"
+    before = next(entry["before"][key] for entry in tried if "before" in entry)
+    return before, {
+        entry["learning_rate"]: entry["after"][key] for entry in sorted(tried, key=lambda one: one["learning_rate"])
+    }
+
+
 def ratio(measurements: list[dict], contender: str, **case) -> float:
     """How many times as long ``contender`` took as "packed" for the same ``case`` (group, task, size).
 
