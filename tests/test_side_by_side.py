@@ -223,12 +223,12 @@ def test_a_chapter_is_stamped_with_what_it_shows_of_other_backbones(results, tmp
     monkeypatch.setattr(notebooks, "sources", lambda: [source])
     own = {"questions": steps._published(opened(folder), "questions")}
 
-    def stamp() -> list[str]:
+    def stamp(made: dict = {"made": {"results": 1}}) -> list[str]:  # noqa: B006
         notebook = jupytext.read(source)
         for number, cell in enumerate(notebook.cells, start=1):
             cell.execution_count = number
         shown = own | steps._beside(opened(folder), source)
-        notebook.metadata["decoupled_esc"] = {"source_sha256": file_digest(source), "results": shown}
+        notebook.metadata["decoupled_esc"] = {"source_sha256": file_digest(source), "results": shown} | made
         nbformat.write(notebook, source.with_suffix(".ipynb"))
         return sorted(shown)
 
@@ -237,3 +237,6 @@ def test_a_chapter_is_stamped_with_what_it_shows_of_other_backbones(results, tmp
     assert "of other backbones" in steps.check_stamps(opened(folder))[0]
     assert stamp() == ["questions", "smollm2-135m/questions"] and steps.check_stamps(opened(folder)) == []
     assert notebooks.check_notebooks(tmp_path) == []
+    stamp({})
+    (problem,) = steps.check_stamps(opened(folder))
+    assert problem == "01_x.ipynb does not say how its results were made; run: make publish"

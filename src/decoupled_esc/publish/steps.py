@@ -160,6 +160,8 @@ def check_stamps(book: Book) -> list[str]:
             problems.append(f"{path.name} does not exist; run: make publish")
             continue
         stamp = json.loads(path.read_text(encoding="utf-8"))["metadata"].get("decoupled_esc", {})
+        if stamp.get("results") and not stamp.get("made"):
+            problems.append(f"{path.name} does not say how its results were made; run: make publish")
         beside = {name: digest for name, digest in stamp.get("results", {}).items() if "/" in name}
         if beside != _beside(book, source):
             problems.append(f"{path.name} shows other results of other backbones than the published ones")
